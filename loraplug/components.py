@@ -1,0 +1,244 @@
+"""The six kinds of component. A component is a frozen attrs class: fields are options, one verb is its job.
+
+Annotate every field with `Doc`; `plugins show`, the JSON schema and the docs are made from it. Import torch,
+transformers, datasets and the like inside methods, never at module level: listing plugins must stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import Factory, frozen
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from loraplug.context import Run
+    from loraplug.errors import Problem
+    from loraplug.recipe import Recipe
+
+
+@frozen
+class Doc:
+    """Documents one option: `path: Annotated[Path, Doc("the CSV file")]`.
+
+    `is_path = True` marks a `str` that may name something on disk (`Path` fields always do): a relative one is taken
+    from the folder of the recipe that says it, or from the working folder when it comes from `--set` or the
+    environment. Values such as `https://…`, `hub:…` and `package:…` stay as they are.
+    """
+
+    text: str
+    is_path: bool = False
+
+
+@frozen
+class Component:
+    """Base of all six kinds. Not to be used directly."""
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+
+    def check(self, recipe: Recipe) -> Iterable[Problem]:
+        """Problems of these options together with the rest of the recipe, found without loading anything."""
+        return ()
+
+
+@frozen
+class DatasetSource(Component):
+    """Yields training rows.
+
+    @frozen
+    class CsvSource(DatasetSource):
+        '''Rows of a CSV file, one training example a row.'''
+
+        name = "csv"
+        path: Annotated[Path, Doc("the CSV file")]
+
+        def load(self, run):
+            from datasets import Dataset
+
+            return Dataset.from_csv(str(self.path))
+    """
+
+    kind: ClassVar[str] = "dataset"
+
+    def load(self, run: Run) -> Dataset:
+        """Rows in one of the shapes of `loraplug.rows`; put nested values (messages, tools) in `datasets.Json` columns.
+
+        Optional columns: `instance_id` or `task_id` name a row in messages to the user; `group` (a list of strings,
+        coarse to fine, such as repository then task) keeps related rows on one side of the validation split.
+
+        Raises:
+            InputError: the data cannot be read or has no rows, naming file and line or row.
+        """
+        raise TypeError(f"{type(self).__name__} has no load()")
+
+
+@frozen
+class Formatter(Component):
+    """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone."""
+
+    kind: ClassVar[str] = "formatter"
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+        """Token ids and labels.
+
+        Returns:
+            A data set with `input_ids` (list of int, length L), `labels` (list of int, length L; -100 = not trained),
+            `row` (list of str, the ids of the rows inside) and, where rows were packed together, `seq_lengths`
+            (list of int, summing to L). Rows left out are counted and told through `run`.
+
+        Raises:
+            InputError: the rows cannot be encoded, naming the row.
+        """
+        raise TypeError(f"{type(self).__name__} has no encode()")
+
+
+@frozen
+class ModelLoader(Component):
+    """Finds a base model and loads it."""
+
+    kind: ClassVar[str] = "model"
+
+    def load_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:
+        """The tokenizer with its chat template."""
+        raise TypeError(f"{type(self).__name__} has no load_tokenizer()")
+
+    def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
+        """The base model, quantised by `quantization` where there is one; on the device it will train on."""
+        raise TypeError(f"{type(self).__name__} has no load_model()")
+
+    def base(self, run: Run) -> Path:
+        """A local folder with the full-precision base as safetensors, config and tokenizer.
+
+        Quantizers load it and exporters merge onto it, so a GGUF file is dequantised into `run.cache` once.
+        """
+        raise TypeError(f"{type(self).__name__} has no base()")
+
+
+@frozen
+class Quantizer(Component):
+    """Loads the base in fewer bits."""
+
+    kind: ClassVar[str] = "quantizer"
+
+    def config(self, dtype: Any) -> Any:
+        """The `transformers` quantization config; `dtype` is the torch dtype to compute in."""
+        raise TypeError(f"{type(self).__name__} has no config()")
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Make a freshly loaded quantised model fit for training adapters."""
+        return model
+
+
+@frozen
+class Sample:
+    """One prompt answered by the model before and after training, as text."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+@frozen
+class TrainingResult:
+    """What a trainer leaves.
+
+    Attributes:
+        adapter: folder with adapter_model.safetensors, adapter_config.json, tokenizer and chat template.
+        figures: numbers for the summary and the lock; well-known: `validation_loss_before`, `validation_loss_after`
+            (mean cross-entropy in nats per trained token), `train_loss`, `trained_tokens`, `tokens_per_second`,
+            `seconds`, `peak_memory_bytes`, `steps`.
+        samples: prompts answered before and after.
+    """
+
+    adapter: Path
+    figures: Mapping[str, float]
+    samples: Sequence[Sample] = ()
+
+
+@frozen
+class Estimate:
+    """What a training is expected to need: bytes, seconds, and both in parts (name to bytes)."""
+
+    memory_bytes: int
+    seconds: float | None
+    parts: Mapping[str, int] = Factory(dict)
+
+
+@frozen
+class Trainer(Component):
+    """Trains adapters on encoded rows."""
+
+    kind: ClassVar[str] = "trainer"
+
+    def train(
+        self,
+        run: Run,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Dataset,
+        validation: Dataset | None,
+    ) -> TrainingResult:
+        """Train on `Formatter.encode` rows; leave the adapter whole in `run.folder / "adapter"`.
+
+        Raises:
+            LoraplugError: training cannot start or has gone wrong, naming step and rows.
+        """
+        raise TypeError(f"{type(self).__name__} has no train()")
+
+    def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:
+        """Memory and time for encoded rows of these lengths (tokens)."""
+        raise TypeError(f"{type(self).__name__} has no estimate()")
+
+
+@frozen
+class Trained:
+    """A finished adapter as exporters see it; can be made from any adapter folder, ours or not.
+
+    Attributes:
+        adapter: the adapter folder.
+        base: local folder of the full-precision base (see `ModelLoader.base`).
+        base_id: the base as the recipe names it; for cards.
+        extras: further files that belong beside an adapter (lock, metrics, plot), file name to path.
+        figures: as in `TrainingResult`.
+        artefacts: what earlier exporters of this run made, exporter name to path.
+    """
+
+    run: Run
+    adapter: Path
+    base: Path
+    base_id: str
+    extras: Mapping[str, Path] = Factory(dict)
+    figures: Mapping[str, float] = Factory(dict)
+    artefacts: Mapping[str, Path] = Factory(dict)
+
+
+@frozen
+class Exporter(Component):
+    """Makes something out of a trained adapter."""
+
+    kind: ClassVar[str] = "exporter"
+
+    def place(self, run: Run) -> Path:
+        """Where the artefact will lie, a file or a folder."""
+        return run.outputs / self.name / run.name
+
+    def export(self, result: Trained, out: Path) -> Path:
+        """Make the artefact at `out`, a fresh path beside its place; the core renames it when it is whole.
+
+        Returns:
+            `out`, or None in `out`'s stead where nothing is left on disk (a push to a hub).
+
+        Raises:
+            LoraplugError: it cannot be made. What was begun is removed by the core.
+        """
+        raise TypeError(f"{type(self).__name__} has no export()")
+
+
+KINDS: dict[str, type[Component]] = {
+    cls.kind: cls for cls in (DatasetSource, Formatter, ModelLoader, Quantizer, Trainer, Exporter)
+}

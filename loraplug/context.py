@@ -1,0 +1,112 @@
+"""What a component may see and use while it works: names, folders, and a way to speak."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+
+class Progress(Protocol):
+    """A running count that a reporter shows."""
+
+    def advance(self, steps: float = 1, **figures: object) -> None:
+        """Count `steps` more as done and show `figures` (name to number or text) beside the bar."""
+
+
+class Reporter(Protocol):
+    """Where a run's words go. The command line draws them; a library user may keep them."""
+
+    def say(self, text: str) -> None:
+        """Tell something the user would want to know."""
+
+    def warn(self, text: str) -> None:
+        """Tell something the user may have to act on."""
+
+    def progress(self, title: str, total: float | None) -> AbstractContextManager[Progress]:
+        """Show a count up to `total` (None where it is not known) while the context is open."""
+
+
+class SilentReporter:
+    """Keeps `lines` and `warnings` instead of showing them; the default outside the command line."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    @contextmanager
+    def progress(self, title: str, total: float | None) -> Iterator[Progress]:
+        yield self
+
+    def advance(self, steps: float = 1, **figures: object) -> None:
+        """Count nothing."""
+
+
+@frozen
+class Event:
+    """Something observers are told of; `kind` is "stage-start", "stage-end", "metrics" or "artefact"."""
+
+    kind: str
+    run_name: str
+    data: dict[str, Any]
+
+
+def _no_observers(event: Event) -> None:
+    return None
+
+
+def default_cache() -> Path:
+    """`LORAPLUG_CACHE`, else `loraplug` in the user's cache folder (`XDG_CACHE_HOME`, `LOCALAPPDATA`, `~/.cache`)."""
+    if chosen := os.environ.get("LORAPLUG_CACHE"):
+        return Path(chosen).absolute()
+    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(home) / "loraplug"
+
+
+@frozen
+class Run:
+    """One run of a recipe, as its components see it.
+
+    Attributes:
+        name: the recipe's `run_name`; a plain file name.
+        seed: seeds everything that draws.
+        outputs: the folder that holds `adapters/`, `merged/`, `runs/` ...
+        cache: a folder for what can be made again: downloads, clones, dequantised bases.
+        reporter: where words and progress go.
+        observe: called with every `Event`.
+    """
+
+    name: str
+    seed: int = 42
+    outputs: Path = field(factory=lambda: Path("outputs").absolute())
+    cache: Path = field(factory=default_cache)
+    reporter: Reporter = field(factory=SilentReporter)
+    observe: Callable[[Event], None] = _no_observers
+
+    @property
+    def folder(self) -> Path:
+        """`outputs/runs/<name>`: state, checkpoints and logs; what going on after a kill needs."""
+        return self.outputs / "runs" / self.name
+
+    def say(self, text: str) -> None:
+        self.reporter.say(text)
+
+    def warn(self, text: str) -> None:
+        self.reporter.warn(text)
+
+    def progress(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
+        return self.reporter.progress(title, total)
+
+    def emit(self, kind: str, **data: Any) -> None:
+        """Tell observers; `metrics` events carry `step` and figures, `artefact` events `name` and `path`."""
+        self.observe(Event(kind, self.name, data))

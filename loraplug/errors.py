@@ -1,0 +1,62 @@
+"""One family of errors: every one says what was wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import frozen
+
+
+class LoraplugError(Exception):
+    """Something failed while working (exit code 1).
+
+    Args:
+        what: what was wrong, one sentence without a full stop.
+        where: a file, recipe key or row id; put in front of `what`.
+        todo: what the user can do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, todo: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.todo = todo
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  next: {self.todo}" if self.todo else head
+
+
+class InputError(LoraplugError):
+    """What the user gave was wrong: a recipe, a file, a row, an option (exit code 2)."""
+
+    exit_code = 2
+
+
+class PluginError(InputError):
+    """A plugin is missing, broken or ambiguous."""
+
+
+@frozen
+class Problem:
+    """One thing wrong in a recipe, at a dotted path such as `trainer.lora.r`."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class RecipeError(InputError):
+    """A recipe that cannot be run; `problems` holds everything found, not just the first."""
+
+    def __init__(self, problems: Iterable[Problem], *, where: object, todo: str | None = None) -> None:
+        self.problems: Sequence[Problem] = tuple(problems)
+        super().__init__(f"{len(self.problems)} problem(s)", where=where, todo=todo)
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {problem}" for problem in self.problems]
+        return "\n".join([*lines, *([f"  next: {self.todo}"] if self.todo else [])])

@@ -1,0 +1,1 @@
+"""Placeholder docstring until its components land."""
