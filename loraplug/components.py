@@ -6,6 +6,7 @@ transformers, datasets and the like inside methods, never at module level: listi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,13 +36,13 @@ class Doc:
 
 
 @frozen
-class Component:
+class Component(ABC):
     """Base of all six kinds. Not to be used directly."""
 
     kind: ClassVar[str]
     name: ClassVar[str]
 
-    def check(self, recipe: Recipe) -> Iterable[Problem]:
+    def check(self, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
         """Problems of these options together with the rest of the recipe, found without loading anything."""
         return ()
 
@@ -57,7 +58,8 @@ class DatasetSource(Component):
         name = "csv"
         path: Annotated[Path, Doc("the CSV file")]
 
-        def load(self, run):
+        @abstractmethod
+    def load(self, run):
             from datasets import Dataset
 
             return Dataset.from_csv(str(self.path))
@@ -65,6 +67,7 @@ class DatasetSource(Component):
 
     kind: ClassVar[str] = "dataset"
 
+    @abstractmethod
     def load(self, run: Run) -> Dataset:
         """Rows in one of the shapes of `loraplug.rows`; put nested values (messages, tools) in `datasets.Json` columns.
 
@@ -74,7 +77,6 @@ class DatasetSource(Component):
         Raises:
             InputError: the data cannot be read or has no rows, naming file and line or row.
         """
-        raise TypeError(f"{type(self).__name__} has no load()")
 
 
 @frozen
@@ -83,6 +85,7 @@ class Formatter(Component):
 
     kind: ClassVar[str] = "formatter"
 
+    @abstractmethod
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """Token ids and labels.
 
@@ -94,7 +97,6 @@ class Formatter(Component):
         Raises:
             InputError: the rows cannot be encoded, naming the row.
         """
-        raise TypeError(f"{type(self).__name__} has no encode()")
 
 
 @frozen
@@ -103,20 +105,20 @@ class ModelLoader(Component):
 
     kind: ClassVar[str] = "model"
 
+    @abstractmethod
     def load_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:
         """The tokenizer with its chat template."""
-        raise TypeError(f"{type(self).__name__} has no load_tokenizer()")
 
+    @abstractmethod
     def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
         """The base model, quantised by `quantization` where there is one; on the device it will train on."""
-        raise TypeError(f"{type(self).__name__} has no load_model()")
 
+    @abstractmethod
     def base(self, run: Run) -> Path:
         """A local folder with the full-precision base as safetensors, config and tokenizer.
 
         Quantizers load it and exporters merge onto it, so a GGUF file is dequantised into `run.cache` once.
         """
-        raise TypeError(f"{type(self).__name__} has no base()")
 
 
 @frozen
@@ -125,9 +127,9 @@ class Quantizer(Component):
 
     kind: ClassVar[str] = "quantizer"
 
+    @abstractmethod
     def config(self, dtype: Any) -> Any:
         """The `transformers` quantization config; `dtype` is the torch dtype to compute in."""
-        raise TypeError(f"{type(self).__name__} has no config()")
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
         """Make a freshly loaded quantised model fit for training adapters."""
@@ -175,6 +177,7 @@ class Trainer(Component):
 
     kind: ClassVar[str] = "trainer"
 
+    @abstractmethod
     def train(
         self,
         run: Run,
@@ -188,11 +191,10 @@ class Trainer(Component):
         Raises:
             LoraplugError: training cannot start or has gone wrong, naming step and rows.
         """
-        raise TypeError(f"{type(self).__name__} has no train()")
 
+    @abstractmethod
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:
         """Memory and time for encoded rows of these lengths (tokens)."""
-        raise TypeError(f"{type(self).__name__} has no estimate()")
 
 
 @frozen
@@ -227,6 +229,7 @@ class Exporter(Component):
         """Where the artefact will lie, a file or a folder."""
         return run.outputs / self.name / run.name
 
+    @abstractmethod
     def export(self, result: Trained, out: Path) -> Path:
         """Make the artefact at `out`, a fresh path beside its place; the core renames it when it is whole.
 
@@ -236,7 +239,6 @@ class Exporter(Component):
         Raises:
             LoraplugError: it cannot be made. What was begun is removed by the core.
         """
-        raise TypeError(f"{type(self).__name__} has no export()")
 
 
 KINDS: dict[str, type[Component]] = {

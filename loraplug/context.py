@@ -61,7 +61,7 @@ class Event:
     data: dict[str, Any]
 
 
-def _no_observers(event: Event) -> None:
+def _no_observers(_: Event) -> None:
     return None
 
 
