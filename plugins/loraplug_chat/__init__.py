@@ -1,1 +1,15 @@
-"""Placeholder docstring until its components land."""
+"""Formatters: conversations through a chat template with exact masks, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loraplug import Formatter, hookimpl
+
+
+@hookimpl
+def loraplug_formatters() -> Sequence[type[Formatter]]:
+    """Bring `chat-template`."""
+    from loraplug_chat.formatter import ChatTemplate
+
+    return [ChatTemplate]
