@@ -19,7 +19,11 @@ from loraplug.components import (
 )
 from loraplug.context import Event, Run
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
+from loraplug.files import fresh_place
 from loraplug.hookspecs import hookimpl
+from loraplug.lock import as_table as lock_table
+from loraplug.options import Option, options
+from loraplug.registry import Entry, Registry, load_registry
 from loraplug.rows import Conversation, conversation, row_id, shape_of
 
 __version__ = "0.1.0"
@@ -29,6 +33,7 @@ __all__ = [
     "Conversation",
     "DatasetSource",
     "Doc",
+    "Entry",
     "Estimate",
     "Event",
     "Exporter",
@@ -36,16 +41,22 @@ __all__ = [
     "InputError",
     "LoraplugError",
     "ModelLoader",
+    "Option",
     "PluginError",
     "Problem",
     "Quantizer",
+    "Registry",
     "Run",
     "Sample",
     "Trained",
     "Trainer",
     "TrainingResult",
     "conversation",
+    "fresh_place",
     "hookimpl",
+    "load_registry",
+    "lock_table",
+    "options",
     "row_id",
     "shape_of",
 ]
