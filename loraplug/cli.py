@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -85,7 +86,8 @@ def run(app: Cli, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
         raise InputError(f'no stage "{until}"', where="--until", todo=f"stages: {', '.join(STAGES)}")
     read = app.read_recipe(recipe, settings)
     this = Run(read.run_name, read.seed, reporter=TerminalReporter())
-    show_outcome(Pipeline(read, app.registry, this).execute(until, fresh), this, read)
+    outcome = Pipeline(read, app.registry, this).execute(until, fresh)
+    show_outcome(outcome, this, read, chat="chat" in app.list_commands(click.get_current_context()))
 
 
 class TerminalReporter(Reporter):
@@ -151,7 +153,7 @@ def _figures(figures: dict[str, object]) -> str:
     return "  ".join(parts).replace("_", " ")
 
 
-def show_outcome(outcome: Outcome, this: Run, recipe: Recipe) -> None:
+def show_outcome(outcome: Outcome, this: Run, recipe: Recipe, chat: bool) -> None:
     """The summary at the end of a run, on stdout."""
     if outcome.reached not in ("trainer", "exporter"):
         return click.echo(f"Stopped after {outcome.reached}, as asked. Go on with: loraplug run {recipe.file}")
@@ -173,8 +175,9 @@ def show_outcome(outcome: Outcome, this: Run, recipe: Recipe) -> None:
     for sample in outcome.samples:
         for name, text in (("prompt", sample.prompt), ("before", sample.before), ("after", sample.after)):
             click.echo(f"\n--- {name} ---\n{_clipped(text)}")
-    next_command = f"loraplug run {recipe.file}" if outcome.reached == "trainer" else "loraplug plugins list"
-    click.echo(f"\nNext: {next_command}")
+    folders = [path for path in outcome.artefacts.values() if (path / "config.json").exists()]
+    words = f"chat {_shown(folders[-1])}" if chat and folders else f"recipe show {recipe.file}"
+    click.echo(f"\nNext: loraplug {f'run {recipe.file}' if outcome.reached == 'trainer' else words}")
     return None
 
 
@@ -192,6 +195,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 failed while working, 2 wrong input, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    # torch and bitsandbytes each bring an OpenMP; while one's idle threads spin, the other's wait for a core: measured
+    # here, a 4-bit layer takes 80 times longer. The libraries read this when they load; what the user set stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not debug:  # deprecations inside libraries are for their makers
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
     try:
         sys.exit(cli.main([word for word in given if word != "--debug"], "loraplug", standalone_mode=False) or 0)
     except click.ClickException as error:

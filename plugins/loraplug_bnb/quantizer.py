@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
@@ -30,6 +31,7 @@ class BitsAndBytes(Quantizer):
         """The `transformers` config; matrix products are computed in `dtype`."""
         from transformers import BitsAndBytesConfig
 
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional kernel package, loudly
         if self.bits == 8:
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(
@@ -40,10 +42,14 @@ class BitsAndBytes(Quantizer):
         )
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Freeze the base; unlike peft's own preparation it leaves norms and embeddings in their dtype.
+        """Freeze the base, in the dtype the loader chose, and keep its 4-bit weights in the layout that has gradients.
 
-        peft casts them to fp32 for half-precision training; here the loader already chose a dtype that the hardware
-        computes natively, and gradient checkpointing is the trainer's to decide.
+        On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a layer's weights at the first forward in evaluation mode,
+        for good, and the kernel for that layout has no backward: a model that is measured before it is trained would
+        pass no gradient through any frozen layer, silently.
         """
         model.requires_grad_(False)
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
         return model

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attrs import frozen, validators
 from attrs import field as option
+from attrs import frozen, validators
 
 from loraplug import Conversation, Doc, Formatter, InputError, Run, conversation, row_id, shape_of
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path, PurePosixPath
 
 from loraplug import InputError, LoraplugError, Run, fresh_place
@@ -113,12 +115,13 @@ def dequantised(file: Path, run: Run) -> Path:
     run.say(f"model: dequantising {file.name} into the cache (once)")
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        with redirect_stderr(StringIO()):  # a progress bar that asks no one
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         text = " ".join(str(error).split())[:300]
         raise InputError(f"cannot be read as GGUF: {text}", where=file, todo="give a folder of safetensors") from None
-    del model.config.quantization_config  # or save_pretrained would refuse
+    model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
     model.config._name_or_path = file.stem
     with fresh_place(place) as fresh:
         model.save_pretrained(fresh)

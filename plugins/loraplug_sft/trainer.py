@@ -128,7 +128,7 @@ class Sft(Trainer):
             warmup_steps=int(self.warmup * steps),
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
-            gradient_checkpointing=self.gradient_checkpointing,
+            activation_checkpointing=self.gradient_checkpointing,
             bf16=model.dtype == torch.bfloat16,
             use_cpu=model.device.type == "cpu",
             # rows come encoded, masked and cut to length: trl is to take them as they are
