@@ -91,7 +91,9 @@ class Bucket:
     def __init__(self, prefix: str, run: Run, options: BucketOptions) -> None:
         self._prefix, self._run, self._options = prefix.rstrip("/"), run, options
         host = re.sub(r"[^A-Za-z0-9.-]", "+", self._prefix.split("://", 1)[1].split("/")[0])
-        self._folder = run.cache / "swe" / "buckets" / f"{host}.{hashlib.sha256(self._prefix.encode()).hexdigest()[:10]}"
+        self._folder = (
+            run.cache / "swe" / "buckets" / f"{host}.{hashlib.sha256(self._prefix.encode()).hexdigest()[:10]}"
+        )
         self._gate = _Gate(options.per_second)
 
     def numbers(self) -> Sequence[int]:
@@ -133,10 +135,11 @@ class Bucket:
                 bar.advance(1, **outcomes)
                 failures = failures + 1 if outcome == "failed" else 0
                 if failures >= _FAILURES_IN_A_ROW:
+                    last = entry.fault.detail if entry.fault else ""
                     raise LoraplugError(
-                        f"{failures} tasks in a row could not be fetched; the last: {entry.fault and entry.fault.detail}",
+                        f"{failures} tasks in a row could not be fetched; the last: {last}",
                         where=self._prefix,
-                        todo="start again later with the same command; what was fetched is kept and not asked for again",
+                        todo="start again later with the same command; what was fetched is kept",
                     )
                 yield entry
 

@@ -1,4 +1,4 @@
-"""One cached bare clone for each repository, without blobs where the other side can; blobs come in batches as needed."""
+"""One cached bare clone for each repository, without blobs where the other side can; blobs come in batches."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from loraplug import InputError, Run
 from loraplug_swe.git import GitLimits, Result, run_git, transport
 from loraplug_swe.objects import Objects
 from loraplug_swe.rejects import Reject
+
+_SWEEP = 32  # batches after which the objects of tried patches are thrown away
 
 
 def clone_address(template: str, repo: str) -> str:
@@ -129,7 +131,8 @@ class Workshop:
     objects: Objects
     empty_tree: str
     limits: GitLimits
-    _stack: ExitStack = field(factory=ExitStack)
+    _stack: ExitStack
+    _batches: list[None] = field(factory=list, init=False)
 
     def git(self, arguments: list[str], stdin: bytes = b"") -> Result:
         """Run git in the throw-away repository."""
@@ -159,9 +162,12 @@ class Workshop:
             self.clone.fetch(missing)
 
     def sweep(self) -> None:
-        """Throw away the objects that trying patches has left."""
-        for folder in (self.folder / "git" / "objects").glob("[0-9a-f][0-9a-f]"):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Throw away the objects that trying patches has left, now and then."""
+        self._batches.append(None)
+        if len(self._batches) >= _SWEEP:
+            self._batches.clear()
+            for loose in (self.folder / "git" / "objects").glob("[0-9a-f][0-9a-f]/*"):
+                loose.unlink()
 
     def close(self) -> None:
         """End git and remove the throw-away repository."""
@@ -184,7 +190,9 @@ def open_workshop(clone: Clone) -> Workshop:
     git_dir = folder / "git"
     (git_dir / "objects" / "info").mkdir(parents=True, exist_ok=True)
     (git_dir / "objects" / "info" / "alternates").write_text(f"{clone.git_dir.absolute() / 'objects'}\n")
-    abbrev = run_git(["config", "core.abbrev"], git_dir=clone.git_dir, timeout=limits.timeout, max_output=64, cwd=folder)
+    abbrev = run_git(
+        ["config", "core.abbrev"], git_dir=clone.git_dir, timeout=limits.timeout, max_output=64, cwd=folder
+    )
     with (git_dir / "config").open("a") as config:
         config.write(f"[core]\n\tabbrev = {abbrev.out.decode().strip() or 7}\n\tfsync = none\n\tcompression = 0\n")
         config.write("\tsafecrlf = false\n\tautocrlf = false\n[gc]\n\tauto = 0\n")

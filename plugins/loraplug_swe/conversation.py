@@ -35,7 +35,10 @@ def agent_turns(templates: Templates, answered: Answered, proof: Proof | None, l
     messages = _opening(templates, templates.ask(answered.statement))
     for look in looks:
         messages += [_act(_sentence(look), look.command), observe(look.output)]
-    messages += [_act("Now I make the change.", apply_command(answered.patch, proof)), observe(proof.words if proof else "")]
+    messages += [
+        _act("Now I make the change.", apply_command(answered.patch, proof)),
+        observe(proof.words if proof else ""),
+    ]
     messages.append(_act("The change is made, so I submit it.", SUBMIT))
     if proof is not None:
         messages.append(observe(_SUBMITTED + proof.diff))

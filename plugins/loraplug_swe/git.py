@@ -1,4 +1,4 @@
-"""Git as a subprocess that can do nothing but what we ask of it: no hooks, prompts, user settings or strange transports.
+"""Git as a subprocess that does nothing but what we ask: no hooks, prompts, user settings or strange transports.
 
 Every call has a time limit and an output limit. Repositories and tasks come from strangers; what of theirs reaches a
 command line (object names, URLs) has been checked for its form before, and paths only ever go through standard input.
@@ -79,7 +79,9 @@ def transport(url: str) -> str:
     else:
         scheme = "ssh" if re.match(r"[\w.-]+@[\w.-]+:", url) else "file"
     if scheme not in ("https", "http", "ssh", "git", "file"):
-        raise InputError(f"git may not clone from {url!r}", where="clone_url", todo="use https://, ssh:// or a local path")
+        raise InputError(
+            f"git may not clone from {url!r}", where="clone_url", todo="use https://, ssh:// or a local path"
+        )
     return scheme
 
 

@@ -167,23 +167,31 @@ def _check_files(shop: Workshop, job: _Job) -> None:
 def _prove_batch(batch: _Batch) -> dict[int, Proof]:
     shop, jobs = batch.shop, batch.jobs
     (shop.folder / "git" / "index").unlink(missing_ok=True)
-    lines = [f"{node.mode} {node.oid}\t{prefix}{path}\0" for job in jobs for path, node in job.files.items()
-             for prefix in ([f"{job.folder}/", ""] if path.endswith(".gitattributes") else [f"{job.folder}/"])]  # fmt: skip
+    lines = [f"{node.mode} {node.oid}\t{job.folder}/{path}\0" for job in jobs for path, node in job.files.items()]
+    rules = {path: node for job in jobs for path, node in job.files.items() if path.endswith(".gitattributes")}
+    lines += [f"{node.mode} {node.oid}\t{path}\0" for path, node in rules.items()]  # for diffs between the folders
     _must(shop, ["update-index", "-z", "--index-info"], "".join(lines).encode())
     states = [_trees(batch)]
     for stage, reason in enumerate(_STAGES[jobs[0].kind]):
         batch.words.clear()
         _apply(batch, [job for job in batch.alive() if job.patches[stage]], stage, reason)
         states.append(_trees(batch))
+    with shop.objects.limited():
+        _check_results(batch, states)
+        return _diffs(batch, states) if batch.alive() else {}
+
+
+def _check_results(batch: _Batch, states: list[dict[str, str]]) -> None:
     for job in batch.alive():
         before, after = (_subtree(batch, states[at], job) for at in (-2, -1))
         if before == after:
             batch.faults[job.at] = Reject("changes-nothing", "the patch applies but leaves the tree as it was")
         elif job.kind == "unbug" and after != _subtree(batch, states[1], job):
-            batch.faults[job.at] = Reject("not-the-inverse", "taking the bug back does not give the tree before the bug")
-        elif any(shop.objects.find(after, path)[0] != node for path, node in job.guards.items()):
+            batch.faults[job.at] = Reject(
+                "not-the-inverse", "taking the bug back does not give the tree before the bug"
+            )
+        elif any(batch.shop.objects.find(after, path)[0] != node for path, node in job.guards.items()):
             batch.faults[job.at] = Reject("path-conflict", "the patch puts a folder where a file is")
-    return _diffs(batch, states)
 
 
 def _apply(batch: _Batch, jobs: list[_Job], stage: int, reason: str) -> None:
@@ -253,10 +261,12 @@ def _diffs(batch: _Batch, states: list[dict[str, str]]) -> dict[int, Proof]:
     shop, jobs = batch.shop, batch.alive()
     pairs = [f"{_subtree(batch, states[-2], job)} {_subtree(batch, states[-1], job)}\n" for job in jobs]
     out = _must(shop, ["diff-tree", "--stdin", "-r", "-p", "-M", "--no-ext-diff", "--no-textconv"],
-                "".join(pairs).encode()) if pairs else b""  # fmt: skip
+                "".join(pairs).encode())  # fmt: skip
     proofs: dict[int, Proof] = {}
     at = 0
-    for job, pair, following in zip(jobs, pairs, [*pairs[1:], ""], strict=True):
+    for job, pair, following in zip(jobs, pairs, [*pairs[1:], ""], strict=False):
+        if not out.startswith(pair.encode(), at):
+            raise LoraplugError("git diff-tree answered out of order", where=shop.clone.git_dir)
         at += len(pair)
         until = out.index(b"\n" + following.encode(), at) + 1 if following else len(out)
         try:
@@ -273,7 +283,13 @@ def _proof(batch: _Batch, job: _Job, states: list[dict[str, str]], diff: str) ->
     first, before = (_subtree(batch, states[at], job) for at in (0, -2))
     had, has = (set(batch.shop.objects.paths(tree)) if first != before else set() for tree in (first, before))
     return Proof(
-        batch.words.get(job.at, ""), diff, job.sections[-1], job.base, before, frozenset(has - had), frozenset(had - has)
+        batch.words.get(job.at, ""),
+        diff,
+        job.sections[-1],
+        job.base,
+        before,
+        frozenset(has - had),
+        frozenset(had - has),
     )
 
 

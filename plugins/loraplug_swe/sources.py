@@ -1,10 +1,10 @@
-"""What the dataset sources `swe-synth` and `swe` share: where tasks come from, which are taken, what becomes of them."""
+"""What `swe-synth` and `swe` share: where tasks come from, which are taken, what becomes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
@@ -54,8 +54,8 @@ class TaskSource(DatasetSource):
         Path | None, Doc("file for tasks that make no row, with reasons; by default rejects.jsonl in the run's folder")
     ] = None
     split: Annotated[str, Doc("split of a hub data set")] = "test"
-    bucket: Annotated[BucketOptions, Doc("how a bucket is read")] = BucketOptions()
     revision: Annotated[str | None, Doc("commit, tag or branch of a hub data set")] = None
+    bucket: Annotated[BucketOptions, Doc("how a bucket is read")] = field(factory=BucketOptions)
 
     def load(self, run: Run) -> Dataset:
         """All rows, memory-mapped from a file in the cache that is named by its content."""
@@ -112,5 +112,3 @@ def refuse(rejects: Rejects, chosen: Chosen) -> None:
             task_id=task.task_id if task else str(chosen.entry.number),
             where=chosen.entry.where,
         )
-
-

@@ -52,19 +52,19 @@ class SweSource(TaskSource):
         str,
         Doc("address of a repository, with {repo}, {owner} or {name} in it; a URL or a local path", is_path=True),
     ] = field(default="https://github.com/{repo}.git", validator=_valid_clone_url)
-    max_file_lines: Annotated[int, Doc("files with more lines are shown in pages of so many, round the change")] = field(
-        default=500, validator=validators.ge(10)
+    max_file_lines: Annotated[int, Doc("files with more lines are shown in pages of so many, round the change")] = (
+        field(default=500, validator=validators.ge(10))
     )
     max_tree_lines: Annotated[int, Doc("of a larger tree only the upper folders are listed")] = field(
         default=200, validator=validators.ge(10)
     )
-    git: Annotated[GitLimits, Doc("what git may take")] = GitLimits()
+    git: Annotated[GitLimits, Doc("what git may take")] = field(factory=GitLimits)
 
     def rows_of(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
         """See `TaskSource.rows_of`."""
         templates = read_templates(self.templates, self.turns) if self.templates else default_templates(self.turns)
         if foreign := templates.foreign():
-            run.warn(f"{self.templates}: {', '.join(foreign[:5])} stay in the text as they are; only {{{{task}}}} is filled in")
+            run.warn(f"{self.templates}: {', '.join(foreign[:5])} stay as they are; only {{{{task}}}} is filled in")
         with _Shops(self, run) as shops:
             while window := list(islice(chosen, _WINDOW if self.mode == "code-context" else 1)):
                 for one, messages in zip(window, self._converse(window, templates, shops), strict=True):
@@ -83,10 +83,14 @@ class SweSource(TaskSource):
         """The messages of each task in the window, in order; tasks of one repository are proved together."""
         if self.mode == "simple":
             for one in window:
-                yield _fault(one) if one.answered is None else (
-                    agent_turns(templates, one.answered, None)
-                    if self.turns == "agent"
-                    else single_turn(templates, one.answered)
+                yield (
+                    _fault(one)
+                    if one.answered is None
+                    else (
+                        agent_turns(templates, one.answered, None)
+                        if self.turns == "agent"
+                        else single_turn(templates, one.answered)
+                    )
                 )
             return
         by_repo: dict[str, list[int]] = {}

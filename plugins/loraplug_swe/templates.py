@@ -97,7 +97,9 @@ def read_templates(path: Path, turns: Turns) -> Templates:
         if not isinstance(text, str):
             raise InputError(f"agent.{name} is {type(text).__name__}, not text", where=path)
     if not _TASK.search(instance):
-        raise InputError("agent.instance_template has no {{task}}", where=path, todo="put {{task}} where the issue goes")
+        raise InputError(
+            "agent.instance_template has no {{task}}", where=path, todo="put {{task}} where the issue goes"
+        )
     return Templates(system, instance)
 
 

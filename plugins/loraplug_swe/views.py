@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -14,6 +15,7 @@ from loraplug_swe.proof import Proof
 from loraplug_swe.rejects import Reject
 
 _LINK = "120000"
+_ODD = re.compile(rb'[^\n -~]|["\\]')
 
 
 @frozen
@@ -38,20 +40,22 @@ def look_at_tree(objects: Objects, proof: Proof, most: int) -> Look:
     paths = objects.paths(proof.base)
     if proof.added or proof.removed:
         paths = sorted((set(paths) | proof.added) - proof.removed)
+    shown = _show_paths(paths)
     if len(paths) <= most:
-        return Look("git ls-files", _lines(map(show_path, paths)), "the files of the repository")
-    shown = [show_path(path) for path in paths]
+        return Look("git ls-files", _lines(shown), "the files of the repository")
     for depth in (2, 1):
         upper = [name for name, _ in groupby("/".join(path.split("/")[:depth]) for path in shown)]
         fields = "1" if depth == 1 else f"1-{depth}"
         if len(upper) <= most:
-            return Look(f"git ls-files | cut -d/ -f{fields} | uniq", _lines(upper), "the upper folders of the repository")
+            return Look(
+                f"git ls-files | cut -d/ -f{fields} | uniq", _lines(upper), "the upper folders of the repository"
+            )
     return Look(f"git ls-files | cut -d/ -f1 | uniq | head -n {most}", _lines(upper[:most]),
                 "the beginning of the repository's top folder")  # fmt: skip
 
 
 def look_at_files(objects: Objects, proof: Proof, most: int) -> list[Look]:
-    """Every file that the change touches and that is there before it; more than `most` lines are paged round the change.
+    """Every file that the change touches and that was there; more than `most` lines are paged round the change.
 
     Raises:
         Reject: `not-utf8` or `binary-file` where a file cannot be shown as text, `missing-object`.
@@ -122,6 +126,13 @@ def _look_at(objects: Objects, proof: Proof, section: Section, path: str, most: 
         )
         for first, last in page_lines(section.hunks, total, most)
     ]  # fmt: skip
+
+
+def _show_paths(paths: list[bytes]) -> list[str]:
+    joined = b"\n".join(paths)
+    if _ODD.search(joined) or joined.count(b"\n") != len(paths) - 1:
+        return [show_path(path) for path in paths]
+    return joined.decode().split("\n")
 
 
 def _lines(items: Iterable[str]) -> str:
