@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from loraplug import DatasetSource, hookimpl
-from loraplug_swe.sources import SweSynthSource
+from loraplug_swe.swe import SweSource
+from loraplug_swe.synth import SweSynthSource
 
 
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """Both sources."""
-    return [SweSynthSource]
+    return [SweSynthSource, SweSource]

@@ -21,6 +21,7 @@ _INDEX = re.compile(r"index ([0-9a-f]+)\.\.([0-9a-f]+)(.*)", re.DOTALL)
 _HEADERS = ("old mode ", "new mode ", "deleted file mode ", "new file mode ", "copy from ", "copy to ", "rename from ",
             "rename to ", "rename old ", "rename new ", "similarity index ", "dissimilarity index ",
             "index ")  # fmt: skip
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 _SHORT = {code: letter for letter, code in _ESCAPES.items()}
 
@@ -120,9 +121,9 @@ def reverse_patch(text: str) -> str:
 
 def quote_path(path: str) -> str:
     """A path as git shows it: in quotes and C escapes where it has control characters, quotes or non-ASCII bytes."""
-    raw = path.encode()
-    if all(32 <= byte < 127 and byte not in b'"\\' for byte in raw):
+    if _PLAIN.fullmatch(path):
         return path
+    raw = path.encode()
     shown = (
         f"\\{_SHORT[byte]}" if byte in _SHORT else chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}" for byte in raw
     )
@@ -173,7 +174,7 @@ def _corrupt(at: int, what: str) -> Reject:
 
 
 def _names_follow(lines: list[str], at: int) -> bool:
-    return lines[at].startswith("--- ") and at + 1 < len(lines) and lines[at + 1].startswith("+++ ")
+    return at + 1 < len(lines) and lines[at].startswith("--- ") and lines[at + 1].startswith("+++ ")
 
 
 def _git_section(lines: list[str], start: int) -> tuple[Section, int]:

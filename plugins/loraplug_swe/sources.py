@@ -1,14 +1,15 @@
-"""The dataset sources `swe-synth` and `swe`."""
+"""What `swe-synth` and `swe` share: where tasks come from, which are taken, what becomes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
 from loraplug import DatasetSource, Doc, InputError, Run
+from loraplug_swe.bucket import Bucket, BucketOptions
 from loraplug_swe.places import Place, open_place
 from loraplug_swe.rejects import Rejects, open_rejects
 from loraplug_swe.selection import Chosen, Selection, no_rows, valid_ids, valid_shard
@@ -21,8 +22,8 @@ PUBLIC_BUCKET = "https://pub-4b43a94ed07d4ac38fae3f4cb5070d6c.r2.dev/bugs"
 
 
 @frozen
-class _TaskSource(DatasetSource):
-    """What both sources share: where tasks come from and which are taken."""
+class TaskSource(DatasetSource):
+    """Base of both sources."""
 
     tasks: Annotated[
         str,
@@ -54,6 +55,7 @@ class _TaskSource(DatasetSource):
     ] = None
     split: Annotated[str, Doc("split of a hub data set")] = "test"
     revision: Annotated[str | None, Doc("commit, tag or branch of a hub data set")] = None
+    bucket: Annotated[BucketOptions, Doc("how a bucket is read")] = field(factory=BucketOptions)
 
     def load(self, run: Run) -> Dataset:
         """All rows, memory-mapped from a file in the cache that is named by its content."""
@@ -71,7 +73,7 @@ class _TaskSource(DatasetSource):
         selection = Selection(self._place(run), self.answer, self.ids, self.limit, self.repos, self.shard)
         kept = 0
         with open_rejects(path) as rejects, run.progress("tasks", len(selection.block())) as bar:
-            for row in self._rows(iter(selection), rejects, run):
+            for row in self.rows_of(iter(selection), rejects, run):
                 if row is not None:
                     yield row
                     kept += 1
@@ -81,17 +83,23 @@ class _TaskSource(DatasetSource):
             run.warn(f"{told}; {rejects.total} left out ({rejects.summary()}), each with its reason in {path}")
         else:
             run.say(told)
-        if not kept and len(selection.block()):
+        if not kept and not self.shard:
             raise no_rows(rejects.summary(), self.tasks)
 
-    def _place(self, run: Run) -> Place:  # noqa: ARG002
+    def _place(self, run: Run) -> Place:
         if self.tasks.startswith(("http://", "https://")):
-            raise InputError("buckets are not read yet", where=self.tasks)
+            if self.ids is None:
+                raise InputError(
+                    "a bucket cannot be listed, so the tasks to take must be named",
+                    where="ids",
+                    todo='give ids = "0-99", or name a folder or file in tasks',
+                )
+            return Bucket(self.tasks, run, self.bucket)
         return open_place(self.tasks, split=self.split, revision=self.revision)
 
-    def _rows(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
+    def rows_of(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
         """A row for every task chosen, or None where it went to the rejects."""
-        raise NotImplementedError
+        raise NotImplementedError  # every source has its own
 
 
 def refuse(rejects: Rejects, chosen: Chosen) -> None:
@@ -104,24 +112,3 @@ def refuse(rejects: Rejects, chosen: Chosen) -> None:
             task_id=task.task_id if task else str(chosen.entry.number),
             where=chosen.entry.where,
         )
-
-
-@frozen
-class SweSynthSource(_TaskSource):
-    """Issue and patch as instruction and response, from SWE-SYNTH tasks or SWE-bench rows."""
-
-    name: ClassVar[str] = "swe-synth"
-
-    def _rows(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
-        for one in chosen:
-            if one.answered is None:
-                refuse(rejects, one)
-                yield None
-                continue
-            task = one.answered.task
-            yield {
-                "instruction": one.answered.statement,
-                "response": one.answered.patch,
-                "task_id": task.task_id,
-                "group": task.group,
-            }
