@@ -85,8 +85,11 @@ class View:
             InputError: the template builds a control token out of a role it does not know.
         """
         view = cls("".join((tracked,)), merged(tracked.runs))
-        view._bodies = [span for span in view.spans if span[2] != TEMPLATE and not _is_role(span[2]) and span[1] > span[0]]
+        view._bodies = [
+            span for span in view.spans if span[2] != TEMPLATE and not _is_role(span[2]) and span[1] > span[0]
+        ]
         starts = [span[0] for span in view._bodies]
+        roles = [span for span in view.spans if _is_role(span[2])]
         for found in added.pattern.finditer(view.text):
             start, end = found.span()
             at = bisect_right(starts, end - 1) - 1
@@ -97,7 +100,8 @@ class View:
                     view.inside = True
                 continue
             number, special = added.tokens[found.group()]
-            _check_roles(view, start, end, where)
+            if roles:
+                _check_roles(view, roles, start, end, where)
             view.marks.append(Mark(start, end, number, special))
         return view
 
@@ -142,9 +146,9 @@ def _is_role(owner: int) -> bool:
     return owner >= 0 and owner % 2 == 1
 
 
-def _check_roles(view: View, start: int, end: int, where: str) -> None:
-    for a, b, owner in view.spans:
-        if _is_role(owner) and a < end and b > start and view.text[a:b].lower() not in ROLES:
+def _check_roles(view: View, roles: Iterable[tuple[int, int, int]], start: int, end: int, where: str) -> None:
+    for a, b, _ in roles:
+        if a < end and b > start and view.text[a:b].lower() not in ROLES:
             raise InputError(f"the role {view.text[a:b][:40]!r} would make a control token", where=where)
 
 

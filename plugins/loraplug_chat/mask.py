@@ -8,7 +8,7 @@ from attrs import define, frozen
 
 from loraplug import Conversation, InputError
 from loraplug_chat.marks import Added, View
-from loraplug_chat.spans import PROBE, Locator, Turn
+from loraplug_chat.spans import PROBE, Locator
 from loraplug_chat.template import Talk, Template
 from loraplug_chat.tokens import Tokens
 
@@ -22,10 +22,11 @@ class Encoded:
     Attributes:
         ids: token ids, length L.
         trained: for each token whether it is trained, length L.
-        borders: token indices at which a message begins, for cutting between turns.
         same_prompts: whether each trained turn stands behind exactly what inference would put there.
         stops: whether every trained turn ends in a token that makes the model stop.
         hostile: whether the row brought text that looks like control tokens.
+        forced: whether a token had to be cut at the beginning of a turn, as inference cuts it.
+        turns: (message, first token, one behind its last token) of each trained turn.
     """
 
     ids: list[int]
@@ -33,6 +34,7 @@ class Encoded:
     same_prompts: bool
     stops: bool
     hostile: bool
+    forced: bool
     turns: list[tuple[int, int, int]]
 
 
@@ -76,10 +78,10 @@ class Masker:
         wanted = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant" and talk.wanted[i]]
         if train_on == "last-assistant":
             wanted = wanted[-1:]
-        turns = [] if train_on == "all" else self.locator.turns(talk, view, wanted)
-        ids, index, forced = self.tokens.encode(view, [turn.start for turn in turns], [turn.end for turn in turns])
         if train_on == "all":
-            return Encoded(ids, [True] * len(ids), True, True, bool(view.lookalikes), [])
+            return self._all(talk, view)
+        turns = self.locator.turns(talk, view, wanted)
+        ids, index, forced = self.tokens.encode(view, [turn.start for turn in turns], [turn.end for turn in turns])
         trained = [False] * len(ids)
         for turn in turns:
             first, last = index[turn.start], index[turn.end]
@@ -94,8 +96,18 @@ class Masker:
             same,
             all(turn.stops for turn in turns),
             bool(view.lookalikes),
+            forced,
             [(turn.message, index[turn.start], index[turn.end]) for turn in turns],
         )
+
+    def _all(self, talk: Talk, view: View) -> Encoded:
+        """Everything trained but the text of messages that are not to be."""
+        barred = [span for i, want in enumerate(talk.wanted) if not want for span in view.bodies(i)]
+        ids, index, _ = self.tokens.encode(view, [], [place for span in barred for place in span])
+        trained = [True] * len(ids)
+        for a, b in barred:
+            trained[index[a] : index[b]] = [False] * (index[b] - index[a])
+        return Encoded(ids, trained, True, True, bool(view.lookalikes), False, [])
 
 
 def _frames(template: Template) -> list[str]:

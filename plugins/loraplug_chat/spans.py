@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 from loraplug import InputError
 from loraplug_chat.marks import Added, View
-from loraplug_chat.template import Talk, Template, body
+from loraplug_chat.template import Talk, Template
 from loraplug_chat.tracked import UNKNOWN
 
 PROBE = "probe"
@@ -111,8 +111,8 @@ class Locator:
                     return Turn(message, start, places[-1][1] + len(known), same)
             upto = self.template.plain(talk, message + 1)
             if not (full.text.startswith(upto) and len(upto) >= start):
-                end, stops = self._rewritten_end(talk, full, message, start)
-                return Turn(message, start, end, same, stops)
+                end, stopped = self._rewritten_end(talk, full, message, start)
+                return Turn(message, start, end, same, stopped)
             region = len(upto)
         places = [span for span in full.bodies(message) if start <= span[0] and span[1] <= region]
         last = places[-1][1] if places else start
@@ -156,9 +156,7 @@ class Locator:
             return sum(map(len, gap[: same + 1]))
         return None
 
-    def _unstopped(
-        self, talk: Talk, full: View, message: int, start: int, last: int, region: int, same: bool
-    ) -> Turn:
+    def _unstopped(self, talk: Talk, full: View, message: int, start: int, last: int, region: int, same: bool) -> Turn:
         """A turn after which the template writes no special token: the model stops by opening the next turn."""
         if region == len(full.text):
             follower = "tool" if talk.messages[message].get("tool_calls") else "user"
@@ -186,10 +184,9 @@ class Locator:
         if not blocks:
             return
         for turn in turns:
-            for a, b, owner in full.spans:
-                if owner == body(turn.message) and turn.start <= a < b <= turn.end:
-                    if not any(opened <= a and b <= closed for opened, closed in blocks):
-                        raise _refusal(talk, turn.message, "the template's {% generation %} marks exclude it")
+            words = [(a, b) for a, b in full.bodies(turn.message) if turn.start <= a < b <= turn.end]
+            if not all(any(opened <= a and b <= closed for opened, closed in blocks) for a, b in words):
+                raise _refusal(talk, turn.message, "the template's {% generation %} marks exclude it")
 
 
 def _common(prompt: list[str], gap: list[str]) -> int:

@@ -14,8 +14,10 @@ from loraplug_chat.tracked import (
     TEMPLATE,
     TOOLS,
     UNKNOWN,
+    Parts,
     Runs,
     Tracked,
+    TrackedList,
     concat,
     derived,
     following,
@@ -54,6 +56,7 @@ class Talk:
 
     @classmethod
     def of(cls, talk: Conversation) -> Talk:
+        """Prepare a row as `apply_chat_template` does."""
         from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
 
         wanted = [m.get("train", True) is not False and m.get("weight", 1) != 0 for m in talk.messages]
@@ -88,6 +91,9 @@ class Template:
             messages.append(track(message, body(index)))
             if isinstance(speaker := message.get("role"), str):
                 messages[-1]["role"] = Tracked(speaker, ((role(index), len(speaker)),))
+            if isinstance(content := messages[-1].get("content"), TrackedList):
+                messages[-1]["content"] = Parts(content)
+                messages[-1]["content"]._owner = body(index)
         made = self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
         return made if isinstance(made, Tracked) else Tracked(made, ((TEMPLATE, len(made)),))
 
@@ -95,9 +101,7 @@ class Template:
         from jinja2.exceptions import TemplateError
 
         try:
-            text: str = compiled.render(
-                messages=messages, tools=tools, add_generation_prompt=prompt, **self._variables
-            )
+            text: str = compiled.render(messages=messages, tools=tools, add_generation_prompt=prompt, **self._variables)
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise InputError(f"the chat template refuses it: {error}", where=talk.id) from error
         return text

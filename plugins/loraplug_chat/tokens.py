@@ -62,6 +62,7 @@ class Tokens:
         hard = set(cuts)
         at, opening, next_wanted = 0, None, 0
         marks = [mark for mark in view.marks if mark.id in self._cut_at]
+        bare = not view.inside and len(marks) == len(view.marks)
         for mark in [*marks, None]:
             end = mark.start if mark else len(view.text)
             inside = []
@@ -71,7 +72,7 @@ class Tokens:
             if opening is not None:
                 ids.append(opening)
             if at < end or inside:
-                forced |= self._unit(view, at, end, opening, inside, hard, ids, index)
+                forced |= self._unit(view, at, end, opening, inside, hard, ids, index, bare=bare)
             if mark:
                 opening, at = mark.id, mark.end
         return ids, index, forced
@@ -86,20 +87,22 @@ class Tokens:
         hard: set[int],
         ids: list[int],
         index: dict[int, int],
+        *,
+        bare: bool,
     ) -> bool:
-        """Encode text[start:end], which follows the control token `opening`, behind `ids`."""
-        pieces = _pieces(view, start, end)
+        """Encode text[start:end], which follows the control token `opening`, behind `ids`; `bare`: no added tokens."""
+        pieces = _pieces(view, start, end) if view.lookalikes else [(start, end, False)]
         forced, pending = False, list(wanted)
         for number, (a, b, plain) in enumerate(pieces):
-            at_front = number == 0
+            at_front, front = number == 0, opening if number == 0 else None
             while True:
                 text = view.text[a:b]
-                made = self._plain(text) if plain else self._ids(text, opening if at_front else None, at_front, view)
+                made = self._plain(text) if plain else self._ids(text, front, at_front, bare)
                 cut = None
                 while pending and pending[0] <= b:
                     place = pending[0]
                     head = view.text[a:place]
-                    before = self._plain(head) if plain else self._ids(head, opening if at_front else None, at_front, view)
+                    before = self._plain(head) if plain else self._ids(head, front, at_front, bare)
                     same = _shared(before, made)
                     if same < len(before) and place in hard:
                         cut = place
@@ -112,16 +115,15 @@ class Tokens:
                     break
                 index[cut] = len(ids)
                 pending.pop(0)
-                forced, a, at_front = True, cut, False
+                forced, a, at_front, front = True, cut, False, None
         return forced
 
-    def _ids(self, text: str, opening: int | None, at_front: bool, view: View) -> list[int]:
+    def _ids(self, text: str, opening: int | None, at_front: bool, bare: bool) -> list[int]:
         """Ids of text right behind a control token, at the very beginning, or in the middle of other text."""
         if not text:
             return []
-        if self._words and not view.inside and opening not in self._greedy and not self.added.pattern.search(text):
-            if (found := self._words.ids(text)) is not None:
-                return found
+        if bare and self._words and opening not in self._greedy and (found := self._words.ids(text)) is not None:
+            return found
         if not at_front:
             return self._middle(text, self._encoded)
         if opening is None:

@@ -1,3 +1,4 @@
+# ruff: noqa: D102 - a method of `Tracked` does what the method of `str` with its name does
 """Text that remembers where each of its characters came from while a template cuts, strips and joins it.
 
 `Tracked` is a `str`, so a template cannot tell: comparisons, tests and look-ups behave as ever. What a template derives
@@ -61,7 +62,7 @@ class Tracked(str):
         return (self._cut(at, at + 1) for at in range(len(self)))
 
     def __mod__(self, values: Any) -> Tracked:
-        return derived(str(self).__mod__(values), self, values)
+        return derived(str.__mod__(self, values), self, values)
 
     def _cut(self, start: int, stop: int) -> Tracked:
         text = str.__getitem__(self, slice(start, stop))
@@ -190,6 +191,17 @@ class TrackedList(list[Any]):
 
     def __repr__(self) -> str:
         return derived(list.__repr__(self), self)
+
+    __str__ = __repr__
+
+
+class Parts(TrackedList):
+    """A message's content as a list of parts, which a template has to take apart."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise TypeError("the content is a list of parts, and the template would print it as one")
 
     __str__ = __repr__
 

@@ -16,12 +16,12 @@ from attrs import define, field
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT2_DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 PLAIN = re.compile(r"[\t\n\r -~]*")
-REMEMBERED = 400_000
+REMEMBERED, SHORT = 400_000, 24
 
 
 @define
 class Words:
-    """Looks words up; `_known` holds at most `REMEMBERED` of them."""
+    """Looks words up, and short texts of several words; `_known` holds about `REMEMBERED` of them."""
 
     _pattern: re.Pattern[str]
     _model: Any
@@ -35,16 +35,20 @@ class Words:
         pattern = _pattern(json.loads(backend.to_str()))
         if pattern is None:
             return None
-        letters = {code: backend.pre_tokenizer.pre_tokenize_str(chr(code))[0][0] for code in (9, 10, 13, *range(32, 127))}
+        letters = {
+            code: backend.pre_tokenizer.pre_tokenize_str(chr(code))[0][0] for code in (9, 10, 13, *range(32, 127))
+        }
         if any(len(letter) != 1 for letter in letters.values()):
             return None
         return cls(re.compile(pattern), backend.model, letters)
 
     def ids(self, text: str) -> list[int] | None:
         """Token ids of text that holds no added token; None where it is not plain ASCII."""
+        known = self._known
+        if (found := known.get(text)) is not None:
+            return found
         if not PLAIN.fullmatch(text):
             return None
-        known = self._known
         words = self._pattern.findall(text)
         try:
             return [number for word in words for number in known[word]]
@@ -54,7 +58,10 @@ class Words:
             for word in words:
                 if word not in known:
                     known[word] = [token.id for token in self._model.tokenize(word.translate(self._letters))]
-            return [number for word in words for number in known[word]]
+            ids = [number for word in words for number in known[word]]
+            if len(text) < SHORT:
+                known[text] = ids
+            return ids
 
 
 def _pattern(config: dict[str, Any]) -> str | None:
