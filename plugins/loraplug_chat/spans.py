@@ -8,9 +8,10 @@ between two pieces of row text is compared instead; the origin of every characte
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from loraplug import InputError
 from loraplug_chat.marks import Added, View
@@ -18,6 +19,7 @@ from loraplug_chat.template import Talk, Template
 from loraplug_chat.tracked import UNKNOWN
 
 PROBE = "probe"
+_LETTERS = string.ascii_letters + string.digits + string.punctuation
 
 
 @frozen
@@ -48,6 +50,7 @@ class Locator:
     template: Template
     added: Added
     _closings: set[str] = field(factory=set)
+    _openings: dict[str, int | None] = field(factory=dict)
 
     def turns(self, talk: Talk, full: View, wanted: Sequence[int]) -> list[Turn]:
         """The turns of the messages numbered `wanted`.
@@ -57,8 +60,7 @@ class Locator:
         """
         found: list[Turn] = []
         for message in wanted:
-            start, same = self._start(talk, full, message)
-            turn = self._ended(talk, full, message, start, same)
+            turn = self._turn(talk, full, message)
             if turn.start < (found[-1].end if found else 0) or turn.end < turn.start:
                 raise _refusal(talk, message, "it overlaps the turn before it")
             if full.strangers(turn.start, turn.end, message):
@@ -66,6 +68,29 @@ class Locator:
             found.append(turn)
         self._agree(talk, full, found)
         return found
+
+    def _turn(self, talk: Talk, full: View, message: int) -> Turn:
+        if full.bodies(message) or self._prompted(talk, full, message):
+            start, same = self._start(talk, full, message)
+            return self._ended(talk, full, message, start, same)
+        return self._silent(talk, full, message)
+
+    def _prompted(self, talk: Talk, full: View, message: int) -> bool:
+        upto = message == len(talk.messages) - 1 or full.text.startswith(self.template.plain(talk, message + 1))
+        return upto and message > 0 and full.text.startswith(self.template.plain(talk, message, prompt=True))
+
+    def _silent(self, talk: Talk, full: View, message: int) -> Turn:
+        """A turn of which the text shows nothing: placed in the text as it would be if the turn said a word."""
+        spoken = Talk(talk.id, [dict(m) for m in talk.messages], talk.tools, talk.wanted)
+        spoken.messages[message]["content"] = PROBE
+        view = View.of(self.template.tracked(spoken), self.added, talk.id)
+        places = view.bodies(message)
+        if len(places) != 1 or view.text[: places[0][0]] + view.text[places[0][1] :] != full.text:
+            raise _refusal(talk, message, "the template leaves out its content, and what remains cannot be told")
+        start, same = self._start(spoken, view, message)
+        turn = self._ended(spoken, view, message, start, same)
+        start, end = (at - len(PROBE) if at >= places[0][1] else at for at in (turn.start, turn.end))
+        return evolve(turn, start=start, end=end)
 
     def _start(self, talk: Talk, full: View, message: int) -> tuple[int, bool]:
         places = full.bodies(message)
@@ -78,6 +103,8 @@ class Locator:
             return self._first_header(talk, full, first)
         if full.text.startswith(prompt) and (first is None or first >= len(prompt)):
             return len(prompt), message > 0
+        if not message:
+            return self._first_header(talk, full, first)
         if first is None:
             raise _refusal(talk, message, "the template leaves out its content and rewrites what is before it")
         if any(owner == UNKNOWN for _, _, owner in full.spans):
@@ -87,16 +114,31 @@ class Locator:
         gap_start, gap_owner = full.rows_before(first)
         if owner != gap_owner:
             raise _refusal(talk, message, "what the template puts before it differs from the prompt at inference")
-        same = _common(before.elements(row_end, len(before.text)), full.elements(gap_start, first))
+        same = self._common(before.elements(row_end, len(before.text)), full.elements(gap_start, first))
+        if same is None:
+            raise _refusal(talk, message, "what the template puts before it differs from the prompt at inference")
         return gap_start + same, False
 
     def _first_header(self, talk: Talk, full: View, first: int | None) -> tuple[int, bool]:
         asked = Talk(talk.id, [{"role": "user", "content": PROBE}], None, [True])
         prompt, without = self.template.plain(asked, prompt=True), self.template.plain(asked)
-        header = prompt[len(without) :] if prompt.startswith(without) else ""
-        if first is None or not header or not full.text[:first].endswith(header):
+        if first is None or not prompt.startswith(without) or prompt == without:
             raise _refusal(talk, 0, "nothing comes before it, and its header cannot be told")
-        return first, False
+        gap_start = full.rows_before(first)[0]
+        header, gap = self._cut(prompt[len(without) :]), full.elements(gap_start, first)
+        opened = max((i for i, part in enumerate(gap) if part == header[0]), default=len(gap))
+        same = self._common(header, gap[opened:])
+        if same is None or same < len(header[0]):
+            raise _refusal(talk, 0, "nothing comes before it, and its header cannot be told")
+        return gap_start + sum(map(len, gap[:opened])) + same, False
+
+    def _cut(self, text: str) -> list[str]:
+        """Text of the template cut into control tokens and what lies between."""
+        parts, at = [], 0
+        for found in self.added.pattern.finditer(text):
+            parts += [text[at : found.start()], found.group()]
+            at = found.end()
+        return [part for part in [*parts, text[at:]] if part]
 
     def _ended(self, talk: Talk, full: View, message: int, start: int, same: bool) -> Turn:
         last_message = message == len(talk.messages) - 1
@@ -131,7 +173,8 @@ class Locator:
         words = alone.text[said[-1][0] : said[-1][1]].strip()
         tail = alone.elements(said[-1][1], len(alone.text))
         for a, b in reversed([span for span in full.bodies(message) if span[0] >= start]):
-            if full.text[a:b].strip() != words:
+            said_here = full.text[a:b].strip()
+            if bool(said_here) != bool(words) or not words.endswith(said_here):
                 continue
             gap = full.elements(b, full.rows_after(b))
             ends = self._matching_stop(tail, gap)
@@ -160,13 +203,8 @@ class Locator:
         """A turn after which the template writes no special token: the model stops by opening the next turn."""
         if region == len(full.text):
             follower = "tool" if talk.messages[message].get("tool_calls") else "user"
-            try:
-                longer = self.template.plain(talk, more=[{"role": follower, "content": PROBE}])
-            except InputError:
-                longer = ""
-            opening = self.added.pattern.match(longer, len(full.text)) if longer.startswith(full.text) else None
-            if opening and self._special(opening.group()):
-                return Turn(message, start, region, same, handover=self.added.tokens[opening.group()][0])
+            if (handover := self._handover(follower)) is not None:
+                return Turn(message, start, region, same, handover=handover)
         else:
             for mark in full.marks:
                 if mark.start == region and mark.special:
@@ -174,6 +212,40 @@ class Locator:
         closing = full.text[last:region]
         stops = any(mark.end == last + len(closing.rstrip()) > last for mark in full.marks)
         return Turn(message, start, last + len(closing.rstrip()), same, stops=stops)
+
+    def _handover(self, follower: str) -> int | None:
+        """The special token that opens a turn of `follower` right behind an answer, if the template writes one."""
+        if follower not in self._openings:
+            said = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
+            asked = Talk(PROBE, said, None, [True] * 2)
+            try:
+                short = self.template.plain(asked)
+                longer = self.template.plain(asked, more=[{"role": follower, "content": PROBE}])
+            except InputError:
+                short, longer = "", ""
+            opening = self.added.pattern.match(longer, len(short)) if longer.startswith(short) else None
+            special = opening is not None and self._special(opening.group())
+            self._openings[follower] = self.added.tokens[opening.group()][0] if opening and special else None
+        return self._openings[follower]
+
+    def _common(self, prompt: list[str], gap: list[str]) -> int | None:
+        """Length of what two openings share, in whole elements; all of `prompt` where it is the beginning of `gap`.
+
+        None where they differ in words from the start of an element: then they are not openings of the same turn.
+        """
+        if "".join(gap).startswith("".join(prompt)):
+            return sum(map(len, prompt))
+        length = 0
+        for a, b in zip(prompt, gap, strict=False):
+            if a == b:
+                length += len(a)
+                continue
+            if a in self.added.tokens or b in self.added.tokens or a.isspace() or b.isspace():
+                return length
+            shared = next((a[:at] for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(a, b, key=len))
+            shared = shared if shared in (a, b) else shared[: len(shared.rstrip(_LETTERS))]
+            return length + len(shared) if shared.strip() else None
+        return length
 
     def _special(self, part: str) -> bool:
         return self.added.tokens.get(part, (0, False))[1]
@@ -187,18 +259,6 @@ class Locator:
             words = [(a, b) for a, b in full.bodies(turn.message) if turn.start <= a < b <= turn.end]
             if not all(any(opened <= a and b <= closed for opened, closed in blocks) for a, b in words):
                 raise _refusal(talk, turn.message, "the template's {% generation %} marks exclude it")
-
-
-def _common(prompt: list[str], gap: list[str]) -> int:
-    """Length of the whole elements that two openings share; all of `prompt` where it is the beginning of `gap`."""
-    if "".join(gap).startswith("".join(prompt)):
-        return sum(map(len, prompt))
-    length = 0
-    for a, b in zip(prompt, gap, strict=False):
-        if a != b:
-            break
-        length += len(a)
-    return length
 
 
 def _refusal(talk: Talk, message: int, reason: str) -> InputError:

@@ -62,7 +62,8 @@ class Tracked(str):
         return (self._cut(at, at + 1) for at in range(len(self)))
 
     def __mod__(self, values: Any) -> Tracked:
-        return derived(str.__mod__(self, values), self, values)
+        made: Tracked = derived(str.__mod__(self, values), self, values)
+        return made
 
     def _cut(self, start: int, stop: int) -> Tracked:
         text = str.__getitem__(self, slice(start, stop))
@@ -125,7 +126,8 @@ class Tracked(str):
         if old not in self:
             return self
         if not old:
-            return derived(str.replace(self, old, new, count), self, new)
+            spread: Tracked = derived(str.replace(self, old, new, count), self, new)
+            return spread
         made, at, left = [], 0, int(count)
         while left and (found := str.find(self, old, at)) >= 0:
             made.append(self._cut(at, found))
@@ -178,7 +180,7 @@ class TrackedDict(dict[Any, Any]):
     _owner: int
 
     def __repr__(self) -> str:
-        return derived(dict.__repr__(self), self)
+        return str(derived(dict.__repr__(self), self))
 
     __str__ = __repr__
 
@@ -190,7 +192,7 @@ class TrackedList(list[Any]):
     _owner: int
 
     def __repr__(self) -> str:
-        return derived(list.__repr__(self), self)
+        return str(derived(list.__repr__(self), self))
 
     __str__ = __repr__
 
