@@ -1,0 +1,64 @@
+"""The gate before training: sample rows must have the ids that inference will see, also with the saved tokenizer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from loraplug import Conversation, LoraplugError
+from loraplug_chat.mask import Encoded
+from loraplug_chat.template import Talk
+
+Sample = tuple[Conversation, Encoded]
+
+
+def check(tokenizer: Any, samples: Sequence[Sample]) -> None:
+    """Compare ids with `apply_chat_template`: of whole rows, of the prompt before each trained turn, and both again
+    with the tokenizer as a folder written for an adapter brings it back.
+
+    Rows with control-token text are left out: there `apply_chat_template` would make control tokens of it.
+
+    Raises:
+        LoraplugError: training and inference would see different ids; names row and place.
+    """
+    from transformers import AutoTokenizer
+
+    samples = [sample for sample in samples if not sample[1].hostile]
+    if not samples:
+        return
+    _compare(tokenizer, samples, "the tokenizer")
+    with tempfile.TemporaryDirectory(prefix="loraplug-gate-") as folder:
+        tokenizer.save_pretrained(folder)
+        _compare(AutoTokenizer.from_pretrained(folder), samples, "the saved tokenizer")
+
+
+def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
+    for conversation, row in samples:
+        talk = Talk.of(conversation)
+        if not row.forced:
+            ids = _ids(tokenizer, talk, len(talk.messages), prompt=False)
+            _same(ids, row.ids[: len(ids)], conversation.id, f"the row through {which}")
+        if not row.same_prompts:
+            continue
+        for message, first, _ in row.turns:
+            ids = _ids(tokenizer, talk, message, prompt=True)
+            _same(ids, row.ids[:first], conversation.id, f"the prompt before turn {message} through {which}")
+
+
+def _ids(tokenizer: Any, talk: Talk, upto: int, *, prompt: bool) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        talk.messages[:upto], tools=talk.tools, add_generation_prompt=prompt, return_dict=False
+    )
+    return ids
+
+
+def _same(inference: list[int], training: list[int], row: str, what: str) -> None:
+    if inference == training:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(inference, training, strict=False)) if a != b), -1)
+    raise LoraplugError(
+        f"training and inference would see different tokens: {what} differs from token {at} on",
+        where=row,
+        todo="report the model's tokenizer; its ids cannot be trusted for training",
+    )

@@ -1,0 +1,171 @@
+"""Which stretches of a rendered text are control tokens, and which only look like them."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+
+from loraplug import InputError
+from loraplug_chat.template import body, merged
+from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Tracked
+
+ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model", "observation"})
+
+
+@frozen
+class Mark:
+    """A control token the template wrote, at text[start:end]."""
+
+    start: int
+    end: int
+    id: int
+    special: bool
+
+
+@frozen
+class Added:
+    """The added tokens of a tokenizer.
+
+    Attributes:
+        tokens: text to (id, special).
+        control: those that text in a row must never become: special tokens, and what a template frames turns with.
+        pattern: finds any of them, the longest where several begin.
+    """
+
+    tokens: dict[str, tuple[int, bool]]
+    control: frozenset[str]
+    pattern: re.Pattern[str]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Added:
+        """Read the added tokens of a fast tokenizer; its special tokens are the control tokens."""
+        special = set(tokenizer.all_special_tokens)
+        tokens = {
+            token.content: (number, token.special or token.content in special)
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.content
+        }
+        control = frozenset(text for text, (_, special_) in tokens.items() if special_)
+        return cls(tokens, control, re.compile(_any_of(tokens) if tokens else r"(?!)"))
+
+    def framed_by(self, texts: Iterable[str]) -> Added:
+        """The same, with every token that occurs in `texts`, written by a template around plain turns, as control."""
+        more = {found.group() for text in texts for found in self.pattern.finditer(text) if not found.group().isspace()}
+        return Added(self.tokens, self.control | more, self.pattern)
+
+
+@define
+class View:
+    """A tracked text with its owners and control tokens.
+
+    Attributes:
+        text: the rendered text.
+        spans: (start, end, owner) in order; see `template.merged`.
+        marks: the control tokens the template wrote.
+        lookalikes: (start, end) of control-token text that rows brought; to be plain text.
+        inside: whether rows brought text of other added tokens, which stay the words they are.
+    """
+
+    text: str
+    spans: Sequence[tuple[int, int, int]]
+    marks: list[Mark] = field(factory=list)
+    lookalikes: list[tuple[int, int]] = field(factory=list)
+    inside: bool = False
+    _bodies: list[tuple[int, int, int]] = field(factory=list)
+
+    @classmethod
+    def of(cls, tracked: Tracked, added: Added, where: str) -> View:
+        """Sort every token text in `tracked` by who wrote it.
+
+        Raises:
+            InputError: the template builds a control token out of a role it does not know.
+        """
+        view = cls("".join((tracked,)), merged(tracked.runs))
+        view._bodies = [
+            span for span in view.spans if span[2] != TEMPLATE and not _is_role(span[2]) and span[1] > span[0]
+        ]
+        starts = [span[0] for span in view._bodies]
+        roles = [span for span in view.spans if _is_role(span[2])]
+        for found in added.pattern.finditer(view.text):
+            start, end = found.span()
+            at = bisect_right(starts, end - 1) - 1
+            if at >= 0 and view._bodies[at][1] > start:
+                if found.group() in added.control:
+                    view.lookalikes.append((start, end))
+                else:
+                    view.inside = True
+                continue
+            number, special = added.tokens[found.group()]
+            if roles:
+                _check_roles(view, roles, start, end, where)
+            view.marks.append(Mark(start, end, number, special))
+        return view
+
+    def bodies(self, message: int) -> list[tuple[int, int]]:
+        """Where text of a message stands; empty stretches only if there are no others."""
+        mine = [(a, b) for a, b, owner in self.spans if owner == body(message)]
+        return [span for span in mine if span[1] > span[0]] or mine
+
+    def rows_before(self, at: int) -> tuple[int, int]:
+        """End and owner of the last row text that ends at or before `at`; (0, TEMPLATE) if none."""
+        last = (0, TEMPLATE)
+        for _, end, owner in self._bodies:
+            if end > at:
+                break
+            last = (end, owner)
+        return last
+
+    def rows_after(self, at: int) -> int:
+        """Where the next row text begins at or after `at`; the end if there is none."""
+        return next((start for start, _, _ in self._bodies if start >= at), len(self.text))
+
+    def strangers(self, start: int, end: int, message: int) -> bool:
+        """Whether text of other owners stands in [start, end)."""
+        return any(a < end and b > start and owner != body(message) for a, b, owner in self._bodies)
+
+    def elements(self, start: int, end: int) -> list[str]:
+        """text[start:end] cut into control tokens and the text between them."""
+        parts, at = [], start
+        for mark in self.marks:
+            if mark.start >= start and mark.end <= end:
+                parts += [self.text[at : mark.start], self.text[mark.start : mark.end]]
+                at = mark.end
+        return [part for part in [*parts, self.text[at:end]] if part]
+
+    def generation(self) -> list[tuple[int, int]]:
+        """What stands between {% generation %} and {% endgeneration %}."""
+        opened = [a for a, _, owner in self.spans if owner == OPEN]
+        return list(zip(opened, (a for a, _, owner in self.spans if owner == CLOSE), strict=True))
+
+
+def _is_role(owner: int) -> bool:
+    return owner >= 0 and owner % 2 == 1
+
+
+def _check_roles(view: View, roles: Iterable[tuple[int, int, int]], start: int, end: int, where: str) -> None:
+    for a, b, _ in roles:
+        if a < end and b > start and view.text[a:b].lower() not in ROLES:
+            raise InputError(f"the role {view.text[a:b][:40]!r} would make a control token", where=where)
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    """A pattern for any of `texts`, longest first at every place, built as a tree so that it stays fast."""
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for letter in text:
+            node = node.setdefault(letter, {})
+        node[""] = {}
+
+    def pattern(node: dict[str, Any]) -> str:
+        branches = [re.escape(letter) + pattern(child) for letter, child in node.items() if letter]
+        if not branches:
+            return ""
+        either = branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
+        return f"(?:{either})?" if "" in node else either
+
+    return pattern(tree)

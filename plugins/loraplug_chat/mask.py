@@ -1,0 +1,127 @@
+"""A conversation as ids and labels: template, places, tokens put together."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import define, frozen
+
+from loraplug import Conversation, InputError
+from loraplug_chat.marks import Added, View
+from loraplug_chat.spans import PROBE, Locator
+from loraplug_chat.template import Talk, Template
+from loraplug_chat.tokens import Tokens
+
+TrainOn = Literal["assistant", "last-assistant", "all"]
+
+
+@frozen
+class Encoded:
+    """One row.
+
+    Attributes:
+        ids: token ids, length L.
+        trained: for each token whether it is trained, length L.
+        same_prompts: whether each trained turn stands behind exactly what inference would put there.
+        stops: whether every trained turn ends in a token that makes the model stop.
+        hostile: whether the row brought text that looks like control tokens.
+        forced: whether a token had to be cut at the beginning of a turn, as inference cuts it.
+        turns: (message, first token, one behind its last token) of each trained turn.
+    """
+
+    ids: list[int]
+    trained: list[bool]
+    same_prompts: bool
+    stops: bool
+    hostile: bool
+    forced: bool
+    turns: list[tuple[int, int, int]]
+
+
+@define
+class Masker:
+    """Encodes conversations for one tokenizer and template."""
+
+    template: Template
+    tokens: Tokens
+    locator: Locator
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Masker:
+        """Compile the tokenizer's chat template and learn its control tokens.
+
+        Raises:
+            InputError: there is no chat template, or the tokenizer is not a fast one.
+        """
+        try:
+            source = tokenizer.get_chat_template()
+        except ValueError as error:
+            raise InputError(
+                "the tokenizer has no chat template", where="model", todo="use an instruct model, or formatter `text`"
+            ) from error
+        template = Template(source, dict(tokenizer.special_tokens_map))
+        added = Added.of(tokenizer).framed_by(_frames(template))
+        return cls(template, Tokens.of(tokenizer, added), Locator(template, added))
+
+    def encode(self, conversation: Conversation, train_on: TrainOn = "assistant") -> Encoded:
+        """Ids and mask of a conversation.
+
+        Raises:
+            InputError: the template refuses it, or its mask cannot be proved; names row and reason.
+        """
+        talk = Talk.of(conversation)
+        text = self.template.plain(talk)
+        tracked = self.template.tracked(talk)
+        if not str.__eq__(tracked, text):
+            raise InputError("the chat template gives another text when it is followed", where=talk.id)
+        view = View.of(tracked, self.tokens.added, talk.id)
+        wanted = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant" and talk.wanted[i]]
+        if train_on == "last-assistant":
+            wanted = wanted[-1:]
+        if train_on == "all":
+            return self._all(talk, view)
+        turns = self.locator.turns(talk, view, wanted)
+        ids, index, forced = self.tokens.encode(view, [turn.start for turn in turns], [turn.end for turn in turns])
+        trained = [False] * len(ids)
+        for turn in turns:
+            first, last = index[turn.start], index[turn.end]
+            trained[first:last] = [True] * (last - first)
+            if turn.handover is not None:
+                ids.append(turn.handover)
+                trained.append(True)
+        same = all(turn.same_prompt for turn in turns) and not (forced and len(turns) > 1)
+        return Encoded(
+            ids,
+            trained,
+            same,
+            all(turn.stops for turn in turns),
+            bool(view.lookalikes),
+            forced,
+            [(turn.message, index[turn.start], index[turn.end]) for turn in turns],
+        )
+
+    def _all(self, talk: Talk, view: View) -> Encoded:
+        """Everything trained but the text of messages that are not to be."""
+        barred = [span for i, want in enumerate(talk.wanted) if not want for span in view.bodies(i)]
+        ids, index, _ = self.tokens.encode(view, [], [place for span in barred for place in span])
+        trained = [True] * len(ids)
+        for a, b in barred:
+            trained[index[a] : index[b]] = [False] * (index[b] - index[a])
+        return Encoded(ids, trained, True, True, bool(view.lookalikes), False, [])
+
+
+def _frames(template: Template) -> list[str]:
+    """What the template writes around a plain exchange."""
+    talk = Talk(
+        "probe",
+        [{"role": who, "content": PROBE} for who in ("user", "assistant", "user", "assistant", "user")],
+        None,
+        [True] * 5,
+    )
+    made = []
+    for prompt in (False, True):
+        try:
+            made.append(template.plain(talk, prompt=prompt))
+        except InputError:
+            continue
+    return made

@@ -1,0 +1,158 @@
+"""Encoded rows on disk: written batch by batch, found again by a fingerprint of all that went into them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+
+from loraplug_chat.packing import best_fit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+REPORT = b"loraplug"
+ROWS_A_BATCH = 256
+
+
+@define
+class Line:
+    """One encoded row; `labels` is -100 where a token is not trained."""
+
+    row: str
+    ids: list[int]
+    labels: list[int]
+
+
+def fingerprint(rows: Dataset, tokenizer: Any, options: Any) -> str:
+    """A hash of the rows' content, the tokenizer with its template, the options, the day (if the template asks for it),
+    this package's code and the versions of what it stands on.
+    """
+    import tokenizers
+    import transformers
+
+    template = str(getattr(tokenizer, "chat_template", None))
+    digest = hashlib.blake2b(digest_size=20)
+    parts = [
+        _code(),
+        transformers.__version__,
+        tokenizers.__version__,
+        repr(options),
+        template,
+        repr(sorted(tokenizer.special_tokens_map.items())),
+        tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else repr(tokenizer),
+        date.today().isoformat() if "strftime_now" in template else "",
+        repr(rows.features),
+    ]
+    for part in parts:
+        digest.update(hashlib.blake2b(part.encode(), digest_size=20).digest())
+    for table in rows.with_format("arrow").iter(batch_size=1000):
+        digest.update(_content(table))
+    return digest.hexdigest()
+
+
+def _content(table: pa.Table) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    table = table.combine_chunks().replace_schema_metadata(None)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.blake2b(sink.getvalue(), digest_size=20).digest()
+
+
+@cache
+def _code() -> str:
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=20).hexdigest()
+
+
+@define
+class Writer:
+    """Writes lines to an Arrow file in batches, so that memory stays flat."""
+
+    path: Path
+    _stream: Any = None
+    _waiting: list[list[Line]] = field(factory=list)
+    lengths: list[int] = field(factory=list)
+
+    def add(self, *pack: Line) -> None:
+        """One row of the file: a line, or several packed together."""
+        self._waiting.append(list(pack))
+        self.lengths.append(sum(len(line.ids) for line in pack))
+        if len(self._waiting) >= ROWS_A_BATCH:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._flush()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if not self._waiting and self._stream is not None:
+            return
+        batch = pa.record_batch(
+            {
+                "input_ids": _lists([[t for line in pack for t in line.ids] for pack in self._waiting], pa.int32()),
+                "labels": _lists([[t for line in pack for t in line.labels] for pack in self._waiting], pa.int32()),
+                "row": pa.array([[line.row for line in pack] for pack in self._waiting], pa.list_(pa.string())),
+                "seq_lengths": _lists([[len(line.ids) for line in pack] for pack in self._waiting], pa.int32()),
+            }
+        )
+        if self._stream is None:
+            self._stream = pa.ipc.new_stream(str(self.path), batch.schema)
+        self._stream.write_batch(batch)
+        self._waiting.clear()
+
+
+def _lists(values: list[list[int]], kind: Any) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    offsets = np.zeros(len(values) + 1, dtype=np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    flat = np.fromiter((number for value in values for number in value), dtype=np.int32, count=int(offsets[-1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))
+
+
+def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dict[str, Any]]:
+    """The rows of a finished file, mapped into memory, and the report beside it (written first, if given)."""
+    from datasets import Dataset
+
+    beside = path.with_suffix(".json")
+    if report is not None:
+        beside.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    known: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    rows = Dataset.from_file(str(path))
+    rows.info.description = json.dumps(known)
+    if not known["packed"]:
+        rows = rows.remove_columns("seq_lengths")
+    return rows, known
+
+
+def packed(lines: Path, lengths: Iterable[int], budget: int, out: Path) -> list[list[int]]:
+    """Rewrite the lines of one file as packs of at most `budget` tokens in another; gives the packs."""
+    from datasets import Dataset
+
+    rows = Dataset.from_file(str(lines))
+    packs = best_fit(list(lengths), budget)
+    writer = Writer(out)
+    for pack in packs:
+        writer.add(*(_first_untrained(rows[index]) for index in pack))
+    writer.close()
+    return packs
+
+
+def _first_untrained(row: dict[str, Any]) -> Line:
+    """A packed document: nothing stands in front of its first token, so that cannot be learnt."""
+    return Line(row["row"][0], row["input_ids"], [-100, *row["labels"][1:]])

@@ -1,0 +1,174 @@
+"""A chat template, rendered as transformers renders it, plain or with the origin of every character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define
+
+from loraplug import Conversation, InputError
+from loraplug_chat.tracked import (
+    CLOSE,
+    OPEN,
+    TEMPLATE,
+    TOOLS,
+    UNKNOWN,
+    Parts,
+    Runs,
+    Tracked,
+    TrackedList,
+    concat,
+    derived,
+    following,
+    joined,
+    track,
+)
+
+NOT_RENDERED = ("train", "weight")
+
+
+def body(message: int) -> int:
+    """The owner of everything in message number `message` but its role."""
+    return 2 * message
+
+
+def role(message: int) -> int:
+    """The owner of the role of message number `message`."""
+    return 2 * message + 1
+
+
+@define
+class Talk:
+    """A conversation as the template gets it.
+
+    Attributes:
+        id: the row's name.
+        messages: without our own keys and without keys that are null; reasoning under all names it goes by.
+        tools: tool schemas or None.
+        wanted: for each message, whether the row lets it be trained (`train: false` and `weight: 0` do not).
+    """
+
+    id: str
+    messages: list[dict[str, Any]]
+    tools: list[Any] | None
+    wanted: list[bool]
+
+    @classmethod
+    def of(cls, talk: Conversation) -> Talk:
+        """Prepare a row as `apply_chat_template` does."""
+        from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
+
+        wanted = [m.get("train", True) is not False and m.get("weight", 1) != 0 for m in talk.messages]
+        kept = [{k: v for k, v in m.items() if v is not None and k not in NOT_RENDERED} for m in talk.messages]
+        messages = _alias_reasoning_fields(_plain_template_data(kept))
+        return cls(talk.id, messages, _plain_template_data(talk.tools), wanted)
+
+
+class Template:
+    """A compiled chat template of a tokenizer, with the variables `apply_chat_template` gives it."""
+
+    def __init__(self, source: str, variables: dict[str, Any]) -> None:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        self.source = source
+        self._variables = {"documents": None, **variables}
+        self._plain = _compile_jinja_template(source)
+        self._tracking = _tracking_twin(self._plain.environment, source)
+
+    def plain(self, talk: Talk, upto: int | None = None, *, prompt: bool = False, more: Sequence[Any] = ()) -> str:
+        """The text of the first `upto` messages (and `more`), ready for an answer if `prompt`.
+
+        Raises:
+            InputError: the template refuses the conversation.
+        """
+        return str(self._render(self._plain, talk, [*talk.messages[:upto], *more], talk.tools, prompt))
+
+    def tracked(self, talk: Talk, upto: int | None = None, *, prompt: bool = False) -> Tracked:
+        """As `plain`, with runs; owners are `body(i)`, `role(i)`, or those of `loraplug_chat.tracked`."""
+        messages = []
+        for index, message in enumerate(talk.messages[:upto]):
+            messages.append(track(message, body(index)))
+            if isinstance(speaker := message.get("role"), str):
+                messages[-1]["role"] = Tracked(speaker, ((role(index), len(speaker)),))
+            if isinstance(content := messages[-1].get("content"), TrackedList):
+                messages[-1]["content"] = Parts(content)
+                messages[-1]["content"]._owner = body(index)
+        made = self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
+        return made if isinstance(made, Tracked) else Tracked(made, ((TEMPLATE, len(made)),))
+
+    def _render(self, compiled: Any, talk: Talk, messages: list[Any], tools: Any, prompt: bool) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text: str = compiled.render(messages=messages, tools=tools, add_generation_prompt=prompt, **self._variables)
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise InputError(f"the chat template refuses it: {error}", where=talk.id) from error
+        return text
+
+
+def _tracking_twin(environment: Any, source: str) -> Any:
+    """The template compiled for an environment like `environment` in which text keeps its origin."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Marks(Extension):
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            inside = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return nodes.CallBlock(self.call_method("_marked"), [], [], inside).set_lineno(line)
+
+        def _marked(self, caller: Any) -> Tracked:
+            return concat([Tracked("", ((OPEN, 0),)), caller(), Tracked("", ((CLOSE, 0),))])
+
+    class Tracking(ImmutableSandboxedEnvironment):
+        concat = staticmethod(concat)
+        intercepted_binops = frozenset("%")
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            made = super().call_binop(context, operator, left, right)
+            return derived(made, left, right) if type(made) is str else made
+
+        def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+            self_ = getattr(function, "__self__", None)
+            if isinstance(self_, str):
+                if function.__name__ == "join":
+                    return joined(self_, *args)
+                if function.__name__ in ("format", "format_map"):
+                    made = super().call(context, function, *args, **kwargs)
+                    return derived(str(made), self_, args, kwargs)
+            return super().call(context, function, *args, **kwargs)
+
+    twin = Tracking(trim_blocks=True, lstrip_blocks=True, extensions=[Marks, loopcontrols])
+    twin.globals.update(environment.globals)
+    twin.tests.update(environment.tests)
+    exact = {"trim", "upper", "lower", "capitalize", "title", "replace", "string", "default", "d", "first", "last"}
+    twin.filters.update(
+        {name: f if name in exact else following(f) for name, f in environment.filters.items() if name != "join"}
+    )
+    twin.filters["join"] = _join_filter
+    compiled = twin.from_string(source)
+    compiled.root_render_func.__globals__["str_join"] = lambda parts: concat(map(str, parts))
+    return compiled
+
+
+def _join_filter(values: Any, separator: str = "", attribute: Any = None) -> Tracked:
+    if attribute is not None:
+        values = [value[attribute] for value in values]
+    return joined(separator, map(str, values))
+
+
+def merged(runs: Runs) -> list[tuple[int, int, int]]:
+    """Runs as (start, end, owner), neighbours of one owner made one; empty runs stay where they are."""
+    spans: list[tuple[int, int, int]] = []
+    at = 0
+    for owner, length in runs:
+        if spans and length and spans[-1][2] == owner and spans[-1][1] == at:
+            spans[-1] = (spans[-1][0], at + length, owner)
+        elif length or owner not in (TEMPLATE, UNKNOWN):
+            spans.append((at, at + length, owner))
+        at += length
+    return spans
