@@ -21,8 +21,8 @@ CONFIG = "adapter_config.json"
 
 UNDERSTOOD = frozenset(
     {
-        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules",
-        "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
+        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config",
+        "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
         "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "megatron_core", "modules_to_save",
         "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
         "target_modules", "task_type", "use_dora", "use_rslora",
@@ -99,8 +99,6 @@ def _unknown(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | 
         return f"it was trained with {', '.join(strange)}"
     if config.get("init_lora_weights") not in PLAIN_STARTS:
         return f"init_lora_weights = {config['init_lora_weights']!r} changed the base when training began"
-    if config.get("use_dora") and config.get("lora_bias"):
-        return "it joins DoRA with a LoRA bias"
     odd = [name for name in tensors if not _PART.match(name) and re.search(r"lora_|trainable_tokens|ranknum", name)]
     return f"it holds {odd[0]}" if odd else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,12 @@ from attrs import frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_export.edits import Edit
+from loraplug_export.onto import Onto
 from loraplug_export.plan import Plan
 from loraplug_export.tensors import FLOATS, Tensor, Writer, in_range, type_bytes
 
 if TYPE_CHECKING:
     import torch
-
-Onto = Callable[["torch.Tensor"], "torch.Tensor"]
-"""What the adapter is merged onto: a whole weight as stored to the weight in fp32."""
 
 
 @frozen
