@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import frozen
 
@@ -18,7 +19,7 @@ from loraplug_export.tensors import Tensor, open_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
-    from gguf import GGMLQuantizationType
+    from gguf import GGMLQuantizationType, GGUFWriter
 
     from loraplug_export.gguf_model import Family
 
@@ -142,13 +143,10 @@ def _bytes(item: _Item) -> int:
     from gguf import GGML_QUANT_SIZES
 
     block, size = GGML_QUANT_SIZES[item.kind]
-    count = 1
-    for side in item.tensor.shape:
-        count *= side
-    return count // block * size
+    return int(prod(item.tensor.shape) // block * size)
 
 
-def _encoded(item: _Item, family: Family) -> np.ndarray:
+def _encoded(item: _Item, family: Family) -> np.ndarray[Any, Any]:
     """The tensor's bytes, encoded a few rows at a time."""
     import numpy as np
 
@@ -167,10 +165,7 @@ def _encoded(item: _Item, family: Family) -> np.ndarray:
     return data
 
 
-def _general(writer: object, result: Trained) -> None:
-    from gguf import GGUFWriter
-
-    assert isinstance(writer, GGUFWriter)  # noqa: S101 - for the type checker
+def _general(writer: GGUFWriter, result: Trained) -> None:
     writer.add_type("model")
     writer.add_name(result.run.name)
     writer.add_finetune(result.run.name)

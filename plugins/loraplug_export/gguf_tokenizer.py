@@ -112,7 +112,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         scores=_scores(tokens, merges) if pieces else [],
         merges=[] if pieces else [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in merges],
         special=_special(tokenizer, folder),
-        begins=_begins(tokenizer),
+        begins=begins(tokenizer),
         space_prefix=_space_prefix(data) if pieces else None,
         chat_template=template.get("default") if isinstance(template, dict) else template,
     )
@@ -156,7 +156,7 @@ def _splitting(data: Mapping[str, Any], path: Path) -> str:
         return "smollm"
     if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
         expression = (steps[0].get("pattern") or {}).get("Regex")
-        name = _SPLITS.get(expression)
+        name = _SPLITS.get(str(expression))
         whole = bool(data["model"].get("ignore_merges"))
         if name and steps[0].get("behavior") == "Isolated" and whole == (name in WHOLE_WORDS):
             return name
@@ -184,7 +184,7 @@ def _special(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, int]
     return {name: number for name, number in found.items() if number is not None}
 
 
-def _begins(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+def begins(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
     """Whether plain text gets a first and a last special token; asked of the tokenizer itself."""
     ids, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     first = len(ids) > len(bare) and ids[0] == tokenizer.bos_token_id

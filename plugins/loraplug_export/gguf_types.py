@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from loraplug import InputError, LoraplugError
 
@@ -31,7 +31,7 @@ def tensor_type(wanted: TypeName, name: str, shape: tuple[int, ...], layers: int
     """The format of one tensor, as llama.cpp's own quantizer chooses it.
 
     Vectors stay fp32. `q4_k_m` gives 6 bits to the output matrix and, in the layers that suffer most from 4, to
-    attention values and the feed-forward's way back. A format whose blocks do not divide a row gives way to a finer one.
+    attention values and the feed-forward's way back. A format whose blocks do not divide a row gives way to a finer.
 
     Args:
         name: GGUF's name of the tensor.
@@ -56,32 +56,33 @@ def tensor_type(wanted: TypeName, name: str, shape: tuple[int, ...], layers: int
     return Type.F16
 
 
-def encode(rows: torch.Tensor, kind: GGMLQuantizationType, name: str) -> np.ndarray:
+def encode(rows: torch.Tensor, kind: GGMLQuantizationType, name: str) -> np.ndarray[Any, Any]:
     """Rows of a tensor as the bytes of a format.
 
     Raises:
         LoraplugError: a value is too large for fp16.
     """
+    import numpy as np
     import torch
     from gguf import GGMLQuantizationType as Type
     from gguf import quants
 
     if kind == Type.BF16:
-        return rows.to(torch.bfloat16).view(torch.int16).numpy().view("uint8")
-    values = rows.float()
+        return np.asarray(rows.to(torch.bfloat16).contiguous().view(torch.uint8).numpy())
+    values = rows.float().contiguous()
     if kind == Type.F32:
-        return values.numpy().view("uint8")
+        return np.asarray(values.view(torch.uint8).numpy())
     if kind == Type.F16:
         halves = values.to(torch.float16)
         if not halves.isfinite().all():
             raise LoraplugError(f"{name} has values too large for f16", where="exporter.gguf", todo='use type = "bf16"')
-        return halves.numpy().view("uint8")
+        return np.asarray(halves.view(torch.uint8).numpy())
     if kind == Type.Q8_0:
-        return quants.quantize(values.numpy(), kind)
+        return np.asarray(quants.quantize(values.numpy(), kind))
     return _by_llama_cpp(values, kind)
 
 
-def _by_llama_cpp(values: torch.Tensor, kind: GGMLQuantizationType) -> np.ndarray:
+def _by_llama_cpp(values: torch.Tensor, kind: GGMLQuantizationType) -> np.ndarray[Any, Any]:
     import numpy as np
     from gguf import GGML_QUANT_SIZES
 
@@ -125,4 +126,4 @@ def llama_cpp_quantizer() -> Callable[..., int]:
     function.restype = ctypes.c_size_t
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [ctypes.c_int, pointer, pointer, count, count, count, pointer]
-    return function  # type: ignore[no-any-return]
+    return function

@@ -21,11 +21,11 @@ CONFIG = "adapter_config.json"
 
 UNDERSTOOD = frozenset(
     {
-        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config",
-        "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
-        "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "megatron_core", "modules_to_save",
-        "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
-        "target_modules", "task_type", "use_dora", "use_rslora",
+        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying",
+        "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+        "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout",
+        "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
+        "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
     }
 )  # fmt: skip
 """Settings whose effect on the merged weights is known here; any other that is set goes to peft."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loraplug import Trained
+from loraplug_export.folders import has_tokenizer
 
 ROWS, LENGTH = 3, 64
 _TEXTS = (
@@ -24,7 +25,7 @@ def rows_for_proof(result: Trained, tokenizer_folder: Path, vocabulary: int) -> 
     """
     samples = getattr(result, "samples", ())
     texts = [sample.prompt + sample.after for sample in samples] or list(_TEXTS)
-    if not any((tokenizer_folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not has_tokenizer(tokenizer_folder):
         return [[number * 7919 % vocabulary for number in range(row, row + LENGTH)] for row in range(ROWS)]
     from transformers import AutoTokenizer
 

@@ -186,7 +186,7 @@ def _adapted(plan: Plan, name: str, module: torch.nn.Module, args: tuple[Any, ..
         extra = x @ a.T @ b.T * pair.scale
         own_bias = getattr(module, "bias", None)
     if loaded.magnitude is not None:
-        weight = module.weight.T if pair.transposed else module.weight  # type: ignore[operator, union-attr]
+        weight = module.weight.T if pair.transposed else module.weight
         norm = torch.linalg.norm(weight + pair.scale * (b @ a), dim=1)
         out = (out if own_bias is None else out - own_bias) + extra
         out = out * (loaded.magnitude / norm)
@@ -207,7 +207,7 @@ def _compare(
     if isinstance(module, torch.nn.Linear):
         size = (args[0].square() @ module.weight.square().T).sqrt()
     elif type(module).__name__ == "Conv1D":
-        size = (args[0].square() @ module.weight.square()).sqrt()  # type: ignore[operator]
+        size = (args[0].square() @ module.weight.square()).sqrt()
     relative = float(difference.norm() / size.norm().clamp_min(1e-30))
     stored = next(key for parameter in module._parameters if (key := _stored(plan, f"{name}.{parameter}")))
     allowed = ALLOWED[plan.base.tensors[stored].dtype]
