@@ -1,11 +1,14 @@
 """Exporters: what a finished adapter is made into."""
 
-from loraplug import hookimpl
+from loraplug import Exporter, hookimpl
 from loraplug_export.adapter import AdapterExporter
+from loraplug_export.gguf_file import GgufExporter
+from loraplug_export.hub import HubExporter
 from loraplug_export.merged import MergedExporter
+from loraplug_export.ollama import OllamaExporter
 
 
 @hookimpl
-def loraplug_exporters() -> list[type]:
-    """`adapter`, `merged`."""
-    return [AdapterExporter, MergedExporter]
+def loraplug_exporters() -> list[type[Exporter]]:
+    """`adapter`, `merged`, `gguf`, `ollama` and `hub`."""
+    return [AdapterExporter, MergedExporter, GgufExporter, OllamaExporter, HubExporter]

@@ -10,6 +10,7 @@ from typing import Annotated
 from attrs import frozen
 
 from loraplug import Doc, Exporter, Run, Trained
+from loraplug_export.card import loadable_base, write_card
 from loraplug_export.folders import copy_licences
 from loraplug_export.lora_files import CONFIG, open_adapter
 
@@ -35,12 +36,5 @@ class AdapterExporter(Exporter):
         for name, path in result.extras.items():
             shutil.copyfile(path, out / name)
         copy_licences(result.base, out)
+        write_card(result, out, "adapter")
         return out
-
-
-def loadable_base(result: Trained) -> str:
-    """What peft and transformers can load as the base: the hub id, else the folder with the base's weights."""
-    looks_like_hub = result.base_id.count("/") == 1 and not result.base_id.startswith((".", "/", "~"))
-    if looks_like_hub and not Path(result.base_id).exists() and not result.base_id.endswith(".gguf"):
-        return result.base_id
-    return str(result.base.absolute())

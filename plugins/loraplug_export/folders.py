@@ -23,10 +23,15 @@ TOKENIZER = (
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies in the folder."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+
+
 def copy_tokenizer(sources: Iterable[Path], out: Path) -> None:
     """Copy the tokenizer, chat template included, from the first folder that has one."""
     for source in sources:
-        if any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        if has_tokenizer(source):
             for name in TOKENIZER:
                 if (source / name).is_file():
                     shutil.copyfile(source / name, out / name)

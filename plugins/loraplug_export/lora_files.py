@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import evolve, frozen
 
@@ -16,44 +16,18 @@ from loraplug import InputError
 from loraplug_export.edits import Edit, LowRank
 from loraplug_export.tensors import Tensor, read_header
 
-if TYPE_CHECKING:
-    import torch
-
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 UNDERSTOOD = frozenset(
-    [
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "eva_config",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "loftq_config",
-        "lora_alpha",
-        "lora_bias",
-        "lora_dropout",
-        "megatron_core",
-        "modules_to_save",
-        "peft_type",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "runtime_config",
-        "target_modules",
-        "task_type",
-        "use_dora",
-        "use_rslora",
-    ]
-)
+    {
+        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying",
+        "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+        "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout",
+        "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
+        "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
+    }
+)  # fmt: skip
 """Settings whose effect on the merged weights is known here; any other that is set goes to peft."""
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -125,8 +99,6 @@ def _unknown(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | 
         return f"it was trained with {', '.join(strange)}"
     if config.get("init_lora_weights") not in PLAIN_STARTS:
         return f"init_lora_weights = {config['init_lora_weights']!r} changed the base when training began"
-    if config.get("use_dora") and config.get("lora_bias"):
-        return "it joins DoRA with a LoRA bias"
     odd = [name for name in tensors if not _PART.match(name) and re.search(r"lora_|trainable_tokens|ranknum", name)]
     return f"it holds {odd[0]}" if odd else None
 
@@ -140,47 +112,51 @@ def read_edits(adapter: Adapter, transposed: set[str]) -> dict[str, Edit]:
     Raises:
         InputError: a pair lacks its other half, ranks differ, or values are not finite.
     """
-    parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     edits: dict[str, Edit] = {}
     where = adapter.folder / WEIGHTS
-    for name, stored in adapter.tensors.items():
-        tensor = stored.read()
-        if not tensor.isfinite().all():
+    for name, tensor in adapter.tensors.items():
+        if not tensor.is_finite():
             raise InputError(f"{name} holds NaN or infinite values", where=where, todo="train again from a good step")
         plain = name.removeprefix("base_model.model.")
         if match := _PART.match(plain):
-            parts[match["module"]][match["part"]] = tensor.float()
+            parts[match["module"]][match["part"]] = tensor
         else:
             plain = re.sub(r"\.(base_layer|modules_to_save)(?=\.)", "", plain)
             edits[plain] = Edit(replacement=tensor)
     for module, found in parts.items():
         pair = _low_rank(adapter.config, module, found, module in transposed, where)
         edits[f"{module}.weight"] = evolve(edits.get(f"{module}.weight", Edit()), low_rank=pair)
-        if (bias := found.get("lora_B.bias")) is not None:
-            edits[f"{module}.bias"] = evolve(edits.get(f"{module}.bias", Edit()), added=bias * pair.scale)
+        if pair.bias is not None:
+            edits[f"{module}.bias"] = evolve(edits.get(f"{module}.bias", Edit()), added=pair)
     return edits
 
 
 def _low_rank(
-    config: Mapping[str, Any], module: str, found: Mapping[str, torch.Tensor], transposed: bool, where: Path
+    config: Mapping[str, Any], module: str, found: Mapping[str, Tensor], transposed: bool, where: Path
 ) -> LowRank:
-    from peft.utils.other import get_pattern_key
-
     embedding = "lora_embedding_A" in found
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{module} has no {missing[0]}", where=where, todo="save the adapter again")
     a, b = (found[name] for name in names)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise InputError(f"the two halves of {module} do not fit: {shapes}", where=where)
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+        raise InputError(f"the two halves of {module} do not fit: {a.shape} and {b.shape}", where=where)
     rank = a.shape[0]
-    alphas = config.get("alpha_pattern") or {}
-    alpha = alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"])
+    alpha = _alpha(config, module)
     return LowRank(
         a=a,
         b=b,
         scale=alpha / (math.sqrt(rank) if config.get("use_rslora") else rank),
         magnitude=found.get("lora_magnitude_vector"),
+        bias=found.get("lora_B.bias"),
         transposed=embedding or transposed,
     )
+
+
+def _alpha(config: Mapping[str, Any], module: str) -> float:
+    """`lora_alpha`, or what the first matching key of `alpha_pattern` says, matched as peft does: at the name's end."""
+    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return float(alpha)
+    return float(config.get("lora_alpha", 8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,12 @@ from attrs import frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_export.edits import Edit
+from loraplug_export.onto import Onto
 from loraplug_export.plan import Plan
-from loraplug_export.tensors import FLOATS, Tensor, Writer, type_bytes
+from loraplug_export.tensors import FLOATS, Tensor, Writer, in_range, type_bytes
 
 if TYPE_CHECKING:
     import torch
-
-Onto = Callable[[str, "torch.Tensor"], "torch.Tensor"]
-"""What the adapter is merged onto: (stored name, whole weight) to the weight in fp32."""
 
 
 @frozen
@@ -32,6 +30,7 @@ class Output:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the tensor as it will be written."""
         if self.edit is not None and self.edit.replacement is not None:
             return tuple(self.edit.replacement.shape)
         return self.stored.shape
@@ -49,25 +48,21 @@ class Output:
         """
         import torch
 
-        edit = self.edit or Edit()
+        edit = (self.edit or Edit()).load()
         dtype = getattr(torch, FLOATS[self.stored.dtype])
-        replacement = edit.replacement
-        whole = replacement is not None or self.onto is not None or not edit.by_rows
-        rows_of = [(0, self.shape[0] if self.shape else 1)] if whole else self.stored.pieces()
-        for first, last in rows_of:
-            if replacement is not None:
-                rows = replacement.float()
-            else:
-                rows = self.stored.read(first, last)
-                rows = self.onto(name, rows) if self.onto else rows.float()
-            merged = edit.apply(rows, first).to(dtype)
-            if not merged.isfinite().all():
+        source = edit.edit.replacement or self.stored
+        onto = None if edit.edit.replacement else self.onto
+        whole = onto is not None or not edit.edit.by_rows
+        for first, last in [(0, self.shape[0])] if whole else source.pieces():
+            rows = source.read(first, last)
+            merged = edit.apply(onto(rows) if onto else rows.float(), first)
+            if not in_range(merged, dtype):
                 raise LoraplugError(
-                    f"{name} has NaN or infinite values after merging",
+                    f"{name} has NaN, infinite or too large values for {FLOATS[self.stored.dtype]} after merging",
                     where=self.stored.file,
-                    todo=f"look for a broken base or adapter; a value may also be too large for {FLOATS[self.stored.dtype]}",
+                    todo="look for a broken base or adapter",
                 )
-            yield merged
+            yield merged.to(dtype)
 
 
 def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, Onto] | None = None) -> None:
@@ -94,11 +89,11 @@ def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, Onto] | None = Non
             layout = {name: (item.stored.dtype, item.shape, item.length) for name, item in outputs.items()}
             with Writer(out / file, layout, metadata) as writer:
                 for name, item in outputs.items():
-                    if item.edit is None and item.onto is None:
-                        writer.copy(item.stored)
-                    else:
+                    if item.stored.dtype in FLOATS:
                         for piece in item.pieces(name):
                             writer.write(piece)
+                    else:
+                        writer.copy(item.stored)
                     bar.advance(item.stored.length)
     _write_index(plan, out)
 

@@ -150,8 +150,8 @@ def _check_shapes(plan: Plan, adapter: Adapter) -> None:
         wanted: tuple[int, ...] | None = None
         if edit.low_rank is not None:
             wanted = edit.low_rank.shape
-        elif edit.added is not None:
-            wanted = tuple(edit.added.shape)
+        elif edit.added is not None and edit.added.bias is not None:
+            wanted = edit.added.bias.shape
         embedding = "embed" in name or name == "lm_head.weight"
         if (wanted and wanted != shape) or (shape != stored.shape and not embedding):
             raise InputError(

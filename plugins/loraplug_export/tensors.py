@@ -19,8 +19,8 @@ from loraplug import InputError, LoraplugError
 if TYPE_CHECKING:
     import torch
 
-CHUNK_BYTES = 16 << 20
-"""How much is held of a tensor that can be worked on in pieces."""
+CHUNK_BYTES = 2 << 20
+"""How much is held of a tensor that can be worked on in pieces; about what fits a processor's cache."""
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Safetensors' names of the types whose values can be merged, and torch's."""
@@ -52,18 +52,21 @@ class Tensor:
         rows = self.shape[0] if self.shape else 1
         row_bytes = self.length // rows if rows else 0
         last = rows if last is None else last
-        data = bytearray((last - first) * row_bytes)
+        rows_read = torch.empty((last - first, *self.shape[1:]) if self.shape else (), dtype=dtype)
         with self.file.open("rb", buffering=0) as file:
             file.seek(self.start + first * row_bytes)
-            view = memoryview(data)
+            view = _bytes(rows_read)
             while view:
                 if not (got := file.readinto(view)):
                     raise InputError("ends before its last tensor does", where=self.file, todo="fetch the file again")
                 view = view[got:]
-        shape = (last - first, *self.shape[1:]) if self.shape else ()
-        if not data:
-            return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(data, dtype=dtype).view(shape)
+        return rows_read
+
+    def is_finite(self) -> bool:
+        """Whether there is no NaN and no infinity among the values; types that cannot hold them are not looked at."""
+        if self.dtype not in FLOATS:
+            return True
+        return all(in_range(self.read(first, last)) for first, last in self.pieces())
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Row ranges of about `CHUNK_BYTES` that together are the tensor."""
@@ -71,6 +74,24 @@ class Tensor:
         step = max(1, CHUNK_BYTES * rows // max(self.length, 1))
         for first in range(0, rows, step):
             yield first, min(first + step, rows)
+
+
+def in_range(values: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether `values` hold no NaN and fit `dtype` (their own by default) without becoming infinite."""
+    import torch
+
+    if not values.numel():
+        return True
+    low, high = torch.aminmax(values)
+    largest = torch.finfo(dtype or values.dtype).max
+    return bool(low >= -largest) and bool(high <= largest)
+
+
+def _bytes(values: torch.Tensor) -> memoryview:
+    import torch
+
+    flat = values.view(-1)
+    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
 
 
 @frozen
@@ -158,7 +179,7 @@ def type_bytes(dtype: str) -> int:
     """Bytes of one value of a floating-point type of `FLOATS`."""
     import torch
 
-    return getattr(torch, FLOATS[dtype]).itemsize
+    return int(getattr(torch, FLOATS[dtype]).itemsize)
 
 
 class Writer:
@@ -185,11 +206,7 @@ class Writer:
 
     def write(self, piece: torch.Tensor) -> None:
         """Append rows of the tensor whose turn it is."""
-        import torch
-
-        flat = piece.contiguous().view(-1)
-        if flat.numel():
-            self._put(flat.view(torch.uint8).numpy())
+        self._put(_bytes(piece.contiguous()))
 
     def copy(self, tensor: Tensor) -> None:
         """Append a stored tensor as it is."""
