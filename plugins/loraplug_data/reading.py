@@ -82,13 +82,14 @@ def rows_to_dataset(read: Callable[[], Iterator[dict[str, Any]]], path: Path, ru
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     features = Features({key: _feature(found - {type(None)}) for key, found in types.items()})
+    keys = tuple(types)  # a list would be taken for shards to divide
+    cache = str(run.cache / "rows")
     return Dataset.from_generator(
-        _whole, features, cache_dir=str(run.cache / "rows"), gen_kwargs={"read": read, "keys": list(types)},
-        fingerprint=digest,
-    )  # fmt: skip
+        _whole, features, cache_dir=cache, gen_kwargs={"read": read, "keys": keys}, fingerprint=digest
+    )
 
 
-def _whole(read: Callable[[], Iterator[dict[str, Any]]], keys: list[str]) -> Iterator[dict[str, Any]]:
+def _whole(read: Callable[[], Iterator[dict[str, Any]]], keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for row in read():
         yield {key: row.get(key) for key in keys}
 

@@ -109,16 +109,16 @@ class TransformersModel(ModelLoader):
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
         where = f"model.id {self.id}"
         try:
             yield
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            text = " ".join(str(error).split())[:400]
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            text = " ".join(str(error).split())
             if "trust_remote_code" in text:
                 todo = "if you trust its authors, write trust_remote_code = true under [model]"
                 raise InputError("brings Python code of its own", where=where, todo=todo) from error
             raise InputError(
-                f"cannot be loaded: {text}", where=where, todo="check that it is a causal language model"
+                f"cannot be loaded: {text[:400]}", where=where, todo="check that it is a causal language model"
             ) from error
