@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 
 class Progress:
-    """A running count that a reporter shows; this one shows nothing."""
+    """A running count; this one shows nothing."""
 
     def advance(self, steps: float = 1, **figures: object) -> None:
         """Count `steps` more as done and show `figures` (name to number or text) beside the bar."""
@@ -62,15 +62,9 @@ def default_cache() -> Path:
 
 @frozen
 class Run:
-    """One run of a recipe, as its components see it.
+    """One run of a recipe, as its components see it. `name` is a plain file name; `seed` seeds all that draws.
 
-    Attributes:
-        name: the recipe's `run_name`; a plain file name.
-        seed: seeds everything that draws.
-        outputs: the folder that holds `adapters/`, `merged/`, `runs/` ...
-        cache: a folder for what can be made again: downloads, clones, dequantised bases.
-        reporter: where words and progress go.
-        observe: called with every `Event`.
+    `outputs` holds adapters/, merged/, runs/ …; `cache` what can be made again: downloads, clones, dequantised bases.
     """
 
     name: str
@@ -86,12 +80,15 @@ class Run:
         return self.outputs / "runs" / self.name
 
     def say(self, text: str) -> None:
+        """Tell something the user would want to know."""
         self.reporter.say(text)
 
     def warn(self, text: str) -> None:
+        """Tell something the user may have to act on."""
         self.reporter.warn(text)
 
     def progress(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
+        """Show a count up to `total` while the context is open."""
         return self.reporter.progress(title, total)
 
     def emit(self, kind: str, **data: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -21,21 +20,14 @@ def working_on(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        todo = "free some space, then run the same command again" if full else "check that the folder can be written"
+        todo = "make room or make the folder writable, then run the same command again"
         raise LoraplugError(error.strerror or str(error), where=error.filename or path, todo=todo) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    with working_on(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            fresh.write_text(text, encoding="utf-8", newline="\n")
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+    with fresh_place(path) as fresh, working_on(path):
+        fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
@@ -44,7 +36,7 @@ def fresh_place(place: Path) -> Iterator[Path]:
 
     What was at `place` stays whole until then; `recover` brings it back after a kill between the two renames.
     """
-    fresh, old = _beside(place)
+    fresh, old = place.with_name(f".{place.name}.new"), _old(place)
     with working_on(place):
         recover(place)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -52,25 +44,24 @@ def fresh_place(place: Path) -> Iterator[Path]:
     try:
         yield fresh
         with working_on(place):
-            if place.exists():
+            if place.is_dir():  # a file is replaced in one step
                 remove(old)
                 place.rename(old)
             if fresh.exists():
-                fresh.rename(place)
+                fresh.replace(place)
     finally:
         remove(fresh)
     remove(old)
 
 
-def _beside(place: Path) -> tuple[Path, Path]:
-    return place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
+def _old(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")
 
 
 def recover(place: Path) -> None:
     """Bring back what stood at `place` if a replacement was killed half-way."""
-    _, old = _beside(place)
-    if old.exists() and not place.exists():
-        old.rename(place)
+    if _old(place).exists() and not place.exists():
+        _old(place).rename(place)
 
 
 def remove(path: Path) -> None:
@@ -88,13 +79,12 @@ def only_one(folder: Path, name: str) -> Iterator[None]:
 
     with working_on(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / ".lock")
         try:
-            lock.acquire()
+            lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(
-                "another run of this name is at work", where=name, todo="wait for it, or choose another run_name"
-            ) from None
+            todo = "wait for it, or choose another run_name"
+            raise InputError("another run of this name is at work", where=name, todo=todo) from None
     try:
         yield
     finally:
@@ -105,8 +95,8 @@ def hash_rows(rows: Iterable[Any]) -> str:
     """SHA-256 (hex) over rows as canonical JSON, one a line: the same for the same rows from whatever file format."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
-        digest.update(b"\n")
+        line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
 
 
@@ -114,14 +104,13 @@ def hash_weights(folder: Path) -> str:
     """SHA-256 (hex) over config.json and the names and bytes of all safetensors files in a model folder."""
     digest = hashlib.sha256()
     for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
-        digest.update(path.name.encode())
         with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def writable(folder: Path) -> None:
-    """LoraplugError unless files can be made in `folder` (made if missing)."""
+def check_writable(folder: Path) -> None:
+    """LoraplugError unless files can be made in `folder`, which is made if missing."""
     with working_on(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"

@@ -6,11 +6,12 @@ import platform
 import re
 from importlib import metadata
 from os.path import relpath
+from pathlib import Path
 from typing import Any
 
 from loraplug.errors import InputError
 from loraplug.layers import Table
-from loraplug.options import options
+from loraplug.options import options, unstructure
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
 
@@ -18,41 +19,34 @@ _HEADER = """\
 # Made by loraplug: the whole recipe with every default, and what it was run with.
 # `loraplug run` takes this file as it takes a recipe, under another name:  --set run_name=again
 # Relative paths start from lock.folder; .env and environment variables do not change it.
+
 """
 
 
 def as_table(recipe: Recipe, registry: Registry) -> Table:
     """The recipe with every default written out and paths relative to the recipe's folder."""
-    names = {entry.cls: entry for entry in registry.entries}
-    table = recipe.as_table({cls: entry.name for cls, entry in names.items()})
-    folder = recipe.folder
-    parts: list[tuple[Table, object]] = [
-        (table[kind], part) for kind, part in recipe.stages().items() if part is not None
-    ]
-    parts += list(zip(table["exporter"], recipe.exporter, strict=True))
-    if recipe.validation is not None:
-        parts.append((table["validation"], recipe.validation))
-    for options_table, part in parts:
+    names = {entry.cls: entry.name for entry in registry.entries}
+
+    def written(part: Any) -> Table:
+        table = {"use": names[type(part)]} if type(part) in names else {}
+        table |= unstructure(part)
         for option in options(type(part)):
-            value = options_table.get(option.name)
-            if option.is_path and isinstance(value, str) and value.startswith(("/", str(folder.anchor))):
-                options_table[option.name] = relpath(value, folder)
-    return table
+            if option.is_path and Path(str(table.get(option.name))).is_absolute():
+                table[option.name] = relpath(table[option.name], recipe.folder)
+        return table
+
+    parts = {kind: part for kind, part in recipe.parts().items() if part is not None}
+    tables = {kind: [*map(written, part)] if kind == "exporter" else written(part) for kind, part in parts.items()}
+    return {"run_name": recipe.run_name, "seed": recipe.seed, **tables}
 
 
 def lock_text(recipe: Recipe, registry: Registry, data: dict[str, Any], base: dict[str, Any]) -> str:
     """The text of `recipe.lock.toml`; `data` and `base` say what was trained on, with their hashes."""
     import tomli_w
 
-    facts = {
-        "folder": str(recipe.folder),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "data": data,
-        "base": base,
-        "versions": versions(registry),
-    }
-    return _HEADER + "\n" + tomli_w.dumps({**as_table(recipe, registry), "lock": facts})
+    facts: Table = {"folder": str(recipe.folder), "python": platform.python_version(), "machine": platform.platform()}
+    facts |= {"data": data, "base": base, "versions": versions(registry)}
+    return _HEADER + tomli_w.dumps({**as_table(recipe, registry), "lock": facts})
 
 
 def versions(registry: Registry) -> dict[str, str]:
@@ -72,8 +66,6 @@ def verify(recipe: Recipe, part: str, sha256: str) -> None:
     """Refuse to run a lock file on other data, or another base, than it was made with."""
     locked = (recipe.lock or {}).get(part, {}).get("sha256")
     if locked and locked != sha256:
-        raise InputError(
-            f"the {part} is not what this lock file was made with (sha256 {sha256[:12]}…, locked {locked[:12]}…)",
-            where=recipe.file,
-            todo=f"bring the old {part} back, or take lock.{part} out of the file to run on the new one",
-        )
+        what = f"the {part} is not what this lock file was made with (sha256 {sha256[:12]}…, locked {locked[:12]}…)"
+        todo = f"bring the old {part} back, or take lock.{part} out of the file to run on the new one"
+        raise InputError(what, where=recipe.file, todo=todo)

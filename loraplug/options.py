@@ -85,12 +85,13 @@ def _strict(accepted: type) -> Any:
             return float(value)
         if accepted is Path and isinstance(value, str):
             return Path(value)
-        raise TypeError(_expected(accepted, value))
+        raise TypeError(expected(accepted, value))
 
     return hook
 
 
-def _expected(hint: Any, value: Any) -> str:
+def expected(hint: Any, value: Any) -> str:
+    """Says what type a value should have had."""
     return f"expected {type_text(hint)}, got {type(value).__name__} {value!r}"
 
 
@@ -103,7 +104,7 @@ def _structure_union(value: Any, hint: Any) -> Any:
             return None if arm is type(None) and value is None else CONVERTER.structure(value, arm)
         except Exception:  # noqa: S112 - a structure hook may raise anything; the next arm is tried
             continue
-    raise TypeError(_expected(hint, value))
+    raise TypeError(expected(hint, value))
 
 
 def _structure_literal(value: Any, hint: Any) -> Any:
@@ -111,12 +112,12 @@ def _structure_literal(value: Any, hint: Any) -> Any:
         if type(choice) is type(value) and choice == value:
             return value
     near = get_close_matches(value, [arg for arg in get_args(hint) if isinstance(arg, str)]) if value else []
-    raise TypeError(_expected(hint, value) + (f" (did you mean {near[0]!r}?)" if near else ""))
+    raise TypeError(expected(hint, value) + (f" (did you mean {near[0]!r}?)" if near else ""))
 
 
 def _structure_list(value: Any, hint: Any) -> Any:
     if not isinstance(value, list | tuple):
-        raise TypeError(_expected(hint, value))
+        raise TypeError(expected(hint, value))
     items: Any = list[get_args(hint)[0]]  # type: ignore[misc]
     return tuple(CONVERTER.structure(list(value), items))
 

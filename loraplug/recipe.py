@@ -22,10 +22,11 @@ from loraplug.components import (
 )
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
 from loraplug.layers import Layers, Table
-from loraplug.options import options, structure, unknown_key, unstructure
+from loraplug.options import expected, options, structure, unknown_key
 from loraplug.registry import Registry
 
 _OPTIONAL = ("validation", "quantizer")
+_RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 
 
 @frozen
@@ -41,10 +42,7 @@ class Validation:
     path: Annotated[Path | None, Doc("a .json, .jsonl or .parquet file or a saved data set with the rows")] = None
     group_by: Annotated[
         str,
-        Doc(
-            "rows of one group stay on one side: `auto` (repository where there are several, else task, else row), "
-            "`repo`, `task`, `row`, or the name of a column"
-        ),
+        Doc("what stays on one side: auto (repository if several, else task, else row), repo, task, row, or a column"),
     ] = "auto"
 
     def __attrs_post_init__(self) -> None:
@@ -55,7 +53,7 @@ class Validation:
 
 @frozen
 class Recipe:
-    """A whole recipe, every stage a component."""
+    """A whole recipe, every stage a component. `folder` is where relative paths in `file` start."""
 
     file: Path
     folder: Path
@@ -70,20 +68,10 @@ class Recipe:
     seed: int = 42
     lock: Table | None = None
 
-    def stages(self) -> dict[str, Component | None]:
-        """The single-component stages by recipe table name."""
-        return {kind: getattr(self, kind) for kind in KINDS if kind != "exporter"}
-
-    def as_table(self, names: dict[type[Component], str]) -> Table:
-        """The recipe with every default written out; `names` gives the `use` of each class."""
-        table: Table = {"run_name": self.run_name, "seed": self.seed}
-        for kind, part in self.stages().items():
-            if part is not None:
-                table[kind] = {"use": names[type(part)], **unstructure(part)}
-            if kind == "formatter" and self.validation is not None:
-                table["validation"] = unstructure(self.validation)
-        table["exporter"] = [{"use": names[type(part)], **unstructure(part)} for part in self.exporter]
-        return table
+    def parts(self) -> dict[str, Any]:
+        """What stands in each table, in the order of the stages; None where a table is left out."""
+        names = ("dataset", "validation", "formatter", "model", "quantizer", "trainer", "exporter")
+        return {name: getattr(self, name) for name in names}
 
 
 def build(layers: Layers, registry: Registry) -> Recipe:
@@ -95,7 +83,7 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     builder = _Builder(layers, registry)
     recipe = builder.build()
     if recipe is not None:
-        for part in (*recipe.stages().values(), *recipe.exporter):
+        for part in (*(getattr(recipe, kind) for kind in KINDS if kind != "exporter"), *recipe.exporter):
             builder.problems += part.check(recipe) if part is not None else ()
     if builder.problems or recipe is None:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
@@ -111,12 +99,11 @@ class _Builder:
     def build(self) -> Recipe | None:
         table = self.layers.table
         known = {name: name for name in ("run_name", "seed", "validation", "extends", "lock", *KINDS)}
-        for key in table.keys() - known.keys():
+        for key in sorted(table.keys() - known.keys()):
             self.add(key, unknown_key(key, known))
         parts: dict[str, Any] = {kind: self.part(kind) for kind in KINDS if kind != "exporter"}
-        parts["run_name"] = self.run_name(table.get("run_name"))
-        parts["seed"] = self.seed(table.get("seed", 42))
-        parts["exporter"] = self.exporters()
+        parts |= {"run_name": self.run_name(table.get("run_name")), "seed": self.seed(table.get("seed", 42))}
+        parts["exporter"] = self.exporters(table.get("exporter", [{"use": "adapter"}]))
         if "validation" in table:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
         if self.problems:
@@ -130,50 +117,42 @@ class _Builder:
         if value is None:
             self.add("run_name", 'missing key: write run_name = "my-run" at the top')
         elif not isinstance(value, str):
-            self.add("run_name", f"expected str, got {type(value).__name__} {value!r}")
-        elif not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?", value):
-            self.add(
-                "run_name",
-                f"{value!r} cannot be a folder's name: use 1 to 100 letters, digits, dots, dashes or underscores, "
-                "with no slash, and neither starting nor ending in a dot",
-            )
+            self.add("run_name", expected(str, value))
+        elif not _RUN_NAME.fullmatch(value):
+            rule = "use 1 to 100 letters, digits, dots, dashes or underscores, and no dot first or last"
+            self.add("run_name", f"{value!r} cannot be a folder's name: {rule}")
         return str(value)
 
-    def seed(self, value: Any) -> int:
+    def seed(self, value: Any) -> Any:
         if type(value) is not int or not 0 <= value < 2**32:
-            self.add("seed", f"expected int from 0 to 4294967295, got {type(value).__name__} {value!r}")
-            return 0
+            self.add("seed", f"{expected(int, value)}; from 0 to 4294967295")
         return value
 
     def part(self, kind: str) -> Component | None:
         if kind in self.layers.table:
             return self.component(kind, self.layers.table[kind], (kind,))
         if kind not in _OPTIONAL:
-            names = " | ".join(f'"{entry.name}"' for entry in self.registry.of_kind(kind))
-            self.add(kind, f"missing table: write [{kind}] with use = {names or '…'}")
+            self.add(kind, f"missing table: write [{kind}] with use = {self.names(kind)}")
         return None
 
-    def exporters(self) -> tuple[Component | None, ...]:
-        tables = self.layers.table.get("exporter", [{"use": "adapter"}])
+    def names(self, kind: str) -> str:
+        return " | ".join(f'"{entry.name}"' for entry in self.registry.of_kind(kind)) or "…"
+
+    def exporters(self, tables: Any) -> tuple[Component | None, ...]:
         if not isinstance(tables, list):
             self.add("exporter", "expected a list of tables: write [[exporter]] with two brackets")
             return ()
         return tuple(self.component("exporter", item, ("exporter", index)) for index, item in enumerate(tables))
 
     def component(self, kind: str, table: Any, path: tuple[str | int, ...]) -> Component | None:
-        place = _dotted(path)
-        if not isinstance(table, dict):
-            self.add(place, f"expected a table, got {type(table).__name__} {table!r}")
-            return None
-        use = table.get("use")
+        use = table.get("use") if isinstance(table, dict) else None
         if not isinstance(use, str):
-            names = " | ".join(f'"{entry.name}"' for entry in self.registry.of_kind(kind))
-            self.add(f"{place}.use", f"missing key: write use = {names or '…'}")
+            self.add(f"{_dotted(path)}.use", f"missing key: write use = {self.names(kind)}")
             return None
         try:
             cls = self.registry.find(kind, use)
         except PluginError as error:
-            self.add(f"{place}.use", error.what)
+            self.add(f"{_dotted(path)}.use", error.what)
             return None
         made: Component | None = self.structured(cls, {k: v for k, v in table.items() if k != "use"}, path)
         return made
@@ -189,12 +168,12 @@ class _Builder:
             return table
         table = dict(table)
         for option in options(cls):
-            value = table.get(option.name)
-            origin = self.layers.origin((*path, option.name))
+            value, here = table.get(option.name), (*path, option.name)
+            origin = self.layers.origin(here)
             if option.is_path and isinstance(value, str) and origin is not None:
                 table[option.name] = absolute(value, origin.folder, sure=option.is_path is True)
-            elif option.nested is not None and isinstance(value, dict):
-                table[option.name] = self.located(option.nested, value, (*path, option.name))
+            elif option.nested is not None:
+                table |= {option.name: self.located(option.nested, value, here)} if value is not None else {}
         return table
 
 

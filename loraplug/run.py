@@ -210,7 +210,7 @@ class Pipeline:
     def _check_places(self, state: dict[str, Any], fresh: bool) -> None:
         for exporter in self.recipe.exporter:
             place = exporter.place(self.run)
-            files.writable(place.parent)
+            files.check_writable(place.parent)
             files.recover(place)
             if place.exists() and str(place) not in state["artefacts"] and not fresh:
                 raise InputError(

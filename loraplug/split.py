@@ -26,45 +26,39 @@ def split(rows: Dataset, validation: Validation, run: Run) -> tuple[Dataset, Dat
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     if len(members) < 2:
-        raise InputError(
-            f"all {len(rows)} rows are of one group (by {label}), so none can be held out",
-            where="validation.group_by",
-            todo='write group_by = "task" or "row", or leave [validation] out',
-        )
+        what = f"all {len(rows)} rows are of one group (by {label}), so none can be held out"
+        raise InputError(what, where="validation.group_by", todo='write group_by = "row", or leave [validation] out')
     wanted = validation.rows or max(1, round(len(rows) * (validation.fraction or 0)))
     order = sorted(members, key=str)
     random.Random(run.seed).shuffle(order)  # noqa: S311 - a split, not a secret
-    held: list[int] = []
+    held: set[int] = set()
     for group in order[:-1]:  # at least one group is left to train on
         if len(held) < wanted:
-            held += members[group]
-    kept = sorted(set(range(len(rows))) - set(held))
+            held |= set(members[group])
     run.say(f"validation: {len(held)} of {len(rows)} rows held out, whole groups by {label} (of {len(members)})")
     if len(held) > 2 * wanted:
         run.warn(f"validation holds {len(held)} rows where {wanted} were asked for: groups by {label} are that large")
-    return rows.select(kept), rows.select(sorted(held))
+    return rows.select(sorted(set(range(len(rows))) - held)), rows.select(sorted(held))
 
 
 def _groups(rows: Dataset, by: str) -> tuple[Sequence[Any], str]:
-    columns = set(rows.column_names)
-    levels = list(zip(*(_levels(group) for group in rows["group"]), strict=False)) if "group" in columns else []
+    """A group for each row, and what to call them. A `group` column holds levels, coarse to fine."""
+    columns = rows.column_names
+    found = (
+        [[group] if isinstance(group, str) else group or [""] for group in rows["group"]] if "group" in columns else []
+    )
+    levels = list(zip(*found, strict=False))
+    names = ["repository", *["task"] * (len(levels) - 1)] if len(levels) > 1 else ["group"]
+    if not levels and "task_id" in columns:
+        levels, names = [tuple(rows["task_id"])], ["task"]
     if by == "auto":
-        for level in levels:
-            if len(set(level)) > 1:
-                return level, "repository" if level is levels[0] and len(levels) > 1 else "task"
-        by = "task" if "task_id" in columns and len(set(rows["task_id"])) > 1 else "row"
-    if by == "row":
-        return range(len(rows)), "row"
-    if by == "repo" and levels and "repo" not in columns:
-        return levels[0], "repository"
-    if by == "task" and (levels or "task_id" in columns):
-        return (levels[-1] if levels else rows["task_id"]), "task"
+        several = (pair for pair in zip(levels, names, strict=True) if len(set(pair[0])) > 1)
+        return next(several, (range(len(rows)), "row"))
     if by in columns:
         return [str(value) for value in rows[by]], by
-    raise InputError(
-        f'no column "{by}" in the rows', where="validation.group_by", todo=f"columns: {', '.join(sorted(columns))}"
-    )
-
-
-def _levels(group: Any) -> Sequence[str]:
-    return [group] if isinstance(group, str) else group or [""]
+    if by in ("repo", "task") and levels:
+        return levels[0 if by == "repo" else -1], by
+    if by == "row":
+        return range(len(rows)), by
+    todo = f"columns: {', '.join(sorted(columns))}"
+    raise InputError(f'no column "{by}" in the rows', where="validation.group_by", todo=todo)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from loraplug import lock_table
+from loraplug import Component
+from loraplug.lock import as_table
 
 _settings = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 _recipe = click.argument("path", metavar="RECIPE", type=click.Path(path_type=Path))
@@ -27,7 +28,7 @@ def recipe() -> None:
 def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     """Say whether RECIPE can be run: every key known, every value of its type, every component installed."""
     found = app.read_recipe(path, settings)
-    parts = {kind: part.name for kind, part in found.stages().items() if part is not None}
+    parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
     parts["exporter"] = ", ".join(part.name for part in found.exporter)
     if as_json:
         return click.echo(json.dumps({"recipe": str(path), "ok": True, "run_name": found.run_name, "stages": parts}))
@@ -44,7 +45,7 @@ def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> Non
 @click.pass_obj
 def show(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     """Print RECIPE with every default written out."""
-    table = lock_table(app.read_recipe(path, settings), app.registry)
+    table = as_table(app.read_recipe(path, settings), app.registry)
     if as_json:
         return click.echo(json.dumps(table, indent=2))
     import tomli_w
