@@ -77,6 +77,8 @@ class OllamaExporter(Exporter):
                 where=folder / "chat_template.jinja",
                 todo="export gguf, and write a Modelfile by hand; llama.cpp itself runs the template with --jinja",
             )
+        if "strftime_now" in str(tokenizer.chat_template):
+            result.run.warn("ollama: the chat template says the date; the Modelfile says today's for ever")
         if pieces.system is None:
             result.run.warn(
                 "ollama: the chat template takes no system text at the beginning; Ollama's will be left out"
