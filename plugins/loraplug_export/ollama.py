@@ -84,7 +84,7 @@ class OllamaExporter(Exporter):
                 "ollama: the chat template takes no system text at the beginning; Ollama's will be left out"
             )
         settings = _settings(result.base)
-        stops = settings.get("eos_token_id") or []
+        stops = [] if (found := settings.get("eos_token_id")) is None else found
         lines = ["FROM ./model.gguf", f'TEMPLATE """{pieces.go()}"""']
         texts = stop_texts(tokenizer, pieces, stops if isinstance(stops, list) else [stops])
         lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in texts]

@@ -144,9 +144,9 @@ def _between(render: Render, messages: Sequence[Message]) -> list[str] | None:
 def stop_texts(tokenizer: PreTrainedTokenizerBase, pieces: Pieces, stops: Sequence[int]) -> list[str]:
     """Texts at which an answer is over: the ends of text, and the special token that closes an answer."""
     special: dict[int, Any] = {n: t for n, t in tokenizer.added_tokens_decoder.items() if t.special}
-    found = [tokenizer.decode([number]) for number in stops]
+    found = [str(tokenizer.convert_ids_to_tokens(number)) for number in stops]
     if tokenizer.eos_token:
         found.append(tokenizer.eos_token)
     closing = tokenizer(pieces.user, add_special_tokens=False)["input_ids"]
     found += [special[number].content for number in closing if number in special][:1]
-    return list(dict.fromkeys(text for text in found if (text and text != tokenizer.bos_token) or text == "</s>"))
+    return list(dict.fromkeys(text for text in found if text))

@@ -7,7 +7,7 @@ from pathlib import Path
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, 1234 times in 2024.",
     "def add(a, b):\n    return a + b\n\n\nfor i in range(10):\n\tprint(i)",
-    "naïve café — 你好，世界! Ω≈ç√ I'm you're WE'LL it'S",
+    "naïve café — 你好世界! Ω≈ç√ I'm you're WE'LL it'S",
     "   many   spaces \r\n and\n\n\nlines <b>tags</b>",
 ] * 3
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -15,9 +15,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-QWEN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"

@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-
-from loraplug import InputError, LoraplugError
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.merged import MergedExporter
+
+from loraplug import InputError, LoraplugError
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def fails(trained, adapter, base, out, *words, kind=InputError):
 
 def test_base_is_missing(pair, trained, tmp_path):
     """A base folder that is not there, or is empty."""
-    base, adapter = pair
+    _, adapter = pair
     fails(trained, adapter, tmp_path / "nowhere", tmp_path / "out", "nowhere", "next:")
     (tmp_path / "empty").mkdir()
     fails(trained, adapter, tmp_path / "empty", tmp_path / "out", "empty")

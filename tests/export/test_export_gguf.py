@@ -8,14 +8,14 @@ from pathlib import Path
 
 import export_tokenizers as small
 import pytest
-
-from loraplug import InputError, LoraplugError, Run, Trained
 from loraplug_export.gguf_file import GgufExporter, write_gguf
 from loraplug_export.merged import MergedExporter
 
+from loraplug import InputError, LoraplugError, Run, Trained
+
 HARD = [
     "Hello, world! It's 2024-11-22, 1234567 and 3.14.",
-    "def f(x):\n    if x:\n        return {'a': [1, 2]}\n\n\n# naïve café — 你好，世界! Ω≈ç√",
+    "def f(x):\n    if x:\n        return {'a': [1, 2]}\n\n\n# naïve café — 你好世界! Ω≈ç√",
     "  two  spaces\ttabs\r\n\r\nand I'M WE'll it'S <|im_end|> inside ▁ marks 🎉👩‍💻",
     "a",
     " leading",
