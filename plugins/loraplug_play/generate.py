@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from loraplug import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_ONE_AT_A_TIME = threading.Lock()
+"""A stopped answer's last forward pass may still be at work when the next answer begins."""
 
 
 @frozen
@@ -33,25 +37,26 @@ class Sampling:
 
 @define
 class Memory:
-    """Keys and values of tokens that a model has read, so that a conversation that goes on need not be read again."""
+    """Token ids that a model has read, and their keys and values: a conversation that goes on is not read again."""
 
-    ids: list[int]
-    cache: Any = None
+    kept: tuple[list[int], Any] | None = None
 
-    def shared(self, ids: Sequence[int]) -> int:
-        """Cut the cache down to the tokens that `ids` begins with, all but its last; how many those are."""
+    def take(self, ids: Sequence[int]) -> tuple[int, Any]:
+        """Hand out the cache, cut to the tokens that `ids` begins with, and how many those are: less than all."""
         from transformers.cache_utils import DynamicLayer
 
-        same = next((n for n, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b), len(self.ids))
+        kept, self.kept = self.kept, None
+        if kept is None:
+            return 0, None
+        read, cache = kept
+        same = next((n for n, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), min(len(read), len(ids)))
         same = min(same, len(ids) - 1)
-        if self.cache is None or any(type(layer) is not DynamicLayer for layer in self.cache.layers):
-            same = 0  # layers with a window, or a running state, cannot go back
-        if same == 0:
-            self.cache, self.ids = None, []
-        elif same < len(self.ids):
-            self.cache.crop(same - len(self.ids))
-            self.ids = self.ids[:same]
-        return same
+        # layers with a window, or a running state, cannot go back
+        if same == 0 or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return 0, None
+        if same < len(read):
+            cache.crop(same - len(read))
+        return same, cache
 
 
 def generate(
@@ -65,7 +70,7 @@ def generate(
     """Yield the ids of an answer to `ids`; one of `stops`, which is yielded too, or the longest length ends it.
 
     Args:
-        memory: what the model has read before; holds what it has read now when the iterator is left, at any moment.
+        memory: what the model has read before; holds what it has read now when the iterator is left between tokens.
         around: entered for each forward pass, and for nothing else.
 
     Raises:
@@ -79,18 +84,30 @@ def generate(
         raise InputError(what, todo="begin a new conversation")
     choose = _chooser(model, sampling)
     text = list(ids)
-    start = memory.shared(ids)
-    for _ in range(min(sampling.max_tokens, (context or len(ids) + sampling.max_tokens) - len(ids))):
-        given = torch.tensor([text[start:]], device=model.device)
-        cache, memory.cache = memory.cache, None  # what an interruption leaves half-written is not used again
-        with torch.inference_mode(), around():
-            out = model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        memory.cache, memory.ids, start = out.past_key_values, list(text), len(text)
-        token = choose(text, out.logits[:, -1].float())
-        yield token
-        if token in stops:
-            return
-        text.append(token)
+    most = sampling.max_tokens if context is None else min(sampling.max_tokens, context - len(ids))
+    start, cache = memory.take(ids)
+    try:
+        for _ in range(most):
+            given = torch.tensor([text[start:]], device=model.device)
+            start = -1  # until the pass is through, the cache is half-written
+            with _ONE_AT_A_TIME, torch.inference_mode(), around():
+                out = model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, start = out.past_key_values, len(text)
+            token = choose(text, out.logits[:, -1].float())
+            yield token
+            if token in stops:
+                return
+            text.append(token)
+    finally:
+        if start > 0:
+            memory.kept = text[:start], cache
+
+
+def own_temperature(config: Any) -> float:
+    """What a model's generation config says; 0 where it does not ask for sampling."""
+    if not config.do_sample:
+        return 0.0
+    return 1.0 if config.temperature is None else float(config.temperature)
 
 
 def _chooser(model: Any, sampling: Sampling) -> Callable[[Sequence[int], Tensor], int]:
@@ -99,9 +116,7 @@ def _chooser(model: Any, sampling: Sampling) -> Callable[[Sequence[int], Tensor]
     from transformers.generation import logits_process as process
 
     config = model.generation_config
-    temperature = sampling.temperature
-    if temperature is None:
-        temperature = (1.0 if config.temperature is None else config.temperature) if config.do_sample else 0.0
+    temperature = own_temperature(config) if sampling.temperature is None else sampling.temperature
     steps = process.LogitsProcessorList()
     if config.repetition_penalty not in (None, 1.0):
         steps.append(process.RepetitionPenaltyLogitsProcessor(config.repetition_penalty))

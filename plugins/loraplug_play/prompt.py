@@ -82,7 +82,7 @@ class Prompter:
         return ids
 
     def stops(self, generation_config: Any) -> frozenset[int]:
-        """Ids that end an answer: the model's and the tokenizer's end tokens, and what the template ends a turn with."""
+        """Ids that end an answer: the model's and the tokenizer's end tokens, and what ends a turn of the template."""
         named = generation_config.eos_token_id
         found = {self.tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]

@@ -33,7 +33,7 @@ class Voice:
     prompter: Prompter
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     stops: frozenset[int] = field(init=False)
-    _memory: Memory = field(init=False, factory=lambda: Memory([]))
+    _memory: Memory = field(init=False, factory=Memory)
 
     def __attrs_post_init__(self) -> None:
         self.stops = self.prompter.stops(self.model.generation_config)
