@@ -66,28 +66,34 @@ class Voice:
 
 
 class _Pieces:
-    """Token ids to text, holding back what is not a whole character yet."""
+    """Token ids to text, holding back what is not a whole character yet.
+
+    A token is decoded behind the few that were said before it, since decoders treat the first of a text apart.
+    """
+
+    PATIENCE = 8
+    """Tokens held back at most: a character has four bytes, so what waits longer never becomes one."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._said = ""
+        self._said: list[int] = []
+        self._held: list[int] = []
 
     def add(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._decoded()
-        return "" if text.endswith("\ufffd") else self._say(text)
+        """The text that can be said now."""
+        self._held.append(token)
+        piece = self._piece()
+        if not piece or (piece.endswith("\ufffd") and len(self._held) < self.PATIENCE):
+            return ""
+        self._said, self._held = self._held, []
+        return piece
 
     def rest(self) -> str:
-        return self._say(self._decoded())
+        """What is still held back when no token follows."""
+        return self._piece()
 
-    def _decoded(self) -> str:
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    def _piece(self) -> str:
+        return self._decoded(self._said + self._held)[len(self._decoded(self._said)) :]
 
-    def _say(self, text: str) -> str:
-        piece, self._said = text[len(self._said) :], text
-        if piece.endswith("\n"):  # a line is done: what follows is decoded behind its last token alone
-            last = self._ids[-1:]
-            self._ids, self._said = last, ""
-            self._said = self._decoded()
-        return piece
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

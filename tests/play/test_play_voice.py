@@ -50,7 +50,13 @@ def test_an_answer_is_what_transformers_generates(kind: str, request: pytest.Fix
 
 def test_memory_changes_nothing(merged: Path) -> None:
     """A conversation, one that branches off it, and an answer that was stopped: as if each were the first."""
-    voice, _ = loaded(merged)
+
+    def talkative() -> Voice:  # this tiny model would end at once now and then
+        voice, _ = loaded(merged)
+        voice.stops = frozenset()
+        return voice
+
+    voice = talkative()
     first = ids_of(voice, ASKED)
     further = [*ASKED, {"role": "assistant", "content": first}, {"role": "user", "content": "and 4?"}]
     branch = [{"role": "user", "content": "what is 5 and one?"}]
@@ -60,8 +66,7 @@ def test_memory_changes_nothing(merged: Path) -> None:
     read = voice._memory.kept
     assert read is not None and len(read[0]) > 40
     for messages in (further, branch, further, ASKED):
-        fresh, _ = loaded(merged)
-        assert ids_of(voice, messages) == ids_of(fresh, messages)
+        assert ids_of(voice, messages) == ids_of(talkative(), messages)
 
 
 def test_two_voices_take_turns(adapter: Path) -> None:
