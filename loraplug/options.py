@@ -171,7 +171,10 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[Problem]:
     if isinstance(error, ClassValidationError):
         fields, bare = error.group_exceptions()
         for inner, note in fields:
-            yield from _problems(inner, f"{path}.{note.name}", note.type)
+            if isinstance(inner, KeyError) and inner.args == (note.name,):
+                yield Problem(f"{path}.{note.name}", "missing key")
+            else:
+                yield from _problems(inner, f"{path}.{note.name}", note.type)
         for inner in bare:
             yield from _problems(inner, path, error.cl)
     elif isinstance(error, IterableValidationError):
@@ -184,8 +187,6 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[Problem]:
         known = {name: option.name for option in options(error.cl) for name in (option.name, *option.aka)}
         for key in sorted(error.extra_fields):
             yield Problem(f"{path}.{key}", unknown_key(key, known))
-    elif isinstance(error, KeyError) and attrs.has(cls or int):
-        yield Problem(f"{path}.{error.args[0]}", "missing key")
     else:
         yield Problem(path, str(error) or type(error).__name__)
 

@@ -18,6 +18,9 @@ HEAVY = ("torch", "transformers", "datasets", "trl", "peft", "gradio", "matplotl
     [
         ["--help"],
         ["run", "--help"],
+        ["chat", "--help"],
+        ["web", "--help"],
+        ["export", "--help"],
         ["plugins", "list"],
         ["plugins", "list", "--json"],
         ["plugins", "show", "sft"],

@@ -72,7 +72,9 @@ def _chat_tab(models: Models, settings: Sequence[Any]) -> None:
     begun = gr.on([said.submit, send.click], _asked, [said, history], [said, shown, history], **_LIGHT)
     going = begun.then(answer, [history, *settings], [shown, history], show_progress="minimal", **_ONE_MODEL)
     stop.click(None, cancels=[going], **_LIGHT)
-    gr.on([clear.click, shown.clear], lambda: ([], []), None, [shown, history], cancels=[going], **_LIGHT)
+    # in two steps: a piece that is on its way when the answer is stopped would bring the conversation back
+    stopped = gr.on([clear.click, shown.clear], None, cancels=[going], **_LIGHT)
+    stopped.then(lambda: ([], []), None, [shown, history], **_LIGHT)
 
 
 def _asked(said: str, messages: list[Message]) -> tuple[str, list[Message], list[Message]]:

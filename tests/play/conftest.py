@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,20 @@ def adapter(finished: Path) -> Path:
 def merged(finished: Path) -> Path:
     """The merged model."""
     return finished / "outputs/merged/tiny"
+
+
+@pytest.fixture(scope="session")
+def endless(finished: Path, merged: Path) -> Path:
+    """The merged model with a long context, whose answers are letters a or b and end only when they are stopped."""
+    from safetensors.torch import load_file, save_file
+
+    folder = finished / "outputs/merged/endless"
+    shutil.copytree(merged, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1_000_000}))
+    weights = load_file(folder / "model.safetensors")
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    head = weights["lm_head.weight"].zero_()
+    head[vocabulary["a"]], head[vocabulary["b"]] = 1e-3, -1e-3  # whatever the state, one of the two is the likeliest
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder

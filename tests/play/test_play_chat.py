@@ -172,27 +172,6 @@ class Terminal:
 
 
 @pytest.fixture
-def endless(merged: Path, tmp_path: Path) -> Path:
-    """The merged model with a long context and no end: nothing but ctrl-c stops its answers."""
-    config = json.loads((merged / "config.json").read_text())
-    folder = changed(
-        merged,
-        tmp_path / "endless",
-        config__json=json.dumps(config | {"max_position_embeddings": 1_000_000}).encode(),
-    )
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(folder / "model.safetensors")
-    head = weights["lm_head.weight"]
-    head.copy_(torch.zeros_like(head))
-    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    head[vocabulary["a"]], head[vocabulary["b"]] = 1e-3, -1e-3  # whatever the state, one of the two is the likeliest
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
-@pytest.fixture
 def terminal(endless: Path, tmp_path: Path) -> Iterator[Terminal]:
     """`loraplug chat` on it, at its first prompt."""
     words = ["-m", "loraplug", "chat", str(endless), "--temperature", "0", "--max-tokens", "500000"]

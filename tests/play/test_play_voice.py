@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from loraplug import InputError, Run, load_registry, open_model
 from loraplug_play.generate import Sampling
 from loraplug_play.loading import load
 from loraplug_play.voice import Answer, Voice
+
+from loraplug import InputError, Run, load_registry, open_model
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 ASKED = [{"role": "user", "content": "what is 3 and one?"}]

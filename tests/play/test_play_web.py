@@ -1,0 +1,214 @@
+"""`loraplug web` in a real browser, and what it refuses before that."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+SECONDS = 60
+
+
+def free_port() -> int:
+    """A port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """What `found` gives, once it gives something."""
+    end = time.monotonic() + SECONDS
+    while not (value := found()):
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.02)
+    return value
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(loraplug: Cli, merged: Path) -> None:
+    """With a port that may be free."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = loraplug("web", merged, "--port", port)
+    assert done.returncode == 2, done.stderr
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "choose another: --port" in done.stderr
+    assert "parameters" not in done.stderr
+    assert "no such address" in loraplug("web", merged, "--host", "no.such.host.invalid").stderr
+
+
+def test_without_gradio_the_command_to_get_it_is_named(loraplug: Cli, merged: Path, tmp_path: Path) -> None:
+    """A path hook hides it, as if it were not installed."""
+    (tmp_path / "hide" / "sitecustomize.py").parent.mkdir()
+    (tmp_path / "hide" / "sitecustomize.py").write_text(
+        "import importlib.util\nfind = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name == 'gradio' else find(name, package)\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "hide"), os.environ.get("PYTHONPATH", "")])
+    done = loraplug("web", merged, env={"PYTHONPATH": path})
+    assert done.returncode == 2, done.stderr
+    assert 'pip install "loraplug[web]"' in done.stderr
+
+
+@pytest.fixture(scope="module")
+def address(finished: Path, endless: Path) -> Iterator[str]:
+    """The page of the endless model, with the runs of `finished` to choose from."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed: pip install loraplug[web]")
+    port = free_port()
+    command = [sys.executable, "-m", "loraplug", "web", str(endless), "--port", str(port)]
+    env = os.environ | {"LORAPLUG_CACHE": str(finished / "cache"), "OMP_NUM_THREADS": "1"}
+    with (finished / "web.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=finished, env=env, stdout=log, stderr=log)
+    try:
+        until(lambda: "ctrl-c ends it" in (finished / "web.log").read_text() or server.poll() is not None)
+        assert server.poll() is None, (finished / "web.log").read_text()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """Headless Chromium."""
+    found = [shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")]
+    if importlib.util.find_spec("selenium") is None or None in found:
+        pytest.skip("needs Chromium: apt-get install chromium chromium-driver, and pip install selenium")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    made = webdriver.Chrome(options, webdriver.ChromeService(found[1]))
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def page(driver: Any, address: str) -> Page:
+    """A fresh page."""
+    driver.get(address)
+    made = Page(driver)
+    until(lambda: made.all("#said textarea"))
+    return made
+
+
+class Page:
+    """What a person does and sees."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def all(self, selector: str) -> list[Any]:
+        """Elements that are shown."""
+        from selenium.webdriver.common.by import By
+
+        return [found for found in self.driver.find_elements(By.CSS_SELECTOR, selector) if found.is_displayed()]
+
+    def write(self, selector: str, text: str) -> None:
+        """Put text into a box."""
+        until(lambda: self.all(selector))[0].send_keys(text)
+
+    def press(self, selector: str) -> None:
+        """Click a button."""
+        until(lambda: self.all(selector))[0].click()
+
+    def said(self, who: str) -> list[str]:
+        """Texts of the bubbles of `user` or `bot`."""
+        script = "return [...document.querySelectorAll(`#chatbot [data-testid=${arguments[0]}]`)].map(e => e.innerText)"
+        return list(self.driver.execute_script(script, who))
+
+    def value(self, selector: str) -> str:
+        """What stands in a box."""
+        return str(self.driver.execute_script(f"return document.querySelector({selector!r}).value"))
+
+    def tab(self, name: str) -> None:
+        """Turn to a tab."""
+        until(lambda: [tab for tab in self.all("button[role=tab]") if tab.text == name])[0].click()
+
+    def choose(self, name: str) -> None:
+        """Choose a model."""
+        self.press("#model input")
+        until(lambda: [item for item in self.all("[role=option]") if item.text.strip().endswith(name)])[0].click()
+
+
+@pytest.mark.slow
+def test_an_answer_streams_and_can_be_stopped_and_cleared(page: Page) -> None:
+    """The answer grows in steps; stop leaves what there is; a second turn follows; clear empties all."""
+    page.write("#said textarea", "<b>bold</b> & <|im_end|>")
+    page.press("#send")
+    until(lambda: page.said("user") == ["<b>bold</b> & <|im_end|>"])
+    lengths: list[int] = []
+
+    def grown() -> bool:
+        if (now := len("".join(page.said("bot")).strip())) > (lengths or [0])[-1]:
+            lengths.append(now)
+        return len(lengths) >= 4
+
+    until(grown)
+    page.press("#stop")
+    time.sleep(1)
+    (stopped,) = page.said("bot")
+    time.sleep(1)
+    assert page.said("bot") == [stopped]
+    assert set(stopped.strip()) <= {"a", "b"}
+    assert lengths[-1] <= len(stopped) < 512
+    page.write("#said textarea", "go on\n")
+    until(lambda: len(page.said("bot")) == 2 and len(page.said("bot")[1].strip()) > 5)
+    page.press("#clear")
+    until(lambda: page.said("user") == [] and page.said("bot") == [])
+    time.sleep(1)
+    assert page.said("bot") == []
+
+
+@pytest.mark.slow
+def test_compare_shows_two_columns(page: Page, finished: Path, adapter: Path, loraplug: Cli) -> None:
+    """Of a chosen adapter: left what the base says, right what `chat` says with the adapter."""
+    page.choose("tiny (adapter)")
+    page.tab("Compare")
+    page.write("#prompt textarea", "what is 3 and one?")
+    page.press("#compare")
+    words = ["--prompt", "what is 3 and one?", "--temperature", "0", "--max-tokens", "512"]
+    model = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    expected = [loraplug("chat", one, *words).stdout.removesuffix("\n") for one in (model, adapter)]
+    until(lambda: [page.value("#base textarea"), page.value("#fine-tuned textarea")] == expected)
+    assert expected[0] != expected[1]
+    left, right = (page.all(f"#{name}")[0].rect for name in ("base", "fine-tuned"))
+    assert left["x"] + left["width"] <= right["x"]
+    assert left["y"] == right["y"]
+
+
+@pytest.mark.slow
+def test_the_page_asks_nobody_else(page: Page, address: str) -> None:
+    """Every request goes to the page's own server, which listens on 127.0.0.1 alone; the policy holds for the rest."""
+    import http.client
+
+    page.write("#said textarea", "hello\n")
+    until(lambda: page.said("bot"))
+    page.press("#clear")
+    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=2):
+        pass
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/")
+    assert "default-src 'self'" in str(connection.getresponse().headers["content-security-policy"])
