@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+_OURS = ("state.json", "events.jsonl")
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -111,6 +113,8 @@ class Pipeline:
         if last == 0:
             return Outcome("dataset")
         train, held = self.split_rows(rows)
+        if held is not None:
+            self._pin(state, "validation", {"rows": len(held), "sha256": files.hash_rows(held)})
         tokenizer = self.load_tokenizer()
         encoded = self.encode(train, tokenizer)
         encoded_held = None if held is None else self.encode(held, tokenizer)
@@ -140,7 +144,7 @@ class Pipeline:
             if state["artefacts"].get(str(place)) != "made" or not place.exists():
                 with self._stage("exporter", exporter):
                     base = recipe.model.base(run)
-                    extras = {path.name: path for path in sorted(run.folder.glob("*.*")) if path.name != "state.json"}
+                    extras = {path.name: path for path in sorted(run.folder.glob("[!.]*.*")) if path.name not in _OURS}
                     base_id = str(getattr(recipe.model, "id", base))
                     trained = Trained(run, run.folder / "adapter", base, base_id, extras, state["figures"], made)
                     state["artefacts"][str(place)] = "begun"
@@ -239,6 +243,10 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _observer(registry: Registry, run: Run) -> Callable[[Event], None]:
     def tell(event: Event) -> None:
+        if run.folder.is_dir():
+            line = {"time": round(time.time(), 3), "event": event.kind, **event.data}
+            with (run.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, default=str) + "\n")
         for observer, plugin in registry.observers:
             try:
                 observer(event)

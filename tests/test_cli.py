@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT, Cli
 
 HEAVY = ("torch", "transformers", "datasets", "trl", "peft", "gradio", "matplotlib", "numpy", "pandas", "bitsandbytes")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import Cli
 
 pytestmark = pytest.mark.slow
@@ -130,10 +131,9 @@ def test_data_that_changed_since_the_run_began_is_refused(recipe: Path, loraplug
 
 def test_the_quantised_base_passes_gradients_after_it_was_measured(tiny_model: Path) -> None:
     """bitsandbytes repacks for inference on some CPUs, in a layout without backward; `prepare` must prevent that."""
+    from loraplug import Run
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-
-    from loraplug import Run
 
     quantizer = BitsAndBytes()
     model = quantizer.prepare(TransformersModel(id=str(tiny_model)).load_model(Run("x"), quantizer))
