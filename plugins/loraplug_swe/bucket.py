@@ -226,7 +226,9 @@ class Bucket:
 def _wait(options: BucketOptions) -> Any:
     import tenacity
 
-    grow = tenacity.wait_exponential_jitter(initial=options.backoff, max=options.max_wait, jitter=options.backoff)
+    grow = tenacity.wait_exponential(multiplier=options.backoff, max=options.max_wait) + tenacity.wait_random(
+        0, options.backoff
+    )
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -20,6 +20,7 @@ from loraplug_swe.rejects import Reject
 
 _TASK_FILE = re.compile(r"task_(\d{1,18})\.json")
 _CHUNK = 1 << 20
+_LONGEST_NUMBER = 400  # characters
 
 
 @frozen
@@ -198,9 +199,9 @@ def _json_entries(path: Path) -> Iterator[tuple[str, Any]]:
         text, at, ended, index = "", 0, False, -1
         while True:
             text, at = text[at:].lstrip(), 0
-            window = max(_CHUNK, len(text))  # doubling keeps one huge element linear
+            window = max(_CHUNK, 2 * len(text))  # doubling keeps one huge element linear
             while not ended and len(text) < window:
-                raw = file.read(_CHUNK)
+                raw = file.read(window - len(text))
                 ended = not raw
                 try:
                     text += reader.decode(raw, final=ended)
@@ -232,7 +233,7 @@ def _json_entries(path: Path) -> Iterator[tuple[str, Any]]:
                             f"not JSON behind entry {index - 1}: {error}", where=path, todo="mend the file"
                         ) from None
                     break
-                if end == len(text) and not ended:
+                if not ended and not isinstance(value, dict | list | str) and len(text) - end < _LONGEST_NUMBER:
                     break  # a number might go on
                 yield f"{path.name}, entry {index}", value
                 at, index = end, index + 1
