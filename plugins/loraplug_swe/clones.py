@@ -166,8 +166,8 @@ class Workshop:
         self._batches.append(None)
         if len(self._batches) >= _SWEEP:
             self._batches.clear()
-            for loose in (self.folder / "git" / "objects").glob("[0-9a-f][0-9a-f]/*"):
-                loose.unlink()
+            for thrown in (self.folder / "git" / "objects").glob("[0-9a-f][0-9a-f]/*"):
+                thrown.unlink()
 
     def close(self) -> None:
         """End git and remove the throw-away repository."""
@@ -194,8 +194,8 @@ def open_workshop(clone: Clone) -> Workshop:
         ["config", "core.abbrev"], git_dir=clone.git_dir, timeout=limits.timeout, max_output=64, cwd=folder
     )
     with (git_dir / "config").open("a") as config:
-        config.write(f"[core]\n\tabbrev = {abbrev.out.decode().strip() or 7}\n\tfsync = none\n\tcompression = 0\n")
-        config.write("\tsafecrlf = false\n\tautocrlf = false\n[gc]\n\tauto = 0\n")
+        config.write(f"[core]\n\tabbrev = {abbrev.out.decode().strip() or 7}\n")
+        config.write("\tfsync = none\n\tcompression = 0\n\tcreateObject = rename\n\tsafecrlf = false\n[gc]\n\tauto = 0\n")
     empty = run_git(["hash-object", "-t", "tree", "--stdin"], git_dir=git_dir, timeout=limits.timeout,
                     max_output=128, cwd=folder)  # fmt: skip
     objects = stack.enter_context(Objects(git_dir, limits.timeout))
