@@ -10,7 +10,7 @@ and the verdict on the patch. The straightforward way runs `git ls-tree`, one `g
 (where the work tree need not be switched).
 
 Memory. A process for each size writes SWE-SYNTH tasks to JSON Lines through `swe` in simple mode, as
-`loraplug data` does, and reports its own peak. Time is a row's share; 10,000 against 100,000 shows whether it is linear.
+`loraplug data` does, and reports its own peak. The time for a row, 10,000 against 100,000, shows whether it is linear.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice, pairwise
 from pathlib import Path
 
-from loraplug import Run
 from loraplug_swe.patches import parse_patch
 from loraplug_swe.swe import SweSource
+
+from loraplug import Run
 
 
 def git(
@@ -40,7 +42,7 @@ def git(
 
 def make_repository(folder: Path, commits: int, files: int = 400) -> None:
     """A repository of `files` Python files whose every commit changes a few lines in one to three of them."""
-    draw = random.Random(7)
+    draw = random.Random(7)  # noqa: S311 - to make up data
     names = [f"package_{n % 20}/module_{n}.py" for n in range(files)]
     bodies = {name: [f"value_{n} = {draw.random()}" for n in range(200)] for name in names}
     stream = []
@@ -63,7 +65,7 @@ def make_tasks(repo: Path, path: Path, count: int, *, one_commit: bool) -> None:
     """A task for each commit: its parent is the base, its change the gold patch; or changes all made to one commit."""
     names = git(repo, "rev-list", "--reverse", "--no-merges", "main").stdout.decode().split()
     with path.open("w") as file:
-        for at, (base, commit) in enumerate(zip(names[:count], names[1:], strict=False)):
+        for at, (base, commit) in enumerate(islice(pairwise(names), count)):
             patch = git(repo, "diff", base, commit).stdout.decode()
             if one_commit:
                 base = names[0]
@@ -133,7 +135,7 @@ def write_many(count: int) -> None:
     """In a process of its own: `count` synthetic tasks through `swe` to JSON Lines; prints its figures as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         tasks, out = Path(folder) / "tasks.jsonl", Path(folder) / "out.jsonl"
-        draw = random.Random(1)
+        draw = random.Random(1)  # noqa: S311 - to make up data
         with tasks.open("w") as file:
             for at in range(count):
                 lines = [f"    value = {draw.random()}" for _ in range(40)]
@@ -173,7 +175,7 @@ def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--repo", type=Path, help="a git repository with a work tree or bare")
     reader.add_argument("--tasks", type=Path, help="SWE-bench rows of that repository, JSON Lines")
-    reader.add_argument("--rows", type=int, default=400)
+    reader.add_argument("--rows", type=int, default=1000)
     reader.add_argument("--write", type=int, help=argparse.SUPPRESS)
     options = reader.parse_args()
     if options.write:

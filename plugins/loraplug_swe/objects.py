@@ -37,6 +37,8 @@ class Objects:
     def __init__(self, git_dir: Path, timeout: float) -> None:
         self._git_dir, self._timeout = git_dir, timeout
         self._stack = ExitStack()
+        self._known: dict[str, tuple[str, str, int]] = {}
+        self.beneath = lru_cache(maxsize=4_096)(self._beneath)
         self.entries = lru_cache(maxsize=16_384)(self._entries)
         self._summary = lru_cache(maxsize=65_536)(self._count)
         self._below = lru_cache(maxsize=4_096)(self._paths_below)
@@ -57,8 +59,16 @@ class Objects:
 
     def info(self, name: str) -> tuple[str, str, int] | None:
         """Object name, type and size in bytes of `name`; None where there is no such object here."""
-        self._ask("info", name)
-        return self._head()
+        if (found := self._known.get(name)) is None:
+            self._ask("info", name)
+            found = self._head()
+            if found is not None:
+                self._known[name] = found
+        return found
+
+    def forget(self) -> None:
+        """Drop what `info` remembers, so that memory does not grow with the number of tasks."""
+        self._known.clear()
 
     def read(self, oid: str) -> bytes:
         """The bytes of an object.
@@ -99,7 +109,7 @@ class Objects:
         """How many files there are below `tree`, and whether git shows all their names without quotes."""
         return self._summary(tree)
 
-    def beneath(self, tree: str, name: bytes) -> list[str]:
+    def _beneath(self, tree: str, name: bytes) -> list[str]:
         """The entries of a folder `name` with plain names, as paths."""
         return [f"{name.decode()}/{entry.decode()}" for entry in self.entries(tree)]
 

@@ -39,7 +39,9 @@ class Repo:
             for who in ("AUTHOR", "COMMITTER")
             for what, text in (("NAME", "Ada"), ("EMAIL", "ada@example.org"), ("DATE", "2024-01-01T00:00:00Z"))
         }
-        done = subprocess.run(["git", *arguments], cwd=self.folder, env=env, input=stdin, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.folder, env=env, input=stdin, capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
@@ -123,7 +125,12 @@ def replay(messages: list[dict[str, str]], checkout: Path) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": str(checkout.parent), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
     for command, answer in commands(messages):
         done = subprocess.run(
-            ["bash", "-c", command], cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            ["bash", "-c", command],
+            cwd=checkout,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
         shown = f"<returncode>{done.returncode}</returncode>\n<output>\n{done.stdout.decode()}</output>"
         assert answer == shown, command

@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import read_rejects, synth
-
-from loraplug import InputError, LoraplugError, Run
 from loraplug_swe.bucket import BucketOptions
 from loraplug_swe.synth import SweSynthSource
+
+from loraplug import InputError, LoraplugError, Run
 
 FAST = BucketOptions(backoff=0.01, per_second=500, timeout=2, attempts=4, max_wait=1, max_bytes=50_000)
 GOLD = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name http.server asks for
+    def do_GET(self) -> None:
         number = int(self.path.removeprefix("/bugs/task_").removesuffix(".json"))
         assert len(self.path) == len("/bugs/task_.json") + 11
         with self.server.lock:

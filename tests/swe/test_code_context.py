@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
-
-from loraplug import InputError, Run
 from loraplug_swe.git import GitLimits
 from loraplug_swe.patches import reverse_patch
 from loraplug_swe.swe import SweSource
+
+from loraplug import InputError, Run
 
 BODY = "".join(f"line {n}\n" for n in range(1, 31))
 
@@ -194,7 +194,11 @@ def test_a_row_that_cannot_be_true_is_rejected(reason: str, repo: Repo, run: Run
     base = repo.commit({"a.py": BODY, "latin.txt": "first\nx\ncaf\xe9\n".encode("latin-1"), "bin.dat": "first\nx\n\0\n",
                         "big.txt": "first\n" + "x" * 3000, "sub/b.py": "1\n"})  # fmt: skip
     good = repo.patch(base, {"a.py": changed(BODY, 3)})
-    rows = [row(base, good, instance_id="good-1"), row(base, REFUSED[reason](repo, base)), row(base, good, instance_id="good-2")]
+    rows = [
+        row(base, good, instance_id="good-1"),
+        row(base, REFUSED[reason](repo, base)),
+        row(base, good, instance_id="good-2"),
+    ]
     made = list(source(tmp_path, rows, git=GitLimits(max_file_bytes=2000)).rows(run))
     assert [one["instance_id"] for one in made] == ["good-1", "good-2"]
     (rejected,) = read_rejects(run)
@@ -243,7 +247,9 @@ def test_long_files_are_paged_round_the_change(repo: Repo, run: Run, tmp_path: P
 
 def test_large_trees_are_listed_by_their_upper_folders(repo: Repo, run: Run, tmp_path: Path) -> None:
     """More paths than max_tree_lines: two levels, one level, or the head of one, as bash prints them."""
-    base = repo.commit({f"d{n % 5}/e{n % 20}/f-{n}.txt": "x\n" for n in range(100)} | {"a.py": BODY, "d1/e'\"q/ü.txt": "x\n"})
+    base = repo.commit(
+        {f"d{n % 5}/e{n % 20}/f-{n}.txt": "x\n" for n in range(100)} | {"a.py": BODY, "d1/e'\"q/ü.txt": "x\n"}
+    )
     patch = repo.patch(base, {"a.py": changed(BODY, 3)})
     for most, listing in ((200, "git ls-files"), (30, "git ls-files | cut -d/ -f1-2 | uniq"), (10, "-f1 | uniq")):
         (made,) = source(tmp_path, [row(base, patch)], max_tree_lines=most).rows(run)

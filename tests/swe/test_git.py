@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Repo, commands, row, write_tasks
-
-from loraplug import LoraplugError, Run
 from loraplug_swe.clones import get_clone
 from loraplug_swe.git import GitLimits, environment, run_git, transport
 from loraplug_swe.objects import Objects
 from loraplug_swe.rejects import Reject
 from loraplug_swe.swe import SweSource
+
+from loraplug import LoraplugError, Run
 
 
 def make_rows(folder: str, tasks: str, url: str) -> int:

@@ -10,14 +10,14 @@ import pytest
 from conftest import SHARED, needs_shared, read_rejects, row, synth, write_tasks
 from hypothesis import given
 from hypothesis import strategies as st
-
-from loraplug import InputError, Run, conversation, shape_of
 from loraplug_swe import loraplug_dataset_sources
 from loraplug_swe.places import open_place
 from loraplug_swe.selection import parse_ids
 from loraplug_swe.swe import SweSource
 from loraplug_swe.synth import SweSynthSource
 from loraplug_swe.tasks import clean_statement, read_task
+
+from loraplug import InputError, Run, conversation, shape_of
 
 GOLD = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
 BUG = "--- a/y\n+++ b/y\n@@ -1 +1 @@\n-right\n+wrong\n"
@@ -55,7 +55,9 @@ def test_every_place_gives_the_same_rows(suffix: str, run: Run, tmp_path: Path) 
         import pyarrow
         import pyarrow.parquet
 
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict.fromkeys(tasks[0] | tasks[1]) | one for one in tasks]), place)
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist([dict.fromkeys(tasks[0] | tasks[1]) | one for one in tasks]), place
+        )
     made = rows(run, str(place))
     assert [one["response"] for one in made] == [GOLD] * 11
     assert [one["group"] for one in made] == [["ada/lib", f"ada__lib-{at}"] for at in range(1, 12)]
@@ -83,7 +85,9 @@ def test_a_hub_data_set(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @given(st.lists(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))), st.sampled_from([None, 1]))  # fmt: skip
-def test_json_arrays_are_streamed_truly(tmp_path_factory: pytest.TempPathFactory, data: list, indent: int | None) -> None:
+def test_json_arrays_are_streamed_truly(
+    tmp_path_factory: pytest.TempPathFactory, data: list, indent: int | None
+) -> None:
     """Any array comes out entry by entry as json.loads has it, whatever the window."""
     import loraplug_swe.places as places
 
@@ -120,9 +124,17 @@ def test_missing_places(run: Run, tmp_path: Path) -> None:
 
 def test_fields_of_any_case_lists_as_text_and_nulls(run: Run, tmp_path: Path) -> None:
     """Key case varies, lists may be JSON strings, values may be null or missing."""
-    one = {key.upper(): value for key, value in named(1, FAIL_TO_PASS='["a", "b"]', test_patch=None, hints_text=None).items()}
+    one = {
+        key.upper(): value
+        for key, value in named(1, FAIL_TO_PASS='["a", "b"]', test_patch=None, hints_text=None).items()
+    }
     two = named(2, fail_to_pass=["c"], PASS_TO_PASS=None)
-    for data, tests in ((one, ("a", "b")), (two, ("c",)), (named(3, FAIL_TO_PASS=""), ()), (named(4, FAIL_TO_PASS="x::y"), ("x::y",))):
+    for data, tests in (
+        (one, ("a", "b")),
+        (two, ("c",)),
+        (named(3, FAIL_TO_PASS=""), ()),
+        (named(4, FAIL_TO_PASS="x::y"), ("x::y",)),
+    ):
         assert read_task(data, 0, numbered=False, where="x").failing_tests == tests
     text = synth(BASE, GOLD) | {"bug": None, "original": json.dumps(synth(BASE, GOLD)["original"])}
     made = rows(run, write_tasks(tmp_path, [one | {"INSTANCE_ID": "upper"}, two, text, named(5, repo=None)]))
@@ -142,7 +154,10 @@ def test_answers(run: Run, tmp_path: Path) -> None:
     assert found["unbug"] == {"both": ("The bug shows.", back)}
     assert found["gold"] == {"both": ("The gold issue.", GOLD)}
     rows(run, tasks)
-    assert [(one["task_id"], one["reason"]) for one in read_rejects(run)] == [("bug", "duplicate"), ("mute", "empty-patch")]
+    assert [(one["task_id"], one["reason"]) for one in read_rejects(run)] == [
+        ("bug", "duplicate"),
+        ("mute", "empty-patch"),
+    ]
 
 
 def test_duplicates_are_told_and_dropped(run: Run, tmp_path: Path) -> None:
@@ -176,7 +191,9 @@ def test_repos_and_limit(run: Run, tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=25), st.integers(1, 6),
        st.none() | st.integers(1, 12), st.sampled_from(["", "0-9", "5,3-4,20"]))  # fmt: skip
-def test_shards_join_to_the_whole(tmp_path_factory: pytest.TempPathFactory, tasks: list, shards: int, limit: int | None, ids: str) -> None:
+def test_shards_join_to_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, tasks: list, shards: int, limit: int | None, ids: str
+) -> None:
     """In order, with duplicates, rejects, ids and limit."""
     tmp_path = tmp_path_factory.mktemp("shards")
     run = Run("x", outputs=tmp_path, cache=tmp_path)
@@ -256,7 +273,11 @@ def test_templates_of_the_user(suffix: str, run: Run, tmp_path: Path) -> None:
     (made,) = SweSource(tasks=tasks, templates=path).rows(run)
     assert [message["content"] for message in made["messages"][:2]] == ["Be {{kind}}.", "Fix: It is broken.!"]
     assert "{{kind}}" in run.reporter.warnings[0]
-    for wrong, told in (("", "no agent templates"), (text.replace("{{ task }}", ""), "no {{task}}"), ("[[[", "cannot be read")):
+    for wrong, told in (
+        ("", "no agent templates"),
+        (text.replace("{{ task }}", ""), "no {{task}}"),
+        ("[[[", "cannot be read"),
+    ):
         path.write_text(wrong)
         with pytest.raises(InputError, match=told):
             list(SweSource(tasks=tasks, templates=path).rows(run))
@@ -281,7 +302,11 @@ def test_every_shared_row_makes_a_row_or_a_reject(run: Run) -> None:
     assert len(places) == 5
     for place in places:
         total = len(open_place(str(place), split="", revision=None).numbers())
-        for source in (SweSynthSource(tasks=str(place)), SweSource(tasks=str(place)), SweSource(tasks=str(place), turns="single")):
+        for source in (
+            SweSynthSource(tasks=str(place)),
+            SweSource(tasks=str(place)),
+            SweSource(tasks=str(place), turns="single"),
+        ):
             made = list(source.rows(run))
             assert len(made) + len(read_rejects(run)) == total
             assert {one["reason"] for one in read_rejects(run)} <= {"duplicate", "empty-patch"}
