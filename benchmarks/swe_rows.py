@@ -87,8 +87,16 @@ def change_one(repo: Path, base: str, path: str, at: int) -> str:
     here = at % (len(lines) - 8) + 4
     hunk = [f" {line}" for line in lines[here - 3 : here]] + [f"-{lines[here]}", f"+changed = {at}"]
     hunk += [f" {line}" for line in lines[here + 1 : here + 4]]
-    return "\n".join([f"diff --git a/{path} b/{path}", f"--- a/{path}", f"+++ b/{path}",
-                      f"@@ -{here - 2},7 +{here - 2},7 @@", *hunk, ""])  # fmt: skip
+    return "\n".join(
+        [
+            f"diff --git a/{path} b/{path}",
+            f"--- a/{path}",
+            f"+++ b/{path}",
+            f"@@ -{here - 2},7 +{here - 2},7 @@",
+            *hunk,
+            "",
+        ]
+    )
 
 
 def straightforward(repo: Path, tasks: Path, scratch: Path) -> int:
@@ -127,8 +135,10 @@ def compare(title: str, repo: Path, tasks: Path) -> None:
             rate = kept[way.__name__] / (time.perf_counter() - start)
             best[way.__name__] = max(rate, best.get(way.__name__, 0))
     slow, fast = best["straightforward"], best["ours"]
-    print(f"{title}: {kept['ours']} rows kept of {kept['straightforward']} that apply; straightforward {slow:.0f} rows/s, "
-          f"ours {fast:.0f} rows/s, {fast / slow:.1f} times")  # fmt: skip
+    print(
+        f"{title}: {kept['ours']} rows kept of {kept['straightforward']} that apply; straightforward {slow:.0f} rows/s, "
+        f"ours {fast:.0f} rows/s, {fast / slow:.1f} times"
+    )
 
 
 def write_many(count: int) -> None:
@@ -165,8 +175,10 @@ def memory() -> None:
         told = subprocess.run([sys.executable, __file__, "--write", str(count)], capture_output=True, check=True).stdout
         one = json.loads(told)
         shares.append(one["seconds"] / count)
-        print(f"simple mode, {count:,} tasks: {one['seconds']:.1f} s, {count / one['seconds']:,.0f} rows/s, "
-              f"peak {one['peak_mb']:.0f} MB, {one['out_mb']:.0f} MB written")  # fmt: skip
+        print(
+            f"simple mode, {count:,} tasks: {one['seconds']:.1f} s, {count / one['seconds']:,.0f} rows/s, "
+            f"peak {one['peak_mb']:.0f} MB, {one['out_mb']:.0f} MB written"
+        )
     print(f"time a row, 100,000 against 10,000: {shares[1] / shares[0]:.2f}")
 
 

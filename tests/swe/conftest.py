@@ -115,7 +115,7 @@ def commands(messages: list[dict[str, str]]) -> list[tuple[str, str | None]]:
     found = []
     for at, message in enumerate(messages):
         if message["role"] == "assistant":
-            fence, _, command = re.search(r"(`{3,})(bash)\n(.*?)\n\1$", message["content"], re.DOTALL).groups()
+            _, _, command = re.search(r"(`{3,})(bash)\n(.*?)\n\1$", message["content"], re.DOTALL).groups()
             found.append((command, messages[at + 1]["content"] if at + 1 < len(messages) else None))
     return found
 
@@ -123,9 +123,11 @@ def commands(messages: list[dict[str, str]]) -> list[tuple[str, str | None]]:
 def replay(messages: list[dict[str, str]], checkout: Path) -> None:
     """Run every command in `checkout` with bash and compare each answer, byte for byte."""
     env = {"PATH": os.environ["PATH"], "HOME": str(checkout.parent), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
+    script = checkout.with_name(checkout.name + ".sh")  # a command may be longer than an argument may be
     for command, answer in commands(messages):
+        script.write_text(command + "\n", newline="\n")
         done = subprocess.run(
-            ["bash", "-c", command],
+            ["bash", str(script)],
             cwd=checkout,
             env=env,
             stdout=subprocess.PIPE,

@@ -40,16 +40,20 @@ class Bucket(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """The prefix."""
         return f"http://127.0.0.1:{self.server_port}/bugs"
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers as the bucket's trouble list says."""
+
     server: Bucket
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:
+        """Count, and answer."""
         number = int(self.path.removeprefix("/bugs/task_").removesuffix(".json"))
         assert len(self.path) == len("/bugs/task_.json") + 11
         with self.server.lock:
@@ -68,6 +72,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.inside -= 1
 
     def answer(self, number: int, trouble: str) -> None:
+        """Send the task, or the trouble."""
         if trouble.isdigit():
             self.send_response(int(trouble))
             self.end_headers()

@@ -122,8 +122,13 @@ def test_all_oddities_in_one_batch(repo: Repo, base: str, run: Run, tmp_path: Pa
     rows = []
     for at, (name, make) in enumerate(ODDITIES.items()):
         rows.append(row(base, make(repo, base), instance_id=f"ok-{at}"))
-        rows.append(row(base, repo.patch(base, {"a.py": changed(BODY, 3)}).replace("line 4", f"line {name}"),
-                        instance_id=f"bad-{at}"))  # fmt: skip
+        rows.append(
+            row(
+                base,
+                repo.patch(base, {"a.py": changed(BODY, 3)}).replace("line 4", f"line {name}"),
+                instance_id=f"bad-{at}",
+            )
+        )
     together = list(source(tmp_path, rows).rows(run))
     assert [one["instance_id"] for one in together] == [f"ok-{at}" for at in range(len(ODDITIES))]
     rejected = read_rejects(run)
@@ -143,10 +148,14 @@ def test_modes_links_and_submodules(repo: Repo, run: Run, tmp_path: Path) -> Non
     repo.git("commit", "-q", "-m", "start")
     base = repo.git("rev-parse", "HEAD").strip()
     mode = "diff --git a/tool.sh b/tool.sh\nold mode 100644\nnew mode 100755\n"
-    link = ("diff --git a/link b/link\n--- a/link\n+++ b/link\n@@ -1 +1 @@\n-tool.sh\n\\ No newline at end of file\n"
-            "+tool2.sh\n\\ No newline at end of file\n")  # fmt: skip
-    module = (f"diff --git a/vendor/dep b/vendor/dep\nindex {'1' * 7}..{'2' * 7} 160000\n--- a/vendor/dep\n"
-              f"+++ b/vendor/dep\n@@ -1 +1 @@\n-Subproject commit {'1' * 40}\n+Subproject commit {'2' * 40}\n")  # fmt: skip
+    link = (
+        "diff --git a/link b/link\n--- a/link\n+++ b/link\n@@ -1 +1 @@\n-tool.sh\n\\ No newline at end of file\n"
+        "+tool2.sh\n\\ No newline at end of file\n"
+    )
+    module = (
+        f"diff --git a/vendor/dep b/vendor/dep\nindex {'1' * 7}..{'2' * 7} 160000\n--- a/vendor/dep\n"
+        f"+++ b/vendor/dep\n@@ -1 +1 @@\n-Subproject commit {'1' * 40}\n+Subproject commit {'2' * 40}\n"
+    )
     rows = [row(base, text, instance_id=str(at)) for at, text in enumerate((mode, link, module, mode + link + module))]
     made = list(source(tmp_path, rows).rows(run))
     assert len(made) == 4
@@ -157,8 +166,15 @@ def test_modes_links_and_submodules(repo: Repo, run: Run, tmp_path: Path) -> Non
 def test_git_attributes_of_the_tree_count(repo: Repo, run: Run, tmp_path: Path) -> None:
     """`-diff` and diff drivers in the tree's .gitattributes shape the submission, as in a checkout."""
     body = "class A:\n    def f(self):\n" + "".join(f"        x = {n}\n" for n in range(20))
-    base = repo.commit({".gitattributes": "*.gen -diff\n*.py diff=python\n", "m.py": body, "sub/.gitattributes": "*.z -diff\n",
-                        "sub/k.z": "1\n", "k.z": "1\n"})  # fmt: skip
+    base = repo.commit(
+        {
+            ".gitattributes": "*.gen -diff\n*.py diff=python\n",
+            "m.py": body,
+            "sub/.gitattributes": "*.z -diff\n",
+            "sub/k.z": "1\n",
+            "k.z": "1\n",
+        }
+    )
     rows = [row(base, repo.patch(base, {"m.py": body.replace("x = 15", "y = 15"), "k.z": "2\n"}))]
     (made,) = source(tmp_path, rows).rows(run)
     assert "def f(self):" in made["messages"][-1]["content"]
@@ -191,8 +207,15 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_a_row_that_cannot_be_true_is_rejected(reason: str, repo: Repo, run: Run, tmp_path: Path) -> None:
     """Each reason has its code, git's words where git spoke, and leaves the other rows alone."""
-    base = repo.commit({"a.py": BODY, "latin.txt": "first\nx\ncaf\xe9\n".encode("latin-1"), "bin.dat": "first\nx\n\0\n",
-                        "big.txt": "first\n" + "x" * 3000, "sub/b.py": "1\n"})  # fmt: skip
+    base = repo.commit(
+        {
+            "a.py": BODY,
+            "latin.txt": "first\nx\ncaf\xe9\n".encode("latin-1"),
+            "bin.dat": "first\nx\n\0\n",
+            "big.txt": "first\n" + "x" * 3000,
+            "sub/b.py": "1\n",
+        }
+    )
     good = repo.patch(base, {"a.py": changed(BODY, 3)})
     rows = [
         row(base, good, instance_id="good-1"),
@@ -208,10 +231,17 @@ def test_a_row_that_cannot_be_true_is_rejected(reason: str, repo: Repo, run: Run
         assert rejected["detail"] == "error: patch failed: a.py:1\nerror: a.py: patch does not apply"
 
 
-@pytest.mark.parametrize(("fields", "reason"), [({"repo": "--upload-pack=x/y"}, "unsafe-repo"),
-    ({"repo": "../../etc"}, "unsafe-repo"), ({"repo": "ada/no-such"}, "no-clone"),
-    ({"base_commit": "--output=x"}, "unsafe-commit"), ({"base_commit": "0" * 40}, "no-commit"), ({"base_commit": None}, "no-commit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"repo": "--upload-pack=x/y"}, "unsafe-repo"),
+        ({"repo": "../../etc"}, "unsafe-repo"),
+        ({"repo": "ada/no-such"}, "no-clone"),
+        ({"base_commit": "--output=x"}, "unsafe-commit"),
+        ({"base_commit": "0" * 40}, "no-commit"),
+        ({"base_commit": None}, "no-commit"),
+    ],
+)
 def test_strange_repositories_and_commits(fields: dict, reason: str, repo: Repo, run: Run, tmp_path: Path) -> None:
     """What could be an option, leads elsewhere or is not there is a reject with its reason."""
     base = repo.commit({"a.py": BODY})

@@ -40,8 +40,13 @@ def test_a_partial_clone_fetches_contents_in_one_batch(repo: Repo, run: Run, tmp
     here = lambda n: clone.git_dir.joinpath("objects", blob[n][:2], blob[n][2:]).exists()  # noqa: E731
 
     def known() -> set[int]:
-        found = run_git(["cat-file", "--batch-all-objects", "--batch-check"], git_dir=clone.git_dir, timeout=60,
-                        max_output=1 << 20, cwd=tmp_path).out.decode()  # fmt: skip
+        found = run_git(
+            ["cat-file", "--batch-all-objects", "--batch-check"],
+            git_dir=clone.git_dir,
+            timeout=60,
+            max_output=1 << 20,
+            cwd=tmp_path,
+        ).out.decode()
         return {n for n in range(30) if blob[n] in found or here(n)}
 
     assert known() == set()
@@ -92,15 +97,16 @@ def test_an_interrupted_clone_is_made_anew(repo: Repo, run: Run, tmp_path: Path)
 def test_a_failed_clone_leaves_nothing(run: Run, tmp_path: Path) -> None:
     """Git's words, and no folder that looks like a clone."""
     (tmp_path / "ada" / "lib").mkdir(parents=True)
-    with pytest.raises(Reject, match="does not appear to be a git repository|not a git repository|does not exist"):
+    with pytest.raises(Reject, match=r"does not appear to be a git repository|not a git repository|does not exist"):
         get_clone(run, str(tmp_path / "{repo}"), "ada/lib", GitLimits())
     assert [path.suffix for path in (run.cache / "swe" / "repos").iterdir()] == [".lock"]
 
 
 def test_transports() -> None:
     """The recipe's own address decides the one transport; none that runs commands."""
-    assert [transport(url) for url in ("https://x/{repo}", "ssh://x/y", "me@host:{repo}", "/a/{repo}", "file:///a")] == [
-        "https", "ssh", "ssh", "file", "file"]  # fmt: skip
+    assert [
+        transport(url) for url in ("https://x/{repo}", "ssh://x/y", "me@host:{repo}", "/a/{repo}", "file:///a")
+    ] == ["https", "ssh", "ssh", "file", "file"]
     assert environment()["GIT_ALLOW_PROTOCOL"] == "none"
 
 

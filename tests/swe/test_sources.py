@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -83,8 +82,15 @@ def test_a_hub_data_set(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [one["reason"] for one in read_rejects(run)] == ["no-such-task"] * 5
 
 
-@given(st.lists(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
-       lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))), st.sampled_from([None, 1]))  # fmt: skip
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        )
+    ),
+    st.sampled_from([None, 1]),
+)
 def test_json_arrays_are_streamed_truly(
     tmp_path_factory: pytest.TempPathFactory, data: list, indent: int | None
 ) -> None:
@@ -103,9 +109,20 @@ def test_json_arrays_are_streamed_truly(
         assert read == json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(("name", "text", "told"), [("t.json", "[{}", "not JSON"), ("t.json", "7", "not a JSON array"),
-    ("t.json", "[{} {}]", "no comma"), ("t.json", "[] x", "follows"), ("t.txt", "x", "known: .json"), ("t.parquet", "x", "parquet"),
-    ("t.jsonl", "nonsense", "1 bad-json"), ("t.jsonl", '{"text": "x"}', "1 unknown-shape"), ("t.jsonl", "", "no task")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("t.json", "[{}", "not JSON"),
+        ("t.json", "7", "not a JSON array"),
+        ("t.json", "[{} {}]", "no comma"),
+        ("t.json", "[] x", "follows"),
+        ("t.txt", "x", "known: .json"),
+        ("t.parquet", "x", "parquet"),
+        ("t.jsonl", "nonsense", "1 bad-json"),
+        ("t.jsonl", '{"text": "x"}', "1 unknown-shape"),
+        ("t.jsonl", "", "no task"),
+    ],
+)
 def test_unreadable_files_say_so(name: str, text: str, told: str, run: Run, tmp_path: Path) -> None:
     """One InputError that names the file and what is wrong."""
     (tmp_path / name).write_text(text)
@@ -145,11 +162,15 @@ def test_answers(run: Run, tmp_path: Path) -> None:
     """auto takes the bug back where there is a bug with a statement; an empty answer is a reject, never a row."""
     both, gold, bug = synth(BASE, GOLD, BUG), synth(BASE, GOLD), synth(BASE, "", BUG)
     mute = synth(BASE, "", BUG) | {"bug": {"patch": BUG, "problem_statement": ""}}
-    tasks = write_tasks(tmp_path, [one | {"task_id": name} for name, one in
-                                   (("both", both), ("gold", gold), ("bug", bug), ("mute", mute))])  # fmt: skip
+    tasks = write_tasks(
+        tmp_path,
+        [one | {"task_id": name} for name, one in (("both", both), ("gold", gold), ("bug", bug), ("mute", mute))],
+    )
     back = "--- a/y\n+++ b/y\n@@ -1 +1 @@\n-wrong\n+right\n"
-    found = {answer: {one["task_id"]: (one["instruction"], one["response"]) for one in rows(run, tasks, answer=answer)}
-             for answer in ("auto", "gold", "unbug")}  # fmt: skip
+    found = {
+        answer: {one["task_id"]: (one["instruction"], one["response"]) for one in rows(run, tasks, answer=answer)}
+        for answer in ("auto", "gold", "unbug")
+    }
     assert found["auto"] == {"both": ("The bug shows.", back), "gold": ("The gold issue.", GOLD)}
     assert found["unbug"] == {"both": ("The bug shows.", back)}
     assert found["gold"] == {"both": ("The gold issue.", GOLD)}
@@ -175,12 +196,28 @@ def test_duplicates_are_told_and_dropped(run: Run, tmp_path: Path) -> None:
 
 def test_nothing_vanishes(run: Run, tmp_path: Path) -> None:
     """Rows and rejects together are the tasks."""
-    tasks = [named(1), {"x": 1}, 7, named(2, patch=""), named(3, problem_statement=None), named(1),
-             named(4, patch=7), named(5, problem_statement="\ud800"), named(6)]  # fmt: skip
+    tasks = [
+        named(1),
+        {"x": 1},
+        7,
+        named(2, patch=""),
+        named(3, problem_statement=None),
+        named(1),
+        named(4, patch=7),
+        named(5, problem_statement="\ud800"),
+        named(6),
+    ]
     made = rows(run, write_tasks(tmp_path, tasks))
     assert [one["task_id"] for one in made] == ["ada__lib-1", "ada__lib-6"]
-    assert [one["reason"] for one in read_rejects(run)] == ["unknown-shape", "unknown-shape", "empty-patch", "no-statement",
-                                                            "duplicate", "unknown-shape", "not-utf8"]  # fmt: skip
+    assert [one["reason"] for one in read_rejects(run)] == [
+        "unknown-shape",
+        "unknown-shape",
+        "empty-patch",
+        "no-statement",
+        "duplicate",
+        "unknown-shape",
+        "not-utf8",
+    ]
 
 
 def test_repos_and_limit(run: Run, tmp_path: Path) -> None:
@@ -189,8 +226,12 @@ def test_repos_and_limit(run: Run, tmp_path: Path) -> None:
     assert [one["task_id"][-1] for one in rows(run, tasks, repos=("bob/tool",), limit=3)] == ["0", "2", "4"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=25), st.integers(1, 6),
-       st.none() | st.integers(1, 12), st.sampled_from(["", "0-9", "5,3-4,20"]))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=25),
+    st.integers(1, 6),
+    st.none() | st.integers(1, 12),
+    st.sampled_from(["", "0-9", "5,3-4,20"]),
+)
 def test_shards_join_to_the_whole(
     tmp_path_factory: pytest.TempPathFactory, tasks: list, shards: int, limit: int | None, ids: str
 ) -> None:
@@ -210,13 +251,17 @@ def test_shards_join_to_the_whole(
 
     whole = take(None)
     parts = [take(f"{at}/{shards}") for at in range(1, shards + 1)]
-    assert tuple(sum((part[at] for part in parts), []) for at in (0, 1)) == whole
+    assert tuple([one for part in parts for one in part[at]] for at in (0, 1)) == whole
 
 
 def test_options_out_of_range() -> None:
     """ids, shard and limit are checked when the component is made, in words."""
-    for options, told in (({"ids": "5-1"}, "runs backwards"), ({"ids": "a"}, "not a number"), ({"shard": "3/2"}, "i/n"),
-                          ({"ids": "0-99999999999"}, "more than")):  # fmt: skip
+    for options, told in (
+        ({"ids": "5-1"}, "runs backwards"),
+        ({"ids": "a"}, "not a number"),
+        ({"shard": "3/2"}, "i/n"),
+        ({"ids": "0-99999999999"}, "more than"),
+    ):
         with pytest.raises(ValueError, match=told):
             SweSynthSource(**options)
     for url in ("ext::sh -c id", "--upload-pack=x", "fd::1", "ftp://x/{repo}"):
@@ -244,7 +289,7 @@ def test_rejects_appear_only_when_whole(run: Run, tmp_path: Path) -> None:
     assert place.read_text() == "before\n"
     list(SweSynthSource(tasks=tasks, rejects=place).rows(run))
     assert json.loads(place.read_text())["reason"] == "empty-patch"
-    assert sorted(os.listdir(tmp_path)) == ["out.rejects.jsonl", "tasks.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.rejects.jsonl", "tasks.jsonl"]
 
 
 @pytest.mark.parametrize("turns", ["agent", "single"])
@@ -265,8 +310,10 @@ def test_simple_rows_are_conversations(turns: str, run: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize("suffix", [".toml", ".yaml"])
 def test_templates_of_the_user(suffix: str, run: Run, tmp_path: Path) -> None:
     """Both kinds of file; other placeholders stay and are told; what is wrong is told."""
-    text = {".toml": "[agent]\nsystem_template = '''Be {{kind}}.'''\ninstance_template = 'Fix: {{ task }}!'\n",
-            ".yaml": "agent:\n  system_template: 'Be {{kind}}.'\n  instance_template: 'Fix: {{ task }}!'\n"}[suffix]  # fmt: skip
+    text = {
+        ".toml": "[agent]\nsystem_template = '''Be {{kind}}.'''\ninstance_template = 'Fix: {{ task }}!'\n",
+        ".yaml": "agent:\n  system_template: 'Be {{kind}}.'\n  instance_template: 'Fix: {{ task }}!'\n",
+    }[suffix]
     path = tmp_path / f"mine{suffix}"
     path.write_text(text)
     tasks = write_tasks(tmp_path, [named(1)])
