@@ -136,7 +136,7 @@ def compare(title: str, repo: Path, tasks: Path) -> None:
             best[way.__name__] = max(rate, best.get(way.__name__, 0))
     slow, fast = best["straightforward"], best["ours"]
     print(
-        f"{title}: {kept['ours']} rows kept of {kept['straightforward']} that apply; straightforward {slow:.0f} rows/s, "
+        f"{title}: {kept['ours']} kept of {kept['straightforward']} that apply; straightforward {slow:.0f} rows/s, "
         f"ours {fast:.0f} rows/s, {fast / slow:.1f} times"
     )
 

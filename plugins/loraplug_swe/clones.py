@@ -14,8 +14,9 @@ from pathlib import Path
 from attrs import field, frozen
 
 from loraplug import InputError, Run
-from loraplug_swe.git import GitLimits, Result, run_git, transport
+from loraplug_swe.git import Result, run_git
 from loraplug_swe.objects import Objects
+from loraplug_swe.options import GitLimits, transport
 from loraplug_swe.rejects import Reject
 
 _SWEEP = 8  # batches after which the objects of tried patches are thrown away

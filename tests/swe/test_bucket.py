@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import read_rejects, synth
-from loraplug_swe.bucket import BucketOptions
+from loraplug_swe.options import BucketOptions
 from loraplug_swe.synth import SweSynthSource
 
 from loraplug import InputError, LoraplugError, Run
@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         elif trouble == "slow":
             self.send_response(200)
             self.end_headers()
-            for _ in range(100):
+            for _ in range(20):
                 self.wfile.write(b" ")
                 time.sleep(0.1)
         elif trouble == "cut":

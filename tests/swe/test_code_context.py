@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 from conftest import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
-from loraplug_swe.git import GitLimits
-from loraplug_swe.patches import reverse_patch
+from loraplug_swe.options import GitLimits
+from loraplug_swe.reverse import reverse_patch
 from loraplug_swe.swe import SweSource
 
 from loraplug import InputError, Run
@@ -319,3 +320,22 @@ def test_owner_and_name_in_another_case_are_found(repo: Repo, run: Run, tmp_path
     rows = [row(base, patch, repo=name, instance_id=name) for name in ("Ada/Lib", "ada/lib")]
     assert len(list(source(tmp_path, rows, repos=("ADA/lib",)).rows(run))) == 2
     assert len([path for path in (run.cache / "swe" / "repos").iterdir() if path.is_dir()]) == 1
+
+
+def test_random_changes_are_taken_back(repo: Repo, run: Run, tmp_path: Path) -> None:
+    """Sixty random edits as bugs, one batch: every reversed patch is, by git's verdict, the exact inverse."""
+    draw = random.Random(3)
+    lines = [draw.choice(["", "x = 1", "}", "-- a", "++ b", "@@ c", "tab\t", f"n{n}"]) for n in range(60)]
+    base = repo.commit({"a.txt": "\n".join(lines), "b.txt": "\n".join(lines) + "\n"})
+    rows = []
+    for at in range(60):
+        changed_files: dict[str, bytes | str | None] = {}
+        for name, end in (("a.txt", ""), ("b.txt", "\n")):
+            new = [line for line in lines if draw.random() > 0.1]
+            for _ in range(draw.randint(0, 4)):
+                new.insert(draw.randint(0, len(new)), draw.choice(["added", "", "-- a", " "]))
+            changed_files[name] = "\n".join(new) + draw.choice([end, "", "\n", "\n\n"])
+        rows.append(synth(base, bug=repo.patch(base, changed_files)) | {"task_id": at})
+    made = list(source(tmp_path, rows).rows(run))
+    assert len(made) + sum(one["reason"] == "duplicate" for one in read_rejects(run)) == 60
+    assert len(made) > 50

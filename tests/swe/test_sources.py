@@ -10,8 +10,8 @@ from conftest import SHARED, needs_shared, read_rejects, row, synth, write_tasks
 from hypothesis import given
 from hypothesis import strategies as st
 from loraplug_swe import loraplug_dataset_sources
+from loraplug_swe.options import parse_ids
 from loraplug_swe.places import open_place
-from loraplug_swe.selection import parse_ids
 from loraplug_swe.swe import SweSource
 from loraplug_swe.synth import SweSynthSource
 from loraplug_swe.tasks import clean_statement, read_task
@@ -95,17 +95,17 @@ def test_json_arrays_are_streamed_truly(
     tmp_path_factory: pytest.TempPathFactory, data: list, indent: int | None
 ) -> None:
     """Any array comes out entry by entry as json.loads has it, whatever the window."""
-    import loraplug_swe.places as places
+    import loraplug_swe.arrays as arrays
 
     path = tmp_path_factory.mktemp("json") / "a.json"
     path.write_text(json.dumps(data, indent=indent, ensure_ascii=False).encode("utf-8", "replace").decode())
     for chunk in (1, 7, 1 << 20):
-        places._CHUNK = chunk
+        arrays._CHUNK = chunk
         try:
             place = open_place(str(path), split="", revision=None)
             read = [entry.data for entry in place.read(place.numbers())]
         finally:
-            places._CHUNK = 1 << 20
+            arrays._CHUNK = 1 << 20
         assert read == json.loads(path.read_text())
 
 
