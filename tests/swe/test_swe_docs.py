@@ -9,7 +9,6 @@ from pathlib import Path
 import attrs
 import cattrs
 import pytest
-
 from loraplug_swe import loraplug_dataset_sources
 from loraplug_swe.templates import read_templates
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import read_rejects, synth
 from loraplug_swe.options import BucketOptions
 from loraplug_swe.synth import SweSynthSource
+from swe_helpers import read_rejects, synth
 
 from loraplug import InputError, LoraplugError, Run
 

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
 from loraplug_swe.options import GitLimits
 from loraplug_swe.reverse import reverse_patch
 from loraplug_swe.swe import SweSource
+from swe_helpers import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
 
 from loraplug import InputError, Run
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SHARED, needs_shared, read_rejects, row, synth, write_tasks
 from hypothesis import given
 from hypothesis import strategies as st
 from loraplug_swe import loraplug_dataset_sources
@@ -15,6 +14,7 @@ from loraplug_swe.places import open_place
 from loraplug_swe.swe import SweSource
 from loraplug_swe.synth import SweSynthSource
 from loraplug_swe.tasks import clean_statement, read_task
+from swe_helpers import SHARED, needs_shared, read_rejects, row, synth, write_tasks
 
 from loraplug import InputError, Run, conversation, shape_of
 
