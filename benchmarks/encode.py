@@ -18,11 +18,65 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-NOUNS = (
-    "file list parser index token module buffer request header cache column session thread value graph query".split()
-)
-VERBS = "read write sort merge split parse update remove check compute return open close rename follow print".split()
-SMALL = "the a this that every some when if because while and but so then of in on with without from into".split()
+NOUNS = [
+    "file",
+    "list",
+    "parser",
+    "index",
+    "token",
+    "module",
+    "buffer",
+    "request",
+    "header",
+    "cache",
+    "column",
+    "session",
+    "thread",
+    "value",
+    "graph",
+    "query",
+]
+VERBS = [
+    "read",
+    "write",
+    "sort",
+    "merge",
+    "split",
+    "parse",
+    "update",
+    "remove",
+    "check",
+    "compute",
+    "return",
+    "open",
+    "close",
+    "rename",
+    "follow",
+    "print",
+]
+SMALL = [
+    "the",
+    "a",
+    "this",
+    "that",
+    "every",
+    "some",
+    "when",
+    "if",
+    "because",
+    "while",
+    "and",
+    "but",
+    "so",
+    "then",
+    "of",
+    "in",
+    "on",
+    "with",
+    "without",
+    "from",
+    "into",
+]
 SYSTEM = "You are a careful programmer. Answer shortly, and show code where it helps."
 
 

@@ -27,10 +27,9 @@ import time
 from itertools import islice, pairwise
 from pathlib import Path
 
+from loraplug import Run
 from loraplug_swe.patches import parse_patch
 from loraplug_swe.swe import SweSource
-
-from loraplug import Run
 
 
 def git(

@@ -12,13 +12,13 @@ from chat_help import CHATML, SHARED, answer, inference, said, system, tokenizer
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+
+from loraplug import Conversation, InputError, LoraplugError, Run
 from loraplug_chat import gate, store
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_chat.mask import Masker
 from loraplug_chat.packing import best_fit
 from loraplug_chat.text import Text
-
-from loraplug import Conversation, InputError, LoraplugError, Run
 
 
 def rows_of(*conversations: list[dict[str, Any]], **columns: list[Any]) -> Dataset:

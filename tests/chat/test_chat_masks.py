@@ -24,9 +24,9 @@ from chat_help import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loraplug_chat.mask import Masker
 
 from loraplug import Conversation, InputError
+from loraplug_chat.mask import Masker
 
 hostile = st.lists(
     st.sampled_from(

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from loraplug_swe.options import BucketOptions
-from loraplug_swe.synth import SweSynthSource
 from swe_helpers import read_rejects, synth
 
 from loraplug import InputError, LoraplugError, Run
+from loraplug_swe.options import BucketOptions
+from loraplug_swe.synth import SweSynthSource
 
 FAST = BucketOptions(backoff=0.01, per_second=500, timeout=2, attempts=4, max_wait=1, max_bytes=50_000)
 GOLD = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"

@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
-from loraplug_swe.options import GitLimits
-from loraplug_swe.reverse import reverse_patch
-from loraplug_swe.swe import SweSource
 from swe_helpers import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
 
 from loraplug import InputError, Run
+from loraplug_swe.options import GitLimits
+from loraplug_swe.reverse import reverse_patch
+from loraplug_swe.swe import SweSource
 
 BODY = "".join(f"line {n}\n" for n in range(1, 31))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import cattrs
 import pytest
+
 from loraplug_swe import loraplug_dataset_sources
 from loraplug_swe.templates import read_templates
 

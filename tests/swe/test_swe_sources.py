@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from swe_helpers import SHARED, needs_shared, read_rejects, row, synth, write_tasks
+
+from loraplug import InputError, Run, conversation, shape_of
 from loraplug_swe import loraplug_dataset_sources
 from loraplug_swe.options import parse_ids
 from loraplug_swe.places import open_place
 from loraplug_swe.swe import SweSource
 from loraplug_swe.synth import SweSynthSource
 from loraplug_swe.tasks import clean_statement, read_task
-from swe_helpers import SHARED, needs_shared, read_rejects, row, synth, write_tasks
-
-from loraplug import InputError, Run, conversation, shape_of
 
 GOLD = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
 BUG = "--- a/y\n+++ b/y\n@@ -1 +1 @@\n-right\n+wrong\n"
