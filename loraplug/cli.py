@@ -43,9 +43,10 @@ class App(click.Group):
         from loraplug.recipe import build
 
         dotenv = dotenv_values(".env") if Path(".env").is_file() else {}
+        layers = read_layers(path, settings, dotenv)
         for name, value in dotenv.items():  # tokens for hubs and trackers; what is already set wins
             os.environ.setdefault(name, value or "")
-        return build(read_layers(path, settings, dotenv), self.registry)
+        return build(layers, self.registry)
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""

@@ -10,6 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# a deadline would fail on a busy machine, not on slow code
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 # as the command line does, before torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
