@@ -3,8 +3,8 @@
     python benchmarks/encode.py                    # 20,000 rows, both, tokens per second of process CPU time
     python benchmarks/encode.py --rows 200000 --ours-only   # peak memory, time by number of rows
 
-The rows are made here: one to four turns of English and Python with a system turn, no row like another. trl gets its own
-training template and `assistant_only_loss`; ours gets the plain template of the same name. Ids must be equal.
+The rows are made here: one to four turns of English and Python with a system turn, no row like another. trl gets its
+own training template and `assistant_only_loss`; ours gets the plain template of the same name. Ids must be equal.
 """
 
 from __future__ import annotations
@@ -18,11 +18,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-NOUNS = (
-    "file list parser index token module buffer request header cache column session thread value graph query".split()
-)
-VERBS = "read write sort merge split parse update remove check compute return open close rename follow print".split()
-SMALL = "the a this that every some when if because while and but so then of in on with without from into".split()
+NOUNS = [
+    "file",
+    "list",
+    "parser",
+    "index",
+    "token",
+    "module",
+    "buffer",
+    "request",
+    "header",
+    "cache",
+    "column",
+    "query",
+]
+VERBS = ["read", "write", "sort", "merge", "split", "parse", "update", "remove", "check", "compute", "open", "rename"]
+SMALL = [
+    "the",
+    "a",
+    "this",
+    "that",
+    "every",
+    "some",
+    "when",
+    "if",
+    "because",
+    "while",
+    "and",
+    "but",
+    "then",
+    "of",
+    "with",
+]
 SYSTEM = "You are a careful programmer. Answer shortly, and show code where it helps."
 
 
@@ -38,13 +65,14 @@ def code(draw: random.Random) -> str:
     name, verb, number = draw.choice(NOUNS), draw.choice(VERBS), draw.randint(0, 10**6)
     return (
         f"```python\ndef {verb}_{name}({name}s, limit={number}):\n    for i, {name} in enumerate({name}s):\n"
-        f"        if {name}.{verb}(i) > limit:\n            return {name}\n    raise ValueError('{sentence(draw)}')\n```"
+        f"        if {name}.{verb}(i) > limit:\n            return {name}\n"
+        f"    raise ValueError('{sentence(draw)}')\n```"
     )
 
 
 def made_rows(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Rows of `messages`."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - made-up rows
     for _ in range(count):
         messages = [{"role": "system", "content": SYSTEM}]
         for _ in range(draw.randint(1, 4)):
@@ -52,7 +80,7 @@ def made_rows(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
             said = [sentence(draw) for _ in range(draw.randint(1, 6))]
             if draw.random() < 0.5:
                 said.insert(draw.randrange(len(said)), "\n\n" + code(draw) + "\n\n")
-            messages.append({"role": "assistant", "content": " ".join(said)})
+            messages.append({"role": "assistant", "content": " ".join(said).strip()})
         yield {"messages": messages}
 
 
@@ -83,8 +111,8 @@ def by_trl(rows: Any, tokenizer: Any, folder: Path) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1)
-    config.num_attention_heads = config.num_key_value_heads = 1
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, **heads)
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     options = SFTConfig(
@@ -97,8 +125,9 @@ def by_trl(rows: Any, tokenizer: Any, folder: Path) -> Any:
 
 def by_us(rows: Any, tokenizer: Any, folder: Path) -> Any:
     """What the formatter makes of them, nothing cached."""
-    from loraplug import Run
     from loraplug_chat.formatter import ChatTemplate
+
+    from loraplug import Run
 
     run = Run("benchmark", outputs=folder / "outputs", cache=folder / "cache")
     formatter = ChatTemplate(packing=False, max_length=100_000)

@@ -106,12 +106,11 @@ class Encoding(Formatter):
                 report.lose(name, f"more than {self.max_length} tokens")
                 return None
             report.counts["truncated"] += 1
-        if not any(encoded.trained[1:]):
+        if True not in encoded.trained[1:]:
             report.lose(name, "no trained token is left")
             return None
         report.take(encoded)
-        labels = [token if on else -100 for token, on in zip(encoded.ids, encoded.trained, strict=True)]
-        return store.Line(name, encoded.ids, labels)
+        return store.Line(name, encoded.ids, encoded.trained)
 
 
 @define
@@ -143,7 +142,7 @@ class Report:
         """Count a row that is kept."""
         self.counts["kept"] += 1
         self.counts["tokens"] += len(row.ids)
-        self.counts["trained"] += sum(row.trained)
+        self.counts["trained"] += row.trained.count(True)
         self.counts["other_prompts"] += not row.same_prompts
         self.counts["endless"] += not row.stops
         self.counts["lookalikes"] += row.hostile

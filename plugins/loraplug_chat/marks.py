@@ -76,6 +76,7 @@ class View:
     lookalikes: list[tuple[int, int]] = field(factory=list)
     inside: bool = False
     _bodies: list[tuple[int, int, int]] = field(factory=list)
+    _places: dict[int, list[tuple[int, int]]] | None = None
 
     @classmethod
     def of(cls, tracked: Tracked, added: Added, where: str) -> View:
@@ -107,7 +108,11 @@ class View:
 
     def bodies(self, message: int) -> list[tuple[int, int]]:
         """Where text of a message stands; empty stretches only if there are no others."""
-        mine = [(a, b) for a, b, owner in self.spans if owner == body(message)]
+        if self._places is None:
+            self._places = {}
+            for a, b, owner in self.spans:
+                self._places.setdefault(owner, []).append((a, b))
+        mine = self._places.get(body(message), [])
         return [span for span in mine if span[1] > span[0]] or mine
 
     def rows_before(self, at: int) -> tuple[int, int]:

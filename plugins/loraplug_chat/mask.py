@@ -70,7 +70,7 @@ class Masker:
             InputError: the template refuses it, or its mask cannot be proved; names row and reason.
         """
         talk = Talk.of(conversation)
-        text = self.template.plain(talk)
+        text = self.template.whole(talk)
         tracked = self.template.tracked(talk)
         if not str.__eq__(tracked, text):
             raise InputError("the chat template gives another text when it is followed", where=talk.id)

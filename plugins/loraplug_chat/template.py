@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attrs import define
+from jinja2.exceptions import TemplateError
 
 from loraplug import Conversation, InputError
 from loraplug_chat.tracked import (
@@ -17,6 +18,7 @@ from loraplug_chat.tracked import (
     Parts,
     Runs,
     Tracked,
+    TrackedDict,
     TrackedList,
     concat,
     derived,
@@ -26,6 +28,10 @@ from loraplug_chat.tracked import (
 )
 
 NOT_RENDERED = ("train", "weight")
+_USUAL = {"role", "content"}
+_NO_PROMPT = {"add_generation_prompt": False}
+_DICT_NAMES = frozenset(dir(TrackedDict))
+_REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
 def body(message: int) -> int:
@@ -61,6 +67,8 @@ class Talk:
 
         wanted = [m.get("train", True) is not False and m.get("weight", 1) != 0 for m in talk.messages]
         kept = [{k: v for k, v in m.items() if v is not None and k not in NOT_RENDERED} for m in talk.messages]
+        if all(m.keys() == _USUAL and type(m["content"]) is type(m["role"]) is str for m in kept):
+            return cls(talk.id, kept, _plain_template_data(talk.tools), wanted)
         messages = _alias_reasoning_fields(_plain_template_data(kept))
         return cls(talk.id, messages, _plain_template_data(talk.tools), wanted)
 
@@ -75,6 +83,19 @@ class Template:
         self._variables = {"documents": None, **variables}
         self._plain = _compile_jinja_template(source)
         self._tracking = _tracking_twin(self._plain.environment, source)
+        self._globals = dict(self._tracking.globals)
+
+    def whole(self, talk: Talk) -> str:
+        """The text of a conversation by transformers' own compiled template.
+
+        Raises:
+            InputError: the template refuses the conversation.
+        """
+        try:
+            made: str = self._plain.render(messages=talk.messages, tools=talk.tools, **_NO_PROMPT, **self._variables)
+        except _REFUSALS as error:
+            raise _refused(talk, error) from error
+        return made
 
     def plain(self, talk: Talk, upto: int | None = None, *, prompt: bool = False, more: Sequence[Any] = ()) -> str:
         """The text of the first `upto` messages (and `more`), ready for an answer if `prompt`.
@@ -82,7 +103,7 @@ class Template:
         Raises:
             InputError: the template refuses the conversation.
         """
-        return str(self._render(self._plain, talk, [*talk.messages[:upto], *more], talk.tools, prompt))
+        return str.__str__(self._render(self._tracking, talk, [*talk.messages[:upto], *more], talk.tools, prompt))
 
     def tracked(self, talk: Talk, upto: int | None = None, *, prompt: bool = False) -> Tracked:
         """As `plain`, with runs; owners are `body(i)`, `role(i)`, or those of `loraplug_chat.tracked`."""
@@ -94,17 +115,21 @@ class Template:
             if isinstance(content := messages[-1].get("content"), TrackedList):
                 messages[-1]["content"] = Parts(content)
                 messages[-1]["content"]._owner = body(index)
-        made = self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
-        return made if isinstance(made, Tracked) else Tracked(made, ((TEMPLATE, len(made)),))
+        return self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
 
-    def _render(self, compiled: Any, talk: Talk, messages: list[Any], tools: Any, prompt: bool) -> str:
-        from jinja2.exceptions import TemplateError
-
+    def _render(self, compiled: Any, talk: Talk, messages: list[Any], tools: Any, prompt: bool) -> Tracked:
+        environment = compiled.environment
+        names = {**self._globals, **self._variables, "messages": messages, "tools": tools}
+        names["add_generation_prompt"] = prompt
+        context = environment.context_class(environment, names, compiled.name, compiled.blocks)
         try:
-            text: str = compiled.render(messages=messages, tools=tools, add_generation_prompt=prompt, **self._variables)
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise InputError(f"the chat template refuses it: {error}", where=talk.id) from error
-        return text
+            return concat(compiled.root_render_func(context))
+        except _REFUSALS as error:
+            raise _refused(talk, error) from error
+
+
+def _refused(talk: Talk, error: Exception) -> InputError:
+    return InputError(f"the chat template refuses it: {error}", where=talk.id)
 
 
 def _tracking_twin(environment: Any, source: str) -> Any:
@@ -127,6 +152,11 @@ def _tracking_twin(environment: Any, source: str) -> Any:
     class Tracking(ImmutableSandboxedEnvironment):
         concat = staticmethod(concat)
         intercepted_binops = frozenset("%")
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            if isinstance(obj, dict) and attribute in obj and attribute not in _DICT_NAMES:
+                return obj[attribute]
+            return super().getattr(obj, attribute)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             made = super().call_binop(context, operator, left, right)

@@ -36,12 +36,14 @@ class Tracked(str):
     def __add__(self, other: str) -> Tracked:
         if not isinstance(other, str):
             return NotImplemented
-        return Tracked(str.__add__(self, other), self.runs + runs_of(other))
+        runs = other.runs if isinstance(other, Tracked) else ((TEMPLATE, len(other)),)
+        return Tracked(str.__add__(self, other), self.runs + runs)
 
     def __radd__(self, other: str) -> Tracked:
         if not isinstance(other, str):
             return NotImplemented
-        return Tracked(str.__add__(other, self), runs_of(other) + self.runs)
+        runs = other.runs if isinstance(other, Tracked) else ((TEMPLATE, len(other)),)
+        return Tracked(str.__add__(other, self), runs + self.runs)
 
     def __mul__(self, times: SupportsIndex) -> Tracked:
         return Tracked(str.__mul__(self, times), self.runs * max(int(times), 0))
@@ -221,11 +223,6 @@ def track(value: Any, owner: int) -> Any:
         items._owner = owner
         return items
     return value
-
-
-def runs_of(text: str) -> Runs:
-    """The runs of any string; plain ones are the template's."""
-    return text.runs if isinstance(text, Tracked) else ((TEMPLATE, len(text)),)
 
 
 def owners(value: Any) -> set[int]:
