@@ -109,6 +109,9 @@ class Template:
         """As `plain`, with runs; owners are `body(i)`, `role(i)`, or those of `loraplug_chat.tracked`."""
         messages = []
         for index, message in enumerate(talk.messages[:upto]):
+            if message.keys() == _USUAL and type(message["content"]) is str:
+                messages.append(_usual(message["role"], message["content"], index))
+                continue
             messages.append(track(message, body(index)))
             if isinstance(speaker := message.get("role"), str):
                 messages[-1]["role"] = Tracked(speaker, ((role(index), len(speaker)),))
@@ -126,6 +129,15 @@ class Template:
             return concat(compiled.root_render_func(context))
         except _REFUSALS as error:
             raise _refused(talk, error) from error
+
+
+def _usual(speaker: str, content: str, index: int) -> TrackedDict:
+    """`track` for a message of role and text alone, which most are."""
+    made = TrackedDict()
+    made["role"] = Tracked(speaker, ((role(index), len(speaker)),))
+    made["content"] = Tracked(content, ((body(index), len(content)),))
+    made._owner = body(index)
+    return made
 
 
 def _refused(talk: Talk, error: Exception) -> InputError:

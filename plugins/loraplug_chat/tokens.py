@@ -71,7 +71,9 @@ class Tokens:
                 next_wanted += 1
             if opening is not None:
                 ids.append(opening)
-            if at < end or inside:
+            if not inside and bare and not view.lookalikes:
+                ids += self._ids(view.text[at:end], opening, True, bare)
+            elif at < end or inside:
                 forced |= self._unit(view, at, end, opening, inside, hard, ids, index, bare=bare)
             if mark:
                 opening, at = mark.id, mark.end
@@ -101,6 +103,10 @@ class Tokens:
                 cut = None
                 while pending and pending[0] <= b:
                     place = pending[0]
+                    if place == b:
+                        index[place] = len(ids) + len(made)
+                        pending.pop(0)
+                        continue
                     head = view.text[a:place]
                     before = self._plain(head) if plain else self._ids(head, front, at_front, bare)
                     same = _shared(before, made)
@@ -184,4 +190,6 @@ def _pieces(view: View, start: int, end: int) -> list[tuple[int, int, bool]]:
 
 
 def _shared(a: list[int], b: list[int]) -> int:
+    if b[: len(a)] == a:
+        return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
