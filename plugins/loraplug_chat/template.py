@@ -15,8 +15,10 @@ from loraplug_chat.tracked import (
     TEMPLATE,
     TOOLS,
     UNKNOWN,
+    InspectedError,
     Parts,
     Runs,
+    Sealed,
     Tracked,
     TrackedDict,
     TrackedList,
@@ -83,6 +85,7 @@ class Template:
         self._variables = {"documents": None, **variables}
         self._plain = _compile_jinja_template(source)
         self._tracking = _tracking_twin(self._plain.environment, source)
+        self.sealable = _sealable(self._plain.environment.parse(source))
         self._globals = dict(self._tracking.globals)
 
     def whole(self, talk: Talk) -> str:
@@ -120,6 +123,14 @@ class Template:
                 messages[-1]["content"]._owner = body(index)
         return self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
 
+    def sealed(self, talk: Talk, messages: list[Any], *, prompt: bool) -> Tracked:
+        """As `tracked`, of messages with sealed contents.
+
+        Raises:
+            InspectedError: the template looks at a content.
+        """
+        return self._render(self._tracking, talk, messages, None, prompt)
+
     def _render(self, compiled: Any, talk: Talk, messages: list[Any], tools: Any, prompt: bool) -> Tracked:
         environment = compiled.environment
         names = {**self._globals, **self._variables, "messages": messages, "tools": tools}
@@ -131,6 +142,11 @@ class Template:
             raise _refused(talk, error) from error
 
 
+def is_usual(talk: Talk) -> bool:
+    """Whether all messages are role and text, and there are no tools."""
+    return not talk.tools and all(m.keys() == _USUAL and type(m["content"]) is str for m in talk.messages)
+
+
 def _usual(speaker: str, content: str, index: int) -> TrackedDict:
     """`track` for a message of role and text alone, which most are."""
     made = TrackedDict()
@@ -138,6 +154,19 @@ def _usual(speaker: str, content: str, index: int) -> TrackedDict:
     made["content"] = Tracked(content, ((body(index), len(content)),))
     made._owner = body(index)
     return made
+
+
+def _sealable(tree: Any) -> bool:
+    """Whether looking at a text always goes through its methods: `content in "..."` would not."""
+    from jinja2 import nodes
+
+    for compare in tree.find_all(nodes.Compare):
+        sides = [compare.expr, *(operand.expr for operand in compare.ops)]
+        for operand, left in zip(compare.ops, sides, strict=False):
+            listed = isinstance(operand.expr, nodes.List | nodes.Tuple)
+            if operand.op in ("in", "notin") and not (isinstance(left, nodes.Const) or listed):
+                return False
+    return not any(test.name == "in" for test in tree.find_all(nodes.Test))
 
 
 def _refused(talk: Talk, error: Exception) -> InputError:
@@ -148,6 +177,7 @@ def _tracking_twin(environment: Any, source: str) -> Any:
     """The template compiled for an environment like `environment` in which text keeps its origin."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
+    from jinja2.runtime import Macro
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Marks(Extension):
@@ -175,6 +205,8 @@ def _tracking_twin(environment: Any, source: str) -> Any:
             return derived(made, left, right) if type(made) is str else made
 
         def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+            if any(type(value) is Sealed for value in (*args, *kwargs.values())) and not isinstance(function, Macro):
+                raise InspectedError
             self_ = getattr(function, "__self__", None)
             if isinstance(self_, str):
                 if function.__name__ == "join":

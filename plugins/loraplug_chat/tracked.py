@@ -175,6 +175,61 @@ for _name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
     setattr(Tracked, _name, _padded(_name))
 
 
+class InspectedError(Exception):
+    """A template looked into sealed text."""
+
+
+class Sealed(Tracked):
+    """Tracked text that can be joined, printed and stripped; looking at it in any other way raises `InspectedError`.
+
+    Owners count in steps of a million by how the text was stripped: not, both sides, left, right.
+    """
+
+    __slots__ = ()
+
+    def __add__(self, other: str) -> Sealed:
+        made = Tracked.__add__(self, other)
+        return made if made is NotImplemented else Sealed(made, made.runs)
+
+    def __radd__(self, other: str) -> Sealed:
+        made = Tracked.__radd__(self, other)
+        return made if made is NotImplemented else Sealed(made, made.runs)
+
+    def _stripped(self, way: int, chars: str | None) -> Sealed:
+        (owner, length), *more = self.runs
+        done = owner // 1_000_000 - 1
+        if chars is not None or more or done not in (0, way):
+            raise InspectedError
+        return Sealed(str.__str__(self), ((owner % 1_000_000 + 1_000_000 * (way + 1), length),))
+
+    def strip(self, chars: str | None = None) -> Sealed:
+        return self._stripped(1, chars)
+
+    def lstrip(self, chars: str | None = None) -> Sealed:
+        return self._stripped(2, chars)
+
+    def rstrip(self, chars: str | None = None) -> Sealed:
+        return self._stripped(3, chars)
+
+
+def _sealed(*_: Any, **__: Any) -> Any:
+    raise InspectedError
+
+
+_OPEN = {
+    "__new__",
+    "__init__",
+    "__class__",
+    "__getattribute__",
+    "__setattr__",
+    "__doc__",
+    "__str__",
+    "__init_subclass__",
+}
+for _name in {*dir(str), "__bool__", "__mod__", "__iter__"} - _OPEN - set(vars(Sealed)) - {"__subclasshook__"}:
+    setattr(Sealed, _name, _sealed)
+
+
 class TrackedDict(dict[Any, Any]):
     """A mapping whose texts belong to one owner; printing it gives tracked text."""
 
@@ -255,7 +310,8 @@ def concat(parts: Iterable[Any]) -> Tracked:
             runs.extend(part.runs)
         else:
             runs.append((TEMPLATE, len(part)))
-    return Tracked("".join(parts), tuple(runs))
+    kind = Sealed if any(type(part) is Sealed for part in parts) else Tracked
+    return kind("".join(parts), tuple(runs))
 
 
 def joined(separator: str, parts: Iterable[Any]) -> Tracked:
@@ -271,6 +327,8 @@ def following(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if any(type(value) is Sealed for value in (*args, *kwargs.values())):
+            raise InspectedError
         made = function(*args, **kwargs)
         return derived(made, args, kwargs) if type(made) is str else made
 
