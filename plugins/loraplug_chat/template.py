@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from attrs import define
-from jinja2.exceptions import TemplateError
 
 from loraplug import Conversation, InputError
 from loraplug_chat.tracked import (
@@ -33,7 +33,6 @@ NOT_RENDERED = ("train", "weight")
 _USUAL = {"role", "content"}
 _NO_PROMPT = {"add_generation_prompt": False}
 _DICT_NAMES = frozenset(dir(TrackedDict))
-_REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
 def body(message: int) -> int:
@@ -96,7 +95,7 @@ class Template:
         """
         try:
             made: str = self._plain.render(messages=talk.messages, tools=talk.tools, **_NO_PROMPT, **self._variables)
-        except _REFUSALS as error:
+        except _refusals() as error:
             raise _refused(talk, error) from error
         return made
 
@@ -138,7 +137,7 @@ class Template:
         context = environment.context_class(environment, names, compiled.name, compiled.blocks)
         try:
             return concat(compiled.root_render_func(context))
-        except _REFUSALS as error:
+        except _refusals() as error:
             raise _refused(talk, error) from error
 
 
@@ -167,6 +166,14 @@ def _sealable(tree: Any) -> bool:
             if operand.op in ("in", "notin") and not (isinstance(left, nodes.Const) or listed):
                 return False
     return not any(test.name == "in" for test in tree.find_all(nodes.Test))
+
+
+@cache
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a template raises where it cannot take a conversation."""
+    from jinja2.exceptions import TemplateError
+
+    return (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
 def _refused(talk: Talk, error: Exception) -> InputError:
