@@ -17,35 +17,19 @@ from loraplug.components import (
     Trainer,
     TrainingResult,
 )
-from loraplug.context import Event, Run
+from loraplug.context import Event, Progress, Reporter, Run
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
+from loraplug.files import fresh_place
 from loraplug.hookspecs import hookimpl
+from loraplug.options import Option, options
+from loraplug.registry import Entry, Registry, load_registry
 from loraplug.rows import Conversation, conversation, row_id, shape_of
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Component",
-    "Conversation",
-    "DatasetSource",
-    "Doc",
-    "Estimate",
-    "Event",
-    "Exporter",
-    "Formatter",
-    "InputError",
-    "LoraplugError",
-    "ModelLoader",
-    "PluginError",
-    "Problem",
-    "Quantizer",
-    "Run",
-    "Sample",
-    "Trained",
-    "Trainer",
-    "TrainingResult",
-    "conversation",
-    "hookimpl",
-    "row_id",
-    "shape_of",
-]
+    "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
+    "InputError", "LoraplugError", "ModelLoader", "Option", "PluginError", "Problem", "Progress", "Quantizer",
+    "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation", "fresh_place",
+    "hookimpl", "load_registry", "options", "row_id", "shape_of",
+]  # fmt: skip

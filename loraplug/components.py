@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import Factory, frozen
 
@@ -28,11 +28,14 @@ class Doc:
 
     `is_path = True` marks a `str` that may name something on disk (`Path` fields always do): a relative one is taken
     from the folder of the recipe that says it, or from the working folder when it comes from `--set` or the
-    environment. Values such as `https://…`, `hub:…` and `package:…` stay as they are.
+    environment. Values such as `https://…`, `hub:…` and `package:…` stay as they are. `"maybe"` is for values that may
+    also be a name: they count as a path if they start with `.`, `/` or `~`, end in `.gguf`, or exist.
+    `aka` lists names that other tools give the option; who writes one is told the right one.
     """
 
     text: str
-    is_path: bool = False
+    is_path: bool | Literal["maybe"] = False
+    aka: tuple[str, ...] = ()
 
 
 @frozen
@@ -192,9 +195,9 @@ class Trainer(Component):
             LoraplugError: training cannot start or has gone wrong, naming step and rows.
         """
 
-    @abstractmethod
-    def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:
-        """Memory and time for encoded rows of these lengths (tokens)."""
+    def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
+        """Memory and time for encoded rows of these lengths (tokens); None where the trainer cannot tell."""
+        return None
 
 
 @frozen

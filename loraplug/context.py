@@ -6,50 +6,37 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from attrs import field, frozen
 
 
-class Progress(Protocol):
-    """A running count that a reporter shows."""
+class Progress:
+    """A running count; this one shows nothing."""
 
     def advance(self, steps: float = 1, **figures: object) -> None:
         """Count `steps` more as done and show `figures` (name to number or text) beside the bar."""
 
 
-class Reporter(Protocol):
-    """Where a run's words go. The command line draws them; a library user may keep them."""
-
-    def say(self, text: str) -> None:
-        """Tell something the user would want to know."""
-
-    def warn(self, text: str) -> None:
-        """Tell something the user may have to act on."""
-
-    def progress(self, title: str, total: float | None) -> AbstractContextManager[Progress]:
-        """Show a count up to `total` (None where it is not known) while the context is open."""
-
-
-class SilentReporter:
-    """Keeps `lines` and `warnings` instead of showing them; the default outside the command line."""
+class Reporter:
+    """Where a run's words go. This one keeps them; the command line's draws them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.warnings: list[str] = []
 
     def say(self, text: str) -> None:
+        """Tell something the user would want to know."""
         self.lines.append(text)
 
     def warn(self, text: str) -> None:
+        """Tell something the user may have to act on."""
         self.warnings.append(text)
 
     @contextmanager
     def progress(self, title: str, total: float | None) -> Iterator[Progress]:
-        yield self
-
-    def advance(self, steps: float = 1, **figures: object) -> None:
-        """Count nothing."""
+        """Show a count up to `total` (None where it is not known) while the context is open."""
+        yield Progress()
 
 
 @frozen
@@ -75,22 +62,16 @@ def default_cache() -> Path:
 
 @frozen
 class Run:
-    """One run of a recipe, as its components see it.
+    """One run of a recipe, as its components see it. `name` is a plain file name; `seed` seeds all that draws.
 
-    Attributes:
-        name: the recipe's `run_name`; a plain file name.
-        seed: seeds everything that draws.
-        outputs: the folder that holds `adapters/`, `merged/`, `runs/` ...
-        cache: a folder for what can be made again: downloads, clones, dequantised bases.
-        reporter: where words and progress go.
-        observe: called with every `Event`.
+    `outputs` holds adapters/, merged/, runs/ …; `cache` what can be made again: downloads, clones, dequantised bases.
     """
 
     name: str
     seed: int = 42
     outputs: Path = field(factory=lambda: Path("outputs").absolute())
     cache: Path = field(factory=default_cache)
-    reporter: Reporter = field(factory=SilentReporter)
+    reporter: Reporter = field(factory=Reporter)
     observe: Callable[[Event], None] = _no_observers
 
     @property
@@ -99,12 +80,15 @@ class Run:
         return self.outputs / "runs" / self.name
 
     def say(self, text: str) -> None:
+        """Tell something the user would want to know."""
         self.reporter.say(text)
 
     def warn(self, text: str) -> None:
+        """Tell something the user may have to act on."""
         self.reporter.warn(text)
 
     def progress(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
+        """Show a count up to `total` while the context is open."""
         return self.reporter.progress(title, total)
 
     def emit(self, kind: str, **data: Any) -> None:

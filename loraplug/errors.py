@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from attrs import frozen
 
 
 class LoraplugError(Exception):
-    """Something failed while working (exit code 1).
+    """Something failed while working. Shown as one block: `where: what`, then `next: todo`.
 
     Args:
         what: what was wrong, one sentence without a full stop.
-        where: a file, recipe key or row id; put in front of `what`.
+        where: a file, recipe key or row id.
         todo: what the user can do next.
     """
 
@@ -20,9 +20,8 @@ class LoraplugError(Exception):
 
     def __init__(self, what: str, *, where: object = None, todo: str | None = None) -> None:
         super().__init__(what)
-        self.what = what
+        self.what, self.todo = what, todo
         self.where = None if where is None else str(where)
-        self.todo = todo
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -30,7 +29,7 @@ class LoraplugError(Exception):
 
 
 class InputError(LoraplugError):
-    """What the user gave was wrong: a recipe, a file, a row, an option (exit code 2)."""
+    """What the user gave was wrong: a recipe, a file, a row, an option."""
 
     exit_code = 2
 
@@ -53,10 +52,6 @@ class Problem:
 class RecipeError(InputError):
     """A recipe that cannot be run; `problems` holds everything found, not just the first."""
 
-    def __init__(self, problems: Iterable[Problem], *, where: object, todo: str | None = None) -> None:
-        self.problems: Sequence[Problem] = tuple(problems)
-        super().__init__(f"{len(self.problems)} problem(s)", where=where, todo=todo)
-
-    def __str__(self) -> str:
-        lines = [f"{self.where}: {problem}" for problem in self.problems]
-        return "\n".join([*lines, *([f"  next: {self.todo}"] if self.todo else [])])
+    def __init__(self, problems: Iterable[Problem], *, where: object, todo: str) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{where}: {problem}" for problem in self.problems), todo=todo)

@@ -1,8 +1,10 @@
 """The hooks a plugin may implement. A plugin is a module named by an entry point in the group `loraplug`.
 
-Every hook is called once, when the registry is built, with no arguments. The component hooks return *classes*; a class
+Every hook is called once, without arguments, when the registry is built. The component hooks return *classes*; a class
 is made into an object when a recipe names it, with the recipe's options as fields.
 """
+
+# mypy: disable-error-code="empty-body"
 
 from __future__ import annotations
 
@@ -22,40 +24,40 @@ hookimpl = pluggy.HookimplMarker("loraplug")
 
 
 @hookspec
-def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:  # type: ignore[empty-body]
+def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """Dataset sources, for `[dataset] use = "…"`."""
 
 
 @hookspec
-def loraplug_formatters() -> Sequence[type[Formatter]]:  # type: ignore[empty-body]
+def loraplug_formatters() -> Sequence[type[Formatter]]:
     """Formatters, for `[formatter] use = "…"`."""
 
 
 @hookspec
-def loraplug_model_loaders() -> Sequence[type[ModelLoader]]:  # type: ignore[empty-body]
+def loraplug_model_loaders() -> Sequence[type[ModelLoader]]:
     """Model loaders, for `[model] use = "…"`."""
 
 
 @hookspec
-def loraplug_quantizers() -> Sequence[type[Quantizer]]:  # type: ignore[empty-body]
+def loraplug_quantizers() -> Sequence[type[Quantizer]]:
     """Quantizers, for `[quantizer] use = "…"`."""
 
 
 @hookspec
-def loraplug_trainers() -> Sequence[type[Trainer]]:  # type: ignore[empty-body]
+def loraplug_trainers() -> Sequence[type[Trainer]]:
     """Trainers, for `[trainer] use = "…"`."""
 
 
 @hookspec
-def loraplug_exporters() -> Sequence[type[Exporter]]:  # type: ignore[empty-body]
+def loraplug_exporters() -> Sequence[type[Exporter]]:
     """Exporters, for `[[exporter]] use = "…"`."""
 
 
 @hookspec
-def loraplug_commands() -> Sequence[click.Command]:  # type: ignore[empty-body]
-    """Extra subcommands of `loraplug`."""
+def loraplug_commands() -> Sequence[click.Command]:
+    """Subcommands of `loraplug`; their context object is a `loraplug.cli.App`."""
 
 
 @hookspec
-def loraplug_events() -> Sequence[Callable[[Event], None]]:  # type: ignore[empty-body]
+def loraplug_events() -> Sequence[Callable[[Event], None]]:
     """Observers, called with each `Event` of a run: stage start and end, step metrics, artefacts."""

@@ -1,1 +1,12 @@
-"""Placeholder docstring until its components land."""
+"""The bitsandbytes quantizer."""
+
+from collections.abc import Sequence
+
+from loraplug import Quantizer, hookimpl
+from loraplug_bnb.quantizer import BitsAndBytes
+
+
+@hookimpl
+def loraplug_quantizers() -> Sequence[type[Quantizer]]:
+    """The one quantizer."""
+    return [BitsAndBytes]

@@ -1,1 +1,21 @@
-"""Placeholder docstring until its components land."""
+"""Dataset sources for data that already is rows (JSON, JSON Lines, parquet, a saved data set, the hub); `data`."""
+
+from collections.abc import Sequence
+
+import click
+
+from loraplug import DatasetSource, hookimpl
+from loraplug_data.command import data
+from loraplug_data.sources import DiskSource, HubSource, JsonLinesSource, JsonSource, ParquetSource
+
+
+@hookimpl
+def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
+    """The five sources."""
+    return [JsonSource, JsonLinesSource, ParquetSource, DiskSource, HubSource]
+
+
+@hookimpl
+def loraplug_commands() -> Sequence[click.Command]:
+    """`loraplug data`."""
+    return [data]

@@ -1,1 +1,14 @@
-"""Placeholder docstring until its components land."""
+"""Exporters: what a finished adapter is made into."""
+
+from loraplug import Exporter, hookimpl
+from loraplug_export.adapter import AdapterExporter
+from loraplug_export.gguf_file import GgufExporter
+from loraplug_export.hub import HubExporter
+from loraplug_export.merged import MergedExporter
+from loraplug_export.ollama import OllamaExporter
+
+
+@hookimpl
+def loraplug_exporters() -> list[type[Exporter]]:
+    """`adapter`, `merged`, `gguf`, `ollama` and `hub`."""
+    return [AdapterExporter, MergedExporter, GgufExporter, OllamaExporter, HubExporter]

@@ -1,1 +1,12 @@
-"""Placeholder docstring until its components land."""
+"""The LoRA trainer."""
+
+from collections.abc import Sequence
+
+from loraplug import Trainer, hookimpl
+from loraplug_sft.trainer import Sft
+
+
+@hookimpl
+def loraplug_trainers() -> Sequence[type[Trainer]]:
+    """The one trainer."""
+    return [Sft]

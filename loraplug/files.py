@@ -1,0 +1,118 @@
+"""Atomic files and folders, content hashes, and the lock that keeps two runs of one name apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loraplug.errors import InputError, LoraplugError
+
+
+@contextmanager
+def working_on(path: Path) -> Iterator[None]:
+    """Turn an OSError about `path` (no permission, disk full, no such folder …) into one of ours."""
+    try:
+        yield
+    except OSError as error:
+        todo = "make room or make the folder writable, then run the same command again"
+        raise LoraplugError(error.strerror or str(error), where=error.filename or path, todo=todo) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with fresh_place(path) as fresh, working_on(path):
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def fresh_place(place: Path) -> Iterator[Path]:
+    """A path beside `place` to make a file or folder at; renamed to `place` when the block ends well, else removed.
+
+    What was at `place` stays whole until then; `recover` brings it back after a kill between the two renames.
+    """
+    fresh, old = place.with_name(f".{place.name}.new"), _old(place)
+    with working_on(place):
+        recover(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove(fresh)
+    try:
+        yield fresh
+        with working_on(place):
+            if place.is_dir():  # a file is replaced in one step
+                remove(old)
+                place.rename(old)
+            if fresh.exists():
+                fresh.replace(place)
+    finally:
+        remove(fresh)
+    remove(old)
+
+
+def _old(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")
+
+
+def recover(place: Path) -> None:
+    """Bring back what stood at `place` if a replacement was killed half-way."""
+    if _old(place).exists() and not place.exists():
+        _old(place).rename(place)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a run's folder; InputError when another process has it."""
+    from filelock import FileLock, Timeout
+
+    with working_on(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            todo = "wait for it, or choose another run_name"
+            raise InputError("another run of this name is at work", where=name, todo=todo) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def hash_rows(rows: Iterable[Any]) -> str:
+    """SHA-256 (hex) over rows as canonical JSON, one a line: the same for the same rows from whatever file format."""
+    digest = hashlib.sha256()
+    for row in rows:
+        line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 (hex) over config.json and the names and bytes of all safetensors files in a model folder."""
+    digest = hashlib.sha256()
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def check_writable(folder: Path) -> None:
+    """LoraplugError unless files can be made in `folder`, which is made if missing."""
+    with working_on(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()

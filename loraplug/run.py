@@ -1,0 +1,248 @@
+"""The stages in order, what they leave in the run's folder, and how a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from loraplug import files, lock
+from loraplug.components import Component, Sample, Trained, TrainingResult
+from loraplug.context import Event, Run
+from loraplug.errors import InputError, LoraplugError
+from loraplug.recipe import Recipe
+from loraplug.registry import Registry
+from loraplug.rows import shape_of
+from loraplug.split import split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
+
+
+@attrs.frozen
+class Outcome:
+    """What a finished run has to show; `reached` is the last stage done."""
+
+    reached: str
+    figures: Mapping[str, float] = attrs.Factory(dict)
+    samples: Sequence[Sample] = ()
+    artefacts: Mapping[str, Path] = attrs.Factory(dict)
+
+
+@attrs.define
+class Pipeline:
+    """One recipe on its way; `execute` does it all, the smaller methods serve commands that look before training."""
+
+    recipe: Recipe
+    registry: Registry
+    run: Run
+
+    def __attrs_post_init__(self) -> None:
+        self.run = attrs.evolve(self.run, observe=_observer(self.registry, self.run))
+
+    def execute(self, until: str = "exporter", fresh: bool = False) -> Outcome:
+        """Run the stages up to `until`, going on from what an earlier, killed run of this recipe left.
+
+        Raises:
+            InputError: the name is taken by another recipe or a running run; recipe, data or base cannot be used.
+            LoraplugError: a stage failed.
+        """
+        with files.only_one(self.run.folder, self.run.name):
+            if fresh:
+                self._clear()
+            state = self._state()
+            self._check_places(state, fresh)
+            if "figures" not in state:
+                outcome = self._until_trained(state, STAGES.index(until))
+                if outcome.reached != "trainer":
+                    return outcome
+            if until != "exporter":
+                return self._outcome(state, "trainer")
+            self._export(state)
+            return self._outcome(state, "exporter")
+
+    # the stages
+
+    def load_rows(self) -> Dataset:
+        """The rows of the dataset source; at least one, of a known shape."""
+        with self._stage("dataset", self.recipe.dataset):
+            rows = self.recipe.dataset.load(self.run)
+            if len(rows) == 0:
+                raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
+            self.run.say(f"dataset: {len(rows)} rows, shape {shape_of(rows.column_names)}")
+            return rows
+
+    def split_rows(self, rows: Dataset) -> tuple[Dataset, Dataset | None]:
+        """Training and validation rows."""
+        wanted = self.recipe.validation
+        if wanted is None:
+            return rows, None
+        if wanted.path is None:
+            return split(rows, wanted, self.run)
+        if not wanted.path.exists():
+            raise InputError("no such file or folder", where=f"validation.path: {wanted.path}")
+        source = "disk" if wanted.path.is_dir() else wanted.path.suffix.removeprefix(".")
+        held = self.registry.find("dataset", source)(path=wanted.path).load(self.run)  # type: ignore[call-arg, attr-defined]
+        return rows, held
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Rows as token ids and labels."""
+        with self._stage("formatter", self.recipe.formatter):
+            encoded = self.recipe.formatter.encode(rows, tokenizer, self.run)
+            if len(encoded) == 0:
+                raise InputError("left no row to train on", where="formatter", todo="see `loraplug preview` for why")
+            return encoded
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        with self._stage("model", self.recipe.model):
+            return self.recipe.model.load_tokenizer(self.run)
+
+    def _until_trained(self, state: dict[str, Any], last: int) -> Outcome:
+        rows = self.load_rows()
+        self._pin(state, "data", {"rows": len(rows), "sha256": files.hash_rows(rows)})
+        if last == 0:
+            return Outcome("dataset")
+        train, held = self.split_rows(rows)
+        tokenizer = self.load_tokenizer()
+        encoded = self.encode(train, tokenizer)
+        encoded_held = None if held is None else self.encode(held, tokenizer)
+        if last == 1:
+            return Outcome("formatter")
+        recipe, run = self.recipe, self.run
+        with self._stage("model", recipe.model):
+            self._pin(state, "base", {"sha256": files.hash_weights(recipe.model.base(run))})
+            model = recipe.model.load_model(run, recipe.quantizer)
+        if recipe.quantizer is not None:
+            with self._stage("quantizer", recipe.quantizer):
+                model = recipe.quantizer.prepare(model)
+        if last < STAGES.index("trainer"):
+            return Outcome(STAGES[last])
+        text = lock.lock_text(recipe, self.registry, state["data"], state["base"])
+        files.write_text(run.folder / "recipe.lock.toml", text)
+        with self._stage("trainer", recipe.trainer):
+            result = recipe.trainer.train(run, model, tokenizer, encoded, encoded_held)
+        self._keep(state, result)
+        return Outcome("trainer")
+
+    def _export(self, state: dict[str, Any]) -> None:
+        recipe, run = self.recipe, self.run
+        made: dict[str, Path] = {}
+        for exporter in recipe.exporter:
+            place = exporter.place(run)
+            if state["artefacts"].get(str(place)) != "made" or not place.exists():
+                with self._stage("exporter", exporter):
+                    base = recipe.model.base(run)
+                    extras = {path.name: path for path in sorted(run.folder.glob("*.*")) if path.name != "state.json"}
+                    base_id = str(getattr(recipe.model, "id", base))
+                    trained = Trained(run, run.folder / "adapter", base, base_id, extras, state["figures"], made)
+                    state["artefacts"][str(place)] = "begun"
+                    self._save(state)
+                    with files.fresh_place(place) as out:
+                        exporter.export(trained, out)
+                state["artefacts"][str(place)] = "made"
+                self._save(state)
+            made[exporter.name] = place
+            run.emit("artefact", name=exporter.name, path=str(place))
+
+    @contextmanager
+    def _stage(self, kind: str, part: Component) -> Iterator[None]:
+        """Tell observers, and put a name to whatever a plugin raises that is not one of our errors."""
+        self.run.emit("stage-start", stage=kind, component=part.name)
+        try:
+            with files.working_on(self.run.folder):
+                yield
+        except (LoraplugError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
+            todo = "see the whole error with --debug"
+            todo += f", report it at {plugin.url}" if plugin.url else f"; report it to the makers of {plugin}"
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo) from error
+        self.run.emit("stage-end", stage=kind, component=part.name)
+
+    # the run's folder
+
+    def _clear(self) -> None:
+        with files.working_on(self.run.folder):
+            for path in self.run.folder.iterdir():
+                if path.name != ".lock":
+                    files.remove(path)
+
+    def _state(self) -> dict[str, Any]:
+        """What an earlier run of this name left, if it ran this very recipe (exporters may differ)."""
+        table = json.loads(json.dumps(lock.as_table(self.recipe, self.registry)))
+        identity = {key: value for key, value in table.items() if key != "exporter"}
+        path = self.run.folder / "state.json"
+        try:
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            state = {"recipe": identity, "artefacts": {}}
+        if state["recipe"] != identity:
+            changed = ", ".join(_differences(state["recipe"], identity)[:6])
+            raise InputError(
+                f"a run of this name was made with another recipe (different: {changed})",
+                where=self.run.name,
+                todo="choose another run_name, or start over with --fresh",
+            )
+        return state
+
+    def _save(self, state: dict[str, Any]) -> None:
+        files.write_text(self.run.folder / "state.json", json.dumps(state, indent=1))
+
+    def _pin(self, state: dict[str, Any], part: str, facts: dict[str, Any]) -> None:
+        """Hold data or base to what the lock file, or the killed run that goes on, was begun with."""
+        lock.verify(self.recipe, part, facts["sha256"])
+        if state.setdefault(part, facts) != facts:
+            raise InputError(
+                f"the {part} changed since this run was begun", where=self.run.name, todo="start over with --fresh"
+            )
+        self._save(state)
+
+    def _check_places(self, state: dict[str, Any], fresh: bool) -> None:
+        for exporter in self.recipe.exporter:
+            place = exporter.place(self.run)
+            files.check_writable(place.parent)
+            files.recover(place)
+            if place.exists() and str(place) not in state["artefacts"] and not fresh:
+                raise InputError(
+                    "is there already and was not made by this run",
+                    where=place,
+                    todo="choose another run_name, move it away, or replace it with --fresh",
+                )
+
+    def _keep(self, state: dict[str, Any], result: TrainingResult) -> None:
+        state["figures"] = dict(result.figures)
+        state["samples"] = [attrs.asdict(sample) for sample in result.samples]
+        self._save(state)
+
+    def _outcome(self, state: dict[str, Any], reached: str) -> Outcome:
+        places = {exporter.name: exporter.place(self.run) for exporter in self.recipe.exporter}
+        samples = [Sample(**sample) for sample in state["samples"]]
+        return Outcome(reached, state["figures"], samples, places if reached == "exporter" else {})
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
+    return [] if old == new else [path.removeprefix(".")]
+
+
+def _observer(registry: Registry, run: Run) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        for observer, plugin in registry.observers:
+            try:
+                observer(event)
+            except Exception as error:
+                run.warn(f"observer of plugin {plugin} failed: {error!r}")
+
+    return tell

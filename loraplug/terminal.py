@@ -1,0 +1,71 @@
+"""A reporter that draws on the terminal's stderr: bars where someone watches, a line now and then into a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from loraplug.context import Progress, Reporter
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class TerminalReporter(Reporter):
+    """Says, warns and counts on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    @contextmanager
+    def progress(self, title: str, total: float | None) -> Iterator[Progress]:
+        if not self.console.is_terminal:
+            yield _Lines(self, title, total)
+            return
+        from rich import progress
+
+        columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn()]
+        columns += [progress.TextColumn("{task.fields[figures]}"), progress.TimeRemainingColumn()]
+        with progress.Progress(*columns, console=self.console) as bars:
+            yield _Bar(bars, bars.add_task(title, total=total, figures=""))
+
+
+class _Bar(Progress):
+    def __init__(self, bars: Any, task: Any) -> None:
+        self.bars, self.task = bars, task
+
+    def advance(self, steps: float = 1, **figures: object) -> None:
+        shown = {"figures": _figures(figures)} if figures else {}
+        self.bars.update(self.task, advance=steps, **shown)
+
+
+class _Lines(Progress):
+    def __init__(self, reporter: Reporter, title: str, total: float | None) -> None:
+        self.reporter, self.title, self.total = reporter, title, total
+        self.done, self.begun = 0.0, time.monotonic()
+        self.told = self.begun
+
+    def advance(self, steps: float = 1, **figures: object) -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now - self.told >= _SECONDS_BETWEEN_LINES or self.done == self.total:
+            self.told = now
+            left = (now - self.begun) / self.done * (self.total - self.done) if self.total and self.done else None
+            of, rest = f"/{self.total:g}" if self.total else "", f", {left:.0f} s left" if left else ""
+            self.reporter.say(f"{self.title}: {self.done:g}{of} {_figures(figures)}{rest}".rstrip())
+
+
+def _figures(figures: dict[str, object]) -> str:
+    parts = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )
+    return "  ".join(parts).replace("_", " ")

@@ -1,0 +1,55 @@
+"""Loads the base in 4 or 8 bits with bitsandbytes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attrs import frozen
+
+from loraplug import Doc, Quantizer
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
+
+@frozen
+class BitsAndBytes(Quantizer):
+    """QLoRA: the frozen base in 4 bits (NF4 or FP4) or 8 bits, on a GPU or the CPU (Dettmers et al. 2023)."""
+
+    name = "bitsandbytes"
+    bits: Annotated[Literal[4, 8], Doc("bits a weight is stored in")] = 4
+    type: Annotated[
+        Literal["nf4", "fp4"],
+        Doc("the 4-bit number format; NF4 suits normally distributed weights", aka=("quant_type",)),
+    ] = "nf4"
+    double: Annotated[
+        bool, Doc("quantise the 4-bit scales too, which saves 0.4 bits a weight", aka=("double_quant",))
+    ] = True
+
+    def config(self, dtype: Any) -> BitsAndBytesConfig:
+        """The `transformers` config; matrix products are computed in `dtype`."""
+        from transformers import BitsAndBytesConfig
+
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional kernel package, loudly
+        if self.bits == 8:
+            return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.type,
+            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_compute_dtype=dtype,
+        )
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Freeze the base, in the dtype the loader chose, and keep its 4-bit weights in the layout that has gradients.
+
+        On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a layer's weights at the first forward in evaluation mode,
+        for good, and the kernel for that layout has no backward: a model that is measured before it is trained would
+        pass no gradient through any frozen layer, silently.
+        """
+        model.requires_grad_(False)
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return model

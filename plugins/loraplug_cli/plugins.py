@@ -1,0 +1,175 @@
+"""`loraplug plugins list` and `loraplug plugins show`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from difflib import get_close_matches
+from textwrap import wrap
+from typing import Any
+
+import click
+
+from loraplug import Entry, Option, PluginError, Registry, options
+
+
+@click.group()
+def plugins() -> None:
+    """What is installed, who brought it, and what options it has."""
+
+
+@plugins.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_plugins(app: Any, as_json: bool) -> None:
+    """List every plugin and the components it brings."""
+    registry: Registry = app.registry
+    if as_json:
+        return click.echo(json.dumps(_as_data(registry), indent=2))
+    rows = [("KIND", "NAME", "BROUGHT BY", "")]
+    for entry in sorted(registry.entries, key=lambda entry: (list(_KIND_ORDER).index(entry.kind), entry.name)):
+        twins = [other for other in registry.named(entry.name) if other.kind == entry.kind]
+        said = f'say use = "{entry.full_name}"' if len(twins) > 1 else _summary(entry)
+        rows.append((entry.kind, entry.name, f"{entry.plugin.distribution} {entry.plugin.version}", said))
+    for command, plugin in registry.commands:
+        origin = f"{plugin.distribution} {plugin.version}"
+        rows.append(("command", str(command.name), origin, command.get_short_help_str(80)))
+    for _, plugin in registry.observers:
+        rows.append(("observer", plugin.name, f"{plugin.distribution} {plugin.version}", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        click.echo("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    for plugin in registry.plugins:
+        if plugin.status != "ok":
+            click.secho(f"\n{plugin.status}: plugin {plugin}", fg="red")
+            click.echo(f"  {plugin.reason}" + (f"\n  report it at {plugin.url}" if plugin.url else ""))
+    return None
+
+
+_KIND_ORDER = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
+
+
+def _as_data(registry: Registry) -> dict[str, Any]:
+    plugins = [
+        {key: getattr(p, key) for key in ("name", "distribution", "version", "url", "status", "reason")}
+        for p in registry.plugins
+    ]
+    components = [
+        {"kind": e.kind, "name": e.name, "plugin": e.plugin.name, "distribution": e.plugin.distribution,
+         "version": e.plugin.version, "summary": _summary(e)}
+        for e in registry.entries
+    ]  # fmt: skip
+    commands = [{"name": c.name, "plugin": p.name, "distribution": p.distribution} for c, p in registry.commands]
+    return {"plugins": plugins, "components": components, "commands": commands}
+
+
+def _summary(entry: Entry) -> str:
+    return (inspect.getdoc(entry.cls) or "").split("\n\n", 1)[0].replace("\n", " ")
+
+
+@plugins.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def show_plugin(app: Any, name: str, as_json: bool) -> None:
+    """Show a component: options with types, defaults and docs, who brought it, and a recipe snippet.
+
+    NAME is a component (`chat-template`), one of a distribution (`loraplug:swe`), or a plugin (`chat`).
+    """
+    registry: Registry = app.registry
+    found = registry.named(name) or [entry for entry in registry.entries if entry.plugin.name == name]
+    if not found:
+        for plugin in registry.plugins:
+            if plugin.name == name and plugin.status != "ok":
+                raise PluginError(f"is {plugin.status}: {plugin.reason}", where=f"plugin {plugin}")
+        known = sorted({entry.name for entry in registry.entries})
+        near = get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"installed: {', '.join(known)}"
+        raise PluginError(f'nothing named "{name}" is installed', todo=hint)
+    if as_json:
+        return click.echo(json.dumps([_component_data(entry) for entry in found], indent=2))
+    for place, entry in enumerate(found):
+        click.echo(("\n" if place else "") + _page(entry))
+    return None
+
+
+def _component_data(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "plugin": entry.plugin.name,
+        "distribution": entry.plugin.distribution,
+        "version": entry.plugin.version,
+        "doc": inspect.getdoc(entry.cls),
+        "options": [_option_data(option) for option in options(entry.cls)],
+        "snippet": snippet(entry),
+    }
+
+
+def _option_data(option: Option) -> dict[str, Any]:
+    data = {"name": option.name, "type": option.type_name, "required": option.required, "doc": option.doc}
+    if option.nested is not None:
+        return data | {"options": [_option_data(inner) for inner in options(option.nested)]}
+    return data if option.required else data | {"default": _plain(option.default)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value if isinstance(value, str | int | float | dict) else None
+
+
+def _page(entry: Entry) -> str:
+    lines = [
+        f"{entry.name}: a {entry.kind}, brought by {entry.plugin.distribution} {entry.plugin.version} "
+        f"(plugin {entry.plugin.name})",
+        "",
+        inspect.getdoc(entry.cls) or "",
+        "",
+        "Options",
+        *_option_lines(entry.cls, ""),
+        "",
+        "In a recipe",
+        *(f"  {line}" for line in snippet(entry).splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def _option_lines(cls: type, prefix: str) -> list[str]:
+    lines = []
+    for option in options(cls):
+        if option.nested is not None:
+            lines += [f"  {prefix}{option.name}.…  (table)  {option.doc}"]
+            lines += _option_lines(option.nested, f"{prefix}{option.name}.")
+            continue
+        default = "required" if option.required else f"= {toml(option.default)}"
+        lines.append(f"  {prefix}{option.name}  ({option.type_name})  {default}")
+        lines += [f"      {line}" for line in wrap(option.doc, 100)]
+    return lines or ["  none"]
+
+
+def toml(value: Any) -> str:
+    """A value as it is written in TOML; `not set` for None, which TOML cannot say."""
+    import tomli_w
+
+    return "not set" if value is None else tomli_w.dumps({"v": _plain(value)}).strip().removeprefix("v = ") or "{}"
+
+
+_EXAMPLES = {"str": '"…"', "path": '"path/to/file"', "int": "1", "float": "1.0", "bool": "false"}
+
+
+def snippet(entry: Entry) -> str:
+    """A recipe table with the required options to fill in and the others at their defaults, commented out."""
+    head = f"[[{entry.kind}]]" if entry.kind == "exporter" else f"[{entry.kind}]"
+    return "\n".join([head, f'use = "{entry.name}"', *_snippet_lines(entry.cls, entry.kind)])
+
+
+def _snippet_lines(cls: type, path: str) -> list[str]:
+    lines, tables = [], []
+    for option in options(cls):
+        if option.nested is not None:
+            inner = _snippet_lines(option.nested, f"{path}.{option.name}")
+            tables += [f"# [{path}.{option.name}]", *inner]
+        elif option.required:
+            lines.append(f"{option.name} = {_EXAMPLES.get(option.type_name.split(' |')[0], '…')}")
+        elif option.default is not None and not isinstance(option.default, dict):
+            lines.append(f"# {option.name} = {toml(option.default)}")
+    return [*lines, *tables]

@@ -1,0 +1,72 @@
+"""`loraplug run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loraplug import InputError
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: trainer.epochs=1.")
+@click.option("--until", default="exporter", metavar="STAGE", help="Stop after this stage, such as formatter.")
+@click.option("--fresh", is_flag=True, help="Start over, replacing what an earlier run of this name made.")
+@click.pass_obj
+def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bool) -> None:
+    """Run RECIPE: data in, adapter and exports out. A run that was stopped goes on where it was.
+
+    Stages: dataset, formatter, model, quantizer, trainer, exporter.
+    """
+    stages = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
+    if until not in stages:
+        raise InputError(f'no stage "{until}"', where="--until", todo=f"stages: {', '.join(stages)}")
+    pipeline = app.pipeline(recipe, settings)
+    outcome = pipeline.execute(until, fresh)
+    if outcome.reached not in ("trainer", "exporter"):
+        return click.echo(f"Stopped after {outcome.reached}, as asked.\n\nNext: loraplug run {recipe}")
+    click.echo(f"\n{pipeline.run.name}: {'done' if outcome.reached == 'exporter' else 'trained'}")
+    for name, text in _summary(outcome.figures):
+        click.echo(f"  {name:16} {text}")
+    for name, path in [*outcome.artefacts.items(), ("run's folder", pipeline.run.folder)]:
+        click.echo(f"  {name:16} {_shown(path)}")
+    for sample in outcome.samples:
+        for name, text in (("prompt", sample.prompt), ("before", sample.before), ("after", sample.after)):
+            click.echo(f"\n--- {name} ---\n{_clipped(text)}")
+    return click.echo(f"\nNext: loraplug {_next(app, recipe, outcome)}")
+
+
+def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:
+    lines = []
+    if {"validation_loss_before", "validation_loss_after"} <= figures.keys():
+        before, after = figures["validation_loss_before"], figures["validation_loss_after"]
+        lines.append(("validation loss", f"{before:.3f} before, {after:.3f} after ({after / before - 1:+.0%})"))
+    if "trained_tokens" in figures:
+        lines.append(("trained tokens", f"{figures['trained_tokens']:,.0f} in {figures.get('seconds', 0):,.0f} s"))
+    if "tokens_per_second" in figures:
+        lines.append(("speed", f"{figures['tokens_per_second']:,.0f} tokens/s, prompts included"))
+    if "peak_memory_bytes" in figures:
+        lines.append(("peak memory", f"{figures['peak_memory_bytes'] / 1e9:.1f} GB"))
+    return lines
+
+
+def _next(app: Any, recipe: Path, outcome: Any) -> str:
+    if outcome.reached == "trainer":
+        return f"run {recipe}"
+    folders = [path for path in outcome.artefacts.values() if (path / "config.json").exists()]
+    if folders and "chat" in app.list_commands(click.get_current_context()):
+        return f"chat {_shown(folders[-1])}"
+    return f"recipe show {recipe}"
+
+
+def _clipped(text: str, most: int = 16) -> str:
+    lines = text.strip().splitlines()
+    dots = [f"… ({len(lines) - most} lines)"] if len(lines) > most else []
+    return "\n".join(line[:160] for line in [*dots, *lines[-most:]])
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,40 @@
+"""`adapter`: the trained adapter itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+from attrs import frozen
+
+from loraplug import Doc, Exporter, Run, Trained
+from loraplug_export.card import loadable_base, write_card
+from loraplug_export.folders import copy_licences
+from loraplug_export.lora_files import CONFIG, open_adapter
+
+
+@frozen
+class AdapterExporter(Exporter):
+    """The adapter with tokenizer, model card, recipe lock and metrics; loads with peft."""
+
+    name = "adapter"
+    out: Annotated[Path | None, Doc("the folder to put it into; by default outputs/adapters")] = None
+
+    def place(self, run: Run) -> Path:
+        """`<out>/<run name>`."""
+        return (self.out or run.outputs / "adapters") / run.name
+
+    def export(self, result: Trained, out: Path) -> Path:
+        """Copy the adapter folder's files and what belongs beside them."""
+        open_adapter(result.adapter)
+        shutil.copytree(result.adapter, out)
+        config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = loadable_base(result)
+        (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, path in result.extras.items():
+            shutil.copyfile(path, out / name)
+        copy_licences(result.base, out)
+        write_card(result, out, "adapter")
+        return out

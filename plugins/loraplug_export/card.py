@@ -1,0 +1,125 @@
+"""The model card: what this is, what it was made from and how, and how to load it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from loraplug import Trained
+
+Kind = Literal["adapter", "merged", "gguf", "ollama"]
+
+_FIGURES = {
+    "validation_loss_before": "validation loss before training (nats per trained token)",
+    "validation_loss_after": "validation loss after training (nats per trained token)",
+    "train_loss": "last training loss (nats per trained token)",
+    "trained_tokens": "trained tokens",
+    "steps": "optimizer steps",
+    "seconds": "seconds of training",
+    "tokens_per_second": "tokens per second",
+    "peak_memory_bytes": "peak memory of training (bytes)",
+}
+
+_LOAD: dict[Kind, str] = {
+    "adapter": """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "{folder}"
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```""",
+    "merged": """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "{folder}"
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```""",
+    "gguf": "```\nllama-cli -m {folder} --jinja\n```",
+    "ollama": "```\nollama create {name} -f Modelfile\nollama run {name}\n```",
+}
+
+
+def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] | None = None) -> None:
+    """Write `README.md` into the folder `out`."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    licence = base_licence(result.base)
+    base = loadable_base(result)
+    is_hub = not Path(base).is_absolute()
+    data = ModelCardData(
+        base_model=base if is_hub else None,
+        base_model_relation=("adapter" if kind == "adapter" else "finetune") if is_hub else None,
+        library_name="peft" if kind == "adapter" else "transformers" if kind == "merged" else None,
+        license=licence,
+        pipeline_tag="text-generation",
+        tags=["loraplug", "lora"] + (["gguf"] if kind in ("gguf", "ollama") else []),
+    )
+    sections = [
+        f"# {result.run.name}",
+        f"{_WHAT[kind]} of `{result.base_id}`, fine-tuned with LoRA by loraplug.",
+        f"- **Base:** `{result.base_id}`\n- **Licence of the base:** {licence or _NO_LICENCE}",
+        *_recipe(result),
+        *_figures(result, proof or {}),
+        "## How to load\n\n" + _LOAD[kind].format(folder=".", base=base, name=result.run.name),
+    ]
+    text = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    ModelCard(text).save(out / "README.md")
+
+
+_WHAT: dict[Kind, str] = {
+    "adapter": "LoRA adapter",
+    "merged": "Merged model",
+    "gguf": "GGUF file",
+    "ollama": "Ollama model",
+}
+_NO_LICENCE = "not known here; look it up where the base was published, it binds this model too"
+
+
+def loadable_base(result: Trained) -> str:
+    """What peft and transformers can load as the base: the hub id, else the folder with the base's weights.
+
+    A GGUF file is not one; the folder into which it was dequantised is.
+    """
+    name = result.base_id
+    hub = name.count("/") == 1 and name[0] not in "./~" and ":" not in name and not name.endswith(".gguf")
+    return name if hub and not Path(name).exists() else str(result.base.absolute())
+
+
+def base_licence(base: Path) -> str | None:
+    """The licence that the base's own model card names, or None."""
+    from huggingface_hub import ModelCard
+
+    path = base / "README.md"
+    if not path.is_file():
+        return None
+    try:
+        data = ModelCard.load(path).data.to_dict()
+    except (ValueError, OSError):  # a card without a well-formed head names no licence
+        return None
+    licence = data.get("license_name") or data.get("license")
+    return str(licence) if licence else None
+
+
+def _recipe(result: Trained) -> list[str]:
+    lock = result.extras.get("recipe.lock.toml") or result.adapter / "recipe.lock.toml"
+    if not lock.is_file():
+        return []
+    text = lock.read_text(encoding="utf-8").strip()
+    dataset = tomllib.loads(text).get("dataset") or {}
+    rows = [f"- `{key}`: `{value}`" for key, value in dataset.items() if not isinstance(value, dict)]
+    return ["## Data\n\n" + "\n".join(rows)] * bool(rows) + [f"## Recipe\n\n```toml\n{text}\n```"]
+
+
+def _figures(result: Trained, proof: Mapping[str, Any]) -> list[str]:
+    rows = [(_FIGURES.get(key, key), value) for key, value in result.figures.items()]
+    if proof:
+        rows.append(("largest difference of a merged layer from base + adapter", proof["largest"]))
+    if not rows:
+        return []
+    table = "\n".join(f"| {name} | {value:,.6g} |" for name, value in rows)
+    return [f"## Figures\n\n| | |\n|---|---|\n{table}"]

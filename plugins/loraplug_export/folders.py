@@ -1,0 +1,56 @@
+"""The files beside the weights: config, tokenizer, chat template, licence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies in the folder."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+
+
+def copy_tokenizer(sources: Iterable[Path], out: Path) -> None:
+    """Copy the tokenizer, chat template included, from the first folder that has one."""
+    for source in sources:
+        if has_tokenizer(source):
+            for name in TOKENIZER:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, out / name)
+            if (source / "additional_chat_templates").is_dir():
+                shutil.copytree(source / "additional_chat_templates", out / "additional_chat_templates")
+            return
+
+
+def copy_licences(base: Path, out: Path) -> None:
+    """Copy the base's licence texts."""
+    for pattern in LICENCES:
+        for path in sorted(base.glob(pattern)):
+            if path.is_file() and not (out / path.name).exists():
+                shutil.copyfile(path, out / path.name)
+
+
+def write_config(base: Path, out: Path, changes: dict[str, Any]) -> None:
+    """Copy config and generation config, with `changes` to the first."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (out / "config.json").write_text(json.dumps(config | changes, indent=2) + "\n", encoding="utf-8")
+    if (base / "generation_config.json").is_file():
+        shutil.copyfile(base / "generation_config.json", out / "generation_config.json")

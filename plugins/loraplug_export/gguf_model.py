@@ -1,0 +1,138 @@
+"""Models in GGUF's words: hyperparameters, tensor names, and the layout llama.cpp expects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from loraplug import InputError
+from loraplug_export.gguf_tokenizer import WAY_OUT
+
+if TYPE_CHECKING:
+    import torch
+    from gguf import GGUFWriter
+
+FAMILIES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
+"""transformers' `model_type` to the name in `gguf.MODEL_ARCH`."""
+
+
+@frozen
+class Family:
+    """A model of a family that can be written.
+
+    Attributes:
+        config: its transformers config.
+        arch: GGUF's name of the architecture.
+        names: GGUF's tensor names, by transformers' without `.weight` or `.bias`.
+    """
+
+    config: Any
+    arch: str
+    names: Any
+
+    @property
+    def head_size(self) -> int:
+        """Values a head."""
+        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads)
+
+    def tensor_name(self, name: str, folder: Path) -> str:
+        """GGUF's name of a tensor.
+
+        Raises:
+            InputError: the family has no such tensor.
+        """
+        found: str | None = self.names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise InputError(f"{name} has no place in a GGUF file of this family", where=folder, todo=WAY_OUT)
+        return found
+
+    def arranged(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """A whole tensor with its rows in llama.cpp's order.
+
+        Llama's rotary embedding pairs neighbouring rows there, and rows half a head apart in transformers.
+        """
+        if self.arch != "llama" or not name.endswith(("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")):
+            return rows
+        heads = self.config.num_attention_heads if ".q_proj." in name else self.config.num_key_value_heads
+        halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
+        return halves.swapaxes(1, 2).reshape(rows.shape)
+
+    def whole(self, name: str) -> bool:
+        """Whether a tensor's rows change places, so that it cannot be written a few rows at a time."""
+        return self.arch == "llama" and (".q_proj." in name or ".k_proj." in name)
+
+    def write(self, writer: GGUFWriter) -> None:
+        """Add the hyperparameters to a GGUF header."""
+        config = self.config
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_key_length(self.head_size)
+        writer.add_value_length(self.head_size)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_rope_dimension_count(self.head_size)
+        rope = _rope(config)
+        writer.add_rope_freq_base(float(rope.get("rope_theta") or 10000.0))
+        kind = rope.get("rope_type", "default")
+        if kind in ("linear", "yarn"):
+            from gguf import RopeScalingType
+
+            writer.add_rope_scaling_type(RopeScalingType.LINEAR if kind == "linear" else RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(float(rope["factor"]))
+            if kind == "yarn":
+                original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+                writer.add_rope_scaling_orig_ctx_len(int(original))
+
+    def rope_factors(self) -> torch.Tensor | None:
+        """Llama 3's divisors of the rotary frequencies, fp32, (head size / 2,); None for other kinds.
+
+        Long waves are slowed by `factor`, short ones stay, those between are blended.
+        """
+        import torch
+
+        rope = _rope(self.config)
+        if rope.get("rope_type") != "llama3":
+            return None
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        factor, context = rope["factor"], rope["original_max_position_embeddings"]
+        step = torch.arange(0, self.head_size, 2, dtype=torch.float64) / self.head_size
+        waves = 2 * math.pi * float(rope["rope_theta"]) ** step
+        blend = ((context / waves - low) / (high - low)).clamp(0, 1)
+        return (1 / ((1 - blend) / factor + blend)).float()
+
+
+def _rope(config: Any) -> Mapping[str, Any]:
+    return getattr(config, "rope_parameters", None) or {}
+
+
+def read_family(folder: Path) -> Family:
+    """Recognise the model of a folder.
+
+    Raises:
+        InputError: its architecture, or a setting of it, is not one that is written here.
+    """
+    from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
+    from transformers import AutoConfig
+
+    path = folder / "config.json"
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise InputError(
+            f"{config.model_type} models are not written to GGUF here (only {known})", where=path, todo=WAY_OUT
+        )
+    rope = _rope(config).get("rope_type", "default")
+    if rope not in ("default", "linear", "llama3", "yarn"):
+        raise InputError(f'rope scaling "{rope}" is not written to GGUF here', where=path, todo=WAY_OUT)
+    if config.model_type != "mistral" and getattr(config, "use_sliding_window", False):
+        raise InputError("sliding-window attention is not written to GGUF here", where=path, todo=WAY_OUT)
+    arch = MODEL_ARCH[FAMILIES[config.model_type]]
+    return Family(config, MODEL_ARCH_NAMES[arch], get_tensor_name_map(arch, config.num_hidden_layers))

@@ -1,0 +1,98 @@
+"""`hub`: push to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from attrs import field, frozen, validators
+
+from loraplug import Doc, Exporter, InputError, LoraplugError, Run, Trained
+from loraplug_export.adapter import AdapterExporter
+from loraplug_export.card import loadable_base
+from loraplug_export.merged import MergedExporter
+
+
+@frozen
+class HubExporter(Exporter):
+    """A push of adapter or merged model with its card to the Hugging Face Hub; private unless said otherwise."""
+
+    name = "hub"
+    repo: Annotated[str, Doc("owner/name on the hub; made where there is none")] = field(
+        validator=validators.matches_re(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+    )
+    what: Annotated[Literal["adapter", "merged"], Doc("what to push")] = "adapter"
+    private: Annotated[bool, Doc("make the repository private; a public one of that name is then left alone")] = True
+    branch: Annotated[str, Doc("branch to push to; made where there is none")] = "main"
+    message: Annotated[str | None, Doc("the commit's message")] = None
+
+    def place(self, run: Run) -> Path:
+        """A receipt: `outputs/hub/<run name>-<what>.json` says what was pushed where."""
+        return run.outputs / "hub" / f"{run.name}-{self.what}.json"
+
+    def export(self, result: Trained, out: Path) -> Path:
+        """Push, then write the receipt `out`. HF_TOKEN, or a login of the `hf` command, says who pushes.
+
+        Raises:
+            InputError: no token, no right to push, or a public repository of that name and `private` set.
+            LoraplugError: the hub cannot be reached or refuses.
+        """
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if Path(loadable_base(result)).is_absolute() and self.what == "adapter":
+            result.run.warn(
+                "hub: the adapter names a folder of this machine as its base; others cannot load it by that"
+            )
+        made = result.artefacts.get(self.what)
+        own = out.with_name(out.name + ".folder")
+        try:
+            if made is None or not made.is_dir():
+                exporter = AdapterExporter() if self.what == "adapter" else MergedExporter()
+                shutil.rmtree(own, ignore_errors=True)
+                made = exporter.export(result, own)
+            receipt = self._push(made, result)
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+        out.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+        result.run.say(f"hub: pushed to {receipt['url']} ({'private' if receipt['private'] else 'public'})")
+        return out
+
+    def _push(self, folder: Path, result: Trained) -> dict[str, Any]:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+        api, where = HfApi(), f"exporter.hub {self.repo}"
+        try:
+            url = api.create_repo(self.repo, private=self.private, exist_ok=True)
+            public = not api.repo_info(self.repo).private
+            if self.private and public:
+                raise InputError("is public already", where=where, todo="set private = false to push to it, or rename")
+            if self.branch != "main":
+                api.create_branch(self.repo, branch=self.branch, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=self.repo,
+                folder_path=folder,
+                revision=self.branch,
+                commit_message=self.message or f"{self.what} of {result.run.name}",
+            )
+        except LocalTokenNotFoundError:
+            raise InputError("no token", where=where, todo="set HF_TOKEN, in .env or the environment") from None
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            if status in (401, 403):
+                raise InputError(
+                    f"may not be pushed to with this token ({status})",
+                    where=where,
+                    todo="set HF_TOKEN to a token with write access to it",
+                ) from None
+            raise LoraplugError(f"the hub refused ({_line(error)})", where=where, todo="try again later") from None
+        except (OSError, OfflineModeIsEnabled) as error:
+            raise LoraplugError(
+                f"the hub was not reached ({_line(error)})", where=where, todo="check the network"
+            ) from None
+        return {"url": str(url), "private": not public, "branch": self.branch, "commit": commit.oid, "what": self.what}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

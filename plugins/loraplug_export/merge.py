@@ -1,0 +1,117 @@
+"""The streaming merge: from the base's files to the merged model's, a few rows of one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from loraplug import LoraplugError, Run
+from loraplug_export.edits import Edit
+from loraplug_export.onto import Onto
+from loraplug_export.plan import Plan
+from loraplug_export.tensors import FLOATS, Tensor, Writer, in_range, type_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+@frozen
+class Output:
+    """One tensor to write: where its values come from and what happens to them."""
+
+    stored: Tensor
+    edit: Edit | None = None
+    onto: Onto | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor as it will be written."""
+        if self.edit is not None and self.edit.replacement is not None:
+            return tuple(self.edit.replacement.shape)
+        return self.stored.shape
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * type_bytes(self.stored.dtype) if self.edit or self.onto else self.stored.length
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """Rows of the merged tensor in the base's type, in order.
+
+        Raises:
+            LoraplugError: a value is NaN or too large for the base's type.
+        """
+        import torch
+
+        edit = (self.edit or Edit()).load()
+        dtype = getattr(torch, FLOATS[self.stored.dtype])
+        source = edit.edit.replacement or self.stored
+        onto = None if edit.edit.replacement else self.onto
+        whole = onto is not None or not edit.edit.by_rows
+        for first, last in [(0, self.shape[0])] if whole else source.pieces():
+            rows = source.read(first, last)
+            merged = edit.apply(onto(rows) if onto else rows.float(), first)
+            if not in_range(merged, dtype):
+                raise LoraplugError(
+                    f"{name} has NaN, infinite or too large values for {FLOATS[self.stored.dtype]} after merging",
+                    where=self.stored.file,
+                    todo="look for a broken base or adapter",
+                )
+            yield merged.to(dtype)
+
+
+def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, Onto] | None = None) -> None:
+    """Write the merged weights, file for file like the base's, into the folder `out`.
+
+    Args:
+        onto: stored names whose weights are changed before the adapter is added, and how.
+
+    Raises:
+        LoraplugError: a merged value is not finite.
+        InputError: a file of the base ends too early.
+    """
+    onto = onto or {}
+    edits = plan.stored_edits()
+    total = sum(tensor.length for tensor in plan.base.tensors.values())
+    with run.progress("merging", total) as bar:
+        for file, metadata in plan.base.metadata.items():
+            outputs = {
+                name: Output(stored, edits.get(name), onto.get(name))
+                for name, stored in plan.base.of_file(file).items()
+            }
+            if plan.untied and (source := plan.base.tensors[plan.names[plan.untied]]).file.name == file:
+                outputs[plan.untied] = Output(source, plan.edits[plan.untied])
+            layout = {name: (item.stored.dtype, item.shape, item.length) for name, item in outputs.items()}
+            with Writer(out / file, layout, metadata) as writer:
+                for name, item in outputs.items():
+                    if item.stored.dtype in FLOATS:
+                        for piece in item.pieces(name):
+                            writer.write(piece)
+                    else:
+                        writer.copy(item.stored)
+                    bar.advance(item.stored.length)
+    _write_index(plan, out)
+
+
+def _write_index(plan: Plan, out: Path) -> None:
+    path = plan.base.folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    index = json.loads(path.read_text(encoding="utf-8"))
+    if plan.untied:
+        source = plan.base.tensors[plan.names[plan.untied]]
+        index["weight_map"][plan.untied] = source.file.name
+    written = sum((out / name).stat().st_size for name in plan.base.metadata)
+    headers = sum(_header_bytes(out / name) for name in plan.base.metadata)
+    index["metadata"] = (index.get("metadata") or {}) | {"total_size": written - headers}
+    (out / path.name).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _header_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")

@@ -1,0 +1,104 @@
+"""`merged`: a transformers folder that needs no peft."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from attrs import asdict, frozen
+
+from loraplug import Doc, Exporter, InputError, Run, Trained
+from loraplug_export.card import write_card
+from loraplug_export.folders import copy_licences, copy_tokenizer, write_config
+from loraplug_export.lora_files import Adapter, open_adapter
+from loraplug_export.onto import FACTS, dequantized
+from loraplug_export.plan import NotPlannableError, Plan, make_plan
+from loraplug_export.rows import rows_for_proof
+from loraplug_export.tensors import Checkpoint, open_checkpoint
+
+OntoName = Literal["original", "dequantized"]
+
+
+@frozen
+class MergedExporter(Exporter):
+    """The base with the adapter merged in, written tensor by tensor; loads with transformers alone."""
+
+    name = "merged"
+    out: Annotated[Path | None, Doc("the folder to put it into; by default outputs/merged")] = None
+    onto: Annotated[
+        OntoName,
+        Doc(
+            "the weights the adapter is added to: the base's own, or, for an adapter trained on a 4- or 8-bit base, "
+            "those weights rounded as they were in training"
+        ),
+    ] = "original"
+    verify: Annotated[bool, Doc("prove every merged layer against base + adapter before the folder gets its name")] = (
+        True
+    )
+
+    def place(self, run: Run) -> Path:
+        """`<out>/<run name>`."""
+        return (self.out or run.outputs / "merged") / run.name
+
+    def export(self, result: Trained, out: Path) -> Path:
+        """Merge into the folder `out`; what was done and proved is kept in its `loraplug.json`.
+
+        Raises:
+            InputError: base and adapter do not fit, or a file of theirs is missing or broken.
+            LoraplugError: the merged weights are not finite, or do not answer like base + adapter.
+        """
+        adapter, base = open_adapter(result.adapter), open_checkpoint(result.base)
+        out.mkdir(parents=True)
+        copy_tokenizer([result.adapter, result.base], out)
+        try:
+            proof = self._stream(result, adapter, base, out)
+        except NotPlannableError as reason:
+            proof = self._with_peft(result, str(reason), out)
+        copy_licences(result.base, out)
+        facts = {"base": result.base_id, "onto": self.onto, "proof": proof or None}
+        (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_card(result, out, "merged", proof)
+        return out
+
+    def _stream(self, result: Trained, adapter: Adapter, base: Checkpoint, out: Path) -> dict[str, Any]:
+        from loraplug_export.merge import merge
+        from loraplug_export.verify import verify
+
+        plan = make_plan(adapter, base)
+        onto = dequantized(plan, result.adapter) if self.onto == "dequantized" else {}
+        merge(plan, out, result.run, onto)
+        changes = config_changes(plan)
+        write_config(result.base, out, changes)
+        if not self.verify:
+            return {}
+        vocabulary = changes.get("vocab_size") or plan.model.config.get_text_config().vocab_size
+        return asdict(verify(plan, out, rows_for_proof(result, out, vocabulary), result.run, onto))
+
+    def _with_peft(self, result: Trained, reason: str, out: Path) -> dict[str, Any]:
+        from loraplug_export.peft_merge import merge_with_peft
+        from loraplug_export.plan import empty_model
+
+        if self.onto == "dequantized":
+            raise InputError(
+                f"this adapter needs peft's own merge ({reason}), which merges onto the original weights only",
+                where=result.adapter,
+                todo='use onto = "original"',
+            )
+        result.run.say(f"merged: by peft with the whole model in memory, because {reason}")
+        vocabulary = empty_model(result.base).config.get_text_config().vocab_size
+        rows = rows_for_proof(result, out, vocabulary) if self.verify else None
+        return merge_with_peft(result.adapter, result.base, out, rows, result.run)
+
+
+def config_changes(plan: Plan) -> dict[str, Any]:
+    """What the merged model's config says differently from the base's."""
+    changes: dict[str, Any] = {}
+    if plan.untied:
+        changes["tie_word_embeddings"] = False
+    embedding = plan.model.get_input_embeddings()
+    for name, edit in plan.edits.items():
+        module = plan.model.get_submodule(name.rpartition(".")[0])
+        if module is embedding and edit.replacement is not None:
+            changes["vocab_size"] = edit.replacement.shape[0]
+    return changes

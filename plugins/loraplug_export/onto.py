@@ -1,0 +1,113 @@
+"""The weights an adapter saw in training, where they were quantised: quantised and dequantised again.
+
+bitsandbytes rounds every weight once when a base is loaded in 4 or 8 bits; the adapter learns on top of the rounded
+ones. The same functions, with the settings kept in the adapter's `loraplug.json`, give the same rounded weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loraplug import InputError
+from loraplug_export.plan import Plan
+
+if TYPE_CHECKING:
+    import torch
+
+Onto = Callable[["torch.Tensor"], "torch.Tensor"]
+"""What the adapter is merged onto: a whole weight as stored to the weight in fp32."""
+
+FACTS = "loraplug.json"
+
+
+def training_facts(adapter: Path) -> dict[str, Any]:
+    """What `loraplug.json` in the adapter folder says; nothing where there is none.
+
+    Keys: `quantization`, the base's quantization config in training or null; `dtype`, the type in which the base's
+    weights were when they were quantised (float32 where it is not said).
+
+    Raises:
+        InputError: it is not a JSON table.
+    """
+    path = adapter / FACTS
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not JSON ({error})", where=path, todo="copy the adapter folder again") from None
+    if not isinstance(facts, dict):
+        raise InputError("not a table", where=path, todo="copy the adapter folder again")
+    return facts
+
+
+def dequantized(plan: Plan, adapter: Path) -> Mapping[str, Onto]:
+    """For each weight that was quantised in training, by stored name, the way to what it was then.
+
+    Raises:
+        InputError: the adapter was not trained on a quantised base, or not with bitsandbytes, or does not say.
+    """
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    settings = _settings(adapter)
+    round_trip = _rounding(settings, training_facts(adapter).get("dtype") or "float32")
+    skipped = settings.get("llm_int8_skip_modules")
+    skipped = get_keys_to_not_convert(plan.model) if skipped is None else skipped
+    skipped = [*skipped, *(plan.model._keep_in_fp32_modules or ())]
+    found: dict[str, Onto] = {}
+    for name, module in plan.model.named_modules():
+        turned = isinstance(module, Conv1D)
+        if (turned or type(module) is Linear) and should_convert_module(name, skipped):
+            found[plan.names[f"{name}.weight"]] = _turned(round_trip) if turned else round_trip
+    return found
+
+
+def _settings(adapter: Path) -> dict[str, Any]:
+    facts = training_facts(adapter)
+    settings = facts.get("quantization")
+    if not settings:
+        said = "says its base was not quantised" if facts else f"has no {FACTS} that says how its base was quantised"
+        raise InputError(
+            f'the adapter {said}, so there is nothing to merge onto "dequantized"',
+            where=adapter,
+            todo='use onto = "original"',
+        )
+    if not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        method = settings.get("quant_method", "an unknown method")
+        raise InputError(
+            f"the base was quantised by {method}, which cannot be repeated here",
+            where=adapter / FACTS,
+            todo='use onto = "original"',
+        )
+    return dict(settings)
+
+
+def _rounding(settings: Mapping[str, Any], dtype_name: str) -> Onto:
+    import torch
+    from bitsandbytes import functional
+
+    dtype = getattr(torch, dtype_name.removeprefix("torch."))
+
+    def four_bits(weight: torch.Tensor) -> torch.Tensor:
+        packed, state = functional.quantize_4bit(
+            weight.to(dtype).contiguous(),
+            compress_statistics=bool(settings.get("bnb_4bit_use_double_quant")),
+            quant_type=settings.get("bnb_4bit_quant_type", "fp4"),
+        )
+        return functional.dequantize_4bit(packed, state).float()
+
+    def eight_bits(weight: torch.Tensor) -> torch.Tensor:
+        packed, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16).contiguous())
+        return functional.int8_vectorwise_dequant(packed, scales).float()
+
+    return four_bits if settings.get("load_in_4bit") else eight_bits
+
+
+def _turned(round_trip: Onto) -> Onto:
+    return lambda weight: round_trip(weight.T).T.contiguous()

@@ -1,0 +1,161 @@
+"""Which of the base's stored tensors change, and how.
+
+The base's own class, built without weights, says what its modules are and which weights are tied.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from loraplug import InputError
+from loraplug_export.edits import Edit
+from loraplug_export.lora_files import WEIGHTS, Adapter, read_edits
+from loraplug_export.tensors import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class NotPlannableError(Exception):
+    """The adapter is fine but needs peft's own merge; the message says why."""
+
+
+@frozen
+class Plan:
+    """How to make the merged weights.
+
+    Attributes:
+        names: parameter of the model to the name its values are stored under in the base.
+        edits: parameter of the model to its change.
+        untied: the tied parameter that gets values of its own (usually `lm_head.weight`), or None.
+    """
+
+    base: Checkpoint
+    model: PreTrainedModel
+    names: dict[str, str]
+    edits: dict[str, Edit]
+    untied: str | None = None
+
+    def stored_edits(self) -> dict[str, Edit]:
+        """`edits` by stored name."""
+        return {self.names[name]: edit for name, edit in self.edits.items() if name != self.untied}
+
+
+def empty_model(base: Path) -> PreTrainedModel:
+    """The base's class with parameters that have shapes but no memory; buffers are real.
+
+    Raises:
+        InputError: there is no config, or its architecture is not one that transformers knows as a causal LM.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not (base / "config.json").is_file():
+        raise InputError("no config.json: there is no base model here", where=base, todo="name the adapter's base")
+    try:
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"transformers cannot build this model ({str(error).splitlines()[0]})",
+            where=base / "config.json",
+            todo="take a base whose architecture transformers has as a causal language model",
+        ) from None
+    return model.eval()
+
+
+def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
+    """Match an adapter with its base.
+
+    Raises:
+        NotPlannableError: peft has to merge it.
+        InputError: adapter and base do not belong together, naming the first tensor that does not fit.
+    """
+    if adapter.unknown:
+        raise NotPlannableError(adapter.unknown)
+    model = empty_model(base.folder)
+    modules = dict(model.named_modules())
+    edits = read_edits(adapter, {name for name, module in modules.items() if type(module).__name__ == "Conv1D"})
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    names = {name: stored for name in parameters if (stored := _stored_name(name, model, base))}
+    for name in edits:
+        if name not in parameters:
+            raise InputError(
+                f"the adapter changes {name}, which the base does not have",
+                where=adapter.folder / WEIGHTS,
+                todo=f"merge onto the base it was trained on ({adapter.config.get('base_model_name_or_path')})",
+            )
+        _must_be_linear(name, modules)
+        if name not in names and name not in tied:
+            raise NotPlannableError(f"the base stores {name} in another form")
+    plan = _resolve_ties(Plan(base, model, names, edits), tied, adapter)
+    _check_shapes(plan, adapter)
+    return plan
+
+
+def _must_be_linear(name: str, modules: dict[str, Any]) -> None:
+    import torch
+
+    module = modules[name.rpartition(".")[0]]
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    if not isinstance(module, kinds) and type(module).__name__ != "Conv1D" and name.endswith(".weight"):
+        if getattr(module, "weight", None) is not None and module.weight.ndim == 1:
+            return  # a norm saved whole
+        raise NotPlannableError(f"{name} is the weight of a {type(module).__name__}")
+
+
+def _stored_name(name: str, model: PreTrainedModel, base: Checkpoint) -> str | None:
+    prefix = f"{model.base_model_prefix}."
+    for stored in (name, name.removeprefix(prefix), prefix + name):
+        if stored in base.tensors:
+            return stored
+    return None
+
+
+def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
+    """Give a tied weight values of its own where adapter and tie cannot both hold."""
+    edits, names, untied = dict(plan.edits), dict(plan.names), None
+    for target, source in tied.items():
+        mine, its = edits.get(target), edits.get(source)
+        if mine is None and its is None:
+            continue
+        if mine is not None and mine.same_as(its):
+            if target not in names:
+                del edits[target]
+            continue
+        whole = any(source.removesuffix(".weight").endswith(name) for name in adapter.full_modules)
+        if mine is None and its is not None and its.replacement is not None and not whole:
+            mine = its.without_low_rank()
+        if mine is not None and mine.same_as(its):
+            continue
+        if untied is not None:
+            raise NotPlannableError("more than one tied weight would have to be untied")
+        untied, edits[target] = target, mine or Edit()
+        names.setdefault(target, names[source])
+    if untied is not None and untied in plan.names:
+        # stored twice already: its own copy is edited, or stays
+        return Plan(plan.base, plan.model, names, {k: v for k, v in edits.items() if v != Edit()}, None)
+    return Plan(plan.base, plan.model, names, edits, untied)
+
+
+def _check_shapes(plan: Plan, adapter: Adapter) -> None:
+    for name, edit in plan.edits.items():
+        stored = plan.base.tensors[plan.names[name]]
+        shape = tuple(edit.replacement.shape) if edit.replacement is not None else stored.shape
+        wanted: tuple[int, ...] | None = None
+        if edit.low_rank is not None:
+            wanted = edit.low_rank.shape
+        elif edit.added is not None and edit.added.bias is not None:
+            wanted = edit.added.bias.shape
+        embedding = "embed" in name or name == "lm_head.weight"
+        if (wanted and wanted != shape) or (shape != stored.shape and not embedding):
+            raise InputError(
+                f"{name} is {stored.shape} in the base, but the adapter is for {wanted or shape}",
+                where=adapter.folder / WEIGHTS,
+                todo=f"merge onto the base it was trained on ({adapter.config.get('base_model_name_or_path')})",
+            )

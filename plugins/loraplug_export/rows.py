@@ -1,0 +1,34 @@
+"""Token ids to prove a merge on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from loraplug import Trained
+from loraplug_export.folders import has_tokenizer
+
+ROWS, LENGTH = 3, 64
+_TEXTS = (
+    "Write a Python function that returns the n-th Fibonacci number, and say what it costs.",
+    "The capital of France is Paris, and about two million people live there.",
+    "Traceback (most recent call last):\n  File \"app.py\", line 3, in <module>\nKeyError: 'name'\n",
+)
+
+
+def rows_for_proof(result: Trained, tokenizer_folder: Path, vocabulary: int) -> Sequence[Sequence[int]]:
+    """Rows of the validation data where the run has kept some as samples, else a few sentences of ours.
+
+    Args:
+        tokenizer_folder: a folder with the tokenizer; without one the rows are a count through the vocabulary.
+        vocabulary: number of rows in the embedding.
+    """
+    samples = getattr(result, "samples", ())
+    texts = [sample.prompt + sample.after for sample in samples] or list(_TEXTS)
+    if not has_tokenizer(tokenizer_folder):
+        return [[number * 7919 % vocabulary for number in range(row, row + LENGTH)] for row in range(ROWS)]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    encoded = [tokenizer(text)["input_ids"][-LENGTH:] for text in texts[:ROWS]]
+    return [[number for number in row if number < vocabulary] for row in encoded if row]

@@ -1,0 +1,235 @@
+"""Safetensors files read and written one piece at a time.
+
+The `safetensors` package maps whole files into memory and saves only what is already there in full, so what a merge
+needs (a few rows in, a few rows out) is done here with plain reads and writes. The package still judges every file
+when it is opened. Format: an 8-byte little-endian header length, a JSON header, then the tensors' bytes, row-major.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from attrs import Factory, frozen
+
+from loraplug import InputError, LoraplugError
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK_BYTES = 2 << 20
+"""How much is held of a tensor that can be worked on in pieces; about what fits a processor's cache."""
+
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Safetensors' names of the types whose values can be merged, and torch's."""
+
+
+@frozen
+class Tensor:
+    """Where a tensor lies: `length` bytes at `start` of `file`."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    length: int
+
+    def read(self, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Rows `first` to `last` (all by default) as a tensor of the stored type.
+
+        Raises:
+            InputError: the stored type is not a floating-point one of 16 bits or more.
+        """
+        import torch
+
+        if self.dtype not in FLOATS:
+            raise InputError(
+                f"holds {self.dtype} values, which cannot be merged", where=self.file, todo="use an unquantised base"
+            )
+        dtype = getattr(torch, FLOATS[self.dtype])
+        rows = self.shape[0] if self.shape else 1
+        row_bytes = self.length // rows if rows else 0
+        last = rows if last is None else last
+        rows_read = torch.empty((last - first, *self.shape[1:]) if self.shape else (), dtype=dtype)
+        with self.file.open("rb", buffering=0) as file:
+            file.seek(self.start + first * row_bytes)
+            view = _bytes(rows_read)
+            while view:
+                if not (got := file.readinto(view)):
+                    raise InputError("ends before its last tensor does", where=self.file, todo="fetch the file again")
+                view = view[got:]
+        return rows_read
+
+    def is_finite(self) -> bool:
+        """Whether there is no NaN and no infinity among the values; types that cannot hold them are not looked at."""
+        if self.dtype not in FLOATS:
+            return True
+        return all(in_range(self.read(first, last)) for first, last in self.pieces())
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Row ranges of about `CHUNK_BYTES` that together are the tensor."""
+        rows = self.shape[0] if self.shape else 1
+        step = max(1, CHUNK_BYTES * rows // max(self.length, 1))
+        for first in range(0, rows, step):
+            yield first, min(first + step, rows)
+
+
+def in_range(values: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether `values` hold no NaN and fit `dtype` (their own by default) without becoming infinite."""
+    import torch
+
+    if not values.numel():
+        return True
+    low, high = torch.aminmax(values)
+    largest = torch.finfo(dtype or values.dtype).max
+    return bool(low >= -largest) and bool(high <= largest)
+
+
+def _bytes(values: torch.Tensor) -> memoryview:
+    import torch
+
+    flat = values.view(-1)
+    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+
+
+@frozen
+class Checkpoint:
+    """The weights of a model folder.
+
+    Attributes:
+        tensors: name to place, over all files.
+        metadata: file name to the file's own metadata.
+    """
+
+    folder: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Mapping[str, str]] = Factory(dict)
+
+    def of_file(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one file, in the order they lie in it."""
+        inside = [(key, tensor) for key, tensor in self.tensors.items() if tensor.file.name == name]
+        return dict(sorted(inside, key=lambda pair: pair[1].start))
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Find the weights of a model folder: `model.safetensors`, or the shards its index names.
+
+    Raises:
+        InputError: there are none, they are pickles, or a file is missing, cut short or broken.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"not an index of weights ({error})", where=index, todo="fetch the model again") from None
+        if strays := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
+            raise InputError(f"names a file outside its folder ({strays[0]})", where=index)
+    elif (folder / "model.safetensors").is_file():
+        names = ["model.safetensors"]
+    elif pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise InputError(
+            "is a pickle, which can run code when it is opened, and there are no safetensors beside it",
+            where=pickles[0],
+            todo="take a base that is published as safetensors",
+        )
+    else:
+        raise InputError(
+            "no model.safetensors and no model.safetensors.index.json", where=folder, todo="check the base model"
+        )
+    tensors: dict[str, Tensor] = {}
+    metadata = {}
+    for name in names:
+        inside, metadata[name] = read_header(folder / name)
+        tensors |= inside
+    return Checkpoint(folder, tensors, metadata)
+
+
+def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of one safetensors file.
+
+    Raises:
+        InputError: the file is missing, cut short or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError("no such file, though the model's index names it", where=path, todo="fetch the model again")
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"not a whole safetensors file ({error})", where=path, todo="fetch or save the file again"
+        ) from None
+    with path.open("rb") as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(begin - 8))
+    metadata = header.pop("__metadata__", None) or {}
+    return {
+        name: Tensor(path, info["dtype"], tuple(info["shape"]), begin + first, last - first)
+        for name, info in header.items()
+        for first, last in [info["data_offsets"]]
+    }, metadata
+
+
+def type_bytes(dtype: str) -> int:
+    """Bytes of one value of a floating-point type of `FLOATS`."""
+    import torch
+
+    return int(getattr(torch, FLOATS[dtype]).itemsize)
+
+
+class Writer:
+    """Writes a safetensors file whose layout is known beforehand, tensor after tensor, in pieces.
+
+    Args:
+        layout: name to (dtype, shape, length in bytes), in the order in which they will be written.
+    """
+
+    def __init__(
+        self, path: Path, layout: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]
+    ) -> None:
+        header: dict[str, object] = {"__metadata__": {"format": "pt"} | dict(metadata)}
+        offset = 0
+        for name, (dtype, shape, length) in layout.items():
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + length]}
+            offset += length
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._end = 8 + len(text) + offset
+        self._path = path
+        self._file: IO[bytes] = path.open("xb", buffering=0)
+        self._put(len(text).to_bytes(8, "little") + text)
+
+    def write(self, piece: torch.Tensor) -> None:
+        """Append rows of the tensor whose turn it is."""
+        self._put(_bytes(piece.contiguous()))
+
+    def copy(self, tensor: Tensor) -> None:
+        """Append a stored tensor as it is."""
+        with tensor.file.open("rb", buffering=0) as file:
+            file.seek(tensor.start)
+            left = tensor.length
+            while left:
+                piece = file.read(min(left, CHUNK_BYTES))
+                if not piece:
+                    raise InputError("ends before its last tensor does", where=tensor.file)
+                self._put(piece)
+                left -= len(piece)
+
+    def _put(self, data: Any) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[self._file.write(view) :]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        written = self._file.tell()
+        self._file.close()
+        if kind is None and written != self._end:
+            raise LoraplugError(f"wrote {written} of {self._end} bytes", where=self._path, todo="report this as a bug")

@@ -1,0 +1,124 @@
+"""Loads a base model with transformers, wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attrs import frozen
+
+from loraplug import Doc, InputError, ModelLoader, Quantizer, Run
+from loraplug_hf import places
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@frozen
+class TransformersModel(ModelLoader):
+    """A causal language model of transformers: from the hub, a folder, a GGUF file, or an installed package."""
+
+    name = "transformers"
+    id: Annotated[
+        str,
+        Doc(
+            "owner/name on the hub; a folder such as ./my-model; a .gguf file; or `package:NAME/FILE.gguf`, a file in "
+            "an installed Python package",
+            is_path="maybe",
+            aka=("model_id", "model_name_or_path", "base_model", "path"),
+        ),
+    ]
+    revision: Annotated[str | None, Doc("commit, tag or branch on the hub; pin it to get the same base again")] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Doc("number format to compute in; auto takes bfloat16 only where the hardware multiplies it natively"),
+    ] = "auto"
+    chat_template: Annotated[
+        Path | None, Doc("a .jinja file to use in place of the tokenizer's own chat template, or where it has none")
+    ] = None
+    attention: Annotated[
+        Literal["sdpa", "eager", "flash_attention_2"],
+        Doc("attention implementation", aka=("attn_implementation",)),
+    ] = "sdpa"
+    trust_remote_code: Annotated[bool, Doc("run Python code that comes with the model; only for authors you trust")] = (
+        False
+    )
+
+    def load_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:
+        """The tokenizer, with `chat_template` in place of its own where the recipe names one."""
+        from transformers import AutoTokenizer
+
+        with self._reading():
+            tokenizer = AutoTokenizer.from_pretrained(self.base(run), trust_remote_code=self.trust_remote_code)
+        if self.chat_template is not None:
+            try:
+                tokenizer.chat_template = self.chat_template.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(
+                    f"cannot be read ({error})", where=f"model.chat_template {self.chat_template}"
+                ) from None
+        return tokenizer
+
+    def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
+        """The model in evaluation mode, on the GPU where there is one."""
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        dtype = self.torch_dtype()
+        options: dict[str, Any] = {}
+        if quantization is not None:
+            options["quantization_config"] = quantization.config(dtype)
+        if torch.cuda.is_available():
+            options["device_map"] = {"": torch.cuda.current_device()}
+        with self._reading():
+            model = AutoModelForCausalLM.from_pretrained(
+                self.base(run),
+                dtype=dtype,
+                attn_implementation=self.attention,
+                trust_remote_code=self.trust_remote_code,
+                use_safetensors=True,
+                **options,
+            )
+        bits = "" if quantization is None else f", quantised by {quantization.name}"
+        run.say(f"model: {self.id}, {model.num_parameters() / 1e6:,.0f} million parameters, {dtype}{bits}")
+        return model
+
+    def base(self, run: Run) -> Path:
+        """The local safetensors folder; downloads or dequantises once, then finds it in the cache."""
+        if self.id.endswith(".gguf"):
+            return places.dequantised(places.gguf_file(self.id), run)
+        folder = Path(self.id)
+        if folder.is_absolute():
+            return places.checked_folder(folder)
+        return places.downloaded(self.id, self.revision)
+
+    def torch_dtype(self) -> Any:
+        """The torch dtype that `dtype` means on this machine."""
+        import torch
+
+        if self.dtype != "auto":
+            return getattr(torch, self.dtype)
+        if torch.cuda.is_available():
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        # without matrix units a CPU may accept bfloat16 and be hundreds of times slower at it
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        where = f"model.id {self.id}"
+        try:
+            yield
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            text = " ".join(str(error).split())
+            if "trust_remote_code" in text:
+                todo = "if you trust its authors, write trust_remote_code = true under [model]"
+                raise InputError("brings Python code of its own", where=where, todo=todo) from error
+            raise InputError(
+                f"cannot be loaded: {text[:400]}", where=where, todo="check that it is a causal language model"
+            ) from error

@@ -1,0 +1,94 @@
+"""The `[trainer.lora]` table, and what becomes of it in peft."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from attrs import field, frozen, validators
+
+from loraplug import Doc, InputError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+
+@frozen
+class Lora:
+    """Low-rank adapters (Hu et al. 2021): W becomes W + alpha/r · B·A, and only A and B are trained."""
+
+    r: Annotated[int, Doc("rank of B·A", aka=("rank", "lora_r", "lora_rank"))] = field(
+        default=16, validator=validators.ge(1)
+    )
+    alpha: Annotated[float, Doc("scale of B·A, divided by r (by the root of r with rslora)", aka=("lora_alpha",))] = (
+        field(default=32, validator=validators.gt(0))
+    )
+    dropout: Annotated[float, Doc("share of inputs to A dropped in training", aka=("lora_dropout",))] = field(
+        default=0.0, validator=[validators.ge(0), validators.lt(1)]
+    )
+    target_modules: Annotated[
+        str | tuple[str, ...],
+        Doc('"all-linear" (every linear layer but the output), names such as ["q_proj", "v_proj"], or a regex'),
+    ] = "all-linear"
+    modules_to_save: Annotated[
+        tuple[str, ...], Doc("modules trained whole and saved with the adapter, e.g. embed_tokens")
+    ] = ()
+    rslora: Annotated[bool, Doc("scale by alpha/√r, for high ranks (Kalajdzievski 2023)", aka=("use_rslora",))] = False
+    dora: Annotated[bool, Doc("train magnitude and direction apart (Liu et al. 2024)", aka=("use_dora",))] = False
+    init: Annotated[
+        Literal["default", "gaussian", "pissa", "olora", "orthogonal"],
+        Doc("how A and B begin; default: A Kaiming-uniform, B zero", aka=("init_lora_weights",)),
+    ] = "default"
+    rank_pattern: Annotated[dict[str, int], Doc("rank by layer name or regex, where it differs from r")] = field(
+        factory=dict
+    )
+    alpha_pattern: Annotated[dict[str, float], Doc("alpha by layer name or regex, where it differs")] = field(
+        factory=dict
+    )
+
+    def config(self, model: PreTrainedModel) -> LoraConfig:
+        """The peft config for this model.
+
+        Raises:
+            InputError: `target_modules` matches no module; says which linear layers there are.
+        """
+        from peft import LoraConfig
+
+        self._check_targets(model)
+        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=targets,
+            modules_to_save=list(self.modules_to_save) or None,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            init_lora_weights=True if self.init == "default" else self.init,
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=dict(self.alpha_pattern),
+        )
+
+    def _check_targets(self, model: PreTrainedModel) -> None:
+        names = [name for name, _ in model.named_modules()]
+        wanted = self.target_modules
+        if wanted == "all-linear":
+            missing = []
+        elif isinstance(wanted, str):
+            try:
+                missing = [] if any(re.fullmatch(wanted, name) for name in names) else [wanted]
+            except re.error as error:
+                raise InputError(f"not a regex ({error})", where="trainer.lora.target_modules") from None
+        else:
+            missing = [want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)]
+        if missing:
+            leaves = {
+                name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "in_features")
+            }
+            raise InputError(
+                f"match no module of the model: {', '.join(missing)}",
+                where="trainer.lora.target_modules",
+                todo=f'linear layers: {", ".join(sorted(leaves))}; "all-linear" takes all but the output',
+            )

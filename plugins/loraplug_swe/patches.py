@@ -1,0 +1,328 @@
+"""Unified diffs as git writes and reads them: which files they touch, and the same change taken back.
+
+Only reading is done here; whether a patch applies is for git to say (`proof.py`). The grammar is that of git's
+"generating patch text with -p" and of `git apply`: names come from `---`/`+++` or rename lines where there are any,
+else from the `diff --git` line; hunk bodies are taken by their counts, so that a removed line `-- x`, which shows as
+`--- x`, is no header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from attrs import evolve, field, frozen
+
+from loraplug_swe.rejects import Reject
+
+GITLINK = "160000"
+_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(.*)", re.DOTALL)
+_INDEX = re.compile(r"index ([0-9a-f]+)\.\.([0-9a-f]+)(.*)", re.DOTALL)
+_HEADERS = ("old mode ", "new mode ", "deleted file mode ", "new file mode ", "copy from ", "copy to ", "rename from ",
+            "rename to ", "rename old ", "rename new ", "similarity index ", "dissimilarity index ",
+            "index ")  # fmt: skip
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
+_ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
+_SHORT = {code: letter for letter, code in _ESCAPES.items()}
+
+
+@frozen
+class Hunk:
+    """One `@@` part: counts in lines, `tail` what follows the second `@@`, `lines` with their first character."""
+
+    old_start: int
+    old_count: int
+    new_start: int
+    new_count: int
+    tail: str
+    lines: list[str]
+
+    def header(self) -> str:
+        """The `@@` line, counts of one left out as git does."""
+        old = f"{self.old_start}" + (f",{self.old_count}" if self.old_count != 1 else "")
+        new = f"{self.new_start}" + (f",{self.new_count}" if self.new_count != 1 else "")
+        return f"@@ -{old} +{new} @@{self.tail}"
+
+
+@frozen
+class Section:
+    """What one `diff --git` (or bare `---`/`+++`) header and its hunks do to one file.
+
+    Attributes:
+        old: path before, None where the file is created.
+        new: path after, None where it is deleted.
+        header: the header lines as they stand, without line ends.
+        binary: a binary patch, whose body is not read.
+    """
+
+    old: str | None
+    new: str | None
+    header: list[str]
+    hunks: list[Hunk] = field(factory=list)
+    binary: bool = False
+
+    @property
+    def path(self) -> str:
+        """The path to speak of: after the change, or before it where the file goes."""
+        return self.new if self.new is not None else self.old or ""
+
+    def mode(self, *keys: str) -> str | None:
+        """The mode that one of these header lines gives, such as `new file mode`."""
+        return next(
+            (line.rsplit(" ", 1)[1].strip() for key in keys for line in self.header if line.startswith(key)), None
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The section as text, line by line without line ends; binary bodies are left out."""
+        yield from self.header
+        for hunk in self.hunks:
+            yield hunk.header()
+            yield from hunk.lines
+
+
+def parse_patch(text: str) -> list[Section]:
+    """The sections of a patch, in order; the same file may come several times. Prose between them is passed over.
+
+    Raises:
+        Reject: `corrupt-patch`, with the line it breaks off at.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    sections: list[Section] = []
+    at = 0
+    while at < len(lines):
+        if lines[at].startswith("diff --git "):
+            section, at = _git_section(lines, at)
+        elif _names_follow(lines, at) and lines[at + 2 : at + 3] and lines[at + 2].startswith("@@ -"):
+            section = _named(lines[at : at + 2], at)
+            at += 2
+        elif lines[at].startswith("@@ -"):
+            raise _corrupt(at, "a hunk without a header")
+        else:
+            at += 1
+            continue
+        hunks, at = _hunks(lines, at)
+        sections.append(evolve(section, hunks=hunks))
+    return sections
+
+
+def reverse_patch(text: str) -> str:
+    """The patch that takes `text` back: sections in reverse order, each turned round.
+
+    `git apply -R` keeps the order, which fails where one file comes several times.
+
+    Raises:
+        Reject: `corrupt-patch`, or `irreversible` for copies and binary parts.
+    """
+    out: list[str] = []
+    for section in reversed(parse_patch(text)):
+        out += _reversed(section).lines()
+    return "\n".join(out) + "\n" if out else ""
+
+
+def quote_path(path: str) -> str:
+    """A path as git shows it: in quotes and C escapes where it has control characters, quotes or non-ASCII bytes."""
+    if _PLAIN.fullmatch(path):
+        return path
+    raw = path.encode()
+    shown = (
+        f"\\{_SHORT[byte]}" if byte in _SHORT else chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}" for byte in raw
+    )
+    return f'"{"".join(shown)}"'
+
+
+def unquote_path(text: str) -> tuple[str, str]:
+    """The path that `text`, beginning with a quotation mark, holds, and what follows the closing mark.
+
+    Raises:
+        Reject: `corrupt-patch` where it is not closed, `not-utf8` where the bytes are no UTF-8.
+    """
+    raw, at = bytearray(), 1
+    while at < len(text):
+        char = text[at]
+        if char == '"':
+            try:
+                return raw.decode(), text[at + 1 :]
+            except UnicodeDecodeError:
+                raise Reject("not-utf8", f"the path {text} is not UTF-8") from None
+        if char == "\\" and (octal := re.match(r"[0-3][0-7]{2}", text[at + 1 : at + 4])):
+            raw.append(int(octal[0], 8))
+            at += 4
+        elif char == "\\" and text[at + 1 : at + 2] in _ESCAPES:
+            raw.append(_ESCAPES[text[at + 1]])
+            at += 2
+        else:
+            raw += char.encode()
+            at += 1
+    raise Reject("corrupt-patch", f"a quoted path is not closed: {text[:80]}")
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that could lead out of the tree or into git's own folder.
+
+    Raises:
+        Reject: `unsafe-path`.
+    """
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or re.fullmatch(r"\.git[ .]*|git~\d", part, re.IGNORECASE) for part in parts):
+        raise Reject("unsafe-path", f"{path[:200]!r} is absolute, leads out of the tree, or into .git")
+    if re.search(r"[\x00-\x1f\x7f\\]", path) or parts[0][1:2] == ":":
+        raise Reject("unsafe-path", f"{path[:200]!r} has a backslash, a drive or a control character")
+
+
+def _corrupt(at: int, what: str) -> Reject:
+    return Reject("corrupt-patch", f"line {at + 1} of the patch: {what}")
+
+
+def _names_follow(lines: list[str], at: int) -> bool:
+    return at + 1 < len(lines) and lines[at].startswith("--- ") and lines[at + 1].startswith("+++ ")
+
+
+def _git_section(lines: list[str], start: int) -> tuple[Section, int]:
+    at, binary = start + 1, False
+    while at < len(lines) and lines[at].startswith(_HEADERS):
+        at += 1
+    names = _names_follow(lines, at)
+    at += 2 if names else 0
+    section = _named(lines[start:at], start)
+    if not names and at < len(lines) and lines[at].startswith(("GIT binary patch", "Binary files ")):
+        binary = True
+        while at < len(lines) and not lines[at].startswith("diff --git "):
+            at += 1
+    return evolve(section, binary=binary), at
+
+
+def _named(header: list[str], at: int) -> Section:
+    """A section without hunks, named by its header."""
+    found = {key: line[len(key) :] for line in header for key in _NAME_LINES if line.startswith(key)}
+    created = any(line.startswith("new file mode ") for line in header)
+    deleted = any(line.startswith("deleted file mode ") for line in header)
+    if "--- " in found:
+        old, new = _file_name(found["--- "], at), _file_name(found["+++ "], at)
+    elif "rename to " in found:
+        old, new = _bare(found["rename from "]), _bare(found["rename to "])
+    elif "copy to " in found:
+        old, new = _bare(found["copy from "]), _bare(found["copy to "])
+    else:
+        old = new = _twin(header[0].removeprefix("diff --git "), at)
+    old, new = None if created else old, None if deleted else new
+    if old is None and new is None:
+        raise _corrupt(at, "names no file")
+    return Section(old, new, header)
+
+
+_NAME_LINES = ("--- ", "+++ ", "rename from ", "rename to ", "copy from ", "copy to ")
+
+
+def _bare(text: str) -> str:
+    return unquote_path(text)[0] if text.startswith('"') else text
+
+
+def _file_name(text: str, at: int) -> str | None:
+    """The path in a `---` or `+++` line: what stands before a tab, its first part (`a/`) off; None for /dev/null."""
+    name = unquote_path(text)[0] if text.startswith('"') else text.split("\t", 1)[0].removesuffix("\r")
+    if name == "/dev/null":
+        return None
+    _, slash, path = name.partition("/")
+    if not slash or not path:
+        raise _corrupt(at, f"no path behind the prefix: {name[:80]!r}")
+    return path
+
+
+def _twin(text: str, at: int) -> str:
+    """The path of a `diff --git` line that says it twice, the only place of it in an empty or mode-only change."""
+    if text.startswith('"'):
+        return unquote_path(text)[0].partition("/")[2]
+    for space in (match.start() for match in re.finditer(" ", text)):
+        left, right = text[:space], _bare(text[space + 1 :])
+        if left.partition("/")[2] == right.partition("/")[2]:
+            return right.partition("/")[2]
+        if left == "/dev/null" or right == "/dev/null":
+            return (right if left == "/dev/null" else left).partition("/")[2]
+    raise _corrupt(at, f"no file name in: diff --git {text[:120]}")
+
+
+def _hunks(lines: list[str], at: int) -> tuple[list[Hunk], int]:
+    hunks: list[Hunk] = []
+    while at < len(lines) and (match := _HUNK.fullmatch(lines[at])):
+        old_start, new_start = int(match[1]), int(match[3])
+        old_count, new_count = (1 if text is None else int(text) for text in (match[2], match[4]))
+        old_left, new_left, start = old_count, new_count, at + 1
+        at = start
+        while (old_left > 0 or new_left > 0) and at < len(lines):
+            kind = lines[at][:1]
+            if kind not in ("", "\r", " ", "-", "+", "\\"):
+                break
+            old_left -= kind in ("", "\r", " ", "-")
+            new_left -= kind in ("", "\r", " ", "+")
+            at += 1
+        if old_left or new_left:
+            raise _corrupt(min(at, len(lines) - 1), "the hunk is shorter or longer than its header says")
+        if at < len(lines) and lines[at].startswith("\\"):
+            at += 1
+        hunks.append(Hunk(old_start, old_count, new_start, new_count, match[5], lines[start:at]))
+    return hunks, at
+
+
+def _reversed(section: Section) -> Section:
+    if section.binary:
+        raise Reject("irreversible", f"{section.path}: a binary patch is not taken back")
+    old, new = section.new, section.old
+    header: list[str] = []
+    modes: dict[str, str] = {}
+    for line in section.header:
+        if line.startswith("copy "):
+            raise Reject("irreversible", f"{section.path}: a copy is not taken back")
+        if line.startswith("diff --git "):
+            header.append(
+                f"diff --git {quote_path('a/' + (old or section.path))} {quote_path('b/' + (new or section.path))}"
+            )
+        elif line.startswith(("old mode ", "new mode ")):
+            modes[line[:8]] = line[9:]
+            if len(modes) == 2:
+                header += [f"old mode {modes['new mode']}", f"new mode {modes['old mode']}"]
+        elif line.startswith("new file mode "):
+            header.append("deleted" + line.removeprefix("new"))
+        elif line.startswith("deleted file mode "):
+            header.append("new" + line.removeprefix("deleted"))
+        elif match := _INDEX.fullmatch(line):
+            header.append(f"index {match[2]}..{match[1]}{match[3]}")
+        elif line.startswith(("rename from ", "rename old ")):
+            header.append(f"rename from {quote_path(old or '')}")
+        elif line.startswith(("rename to ", "rename new ")):
+            header.append(f"rename to {quote_path(new or '')}")
+        elif line.startswith("--- "):
+            header.append(_name_line("--- ", "a/", old))
+        elif line.startswith("+++ "):
+            header.append(_name_line("+++ ", "b/", new))
+        else:
+            header.append(line)
+    return Section(old, new, header, [_reversed_hunk(hunk) for hunk in section.hunks])
+
+
+def _name_line(mark: str, prefix: str, path: str | None) -> str:
+    if path is None:
+        return f"{mark}/dev/null"
+    return f"{mark}{quote_path(prefix + path)}" + ("\t" if " " in path else "")
+
+
+def _reversed_hunk(hunk: Hunk) -> Hunk:
+    """Removed and added lines swap; within a run of changes the removed ones come first, as git writes them."""
+    out: list[str] = []
+    removed: list[str] = []
+    added: list[str] = []
+    last = out
+    for line in hunk.lines:
+        if line.startswith("\\"):
+            last.append(line)
+            continue
+        if line.startswith("+"):
+            last, turned = removed, "-" + line[1:]
+        elif line.startswith("-"):
+            last, turned = added, "+" + line[1:]
+        else:
+            out += [*removed, *added]
+            removed, added = [], []
+            last, turned = out, line
+        last.append(turned)
+    out += [*removed, *added]
+    return Hunk(hunk.new_start, hunk.new_count, hunk.old_start, hunk.old_count, hunk.tail, out)

