@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,9 +43,9 @@ class Encoding(Formatter):
         default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True
     )
 
+    @abstractmethod
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """What turns a row (with its number) into its conversation, if it is one, and a function that encodes it."""
-        raise NotImplementedError
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
@@ -53,7 +55,7 @@ class Encoding(Formatter):
             encoded, told = store.read(place)
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
-            fresh = place.with_name(f".{place.name}.{id(run)}")
+            fresh = place.with_name(f".{place.name}.{os.getpid()}")
             lines = fresh.with_name(f"{fresh.name}.lines")
             try:
                 report = self._write(rows, tokenizer, run, lines)

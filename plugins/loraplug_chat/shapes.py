@@ -8,18 +8,19 @@ that each turn stands behind the prompt of inference. Templates that look into c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from attrs import define, frozen
 
 from loraplug import InputError
 from loraplug_chat.marks import Added, Mark, View
+from loraplug_chat.sealed import Sealed
 from loraplug_chat.spans import Turn
 from loraplug_chat.template import Talk, Template, body, merged, role
-from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, InspectedError, Sealed, Tracked, TrackedDict
+from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, InspectedError, Tracked, TrackedDict
 
 HOLE = 1_000_000
-CUTS = {"": str, "strip": str.strip, "lstrip": str.lstrip, "rstrip": str.rstrip}
+CUTS: dict[str, Callable[[str], str]] = {"": str, "strip": str.strip, "lstrip": str.lstrip, "rstrip": str.rstrip}
 Part = str | tuple[int, str]
 
 
@@ -110,8 +111,8 @@ class Shapes:
         parts: list[Part] = [""]
         for start, end, owner in merged(text.runs):
             if owner >= HOLE:
-                cut, message = divmod(owner - HOLE, HOLE)
-                index = message // 2
+                cut, whose = divmod(owner - HOLE, HOLE)
+                index = whose // 2
                 if plain[start:end] != seals[index]:
                     raise _UnclearError
                 parts += [(index, list(CUTS)[cut]), ""]

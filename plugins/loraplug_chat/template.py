@@ -18,13 +18,13 @@ from loraplug_chat.tracked import (
     InspectedError,
     Parts,
     Runs,
-    Sealed,
     Tracked,
     TrackedDict,
     TrackedList,
     concat,
     derived,
     following,
+    is_opaque,
     joined,
     track,
 )
@@ -84,7 +84,7 @@ class Template:
         self._variables = {"documents": None, **variables}
         self._plain = _compile_jinja_template(source)
         self._tracking = _tracking_twin(self._plain.environment, source)
-        self.sealable = _sealable(self._plain.environment.parse(source))
+        self.sealable = "strftime_now" not in source and _sealable(self._plain.environment.parse(source))
         self._globals = dict(self._tracking.globals)
 
     def whole(self, talk: Talk) -> str:
@@ -212,7 +212,7 @@ def _tracking_twin(environment: Any, source: str) -> Any:
             return derived(made, left, right) if type(made) is str else made
 
         def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-            if any(type(value) is Sealed for value in (*args, *kwargs.values())) and not isinstance(function, Macro):
+            if any(map(is_opaque, (*args, *kwargs.values()))) and not isinstance(function, Macro):
                 raise InspectedError
             self_ = getattr(function, "__self__", None)
             if isinstance(self_, str):

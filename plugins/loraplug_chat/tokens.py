@@ -25,6 +25,7 @@ class Tokens:
     """A fast tokenizer and what was learnt about it."""
 
     tokenizer: Any
+    _backend: Any
     added: Added
     _words: Words | None
     _cut_at: frozenset[int]
@@ -40,9 +41,15 @@ class Tokens:
         """
         if not getattr(tokenizer, "is_fast", False):
             raise InputError("exact masks need a fast tokenizer", where="model", todo="use a tokenizer.json")
+        from tokenizers import Tokenizer
+
+        # a copy of our own: calls of the tokenizer leave truncation, padding and more behind in its backend
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        backend.no_truncation()
+        backend.no_padding()
         flags = tokenizer.added_tokens_decoder.items()
         cut = frozenset(n for n, t in flags if not (t.lstrip or t.normalized or t.single_word))
-        return cls(tokenizer, added, Words.of(tokenizer), cut, frozenset(n for n, t in flags if t.rstrip))
+        return cls(tokenizer, backend, added, Words.of(tokenizer), cut, frozenset(n for n, t in flags if t.rstrip))
 
     def encode(self, view: View, cuts: Sequence[int], ends: Sequence[int]) -> tuple[list[int], dict[int, int], bool]:
         """Ids of a text.
@@ -142,7 +149,7 @@ class Tokens:
     def _encoded(self, text: str) -> list[int]:
         if (known := self._known.get(text)) is not None:
             return known
-        ids: list[int] = self.tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         if len(text) < SHORT:
             if len(self._known) > REMEMBERED:
                 self._known.clear()
@@ -168,7 +175,7 @@ class Tokens:
         return ids
 
     def _without_added(self, text: str) -> list[int]:
-        backend = self.tokenizer.backend_tokenizer
+        backend = self._backend
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
         words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] if backend.pre_tokenizer else [text]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
-from typing import Any, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 TEMPLATE = -1  # written by the template itself
 UNKNOWN = -2  # from a row, but not clear from where in it
@@ -24,6 +24,7 @@ class Tracked(str):
 
     __slots__ = ("runs",)
     runs: Runs
+    _opaque: ClassVar[bool] = False
 
     def __new__(cls, text: str, runs: Runs) -> Tracked:
         made = str.__new__(cls, text)
@@ -179,57 +180,6 @@ class InspectedError(Exception):
     """A template looked into sealed text."""
 
 
-class Sealed(Tracked):
-    """Tracked text that can be joined, printed and stripped; looking at it in any other way raises `InspectedError`.
-
-    Owners count in steps of a million by how the text was stripped: not, both sides, left, right.
-    """
-
-    __slots__ = ()
-
-    def __add__(self, other: str) -> Sealed:
-        made = Tracked.__add__(self, other)
-        return made if made is NotImplemented else Sealed(made, made.runs)
-
-    def __radd__(self, other: str) -> Sealed:
-        made = Tracked.__radd__(self, other)
-        return made if made is NotImplemented else Sealed(made, made.runs)
-
-    def _stripped(self, way: int, chars: str | None) -> Sealed:
-        (owner, length), *more = self.runs
-        done = owner // 1_000_000 - 1
-        if chars is not None or more or done not in (0, way):
-            raise InspectedError
-        return Sealed(str.__str__(self), ((owner % 1_000_000 + 1_000_000 * (way + 1), length),))
-
-    def strip(self, chars: str | None = None) -> Sealed:
-        return self._stripped(1, chars)
-
-    def lstrip(self, chars: str | None = None) -> Sealed:
-        return self._stripped(2, chars)
-
-    def rstrip(self, chars: str | None = None) -> Sealed:
-        return self._stripped(3, chars)
-
-
-def _sealed(*_: Any, **__: Any) -> Any:
-    raise InspectedError
-
-
-_OPEN = {
-    "__new__",
-    "__init__",
-    "__class__",
-    "__getattribute__",
-    "__setattr__",
-    "__doc__",
-    "__str__",
-    "__init_subclass__",
-}
-for _name in {*dir(str), "__bool__", "__mod__", "__iter__"} - _OPEN - set(vars(Sealed)) - {"__subclasshook__"}:
-    setattr(Sealed, _name, _sealed)
-
-
 class TrackedDict(dict[Any, Any]):
     """A mapping whose texts belong to one owner; printing it gives tracked text."""
 
@@ -301,6 +251,11 @@ def derived(made: str, *sources: Any) -> Any:
     return Tracked(made, ((found.pop() if len(found) == 1 else UNKNOWN, len(made)),))
 
 
+def is_opaque(value: Any) -> bool:
+    """Whether this is text that must not be looked at (`loraplug_chat.sealed`)."""
+    return isinstance(value, Tracked) and value._opaque
+
+
 def concat(parts: Iterable[Any]) -> Tracked:
     """Join texts; takes the place of `"".join` in a template's code."""
     parts = list(parts)
@@ -310,7 +265,7 @@ def concat(parts: Iterable[Any]) -> Tracked:
             runs.extend(part.runs)
         else:
             runs.append((TEMPLATE, len(part)))
-    kind = Sealed if any(type(part) is Sealed for part in parts) else Tracked
+    kind = next((type(part) for part in parts if is_opaque(part)), Tracked)
     return kind("".join(parts), tuple(runs))
 
 
@@ -327,7 +282,7 @@ def following(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if any(type(value) is Sealed for value in (*args, *kwargs.values())):
+        if any(map(is_opaque, (*args, *kwargs.values()))):
             raise InspectedError
         made = function(*args, **kwargs)
         return derived(made, args, kwargs) if type(made) is str else made
