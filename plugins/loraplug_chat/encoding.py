@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,9 +43,9 @@ class Encoding(Formatter):
         default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True
     )
 
+    @abstractmethod
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """What turns a row (with its number) into its conversation, if it is one, and a function that encodes it."""
-        raise NotImplementedError
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
@@ -53,7 +55,7 @@ class Encoding(Formatter):
             encoded, told = store.read(place)
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
-            fresh = place.with_name(f".{place.name}.{id(run)}")
+            fresh = place.with_name(f".{place.name}.{os.getpid()}")
             lines = fresh.with_name(f"{fresh.name}.lines")
             try:
                 report = self._write(rows, tokenizer, run, lines)
@@ -106,12 +108,11 @@ class Encoding(Formatter):
                 report.lose(name, f"more than {self.max_length} tokens")
                 return None
             report.counts["truncated"] += 1
-        if not any(encoded.trained[1:]):
+        if True not in encoded.trained[1:]:
             report.lose(name, "no trained token is left")
             return None
         report.take(encoded)
-        labels = [token if on else -100 for token, on in zip(encoded.ids, encoded.trained, strict=True)]
-        return store.Line(name, encoded.ids, labels)
+        return store.Line(name, encoded.ids, encoded.trained)
 
 
 @define
@@ -143,7 +144,7 @@ class Report:
         """Count a row that is kept."""
         self.counts["kept"] += 1
         self.counts["tokens"] += len(row.ids)
-        self.counts["trained"] += sum(row.trained)
+        self.counts["trained"] += row.trained.count(True)
         self.counts["other_prompts"] += not row.same_prompts
         self.counts["endless"] += not row.stops
         self.counts["lookalikes"] += row.hostile
