@@ -12,17 +12,20 @@ from attrs import define, field, frozen, validators
 from attrs import field as option
 
 from loraplug import Conversation, Doc, Formatter, InputError, Run, row_id, shape_of
-from loraplug_chat import gate, store
-from loraplug_chat.mask import Encoded
-from loraplug_chat.overlong import Policy, shortened
+from loraplug_chat.choices import Policy
+from loraplug_chat.overlong import shortened
 from loraplug_chat.packing import isolates
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from loraplug_chat import gate, store
+    from loraplug_chat.mask import Encoded
+
+    Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, Callable[[Any], Encoded]]]
+
 SAMPLES = 8
-Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, Callable[[Any], Encoded]]]
 
 
 @frozen
@@ -49,6 +52,8 @@ class Encoding(Formatter):
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
+        from loraplug_chat import store
+
         packing = isolates(self.packing)
         place = run.cache / "encoded" / f"{store.fingerprint(rows, tokenizer, (self.name, self, packing))}.arrow"
         if place.with_suffix(".json").exists() and place.exists():
@@ -71,6 +76,8 @@ class Encoding(Formatter):
         return encoded
 
     def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Any) -> Report:
+        from loraplug_chat import gate, store
+
         read = self.reader(shape_of(rows.column_names), tokenizer)
         report, writer = Report(len(rows)), store.Writer(path)
         samples: list[gate.Sample] = []
@@ -89,6 +96,8 @@ class Encoding(Formatter):
     def _line(
         self, row: Mapping[str, Any], index: int, read: Read, report: Report, samples: list[gate.Sample]
     ) -> store.Line | None:
+        from loraplug_chat.store import Line
+
         name = row_id(row, index)
         try:
             talk, encode = read(row, index)
@@ -112,7 +121,7 @@ class Encoding(Formatter):
             report.lose(name, "no trained token is left")
             return None
         report.take(encoded)
-        return store.Line(name, encoded.ids, encoded.trained)
+        return Line(name, encoded.ids, encoded.trained)
 
 
 @define
@@ -167,7 +176,9 @@ class Report:
 
 
 def _each(rows: Dataset) -> Iterator[dict[str, Any]]:
-    for batch in rows.with_format(None).iter(batch_size=store.ROWS_A_BATCH):
+    from loraplug_chat.store import ROWS_A_BATCH
+
+    for batch in rows.with_format(None).iter(batch_size=ROWS_A_BATCH):
         names = list(batch)
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(names, values, strict=True))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from attrs import define, field, frozen
 
 from loraplug import Conversation, InputError
+from loraplug_chat.choices import TrainOn
 from loraplug_chat.marks import Added, View
 from loraplug_chat.shapes import Shape, Shapes
 from loraplug_chat.spans import PROBE, Locator, Turn
@@ -14,7 +15,6 @@ from loraplug_chat.template import Talk, Template, is_usual
 from loraplug_chat.tokens import Tokens
 
 OFTEN, SHAPES = 50, 10_000
-TrainOn = Literal["assistant", "last-assistant", "all"]
 
 
 @frozen
@@ -63,7 +63,9 @@ class Masker:
             source = tokenizer.get_chat_template()
         except ValueError as error:
             raise InputError(
-                "the tokenizer has no chat template", where="model", todo="use an instruct model, or formatter `text`"
+                "the tokenizer has no chat template",
+                where="model",
+                todo='give one: [model] chat_template = "file.jinja"; or use an instruct model, or formatter `text`',
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
         added = Added.of(tokenizer).framed_by(_frames(template))

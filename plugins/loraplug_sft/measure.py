@@ -86,3 +86,10 @@ def peak_memory() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def resident_memory() -> float:
+    """The memory (bytes) this process holds now."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss)
