@@ -59,8 +59,9 @@ class HubExporter(Exporter):
         return out
 
     def _push(self, folder: Path, result: Trained) -> dict[str, Any]:
+        from httpx2 import HTTPError
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
         api, where = HfApi(), f"exporter.hub {self.repo}"
         try:
@@ -87,7 +88,9 @@ class HubExporter(Exporter):
                     todo="set HF_TOKEN to a token with write access to it",
                 ) from None
             raise LoraplugError(f"the hub refused ({_line(error)})", where=where, todo="try again later") from None
-        except (OSError, OfflineModeIsEnabled) as error:
+        except HFValidationError as error:
+            raise InputError(f"not a name for a repository ({_line(error)})", where=where) from None
+        except (OSError, HTTPError) as error:
             raise LoraplugError(
                 f"the hub was not reached ({_line(error)})", where=where, todo="check the network"
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,11 +12,11 @@ from attrs import asdict, frozen
 from loraplug import Doc, Exporter, InputError, Run, Trained
 from loraplug_export.card import write_card
 from loraplug_export.folders import copy_licences, copy_tokenizer, write_config
-from loraplug_export.lora_files import Adapter, open_adapter
-from loraplug_export.onto import FACTS, dequantized
+from loraplug_export.lora_files import open_adapter
+from loraplug_export.onto import FACTS, Onto, dequantized
 from loraplug_export.plan import NotPlannableError, Plan, make_plan
 from loraplug_export.rows import rows_for_proof
-from loraplug_export.tensors import Checkpoint, open_checkpoint
+from loraplug_export.tensors import open_checkpoint
 
 OntoName = Literal["original", "dequantized"]
 
@@ -49,24 +50,24 @@ class MergedExporter(Exporter):
             LoraplugError: the merged weights are not finite, or do not answer like base + adapter.
         """
         adapter, base = open_adapter(result.adapter), open_checkpoint(result.base)
-        out.mkdir(parents=True)
-        copy_tokenizer([result.adapter, result.base], out)
         try:
-            proof = self._stream(result, adapter, base, out)
+            plan = make_plan(adapter, base)
+            onto = dequantized(plan, result.adapter) if self.onto == "dequantized" else {}
         except NotPlannableError as reason:
             proof = self._with_peft(result, str(reason), out)
+        else:
+            proof = self._stream(result, plan, onto, out)
         copy_licences(result.base, out)
         facts = {"base": result.base_id, "onto": self.onto, "proof": proof or None}
         (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         write_card(result, out, "merged", proof)
         return out
 
-    def _stream(self, result: Trained, adapter: Adapter, base: Checkpoint, out: Path) -> dict[str, Any]:
+    def _stream(self, result: Trained, plan: Plan, onto: Mapping[str, Onto], out: Path) -> dict[str, Any]:
         from loraplug_export.merge import merge
         from loraplug_export.verify import verify
 
-        plan = make_plan(adapter, base)
-        onto = dequantized(plan, result.adapter) if self.onto == "dequantized" else {}
+        _begin(result, out)
         merge(plan, out, result.run, onto)
         changes = config_changes(plan)
         write_config(result.base, out, changes)
@@ -85,10 +86,16 @@ class MergedExporter(Exporter):
                 where=result.adapter,
                 todo='use onto = "original"',
             )
-        result.run.say(f"merged: by peft with the whole model in memory, because {reason}")
         vocabulary = empty_model(result.base).config.get_text_config().vocab_size
+        result.run.say(f"merged: by peft with the whole model in memory, because {reason}")
+        _begin(result, out)
         rows = rows_for_proof(result, out, vocabulary) if self.verify else None
         return merge_with_peft(result.adapter, result.base, out, rows, result.run)
+
+
+def _begin(result: Trained, out: Path) -> None:
+    out.mkdir(parents=True)
+    copy_tokenizer([result.adapter, result.base], out)
 
 
 def config_changes(plan: Plan) -> dict[str, Any]:

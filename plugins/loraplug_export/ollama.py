@@ -77,12 +77,14 @@ class OllamaExporter(Exporter):
                 where=folder / "chat_template.jinja",
                 todo="export gguf, and write a Modelfile by hand; llama.cpp itself runs the template with --jinja",
             )
+        if "strftime_now" in str(tokenizer.chat_template):
+            result.run.warn("ollama: the chat template says the date; the Modelfile says today's for ever")
         if pieces.system is None:
             result.run.warn(
                 "ollama: the chat template takes no system text at the beginning; Ollama's will be left out"
             )
         settings = _settings(result.base)
-        stops = settings.get("eos_token_id") or []
+        stops = [] if (found := settings.get("eos_token_id")) is None else found
         lines = ["FROM ./model.gguf", f'TEMPLATE """{pieces.go()}"""']
         texts = stop_texts(tokenizer, pieces, stops if isinstance(stops, list) else [stops])
         lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in texts]

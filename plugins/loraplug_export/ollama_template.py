@@ -89,8 +89,7 @@ def renderer(tokenizer: PreTrainedTokenizerBase, bos: str | None) -> Render:
 def find_pieces(render: Render) -> Pieces | None:
     """The fixed words of a chat template; None where it is not made of fixed words around the texts."""
     user, again = _message("user"), {"role": "user", "content": "MoreMark"}
-    turns = [user, _message("assistant"), again]
-    parts = _between(render(turns), ["UserMark", "TurnMark", "MoreMark"])
+    parts = _between(render, [user, _message("assistant"), again])
     if parts is None:
         return None
     start, answer, next_user, prompt = parts
@@ -104,12 +103,7 @@ def _without_system(pieces: Pieces, render: Render) -> Pieces | None:
 
 
 def _system(render: Render, user: Message) -> tuple[str, str] | None:
-    from jinja2 import TemplateError
-
-    try:
-        parts = _between(render([_message("system"), user]), ["SysMark", "UserMark"])
-    except TemplateError:  # a template may refuse system messages
-        return None
+    parts = _between(render, [_message("system"), user])
     return (parts[0], parts[1]) if parts else None
 
 
@@ -127,13 +121,22 @@ def _message(role: str) -> Message:
     return {"role": role, "content": _MARKS[role]}
 
 
-def _between(text: str, marks: Sequence[str]) -> list[str] | None:
-    """What stands before, between and after the marks; None unless each is there once, in order."""
+def _between(render: Render, messages: Sequence[Message]) -> list[str] | None:
+    """What stands before, between and after the messages' texts; None unless each is there once, in order.
+
+    None, too, where the template refuses such a conversation, as some do with system messages.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        text = render(messages)
+    except TemplateError:
+        return None
     parts: list[str] = []
-    for mark in marks:
-        if text.count(mark) != 1:
+    for message in messages:
+        if text.count(message["content"]) != 1:
             return None
-        before, _, text = text.partition(mark)
+        before, _, text = text.partition(message["content"])
         parts.append(before)
     return [*parts, text]
 
@@ -141,9 +144,9 @@ def _between(text: str, marks: Sequence[str]) -> list[str] | None:
 def stop_texts(tokenizer: PreTrainedTokenizerBase, pieces: Pieces, stops: Sequence[int]) -> list[str]:
     """Texts at which an answer is over: the ends of text, and the special token that closes an answer."""
     special: dict[int, Any] = {n: t for n, t in tokenizer.added_tokens_decoder.items() if t.special}
-    found = [tokenizer.decode([number]) for number in stops]
+    found = [str(tokenizer.convert_ids_to_tokens(number)) for number in stops]
     if tokenizer.eos_token:
         found.append(tokenizer.eos_token)
     closing = tokenizer(pieces.user, add_special_tokens=False)["input_ids"]
     found += [special[number].content for number in closing if number in special][:1]
-    return list(dict.fromkeys(text for text in found if (text and text != tokenizer.bos_token) or text == "</s>"))
+    return list(dict.fromkeys(text for text in found if text))

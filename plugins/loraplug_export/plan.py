@@ -13,7 +13,7 @@ from attrs import frozen
 from loraplug import InputError
 from loraplug_export.edits import Edit
 from loraplug_export.lora_files import WEIGHTS, Adapter, read_edits
-from loraplug_export.tensors import Checkpoint
+from loraplug_export.tensors import FLOATS, Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,7 +94,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
         if name not in names and name not in tied:
             raise NotPlannableError(f"the base stores {name} in another form")
     plan = _resolve_ties(Plan(base, model, names, edits), tied, adapter)
-    _check_shapes(plan, adapter)
+    _check_fit(plan, adapter)
     return plan
 
 
@@ -143,9 +143,15 @@ def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
     return Plan(plan.base, plan.model, names, edits, untied)
 
 
-def _check_shapes(plan: Plan, adapter: Adapter) -> None:
+def _check_fit(plan: Plan, adapter: Adapter) -> None:
     for name, edit in plan.edits.items():
         stored = plan.base.tensors[plan.names[name]]
+        if stored.dtype not in FLOATS:
+            raise InputError(
+                f"{name} holds {stored.dtype} values, which nothing can be added to",
+                where=stored.file,
+                todo="merge onto the unquantised base",
+            )
         shape = tuple(edit.replacement.shape) if edit.replacement is not None else stored.shape
         wanted: tuple[int, ...] | None = None
         if edit.low_rank is not None:

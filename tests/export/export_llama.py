@@ -1,0 +1,47 @@
+"""A GGUF file in real llama.cpp: its own server, in this process."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+
+class LlamaCpp:
+    """Asks llama.cpp what it makes of a file."""
+
+    def __init__(self, path: Path) -> None:
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 512, 1, 2
+        params.warmup, params.verbosity = False, 0
+        self._server = xllamacpp.Server(params)
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text, with what the file says is put before and after."""
+        found: list[int] = self._ask("tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+        return found
+
+    def rendered(self, messages: list[dict[str, str]]) -> str:
+        """The chat template's text, with the prompt for an answer."""
+        return str(self._ask("apply-template", messages=messages)["prompt"])
+
+    def answer(self, ids: list[int], count: int) -> list[int]:
+        """Greedy token ids."""
+        asked = self._ask(
+            "completion", prompt=ids, n_predict=count, temperature=0, return_tokens=True, cache_prompt=False
+        )
+        return list(asked["tokens"])
+
+    def _ask(self, what: str, **body: Any) -> dict[str, Any]:
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            f"{self._server.listening_address}/{what}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
+            found: dict[str, Any] = json.load(answer)
+        return found
