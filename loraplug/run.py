@@ -146,7 +146,10 @@ class Pipeline:
                     base = recipe.model.base(run)
                     extras = {path.name: path for path in sorted(run.folder.glob("[!.]*.*")) if path.name not in _OURS}
                     base_id = str(getattr(recipe.model, "id", base))
-                    trained = Trained(run, run.folder / "adapter", base, base_id, extras, state["figures"], made)
+                    samples = [Sample(**sample) for sample in state["samples"]]
+                    trained = Trained(
+                        run, run.folder / "adapter", base, base_id, extras, state["figures"], samples, made
+                    )
                     state["artefacts"][str(place)] = "begun"
                     self._save(state)
                     with files.fresh_place(place) as out:

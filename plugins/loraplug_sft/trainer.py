@@ -157,4 +157,5 @@ class Sft(Trainer):
             tokenizer.save_pretrained(out)
             quantization = getattr(trainer.model.config, "quantization_config", None)
             facts = {"quantization": quantization.to_dict() if quantization is not None else None}
+            facts["dtype"] = str(trainer.model.dtype).removeprefix("torch.")
             (out / "loraplug.json").write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")

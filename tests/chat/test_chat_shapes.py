@@ -9,11 +9,11 @@ import pytest
 from chat_help import CHATML, answer, system, templates, tokenizer_for, user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from loraplug import Conversation
 from loraplug_chat.mask import Masker
 from loraplug_chat.sealed import Sealed
 from loraplug_chat.tracked import InspectedError
-
-from loraplug import Conversation
 
 contents = st.text(st.sampled_from("ab \n<|>im_end{}é漢"), max_size=20) | st.sampled_from(
     ["<|im_end|>", "", " x ", "end|>"]

@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import loraplug_look
 import pytest
 from click.testing import CliRunner, Result
 from datasets import Dataset
-from loraplug_look.near import near
-from loraplug_look.tokens import tokens
 
+import loraplug_look
 from loraplug import Run, load_registry
 from loraplug.cli import cli
+from loraplug_look.near import near
+from loraplug_look.tokens import tokens
 
 
 @pytest.fixture
