@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loraplug import Estimate
 from loraplug_sft.lora import Lora
-from loraplug_sft.measure import peak_memory, resident_memory
+from loraplug_sft.measure import peak_memory, resident_memory, total_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,15 +24,16 @@ def forecast(
 
     Activations are not guessed from a formula for one architecture: the tensors that autograd keeps of one forward
     pass are counted (each storage once, parameters apart) at two lengths, and carried on to the longest row: a part
-    grows with the length, another (attention, where it is computed in full) with its square. Time is a forward and
-    backward pass on a row of middling length, by its tokens. The model gets adapters by this.
+    grows with the length, another (attention, where it is computed in full) with its square. Where there is room, one
+    step on a row of that length shows what the allocator and temporaries add. Time is a forward and backward pass on a
+    row of middling length, by its tokens. The model gets adapters by this.
     """
     import torch
     from peft import get_peft_model
 
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
-    loading, weights = peak_memory(), _bytes(model.parameters())
+    weights = _bytes(model.parameters())
     program = max(0.0, resident_memory() - weights)
     adapted: Any = get_peft_model(model, lora.config(model))
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
@@ -46,21 +47,21 @@ def forecast(
     short, long = min(longest, _PROBE_TOKENS // 2), min(longest, _PROBE_TOKENS)
     small, large = _kept_bytes(adapted, short) / short, _kept_bytes(adapted, long) / long
     growth = max(0.0, large - small) / max(1, long - short)  # bytes a token, for each further token of the row
-    kept = longest * (large + growth * (longest - long))
-    config = model.config.get_text_config()
-    logits = 3 * min(longest, _LOSS_CHUNK) * config.vocab_size * 4
-    seconds_a_token = _seconds(adapted, min(usual, 2 * _PROBE_TOKENS))
+    logits = 3 * min(longest, _LOSS_CHUNK) * model.config.get_text_config().vocab_size * 4
     parts = {
-        "libraries": int(program),
         "weights": weights,
         "adapters, gradients, optimizer": 4 * _bytes(trained),
-        "activations of the longest row": int(kept),
-        "logits": int(logits),
+        "activations of the longest row": int(longest * (large + growth * (longest - long))),
+        "logits": logits,
     }
-    if torch.cuda.is_available():
-        parts.pop("libraries")
-    memory = int(max(sum(parts.values()), loading))
-    return Estimate(memory, seconds_a_token * sum(lengths) * epochs, parts)
+    if not torch.cuda.is_available():
+        parts["libraries"] = int(program)
+    total = sum(parts.values())
+    seconds_a_token = _seconds(adapted, min(usual, 2 * _PROBE_TOKENS))
+    if 2 * total < total_memory():  # there is room to see what allocator and temporaries add
+        _step(adapted, longest)
+        parts["allocator, temporaries"] = max(0, int(peak_memory()) + 2 * _bytes(trained) - total)
+    return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts)
 
 
 def _bytes(tensors: Any) -> int:
@@ -96,11 +97,14 @@ def _kept_bytes(model: Any, tokens: int) -> int:
     return total
 
 
+def _step(model: Any, tokens: int) -> None:
+    _hidden(model, tokens).float().logsumexp(-1).sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
 def _seconds(model: Any, tokens: int) -> float:
     """Seconds a token of one forward and backward pass, after one to warm up."""
-    begun = 0.0
-    for _ in range(2):
-        begun = time.perf_counter()
-        _hidden(model, tokens).float().logsumexp(-1).sum().backward()
-    model.zero_grad(set_to_none=True)
+    _step(model, tokens)
+    begun = time.perf_counter()
+    _step(model, tokens)
     return (time.perf_counter() - begun) / tokens

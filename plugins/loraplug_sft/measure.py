@@ -93,3 +93,13 @@ def resident_memory() -> float:
     import psutil
 
     return float(psutil.Process().memory_info().rss)
+
+
+def total_memory() -> float:
+    """The memory (bytes) there is to train in: the GPU's, else what the machine has available now."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[1])
+    return float(psutil.virtual_memory().available)
