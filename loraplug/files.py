@@ -14,8 +14,8 @@ from typing import Any
 
 from loraplug.errors import InputError, LoraplugError
 
-_ROOM = "make room on the disk, then run the same command again"
-_TODO = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.ENOENT: "check the path"}
+ROOM = "make room on the disk, then run the same command again"
+_TODO = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.ENOENT: "check the path"}
 
 
 @contextmanager

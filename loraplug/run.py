@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -169,10 +171,11 @@ class Pipeline:
         except (LoraplugError, KeyboardInterrupt):
             raise
         except Exception as error:
-            plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
-            todo = "see the whole error with --debug"
-            todo += f", report it at {plugin.url}" if plugin.url else f"; report it to the makers of {plugin}"
             text = " ".join(f"{type(error).__name__}: {error}".split())
+            plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
+            todo = f"see the whole error with --debug; report it to {plugin.url or f'the makers of {plugin}'}"
+            if os.strerror(errno.ENOSPC) in text:  # libraries wrap it in errors of their own
+                todo = files.ROOM
             raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo) from error
         self.run.emit("stage-end", stage=kind, component=part.name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -108,6 +109,34 @@ def test_an_adapter_of_somebody_else_is_not_overwritten(recipe: Path, loraplug: 
     assert done.returncode == 2
     assert "was not made by this run" in done.stderr
     assert (mine / "precious").exists()
+
+
+@pytest.mark.parametrize("size", ["300k", "700k", "950k"])
+def test_a_full_disk_is_told_and_leaves_nothing_half_made(
+    recipe: Path, loraplug: Cli, tmp_path: Path, size: str
+) -> None:
+    """A real small disk, full at the trainer's or an exporter's writing; with room the same command goes on."""
+    disk = tmp_path / "outputs"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        done = loraplug("run", recipe)
+        assert done.returncode == 1, done.stdout
+        assert "No space left" in done.stderr
+        assert "make room on the disk" in done.stderr
+        assert "Traceback" not in done.stderr
+        for kind, whole in (("adapters", "README.md"), ("merged", "README.md")):
+            place = disk / kind / "tiny"
+            assert not place.exists() or (place / whole).exists()
+        assert not list(disk.rglob(".*.new"))
+        subprocess.run([*mount[:4], "remount,size=50m", *mount[5:]], check=True)
+        again = loraplug("run", recipe)
+        assert again.returncode == 0, again.stderr
+        assert (disk / "merged/tiny/model.safetensors").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("stage", ["dataset", "formatter", "model", "quantizer", "trainer"])
