@@ -19,8 +19,9 @@ from loraplug.components import (
 )
 from loraplug.context import Event, Progress, Reporter, Run
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
-from loraplug.files import fresh_place
+from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
+from loraplug.open import Opened, find_exporter, open_model
 from loraplug.options import Option, options
 from loraplug.registry import Entry, Registry, load_registry
 from loraplug.rows import Conversation, conversation, row_id, shape_of
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
-    "InputError", "LoraplugError", "ModelLoader", "Option", "PluginError", "Problem", "Progress", "Quantizer",
-    "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation", "fresh_place",
-    "hookimpl", "load_registry", "options", "row_id", "shape_of",
+    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress", "Quantizer",
+    "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation", "find_exporter",
+    "fresh_place", "hookimpl", "load_registry", "only_one", "open_model", "options", "row_id", "shape_of", "working_on",
 ]  # fmt: skip

@@ -95,13 +95,29 @@ def read_layers(
                 if value := values.get(name):
                     for path in _targets(layers.table, target):
                         _set(layers, path, value, Origin(f"{label} {name}", here), where=f"{label}: {name}")
+    _apply(layers, settings, (), "trainer.epochs=1")
+    return layers
+
+
+def component_layers(kind: str, use: str, settings: Iterable[str] = ()) -> Layers:
+    """The table of one component, made of `key=value` words of `--set`; relative paths start from the working folder.
+
+    Raises:
+        InputError: a setting cannot be read.
+    """
+    layers = Layers(Path("--set"), Path.cwd())
+    layers.overlay({kind: {"use": use}}, Origin("--set", layers.folder))
+    _apply(layers, settings, (kind,), "type=q8_0")
+    return layers
+
+
+def _apply(layers: Layers, settings: Iterable[str], under: tuple[str, ...], example: str) -> None:
     for setting in settings:
         key, sign, text = setting.partition("=")
         if not sign or not key.strip():
-            raise InputError("not KEY=VALUE", where=f"--set {setting}", todo="for example --set trainer.epochs=1")
-        path = [int(part) if part.isdigit() else part for part in _split(key.strip())]
-        _set(layers, path, _value(text), Origin("--set", here), where=f"--set {setting}")
-    return layers
+            raise InputError("not KEY=VALUE", where=f"--set {setting}", todo=f"for example --set {example}")
+        path = [*under, *(int(part) if part.isdigit() else part for part in _split(key.strip()))]
+        _set(layers, path, _value(text), Origin("--set", Path.cwd()), where=f"--set {setting}")
 
 
 def _read_file(layers: Layers, file: Path, below: tuple[Path, ...]) -> None:

@@ -91,6 +91,20 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     return recipe
 
 
+def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
+    """Make the component of one table alone; None where it is left out and may be.
+
+    Raises:
+        RecipeError: with every problem found in that table.
+    """
+    builder = _Builder(layers, registry)
+    part = builder.part(kind)
+    if builder.problems:
+        todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
+        raise RecipeError(builder.problems, where=layers.file, todo=todo)
+    return part
+
+
 class _Builder:
     def __init__(self, layers: Layers, registry: Registry) -> None:
         self.layers, self.registry = layers, registry

@@ -1,7 +1,10 @@
 """Exporters: what a finished adapter is made into."""
 
+import click
+
 from loraplug import Exporter, hookimpl
 from loraplug_export.adapter import AdapterExporter
+from loraplug_export.command import export
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.hub import HubExporter
 from loraplug_export.merged import MergedExporter
@@ -12,3 +15,9 @@ from loraplug_export.ollama import OllamaExporter
 def loraplug_exporters() -> list[type[Exporter]]:
     """`adapter`, `merged`, `gguf`, `ollama` and `hub`."""
     return [AdapterExporter, MergedExporter, GgufExporter, OllamaExporter, HubExporter]
+
+
+@hookimpl
+def loraplug_commands() -> list[click.Command]:
+    """`export`."""
+    return [export]

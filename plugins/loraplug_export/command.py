@@ -1,0 +1,97 @@
+"""`loraplug export`: any exporter on a finished adapter."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loraplug import (
+    InputError,
+    LoraplugError,
+    Run,
+    Trained,
+    find_exporter,
+    fresh_place,
+    only_one,
+    open_model,
+    working_on,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
+
+
+@click.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--to", required=True, metavar="NAME", help="The exporter: merged, gguf, ollama, hub, adapter …")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the exporter: type=q8_0.")
+@click.option("--name", help="Name of what is made; default: the adapter folder's.")
+@click.option("--base", metavar="MODEL", help="Base of the adapter, in place of the one it names.")
+@click.pass_obj
+def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None) -> None:
+    """Make something out of a trained ADAPTER folder, ours or not; see `loraplug plugins show NAME` for options.
+
+    What an earlier export left at the same place is replaced when the new one is whole.
+    """
+    exporter = find_exporter(to, app.registry, settings)
+    adapter = adapter.expanduser().absolute()
+    if not (adapter / "adapter_config.json").is_file():
+        what = "no such folder" if not adapter.is_dir() else "has no adapter_config.json"
+        raise InputError(what, where=adapter, todo="give a folder such as outputs/adapters/<run>")
+    in_run = adapter.name == "adapter" and (adapter.parent / "recipe.lock.toml").is_file()
+    name = name or (adapter.parent.name if in_run else adapter.name)
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r} cannot be a file's name", where="--name", todo="use letters, digits, dots, dashes")
+    opened = open_model(adapter, app.registry, base)
+    run = Run(name, reporter=app.reporter())
+    place = exporter.place(run)
+    _check_place(place, adapter)
+    try:
+        folder = opened.loader.base(run)
+    except LoraplugError as error:
+        todo = f"{error.todo}; or name another place of the same base with --base"
+        raise type(error)(f"its base is not there: {error.where}: {error.what}", where=adapter, todo=todo) from error
+    beside = adapter.parent.glob("[!.]*.*") if in_run else ()
+    extras = {path.name: path for path in beside if path.name != "state.json"}
+    base_id = str(getattr(opened.loader, "id", folder))
+    trained = Trained(run, adapter, folder, base_id, extras, _figures(extras.get("metrics.jsonl"), adapter))
+    # the lock of a run of this name, which may be at its exporters just now
+    guard = run.folder if run.folder.is_dir() else run.cache / "exports" / name
+    with only_one(guard, name), working_on(place), fresh_place(place) as out:
+        exporter.export(trained, out)
+    shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+    click.echo(f"{to}: {shown}")
+
+
+def _figures(metrics: Path | None, adapter: Path) -> dict[str, float]:
+    """The summary in the last line of a run's metrics.jsonl; nothing for adapters from elsewhere."""
+    path = metrics or adapter / "metrics.jsonl"
+    try:
+        figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["summary"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return figures
+
+
+def _check_place(place: Path, adapter: Path) -> None:
+    """Refuse to replace the adapter itself, or what no export has made."""
+    if adapter.resolve().is_relative_to(place.resolve()):
+        raise InputError(
+            f"would be replaced by what is made of it ({place})", where=adapter, todo="give another --name"
+        )
+    if not place.exists() or _made_by_an_export(place):
+        return
+    what = "is there already, and is not what an export has left"
+    raise InputError(what, where=place, todo="move it away, or give another --name")
+
+
+def _made_by_an_export(place: Path) -> bool:
+    if place.is_dir():
+        card = place / "README.md"
+        return not any(place.iterdir()) or (card.is_file() and "loraplug" in card.read_text("utf-8", errors="replace"))
+    with place.open("rb") as file:
+        start = file.read(4)
+    return start == b"GGUF" or (place.suffix == ".json" and start[:1] == b"{")
