@@ -126,9 +126,8 @@ def by_trl(rows: Any, tokenizer: Any, folder: Path) -> Any:
 
 def by_us(rows: Any, tokenizer: Any, folder: Path) -> Any:
     """What the formatter makes of them, nothing cached."""
-    from loraplug_chat.formatter import ChatTemplate
-
     from loraplug import Run
+    from loraplug_chat.formatter import ChatTemplate
 
     run = Run("benchmark", outputs=folder / "outputs", cache=folder / "cache")
     formatter = ChatTemplate(packing=False, max_length=100_000)

@@ -14,7 +14,9 @@ from loraplug_chat.mask import Masker
 from loraplug_play.prompt import Prompter
 from loraplug_play.voice import _Pieces
 
-WORDS = st.sampled_from(["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>", "the bug", "\n", " ", "é", "🎉"])
+WORDS = st.sampled_from(
+    ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>", "the bug", "\n", " ", "é", "🎉"]
+)
 TEXT = st.lists(WORDS | st.text(max_size=4), max_size=8).map("".join)
 
 
