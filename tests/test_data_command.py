@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Cli
+from command import ROOT, Cli
 
 RECIPE = ROOT / "recipes" / "quickstart.toml"
 

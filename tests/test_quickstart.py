@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Cli
+from command import ROOT, Cli
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import Cli
+from command import Cli
 
 pytestmark = pytest.mark.slow
 

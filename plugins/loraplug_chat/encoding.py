@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import define, field, frozen, validators
 from attrs import field as option
 
-from loraplug import Conversation, Doc, Formatter, InputError, Run, row_id, shape_of
+from loraplug import Conversation, Doc, Formatter, InputError, Progress, Run, row_id, shape_of
 from loraplug_chat.choices import Policy
 from loraplug_chat.overlong import shortened
 from loraplug_chat.packing import isolates
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, Callable[[Any], Encoded]]]
 
-SAMPLES = 8
+SAMPLES, EXAMPLES = 8, 3
 
 
 @frozen
@@ -75,23 +77,40 @@ class Encoding(Formatter):
         _tell(told, run)
         return encoded
 
-    def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Any) -> Report:
-        from loraplug_chat import gate, store
+    def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
+        from loraplug_chat import gate, store, workers
 
-        read = self.reader(shape_of(rows.column_names), tokenizer)
-        report, writer = Report(len(rows)), store.Writer(path)
-        samples: list[gate.Sample] = []
-        with run.progress("encoding", len(rows)) as bar:
-            for index, row in enumerate(_each(rows)):
+        processes = workers.count(len(rows))
+        with run.progress("encoding", len(rows)) as bar, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            if processes == 1:
+                read = self.reader(shape_of(rows.column_names), tokenizer)
+                whole = self.part(rows, read, 0, path, bar)
+            else:
+                whole = Part(path, Report(0))
+                files = []
+                for part in workers.parts(self, rows, tokenizer, Path(folder), processes):
+                    whole.take(part)
+                    files.append(part.path)
+                    bar.advance(part.report.rows)
+                store.join(files, path)
+        gate.check(tokenizer, whole.samples)
+        whole.report.check(self.max_lost)
+        return whole.report
+
+    def part(self, rows: Dataset, read: Read, first: int, path: Path, bar: Progress | None = None) -> Part:
+        """Encode rows, the first of which has the number `first`, into a file."""
+        from loraplug_chat import store
+
+        part, writer = Part(path, Report(len(rows))), store.Writer(path)
+        for index, row in enumerate(_each(rows), first):
+            if bar is not None:
                 bar.advance(1)
-                line = self._line(row, index, read, report, samples)
-                if line is not None:
-                    writer.add(line)
-        gate.check(tokenizer, samples)
+            line = self._line(row, index, read, part.report, part.samples)
+            if line is not None:
+                writer.add(line)
         writer.close()
-        report.lengths = writer.lengths
-        report.check(self.max_lost)
-        return report
+        part.report.lengths = writer.lengths
+        return part
 
     def _line(
         self, row: Mapping[str, Any], index: int, read: Read, report: Report, samples: list[gate.Sample]
@@ -146,7 +165,7 @@ class Report:
         """Count a row that is left out."""
         self.lost[reason] += 1
         names = self.examples.setdefault(reason, [])
-        if len(names) < 3:
+        if len(names) < EXAMPLES:
             names.append(row)
 
     def take(self, row: Encoded) -> None:
@@ -173,6 +192,26 @@ class Report:
     def table(self, packed: bool) -> dict[str, Any]:
         """For the file beside the rows."""
         return {"rows": self.rows, "lost": self.lost, "examples": self.examples, **self.counts, "packed": packed}
+
+
+@define
+class Part:
+    """Some of the rows, encoded: their file, what became of them, and the first few for the gate."""
+
+    path: Path
+    report: Report
+    samples: list[gate.Sample] = field(factory=list)
+
+    def take(self, part: Part) -> None:
+        """Add what another part counted."""
+        ours, theirs = self.report, part.report
+        ours.rows += theirs.rows
+        ours.lost += theirs.lost
+        ours.counts += theirs.counts
+        ours.lengths += theirs.lengths
+        for reason, names in theirs.examples.items():
+            ours.examples[reason] = (ours.examples.get(reason, []) + names)[:EXAMPLES]
+        self.samples = (self.samples + part.samples)[:SAMPLES]
 
 
 def _each(rows: Dataset) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from functools import cache
 from itertools import chain
@@ -136,6 +136,21 @@ def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dic
     if not known["packed"]:
         rows = rows.remove_columns("seq_lengths")
     return rows, known
+
+
+def join(parts: Sequence[Path], out: Path) -> None:
+    """Write the batches of several files as one."""
+    import pyarrow as pa
+
+    writer = None
+    for path in parts:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            writer = writer or pa.ipc.new_stream(str(out), stream.schema)
+            for batch in stream:
+                writer.write_batch(batch)
+        path.unlink()
+    if writer is not None:
+        writer.close()
 
 
 def packed(lines: Path, lengths: Iterable[int], budget: int, out: Path) -> list[list[int]]:
