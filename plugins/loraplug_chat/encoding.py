@@ -206,8 +206,8 @@ class Part:
         """Add what another part counted."""
         ours, theirs = self.report, part.report
         ours.rows += theirs.rows
-        ours.lost += theirs.lost
-        ours.counts += theirs.counts
+        ours.lost.update(theirs.lost)
+        ours.counts.update(theirs.counts)
         ours.lengths += theirs.lengths
         for reason, names in theirs.examples.items():
             ours.examples[reason] = (ours.examples.get(reason, []) + names)[:EXAMPLES]
