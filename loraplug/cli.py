@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted; the same command goes on from here", 130)
+        _stop("interrupted\n  next: the same command goes on with what is finished", 130)
     except LoraplugError as error:
         if debug:
             traceback.print_exc()

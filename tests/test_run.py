@@ -49,6 +49,15 @@ def test_recipe_in_adapter_and_merged_model_out(recipe: Path, loraplug: Cli, tmp
     assert (whole - adapted).abs().max() < 1e-4
     assert (whole - plain).abs().max() > 1e-2
 
+    # what training saw is what the saved tokenizers and templates write
+    (row,) = json.loads(loraplug("preview", recipe, "-n", "1", "--json").stdout)
+    number = int(row["id"])
+    talk = [("user", f"what is {number} and one?"), ("assistant", f"{number + 1}")]
+    for folder in (adapter, merged):
+        saved = AutoTokenizer.from_pretrained(folder)
+        written = saved.apply_chat_template([{"role": role, "content": text} for role, text in talk])["input_ids"]
+        assert written == [token["id"] for token in row["tokens"]]
+
     # a second call has nothing to do, says the same, and changes nothing
     before = weights(adapter)
     again = loraplug("run", recipe)
