@@ -146,7 +146,8 @@ class Pipeline:
             if state["artefacts"].get(str(place)) != "made" or not place.exists():
                 with self._stage("exporter", exporter):
                     base = recipe.model.base(run)
-                    extras = {path.name: path for path in sorted(run.folder.glob("[!.]*.*")) if path.name not in _OURS}
+                    found = [path for path in sorted(run.folder.glob("[!.]*.*")) if path.name not in _OURS]
+                    extras = {path.name: path for path in found if path.stat().st_size}
                     base_id = str(getattr(recipe.model, "id", base))
                     samples = [Sample(**sample) for sample in state["samples"]]
                     trained = Trained(
