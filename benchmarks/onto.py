@@ -18,9 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loraplug_export.merged import MergedExporter
-
 from loraplug import Run, Trained
+from loraplug_export.merged import MergedExporter
 
 WORDS = ["add", "sub", "mul", "div", "load", "save", "open", "read", "push", "pull", "sort", "find", "join", "split"]
 

@@ -38,7 +38,8 @@ def timed(command: list[str]) -> tuple[float, float]:
 def main() -> None:
     """Print the table: medians, and the median of the ratios pair by pair."""
     print(
-        f"{'command':28} {'wall s':>8} {'cpu s':>8} {'bare wall':>10} {'bare cpu':>9} {'wall ratio':>11} {'cpu ratio':>10}"
+        f"{'command':28} {'wall s':>8} {'cpu s':>8} {'bare wall':>10} {'bare cpu':>9}"
+        f" {'wall ratio':>11} {'cpu ratio':>10}"
     )
     for name, words in COMMANDS.items():
         pairs = [(timed([sys.executable, "-m", "loraplug", *words]), timed(BARE)) for _ in range(RUNS)]

@@ -43,9 +43,10 @@ class App(click.Group):
         from loraplug.recipe import build
 
         dotenv = dotenv_values(".env") if Path(".env").is_file() else {}
+        layers = read_layers(path, settings, dotenv)
         for name, value in dotenv.items():  # tokens for hubs and trackers; what is already set wins
             os.environ.setdefault(name, value or "")
-        return build(read_layers(path, settings, dotenv), self.registry)
+        return build(layers, self.registry)
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted; the same command goes on from here", 130)
+        _stop("interrupted\n  next: the same command goes on with what is finished", 130)
     except LoraplugError as error:
         if debug:
             traceback.print_exc()

@@ -209,7 +209,7 @@ class Trained:
         base: local folder of the full-precision base (see `ModelLoader.base`).
         base_id: the base as the recipe names it; for cards.
         extras: further files that belong beside an adapter (lock, metrics, plot), file name to path.
-        figures: as in `TrainingResult`.
+        figures, samples: as in `TrainingResult`; empty for an adapter of somebody else's.
         artefacts: what earlier exporters of this run made, exporter name to path.
     """
 
@@ -219,6 +219,7 @@ class Trained:
     base_id: str
     extras: Mapping[str, Path] = Factory(dict)
     figures: Mapping[str, float] = Factory(dict)
+    samples: Sequence[Sample] = ()
     artefacts: Mapping[str, Path] = Factory(dict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,14 +14,19 @@ from typing import Any
 
 from loraplug.errors import InputError, LoraplugError
 
+ROOM = "make room on the disk, then run the same command again"
+_TODO = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.ENOENT: "check the path"}
+
 
 @contextmanager
 def working_on(path: Path) -> Iterator[None]:
-    """Turn an OSError about `path` (no permission, disk full, no such folder …) into one of ours."""
+    """Turn an OSError about `path` or files below it (no permission, disk full …) into one of ours."""
     try:
         yield
     except OSError as error:
-        todo = "make room or make the folder writable, then run the same command again"
+        if error.errno is None:  # not the file system's: networks and libraries raise OSErrors of their own
+            raise
+        todo = _TODO.get(error.errno, "check that the folder can be written")
         raise LoraplugError(error.strerror or str(error), where=error.filename or path, todo=todo) from error
 
 

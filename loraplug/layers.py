@@ -130,7 +130,7 @@ def _read_file(layers: Layers, file: Path, below: tuple[Path, ...]) -> None:
         raise InputError(
             "no such recipe" if not below else f"no such file: {file}",
             where=where,
-            todo="give the path of a .toml file, or make one with `loraplug recipe init`",
+            todo="give the path of a .toml file; those in recipes/ are made to be copied",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=file, todo="give the path of a .toml file") from None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+_OURS = ("state.json", "events.jsonl")
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -111,6 +115,8 @@ class Pipeline:
         if last == 0:
             return Outcome("dataset")
         train, held = self.split_rows(rows)
+        if held is not None:
+            self._pin(state, "validation", {"rows": len(held), "sha256": files.hash_rows(held)})
         tokenizer = self.load_tokenizer()
         encoded = self.encode(train, tokenizer)
         encoded_held = None if held is None else self.encode(held, tokenizer)
@@ -140,9 +146,13 @@ class Pipeline:
             if state["artefacts"].get(str(place)) != "made" or not place.exists():
                 with self._stage("exporter", exporter):
                     base = recipe.model.base(run)
-                    extras = {path.name: path for path in sorted(run.folder.glob("*.*")) if path.name != "state.json"}
+                    found = [path for path in sorted(run.folder.glob("[!.]*.*")) if path.name not in _OURS]
+                    extras = {path.name: path for path in found if path.stat().st_size}
                     base_id = str(getattr(recipe.model, "id", base))
-                    trained = Trained(run, run.folder / "adapter", base, base_id, extras, state["figures"], made)
+                    samples = [Sample(**sample) for sample in state["samples"]]
+                    trained = Trained(
+                        run, run.folder / "adapter", base, base_id, extras, state["figures"], samples, made
+                    )
                     state["artefacts"][str(place)] = "begun"
                     self._save(state)
                     with files.fresh_place(place) as out:
@@ -162,10 +172,11 @@ class Pipeline:
         except (LoraplugError, KeyboardInterrupt):
             raise
         except Exception as error:
-            plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
-            todo = "see the whole error with --debug"
-            todo += f", report it at {plugin.url}" if plugin.url else f"; report it to the makers of {plugin}"
             text = " ".join(f"{type(error).__name__}: {error}".split())
+            plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
+            todo = f"see the whole error with --debug; report it to {plugin.url or f'the makers of {plugin}'}"
+            if os.strerror(errno.ENOSPC) in text:  # libraries wrap it in errors of their own
+                todo = files.ROOM
             raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo) from error
         self.run.emit("stage-end", stage=kind, component=part.name)
 
@@ -239,6 +250,10 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _observer(registry: Registry, run: Run) -> Callable[[Event], None]:
     def tell(event: Event) -> None:
+        if run.folder.is_dir():
+            line = {"time": round(time.time(), 3), "event": event.kind, **event.data}
+            with (run.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, default=str) + "\n")
         for observer, plugin in registry.observers:
             try:
                 observer(event)

@@ -48,7 +48,7 @@ def _groups(rows: Dataset, by: str) -> tuple[Sequence[Any], str]:
         [[group] if isinstance(group, str) else group or [""] for group in rows["group"]] if "group" in columns else []
     )
     levels = list(zip(*found, strict=False))
-    names = ["repository", *["task"] * (len(levels) - 1)] if len(levels) > 1 else ["group"]
+    names = ["repository", *["task"] * (len(levels) - 1)] if len(levels) > 1 else ["group"] * len(levels)
     if not levels and "task_id" in columns:
         levels, names = [tuple(rows["task_id"])], ["task"]
     if by == "auto":

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cli
+
+from command import ROOT, Cli
 
 HEAVY = ("torch", "transformers", "datasets", "trl", "peft", "gradio", "matplotlib", "numpy", "pandas", "bitsandbytes")
 

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from loraplug_hf.loader import TransformersModel
-from loraplug_hf.places import gguf_file
 
 from loraplug import InputError, LoraplugError, Run
+from loraplug_hf.loader import TransformersModel
+from loraplug_hf.places import gguf_file
 
 
 @pytest.fixture

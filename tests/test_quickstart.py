@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cli
+
+from command import ROOT, Cli
 
 
 @pytest.mark.slow

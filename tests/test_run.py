@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Cli
+
+from command import Cli
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +48,15 @@ def test_recipe_in_adapter_and_merged_model_out(recipe: Path, loraplug: Cli, tmp
         whole = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
     assert (whole - adapted).abs().max() < 1e-4
     assert (whole - plain).abs().max() > 1e-2
+
+    # what training saw is what the saved tokenizers and templates write
+    (row,) = json.loads(loraplug("preview", recipe, "-n", "1", "--json").stdout)
+    number = int(row["id"])
+    talk = [("user", f"what is {number} and one?"), ("assistant", f"{number + 1}")]
+    for folder in (adapter, merged):
+        saved = AutoTokenizer.from_pretrained(folder)
+        written = saved.apply_chat_template([{"role": role, "content": text} for role, text in talk])["input_ids"]
+        assert written == [token["id"] for token in row["tokens"]]
 
     # a second call has nothing to do, says the same, and changes nothing
     before = weights(adapter)
@@ -109,6 +120,34 @@ def test_an_adapter_of_somebody_else_is_not_overwritten(recipe: Path, loraplug: 
     assert (mine / "precious").exists()
 
 
+@pytest.mark.parametrize("size", ["300k", "700k", "950k"])
+def test_a_full_disk_is_told_and_leaves_nothing_half_made(
+    recipe: Path, loraplug: Cli, tmp_path: Path, size: str
+) -> None:
+    """A real small disk, full at the trainer's or an exporter's writing; with room the same command goes on."""
+    disk = tmp_path / "outputs"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        done = loraplug("run", recipe)
+        assert done.returncode == 1, done.stdout
+        assert "No space left" in done.stderr
+        assert "make room on the disk" in done.stderr
+        assert "Traceback" not in done.stderr
+        for kind, whole in (("adapters", "README.md"), ("merged", "README.md")):
+            place = disk / kind / "tiny"
+            assert not place.exists() or (place / whole).exists()
+        assert not list(disk.rglob(".*.new"))
+        subprocess.run([*mount[:4], "remount,size=50m", *mount[5:]], check=True)
+        again = loraplug("run", recipe)
+        assert again.returncode == 0, again.stderr
+        assert (disk / "merged/tiny/model.safetensors").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.mark.parametrize("stage", ["dataset", "formatter", "model", "quantizer", "trainer"])
 def test_until_stops_after_a_stage(recipe: Path, loraplug: Cli, tmp_path: Path, stage: str) -> None:
     """Each stage can be the last; going on later finishes the run."""
@@ -130,10 +169,9 @@ def test_data_that_changed_since_the_run_began_is_refused(recipe: Path, loraplug
 
 def test_the_quantised_base_passes_gradients_after_it_was_measured(tiny_model: Path) -> None:
     """bitsandbytes repacks for inference on some CPUs, in a layout without backward; `prepare` must prevent that."""
+    from loraplug import Run
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-
-    from loraplug import Run
 
     quantizer = BitsAndBytes()
     model = quantizer.prepare(TransformersModel(id=str(tiny_model)).load_model(Run("x"), quantizer))

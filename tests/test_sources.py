@@ -11,10 +11,10 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Json
 from hypothesis import given
 from hypothesis import strategies as st
-from loraplug_data.reading import json_rows
-from loraplug_data.sources import DiskSource, HubSource, JsonLinesSource, JsonSource, ParquetSource
 
 from loraplug import InputError, Run
+from loraplug_data.reading import json_rows
+from loraplug_data.sources import DiskSource, HubSource, JsonLinesSource, JsonSource, ParquetSource
 
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
 CHATS: list[dict[str, Any]] = [

@@ -61,6 +61,12 @@ def test_one_group_cannot_be_split() -> None:
         split(rows([["r", "t"]] * 3), Validation(rows=1, group_by="repo"), Run("x"))
 
 
+def test_rows_without_groups_are_split_row_by_row() -> None:
+    """No group and no task_id: every row is its own group."""
+    train, held = split(Dataset.from_dict({"text": list("abcdefgh")}), Validation(rows=3), Run("x"))
+    assert (len(train), len(held)) == (5, 3)
+
+
 @pytest.mark.parametrize("options", [{}, {"rows": 1, "fraction": 0.5}])
 def test_exactly_one_measure(options: dict[str, Any]) -> None:
     """fraction, rows or path: one of them."""

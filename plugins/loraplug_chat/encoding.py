@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import define, field, frozen, validators
 from attrs import field as option
 
-from loraplug import Conversation, Doc, Formatter, InputError, Run, row_id, shape_of
-from loraplug_chat import gate, store
-from loraplug_chat.mask import Encoded
-from loraplug_chat.overlong import Policy, shortened
+from loraplug import Conversation, Doc, Formatter, InputError, Progress, Run, row_id, shape_of
+from loraplug_chat.choices import Policy
+from loraplug_chat.overlong import shortened
 from loraplug_chat.packing import isolates
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-SAMPLES = 8
-Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, Callable[[Any], Encoded]]]
+    from loraplug_chat import gate, store
+    from loraplug_chat.mask import Encoded
+
+    Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, Callable[[Any], Encoded]]]
+
+SAMPLES, EXAMPLES = 8, 3
 
 
 @frozen
@@ -41,19 +48,21 @@ class Encoding(Formatter):
         default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True
     )
 
+    @abstractmethod
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """What turns a row (with its number) into its conversation, if it is one, and a function that encodes it."""
-        raise NotImplementedError
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
+        from loraplug_chat import store
+
         packing = isolates(self.packing)
         place = run.cache / "encoded" / f"{store.fingerprint(rows, tokenizer, (self.name, self, packing))}.arrow"
         if place.with_suffix(".json").exists() and place.exists():
             encoded, told = store.read(place)
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
-            fresh = place.with_name(f".{place.name}.{id(run)}")
+            fresh = place.with_name(f".{place.name}.{os.getpid()}")
             lines = fresh.with_name(f"{fresh.name}.lines")
             try:
                 report = self._write(rows, tokenizer, run, lines)
@@ -68,25 +77,46 @@ class Encoding(Formatter):
         _tell(told, run)
         return encoded
 
-    def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Any) -> Report:
-        read = self.reader(shape_of(rows.column_names), tokenizer)
-        report, writer = Report(len(rows)), store.Writer(path)
-        samples: list[gate.Sample] = []
-        with run.progress("encoding", len(rows)) as bar:
-            for index, row in enumerate(_each(rows)):
+    def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
+        from loraplug_chat import gate, store, workers
+
+        processes = workers.count(len(rows))
+        with run.progress("encoding", len(rows)) as bar, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            if processes == 1:
+                read = self.reader(shape_of(rows.column_names), tokenizer)
+                whole = self.part(rows, read, 0, path, bar)
+            else:
+                whole = Part(path, Report(0))
+                files = []
+                for part in workers.parts(self, rows, tokenizer, Path(folder), processes):
+                    whole.take(part)
+                    files.append(part.path)
+                    bar.advance(part.report.rows)
+                store.join(files, path)
+        gate.check(tokenizer, whole.samples)
+        whole.report.check(self.max_lost)
+        return whole.report
+
+    def part(self, rows: Dataset, read: Read, first: int, path: Path, bar: Progress | None = None) -> Part:
+        """Encode rows, the first of which has the number `first`, into a file."""
+        from loraplug_chat import store
+
+        part, writer = Part(path, Report(len(rows))), store.Writer(path)
+        for index, row in enumerate(_each(rows), first):
+            if bar is not None:
                 bar.advance(1)
-                line = self._line(row, index, read, report, samples)
-                if line is not None:
-                    writer.add(line)
-        gate.check(tokenizer, samples)
+            line = self._line(row, index, read, part.report, part.samples)
+            if line is not None:
+                writer.add(line)
         writer.close()
-        report.lengths = writer.lengths
-        report.check(self.max_lost)
-        return report
+        part.report.lengths = writer.lengths
+        return part
 
     def _line(
         self, row: Mapping[str, Any], index: int, read: Read, report: Report, samples: list[gate.Sample]
     ) -> store.Line | None:
+        from loraplug_chat.store import Line
+
         name = row_id(row, index)
         try:
             talk, encode = read(row, index)
@@ -106,12 +136,11 @@ class Encoding(Formatter):
                 report.lose(name, f"more than {self.max_length} tokens")
                 return None
             report.counts["truncated"] += 1
-        if not any(encoded.trained[1:]):
+        if True not in encoded.trained[1:]:
             report.lose(name, "no trained token is left")
             return None
         report.take(encoded)
-        labels = [token if on else -100 for token, on in zip(encoded.ids, encoded.trained, strict=True)]
-        return store.Line(name, encoded.ids, labels)
+        return Line(name, encoded.ids, encoded.trained)
 
 
 @define
@@ -136,14 +165,14 @@ class Report:
         """Count a row that is left out."""
         self.lost[reason] += 1
         names = self.examples.setdefault(reason, [])
-        if len(names) < 3:
+        if len(names) < EXAMPLES:
             names.append(row)
 
     def take(self, row: Encoded) -> None:
         """Count a row that is kept."""
         self.counts["kept"] += 1
         self.counts["tokens"] += len(row.ids)
-        self.counts["trained"] += sum(row.trained)
+        self.counts["trained"] += row.trained.count(True)
         self.counts["other_prompts"] += not row.same_prompts
         self.counts["endless"] += not row.stops
         self.counts["lookalikes"] += row.hostile
@@ -165,8 +194,30 @@ class Report:
         return {"rows": self.rows, "lost": self.lost, "examples": self.examples, **self.counts, "packed": packed}
 
 
+@define
+class Part:
+    """Some of the rows, encoded: their file, what became of them, and the first few for the gate."""
+
+    path: Path
+    report: Report
+    samples: list[gate.Sample] = field(factory=list)
+
+    def take(self, part: Part) -> None:
+        """Add what another part counted."""
+        ours, theirs = self.report, part.report
+        ours.rows += theirs.rows
+        ours.lost.update(theirs.lost)
+        ours.counts.update(theirs.counts)
+        ours.lengths += theirs.lengths
+        for reason, names in theirs.examples.items():
+            ours.examples[reason] = (ours.examples.get(reason, []) + names)[:EXAMPLES]
+        self.samples = (self.samples + part.samples)[:SAMPLES]
+
+
 def _each(rows: Dataset) -> Iterator[dict[str, Any]]:
-    for batch in rows.with_format(None).iter(batch_size=store.ROWS_A_BATCH):
+    from loraplug_chat.store import ROWS_A_BATCH
+
+    for batch in rows.with_format(None).iter(batch_size=ROWS_A_BATCH):
         names = list(batch)
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(names, values, strict=True))

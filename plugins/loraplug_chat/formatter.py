@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import frozen
 
 from loraplug import Conversation, Doc, InputError, conversation
-from loraplug_chat.encoding import Encoding, Read
-from loraplug_chat.mask import Encoded, Masker, TrainOn
+from loraplug_chat.choices import TrainOn
+from loraplug_chat.encoding import Encoding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from loraplug_chat.encoding import Read
+    from loraplug_chat.mask import Encoded
 
 
 @frozen
@@ -29,6 +32,8 @@ class ChatTemplate(Encoding):
         """See `Encoding.reader`."""
         if shape == "text":
             raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
+        from loraplug_chat.mask import Masker
+
         masker = Masker.of(tokenizer)
 
         def encode(talk: Conversation) -> Encoded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import define, field, frozen
 
@@ -16,8 +16,7 @@ from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Tracked
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model", "observation"})
 
 
-@frozen
-class Mark:
+class Mark(NamedTuple):
     """A control token the template wrote, at text[start:end]."""
 
     start: int
@@ -76,6 +75,7 @@ class View:
     lookalikes: list[tuple[int, int]] = field(factory=list)
     inside: bool = False
     _bodies: list[tuple[int, int, int]] = field(factory=list)
+    _places: dict[int, list[tuple[int, int]]] | None = None
 
     @classmethod
     def of(cls, tracked: Tracked, added: Added, where: str) -> View:
@@ -85,29 +85,39 @@ class View:
             InputError: the template builds a control token out of a role it does not know.
         """
         view = cls("".join((tracked,)), merged(tracked.runs))
-        view._bodies = [
-            span for span in view.spans if span[2] != TEMPLATE and not _is_role(span[2]) and span[1] > span[0]
-        ]
-        starts = [span[0] for span in view._bodies]
-        roles = [span for span in view.spans if _is_role(span[2])]
+        bodies, odd_roles = view._bodies, []
+        for span in view.spans:
+            start, end, owner = span
+            if owner == TEMPLATE or start == end:
+                continue
+            if owner < 0 or owner % 2 == 0:
+                bodies.append(span)
+            elif view.text[start:end].lower() not in ROLES:
+                odd_roles.append(span)
+        starts = [span[0] for span in bodies]
         for found in added.pattern.finditer(view.text):
             start, end = found.span()
             at = bisect_right(starts, end - 1) - 1
-            if at >= 0 and view._bodies[at][1] > start:
+            if at >= 0 and bodies[at][1] > start:
                 if found.group() in added.control:
                     view.lookalikes.append((start, end))
                 else:
                     view.inside = True
                 continue
             number, special = added.tokens[found.group()]
-            if roles:
-                _check_roles(view, roles, start, end, where)
+            for a, b, _ in odd_roles:
+                if a < end and b > start:
+                    raise InputError(f"the role {view.text[a:b][:40]!r} would make a control token", where=where)
             view.marks.append(Mark(start, end, number, special))
         return view
 
     def bodies(self, message: int) -> list[tuple[int, int]]:
         """Where text of a message stands; empty stretches only if there are no others."""
-        mine = [(a, b) for a, b, owner in self.spans if owner == body(message)]
+        if self._places is None:
+            self._places = {}
+            for a, b, owner in self.spans:
+                self._places.setdefault(owner, []).append((a, b))
+        mine = self._places.get(body(message), [])
         return [span for span in mine if span[1] > span[0]] or mine
 
     def rows_before(self, at: int) -> tuple[int, int]:
@@ -140,16 +150,6 @@ class View:
         """What stands between {% generation %} and {% endgeneration %}."""
         opened = [a for a, _, owner in self.spans if owner == OPEN]
         return list(zip(opened, (a for a, _, owner in self.spans if owner == CLOSE), strict=True))
-
-
-def _is_role(owner: int) -> bool:
-    return owner >= 0 and owner % 2 == 1
-
-
-def _check_roles(view: View, roles: Iterable[tuple[int, int, int]], start: int, end: int, where: str) -> None:
-    for a, b, _ in roles:
-        if a < end and b > start and view.text[a:b].lower() not in ROLES:
-            raise InputError(f"the role {view.text[a:b][:40]!r} would make a control token", where=where)
 
 
 def _any_of(texts: Iterable[str]) -> str:

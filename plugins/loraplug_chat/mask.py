@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from loraplug import Conversation, InputError
+from loraplug_chat.choices import TrainOn
 from loraplug_chat.marks import Added, View
-from loraplug_chat.spans import PROBE, Locator
-from loraplug_chat.template import Talk, Template
+from loraplug_chat.shapes import Shape, Shapes
+from loraplug_chat.spans import PROBE, Locator, Turn
+from loraplug_chat.template import Talk, Template, is_usual
 from loraplug_chat.tokens import Tokens
 
-TrainOn = Literal["assistant", "last-assistant", "all"]
+OFTEN, SHAPES = 50, 10_000
 
 
 @frozen
@@ -45,6 +47,10 @@ class Masker:
     template: Template
     tokens: Tokens
     locator: Locator
+    shapes: Shapes
+    _checked: set[int] = field(factory=set)
+    _learnt: dict[Any, Shape | None] = field(factory=dict)
+    _rows: int = 0
 
     @classmethod
     def of(cls, tokenizer: Any) -> Masker:
@@ -57,11 +63,13 @@ class Masker:
             source = tokenizer.get_chat_template()
         except ValueError as error:
             raise InputError(
-                "the tokenizer has no chat template", where="model", todo="use an instruct model, or formatter `text`"
+                "the tokenizer has no chat template",
+                where="model",
+                todo='give one: [model] chat_template = "file.jinja"; or use an instruct model, or formatter `text`',
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
         added = Added.of(tokenizer).framed_by(_frames(template))
-        return cls(template, Tokens.of(tokenizer, added), Locator(template, added))
+        return cls(template, Tokens.of(tokenizer, added), Locator(template, added), Shapes(template, added))
 
     def encode(self, conversation: Conversation, train_on: TrainOn = "assistant") -> Encoded:
         """Ids and mask of a conversation.
@@ -70,17 +78,49 @@ class Masker:
             InputError: the template refuses it, or its mask cannot be proved; names row and reason.
         """
         talk = Talk.of(conversation)
+        if (known := self._known(talk, train_on)) is not None:
+            view, turns = known
+        else:
+            view, turns = self._proved(talk, train_on)
+        if train_on == "all":
+            return self._all(talk, view)
+        return self._encoded(view, turns)
+
+    def _proved(self, talk: Talk, train_on: TrainOn) -> tuple[View, list[Turn]]:
+        """Text and turns the long way."""
         text = self.template.plain(talk)
         tracked = self.template.tracked(talk)
-        if not str.__eq__(tracked, text):
+        if not str.__eq__(tracked, text) or (self._unseen(talk) and text != self.template.whole(talk)):
             raise InputError("the chat template gives another text when it is followed", where=talk.id)
         view = View.of(tracked, self.tokens.added, talk.id)
         wanted = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant" and talk.wanted[i]]
         if train_on == "last-assistant":
             wanted = wanted[-1:]
         if train_on == "all":
-            return self._all(talk, view)
+            return view, []
         turns = self.locator.turns(talk, view, wanted)
+        if is_usual(talk):
+            key = _key(talk, train_on)
+            if key not in self._learnt and len(self._learnt) < SHAPES:
+                self._learnt[key] = self.shapes.learn(talk, view, turns)
+            elif (shape := self._learnt.get(key)) and not (
+                view.lookalikes or view.inside or shape.fits(talk, view, turns)
+            ):
+                raise InputError("the chat template gives another text than for other rows of its kind", where=talk.id)
+        return view, turns
+
+    def _known(self, talk: Talk, train_on: TrainOn) -> tuple[View, list[Turn]] | None:
+        """Text and turns of a row of a known shape, if it brings no text of added tokens."""
+        self._rows += 1
+        if train_on == "all" or not is_usual(talk) or not self._rows % OFTEN:
+            return None
+        shape = self._learnt.get(_key(talk, train_on))
+        search = self.tokens.added.pattern.search
+        if shape is None or any(search(message["content"]) for message in talk.messages):
+            return None
+        return shape.fill(talk)
+
+    def _encoded(self, view: View, turns: list[Turn]) -> Encoded:
         ids, index, forced = self.tokens.encode(view, [turn.start for turn in turns], [turn.end for turn in turns])
         trained = [False] * len(ids)
         for turn in turns:
@@ -100,6 +140,15 @@ class Masker:
             [(turn.message, index[turn.start], index[turn.end]) for turn in turns],
         )
 
+    def _unseen(self, talk: Talk) -> bool:
+        """Whether to render with transformers' own template too: for each new shape of row, and now and then."""
+        shape = hash((tuple((message["role"], *message) for message in talk.messages), bool(talk.tools)))
+        if shape in self._checked and self._rows % OFTEN:
+            return False
+        if len(self._checked) < SHAPES:
+            self._checked.add(shape)
+        return True
+
     def _all(self, talk: Talk, view: View) -> Encoded:
         """Everything trained but the text of messages that are not to be."""
         barred = [span for i, want in enumerate(talk.wanted) if not want for span in view.bodies(i)]
@@ -108,6 +157,10 @@ class Masker:
         for a, b in barred:
             trained[index[a] : index[b]] = [False] * (index[b] - index[a])
         return Encoded(ids, trained, True, True, bool(view.lookalikes), False, [])
+
+
+def _key(talk: Talk, train_on: str) -> Any:
+    return train_on, tuple(message["role"] for message in talk.messages), tuple(talk.wanted)
 
 
 def _frames(template: Template) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
 from loraplug import Conversation, InputError
-from loraplug_chat.mask import Encoded
+from loraplug_chat.choices import Policy
 
-Policy = Literal["truncate-left", "truncate-right", "drop", "error"]
-Encode = Callable[[Conversation], Encoded]
+if TYPE_CHECKING:
+    from loraplug_chat.mask import Encoded
+
+    Encode = Callable[[Conversation], Encoded]
 
 
 def shortened(row: Encoded, talk: Conversation | None, encode: Encode, limit: int, policy: Policy) -> Encoded | None:

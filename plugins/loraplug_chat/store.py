@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,11 @@ ROWS_A_BATCH = 256
 
 @define
 class Line:
-    """One encoded row; `labels` is -100 where a token is not trained."""
+    """One encoded row: its name, token ids, and for each token whether it is trained."""
 
     row: str
     ids: list[int]
-    labels: list[int]
+    trained: list[bool]
 
 
 def fingerprint(rows: Dataset, tokenizer: Any, options: Any) -> str:
@@ -97,32 +98,29 @@ class Writer:
             self._stream.close()
 
     def _flush(self) -> None:
+        import numpy as np
         import pyarrow as pa
 
         if not self._waiting and self._stream is not None:
             return
+        ends = np.cumsum([0, *(sum(len(line.ids) for line in pack) for pack in self._waiting)], dtype=np.int32)
+        lines = [line for pack in self._waiting for line in pack]
+        ids = np.fromiter(chain.from_iterable(line.ids for line in lines), np.int32, ends[-1])
+        trained = np.fromiter(chain.from_iterable(line.trained for line in lines), np.bool_, ends[-1])
         batch = pa.record_batch(
             {
-                "input_ids": _lists([[t for line in pack for t in line.ids] for pack in self._waiting], pa.int32()),
-                "labels": _lists([[t for line in pack for t in line.labels] for pack in self._waiting], pa.int32()),
+                "input_ids": pa.ListArray.from_arrays(ends, ids),
+                "labels": pa.ListArray.from_arrays(ends, np.where(trained, ids, np.int32(-100))),
                 "row": pa.array([[line.row for line in pack] for pack in self._waiting], pa.list_(pa.string())),
-                "seq_lengths": _lists([[len(line.ids) for line in pack] for pack in self._waiting], pa.int32()),
+                "seq_lengths": pa.array(
+                    [[len(line.ids) for line in pack] for pack in self._waiting], pa.list_(pa.int32())
+                ),
             }
         )
         if self._stream is None:
             self._stream = pa.ipc.new_stream(str(self.path), batch.schema)
         self._stream.write_batch(batch)
         self._waiting.clear()
-
-
-def _lists(values: list[list[int]], kind: Any) -> Any:
-    import numpy as np
-    import pyarrow as pa
-
-    offsets = np.zeros(len(values) + 1, dtype=np.int32)
-    np.cumsum([len(value) for value in values], out=offsets[1:])
-    flat = np.fromiter((number for value in values for number in value), dtype=np.int32, count=int(offsets[-1]))
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, kind))
 
 
 def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dict[str, Any]]:
@@ -140,6 +138,21 @@ def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dic
     return rows, known
 
 
+def join(parts: Sequence[Path], out: Path) -> None:
+    """Write the batches of several files as one."""
+    import pyarrow as pa
+
+    writer = None
+    for path in parts:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            writer = writer or pa.ipc.new_stream(str(out), stream.schema)
+            for batch in stream:
+                writer.write_batch(batch)
+        path.unlink()
+    if writer is not None:
+        writer.close()
+
+
 def packed(lines: Path, lengths: Iterable[int], budget: int, out: Path) -> list[list[int]]:
     """Rewrite the lines of one file as packs of at most `budget` tokens in another; gives the packs."""
     from datasets import Dataset
@@ -155,4 +168,4 @@ def packed(lines: Path, lengths: Iterable[int], budget: int, out: Path) -> list[
 
 def _first_untrained(row: dict[str, Any]) -> Line:
     """A packed document: nothing stands in front of its first token, so that cannot be learnt."""
-    return Line(row["row"][0], row["input_ids"], [-100, *row["labels"][1:]])
+    return Line(row["row"][0], row["input_ids"], [False, *(label != -100 for label in row["labels"][1:])])

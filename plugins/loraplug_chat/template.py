@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from attrs import define
@@ -14,18 +15,24 @@ from loraplug_chat.tracked import (
     TEMPLATE,
     TOOLS,
     UNKNOWN,
+    InspectedError,
     Parts,
     Runs,
     Tracked,
+    TrackedDict,
     TrackedList,
     concat,
     derived,
     following,
+    is_opaque,
     joined,
     track,
 )
 
 NOT_RENDERED = ("train", "weight")
+_USUAL = {"role", "content"}
+_NO_PROMPT = {"add_generation_prompt": False}
+_DICT_NAMES = frozenset(dir(TrackedDict))
 
 
 def body(message: int) -> int:
@@ -61,6 +68,8 @@ class Talk:
 
         wanted = [m.get("train", True) is not False and m.get("weight", 1) != 0 for m in talk.messages]
         kept = [{k: v for k, v in m.items() if v is not None and k not in NOT_RENDERED} for m in talk.messages]
+        if all(m.keys() == _USUAL and type(m["content"]) is type(m["role"]) is str for m in kept):
+            return cls(talk.id, kept, _plain_template_data(talk.tools), wanted)
         messages = _alias_reasoning_fields(_plain_template_data(kept))
         return cls(talk.id, messages, _plain_template_data(talk.tools), wanted)
 
@@ -75,6 +84,20 @@ class Template:
         self._variables = {"documents": None, **variables}
         self._plain = _compile_jinja_template(source)
         self._tracking = _tracking_twin(self._plain.environment, source)
+        self.sealable = "strftime_now" not in source and _sealable(self._plain.environment.parse(source))
+        self._globals = dict(self._tracking.globals)
+
+    def whole(self, talk: Talk) -> str:
+        """The text of a conversation by transformers' own compiled template.
+
+        Raises:
+            InputError: the template refuses the conversation.
+        """
+        try:
+            made: str = self._plain.render(messages=talk.messages, tools=talk.tools, **_NO_PROMPT, **self._variables)
+        except _refusals() as error:
+            raise _refused(talk, error) from error
+        return made
 
     def plain(self, talk: Talk, upto: int | None = None, *, prompt: bool = False, more: Sequence[Any] = ()) -> str:
         """The text of the first `upto` messages (and `more`), ready for an answer if `prompt`.
@@ -82,35 +105,86 @@ class Template:
         Raises:
             InputError: the template refuses the conversation.
         """
-        return str(self._render(self._plain, talk, [*talk.messages[:upto], *more], talk.tools, prompt))
+        return str.__str__(self._render(self._tracking, talk, [*talk.messages[:upto], *more], talk.tools, prompt))
 
     def tracked(self, talk: Talk, upto: int | None = None, *, prompt: bool = False) -> Tracked:
         """As `plain`, with runs; owners are `body(i)`, `role(i)`, or those of `loraplug_chat.tracked`."""
         messages = []
         for index, message in enumerate(talk.messages[:upto]):
+            if message.keys() == _USUAL and type(message["content"]) is str:
+                messages.append(_usual(message["role"], message["content"], index))
+                continue
             messages.append(track(message, body(index)))
             if isinstance(speaker := message.get("role"), str):
                 messages[-1]["role"] = Tracked(speaker, ((role(index), len(speaker)),))
             if isinstance(content := messages[-1].get("content"), TrackedList):
                 messages[-1]["content"] = Parts(content)
                 messages[-1]["content"]._owner = body(index)
-        made = self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
-        return made if isinstance(made, Tracked) else Tracked(made, ((TEMPLATE, len(made)),))
+        return self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
 
-    def _render(self, compiled: Any, talk: Talk, messages: list[Any], tools: Any, prompt: bool) -> str:
-        from jinja2.exceptions import TemplateError
+    def sealed(self, talk: Talk, messages: list[Any], *, prompt: bool) -> Tracked:
+        """As `tracked`, of messages with sealed contents.
 
+        Raises:
+            InspectedError: the template looks at a content.
+        """
+        return self._render(self._tracking, talk, messages, None, prompt)
+
+    def _render(self, compiled: Any, talk: Talk, messages: list[Any], tools: Any, prompt: bool) -> Tracked:
+        environment = compiled.environment
+        names = {**self._globals, **self._variables, "messages": messages, "tools": tools}
+        names["add_generation_prompt"] = prompt
+        context = environment.context_class(environment, names, compiled.name, compiled.blocks)
         try:
-            text: str = compiled.render(messages=messages, tools=tools, add_generation_prompt=prompt, **self._variables)
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise InputError(f"the chat template refuses it: {error}", where=talk.id) from error
-        return text
+            return concat(compiled.root_render_func(context))
+        except _refusals() as error:
+            raise _refused(talk, error) from error
+
+
+def is_usual(talk: Talk) -> bool:
+    """Whether all messages are role and text, and there are no tools."""
+    return not talk.tools and all(m.keys() == _USUAL and type(m["content"]) is str for m in talk.messages)
+
+
+def _usual(speaker: str, content: str, index: int) -> TrackedDict:
+    """`track` for a message of role and text alone, which most are."""
+    made = TrackedDict()
+    made["role"] = Tracked(speaker, ((role(index), len(speaker)),))
+    made["content"] = Tracked(content, ((body(index), len(content)),))
+    made._owner = body(index)
+    return made
+
+
+def _sealable(tree: Any) -> bool:
+    """Whether looking at a text always goes through its methods: `content in "..."` would not."""
+    from jinja2 import nodes
+
+    for compare in tree.find_all(nodes.Compare):
+        sides = [compare.expr, *(operand.expr for operand in compare.ops)]
+        for operand, left in zip(compare.ops, sides, strict=False):
+            listed = isinstance(operand.expr, nodes.List | nodes.Tuple)
+            if operand.op in ("in", "notin") and not (isinstance(left, nodes.Const) or listed):
+                return False
+    return not any(test.name == "in" for test in tree.find_all(nodes.Test))
+
+
+@cache
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a template raises where it cannot take a conversation."""
+    from jinja2.exceptions import TemplateError
+
+    return (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+
+
+def _refused(talk: Talk, error: Exception) -> InputError:
+    return InputError(f"the chat template refuses it: {error}", where=talk.id)
 
 
 def _tracking_twin(environment: Any, source: str) -> Any:
     """The template compiled for an environment like `environment` in which text keeps its origin."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
+    from jinja2.runtime import Macro
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Marks(Extension):
@@ -128,11 +202,18 @@ def _tracking_twin(environment: Any, source: str) -> Any:
         concat = staticmethod(concat)
         intercepted_binops = frozenset("%")
 
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            if isinstance(obj, dict) and attribute in obj and attribute not in _DICT_NAMES:
+                return obj[attribute]
+            return super().getattr(obj, attribute)
+
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             made = super().call_binop(context, operator, left, right)
             return derived(made, left, right) if type(made) is str else made
 
         def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+            if any(map(is_opaque, (*args, *kwargs.values()))) and not isinstance(function, Macro):
+                raise InspectedError
             self_ = getattr(function, "__self__", None)
             if isinstance(self_, str):
                 if function.__name__ == "join":

@@ -25,6 +25,7 @@ class Tokens:
     """A fast tokenizer and what was learnt about it."""
 
     tokenizer: Any
+    _backend: Any
     added: Added
     _words: Words | None
     _cut_at: frozenset[int]
@@ -40,9 +41,15 @@ class Tokens:
         """
         if not getattr(tokenizer, "is_fast", False):
             raise InputError("exact masks need a fast tokenizer", where="model", todo="use a tokenizer.json")
+        from tokenizers import Tokenizer
+
+        # a copy of our own: calls of the tokenizer leave truncation, padding and more behind in its backend
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        backend.no_truncation()
+        backend.no_padding()
         flags = tokenizer.added_tokens_decoder.items()
         cut = frozenset(n for n, t in flags if not (t.lstrip or t.normalized or t.single_word))
-        return cls(tokenizer, added, Words.of(tokenizer), cut, frozenset(n for n, t in flags if t.rstrip))
+        return cls(tokenizer, backend, added, Words.of(tokenizer), cut, frozenset(n for n, t in flags if t.rstrip))
 
     def encode(self, view: View, cuts: Sequence[int], ends: Sequence[int]) -> tuple[list[int], dict[int, int], bool]:
         """Ids of a text.
@@ -71,7 +78,9 @@ class Tokens:
                 next_wanted += 1
             if opening is not None:
                 ids.append(opening)
-            if at < end or inside:
+            if not inside and bare and not view.lookalikes:
+                ids += self._ids(view.text[at:end], opening, True, bare)
+            elif at < end or inside:
                 forced |= self._unit(view, at, end, opening, inside, hard, ids, index, bare=bare)
             if mark:
                 opening, at = mark.id, mark.end
@@ -101,6 +110,10 @@ class Tokens:
                 cut = None
                 while pending and pending[0] <= b:
                     place = pending[0]
+                    if place == b:
+                        index[place] = len(ids) + len(made)
+                        pending.pop(0)
+                        continue
                     head = view.text[a:place]
                     before = self._plain(head) if plain else self._ids(head, front, at_front, bare)
                     same = _shared(before, made)
@@ -136,7 +149,7 @@ class Tokens:
     def _encoded(self, text: str) -> list[int]:
         if (known := self._known.get(text)) is not None:
             return known
-        ids: list[int] = self.tokenizer.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         if len(text) < SHORT:
             if len(self._known) > REMEMBERED:
                 self._known.clear()
@@ -162,7 +175,7 @@ class Tokens:
         return ids
 
     def _without_added(self, text: str) -> list[int]:
-        backend = self.tokenizer.backend_tokenizer
+        backend = self._backend
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
         words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] if backend.pre_tokenizer else [text]
@@ -184,4 +197,6 @@ def _pieces(view: View, start: int, end: int) -> list[tuple[int, int, bool]]:
 
 
 def _shared(a: list[int], b: list[int]) -> int:
+    if b[: len(a)] == a:
+        return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
-from typing import Any, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 TEMPLATE = -1  # written by the template itself
 UNKNOWN = -2  # from a row, but not clear from where in it
@@ -24,6 +24,7 @@ class Tracked(str):
 
     __slots__ = ("runs",)
     runs: Runs
+    _opaque: ClassVar[bool] = False
 
     def __new__(cls, text: str, runs: Runs) -> Tracked:
         made = str.__new__(cls, text)
@@ -36,12 +37,14 @@ class Tracked(str):
     def __add__(self, other: str) -> Tracked:
         if not isinstance(other, str):
             return NotImplemented
-        return Tracked(str.__add__(self, other), self.runs + runs_of(other))
+        runs = other.runs if isinstance(other, Tracked) else ((TEMPLATE, len(other)),)
+        return Tracked(str.__add__(self, other), self.runs + runs)
 
     def __radd__(self, other: str) -> Tracked:
         if not isinstance(other, str):
             return NotImplemented
-        return Tracked(str.__add__(other, self), runs_of(other) + self.runs)
+        runs = other.runs if isinstance(other, Tracked) else ((TEMPLATE, len(other)),)
+        return Tracked(str.__add__(other, self), runs + self.runs)
 
     def __mul__(self, times: SupportsIndex) -> Tracked:
         return Tracked(str.__mul__(self, times), self.runs * max(int(times), 0))
@@ -173,6 +176,10 @@ for _name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
     setattr(Tracked, _name, _padded(_name))
 
 
+class InspectedError(Exception):
+    """A template looked into sealed text."""
+
+
 class TrackedDict(dict[Any, Any]):
     """A mapping whose texts belong to one owner; printing it gives tracked text."""
 
@@ -223,11 +230,6 @@ def track(value: Any, owner: int) -> Any:
     return value
 
 
-def runs_of(text: str) -> Runs:
-    """The runs of any string; plain ones are the template's."""
-    return text.runs if isinstance(text, Tracked) else ((TEMPLATE, len(text)),)
-
-
 def owners(value: Any) -> set[int]:
     """Whose text is in `value`, which may be nested; the template's own does not count."""
     if isinstance(value, Tracked):
@@ -249,6 +251,11 @@ def derived(made: str, *sources: Any) -> Any:
     return Tracked(made, ((found.pop() if len(found) == 1 else UNKNOWN, len(made)),))
 
 
+def is_opaque(value: Any) -> bool:
+    """Whether this is text that must not be looked at (`loraplug_chat.sealed`)."""
+    return isinstance(value, Tracked) and value._opaque
+
+
 def concat(parts: Iterable[Any]) -> Tracked:
     """Join texts; takes the place of `"".join` in a template's code."""
     parts = list(parts)
@@ -258,7 +265,8 @@ def concat(parts: Iterable[Any]) -> Tracked:
             runs.extend(part.runs)
         else:
             runs.append((TEMPLATE, len(part)))
-    return Tracked("".join(parts), tuple(runs))
+    kind = next((type(part) for part in parts if is_opaque(part)), Tracked)
+    return kind("".join(parts), tuple(runs))
 
 
 def joined(separator: str, parts: Iterable[Any]) -> Tracked:
@@ -274,6 +282,8 @@ def following(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if any(map(is_opaque, (*args, *kwargs.values()))):
+            raise InspectedError
         made = function(*args, **kwargs)
         return derived(made, args, kwargs) if type(made) is str else made
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from typing import Any
 
 from attrs import define, field
@@ -16,17 +17,18 @@ from attrs import define, field
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT2_DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 PLAIN = re.compile(r"[\t\n\r -~]*")
-REMEMBERED, SHORT = 400_000, 24
+REMEMBERED, TEXTS, SHORT = 400_000, 20_000, 400
 
 
 @define
 class Words:
-    """Looks words up, and short texts of several words; `_known` holds about `REMEMBERED` of them."""
+    """Looks up words, about `REMEMBERED` of them, and short texts, such as a system turn that comes again."""
 
     _pattern: re.Pattern[str]
     _model: Any
     _letters: dict[int, str]
     _known: dict[str, list[int]] = field(factory=dict)
+    _texts: dict[str, list[int]] = field(factory=dict)
 
     @classmethod
     def of(cls, tokenizer: Any) -> Words | None:
@@ -44,24 +46,26 @@ class Words:
 
     def ids(self, text: str) -> list[int] | None:
         """Token ids of text that holds no added token; None where it is not plain ASCII."""
-        known = self._known
-        if (found := known.get(text)) is not None:
+        known, texts = self._known, self._texts
+        if (found := texts.get(text)) is not None:
             return found
         if not PLAIN.fullmatch(text):
             return None
         words = self._pattern.findall(text)
         try:
-            return [number for word in words for number in known[word]]
+            ids = list(chain.from_iterable(map(known.__getitem__, words)))
         except KeyError:
             if len(known) > REMEMBERED:
                 known.clear()
             for word in words:
                 if word not in known:
                     known[word] = [token.id for token in self._model.tokenize(word.translate(self._letters))]
-            ids = [number for word in words for number in known[word]]
-            if len(text) < SHORT:
-                known[text] = ids
-            return ids
+            ids = list(chain.from_iterable(map(known.__getitem__, words)))
+        if len(text) < SHORT:
+            if len(texts) > TEXTS:
+                texts.clear()
+            texts[text] = ids
+        return ids
 
 
 def _pattern(config: dict[str, Any]) -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from loraplug import Component
-from loraplug.lock import as_table
 
 _settings = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 _recipe = click.argument("path", metavar="RECIPE", type=click.Path(path_type=Path))
@@ -45,6 +44,8 @@ def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> Non
 @click.pass_obj
 def show(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     """Print RECIPE with every default written out."""
+    from loraplug.lock import as_table
+
     table = as_table(app.read_recipe(path, settings), app.registry)
     if as_json:
         return click.echo(json.dumps(table, indent=2))

@@ -1,8 +1,11 @@
-"""Dataset sources for data that already is rows: JSON, JSON Lines, parquet, a saved data set, the hub."""
+"""Dataset sources for data that already is rows (JSON, JSON Lines, parquet, a saved data set, the hub); `data`."""
 
 from collections.abc import Sequence
 
+import click
+
 from loraplug import DatasetSource, hookimpl
+from loraplug_data.command import data
 from loraplug_data.sources import DiskSource, HubSource, JsonLinesSource, JsonSource, ParquetSource
 
 
@@ -10,3 +13,9 @@ from loraplug_data.sources import DiskSource, HubSource, JsonLinesSource, JsonSo
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """The five sources."""
     return [JsonSource, JsonLinesSource, ParquetSource, DiskSource, HubSource]
+
+
+@hookimpl
+def loraplug_commands() -> Sequence[click.Command]:
+    """`loraplug data`."""
+    return [data]

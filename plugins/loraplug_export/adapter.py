@@ -10,9 +10,6 @@ from typing import Annotated
 from attrs import frozen
 
 from loraplug import Doc, Exporter, Run, Trained
-from loraplug_export.card import loadable_base, write_card
-from loraplug_export.folders import copy_licences
-from loraplug_export.lora_files import CONFIG, open_adapter
 
 
 @frozen
@@ -28,6 +25,10 @@ class AdapterExporter(Exporter):
 
     def export(self, result: Trained, out: Path) -> Path:
         """Copy the adapter folder's files and what belongs beside them."""
+        from loraplug_export.card import loadable_base, write_card
+        from loraplug_export.folders import copy_licences
+        from loraplug_export.lora_files import CONFIG, open_adapter
+
         open_adapter(result.adapter)
         shutil.copytree(result.adapter, out)
         config = json.loads((out / CONFIG).read_text(encoding="utf-8"))

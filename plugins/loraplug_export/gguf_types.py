@@ -9,16 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, LoraplugError
+from loraplug_export.choices import TypeName
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from gguf import GGMLQuantizationType
 
-TypeName = Literal["f16", "bf16", "q8_0", "q4_k_m"]
 FILE_TYPES: dict[TypeName, str] = {
     "f16": "MOSTLY_F16",
     "bf16": "MOSTLY_BF16",

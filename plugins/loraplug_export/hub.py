@@ -11,7 +11,6 @@ from attrs import field, frozen, validators
 
 from loraplug import Doc, Exporter, InputError, LoraplugError, Run, Trained
 from loraplug_export.adapter import AdapterExporter
-from loraplug_export.card import loadable_base
 from loraplug_export.merged import MergedExporter
 
 
@@ -39,6 +38,8 @@ class HubExporter(Exporter):
             InputError: no token, no right to push, or a public repository of that name and `private` set.
             LoraplugError: the hub cannot be reached or refuses.
         """
+        from loraplug_export.card import loadable_base
+
         out.parent.mkdir(parents=True, exist_ok=True)
         if Path(loadable_base(result)).is_absolute() and self.what == "adapter":
             result.run.warn(

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import asdict, frozen
 
 from loraplug import Doc, Exporter, InputError, Run, Trained
-from loraplug_export.card import write_card
-from loraplug_export.folders import copy_licences, copy_tokenizer, write_config
-from loraplug_export.lora_files import open_adapter
-from loraplug_export.onto import FACTS, Onto, dequantized
-from loraplug_export.plan import NotPlannableError, Plan, make_plan
-from loraplug_export.rows import rows_for_proof
-from loraplug_export.tensors import open_checkpoint
+from loraplug_export.choices import OntoName
 
-OntoName = Literal["original", "dequantized"]
+if TYPE_CHECKING:
+    from loraplug_export.onto import Onto
+    from loraplug_export.plan import Plan
 
 
 @frozen
@@ -49,6 +45,13 @@ class MergedExporter(Exporter):
             InputError: base and adapter do not fit, or a file of theirs is missing or broken.
             LoraplugError: the merged weights are not finite, or do not answer like base + adapter.
         """
+        from loraplug_export.card import write_card
+        from loraplug_export.folders import copy_licences
+        from loraplug_export.lora_files import open_adapter
+        from loraplug_export.onto import FACTS, dequantized
+        from loraplug_export.plan import NotPlannableError, make_plan
+        from loraplug_export.tensors import open_checkpoint
+
         adapter, base = open_adapter(result.adapter), open_checkpoint(result.base)
         try:
             plan = make_plan(adapter, base)
@@ -60,11 +63,14 @@ class MergedExporter(Exporter):
         copy_licences(result.base, out)
         facts = {"base": result.base_id, "onto": self.onto, "proof": proof or None}
         (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        _lock_with_proof(result, facts, out)
         write_card(result, out, "merged", proof)
         return out
 
     def _stream(self, result: Trained, plan: Plan, onto: Mapping[str, Onto], out: Path) -> dict[str, Any]:
+        from loraplug_export.folders import write_config
         from loraplug_export.merge import merge
+        from loraplug_export.rows import rows_for_proof
         from loraplug_export.verify import verify
 
         _begin(result, out)
@@ -79,6 +85,7 @@ class MergedExporter(Exporter):
     def _with_peft(self, result: Trained, reason: str, out: Path) -> dict[str, Any]:
         from loraplug_export.peft_merge import merge_with_peft
         from loraplug_export.plan import empty_model
+        from loraplug_export.rows import rows_for_proof
 
         if self.onto == "dequantized":
             raise InputError(
@@ -93,7 +100,19 @@ class MergedExporter(Exporter):
         return merge_with_peft(result.adapter, result.base, out, rows, result.run)
 
 
+def _lock_with_proof(result: Trained, facts: Mapping[str, Any], out: Path) -> None:
+    """The run's lock, where there is one, with how the merge was made and what its proof measured as a last table."""
+    import tomli_w
+
+    if (lock := result.extras.get("recipe.lock.toml")) is not None:
+        merge = {key: value for key, value in facts.items() if value is not None}
+        text = lock.read_text(encoding="utf-8").rstrip() + "\n\n" + tomli_w.dumps({"lock": {"merge": merge}})
+        (out / lock.name).write_text(text, encoding="utf-8")
+
+
 def _begin(result: Trained, out: Path) -> None:
+    from loraplug_export.folders import copy_tokenizer
+
     out.mkdir(parents=True)
     copy_tokenizer([result.adapter, result.base], out)
 

@@ -11,11 +11,8 @@ from typing import Annotated, Any
 from attrs import frozen
 
 from loraplug import Doc, Exporter, InputError, Run, Trained
-from loraplug_export.card import write_card
-from loraplug_export.folders import LICENCES, has_tokenizer
+from loraplug_export.choices import OntoName, TypeName
 from loraplug_export.gguf_file import GgufExporter
-from loraplug_export.gguf_types import TypeName
-from loraplug_export.merged import OntoName
 
 _PARAMETERS = {
     "temperature": "temperature",
@@ -48,6 +45,9 @@ class OllamaExporter(Exporter):
         Raises:
             InputError: the chat template cannot be said in Ollama's words; or as in `GgufExporter`.
         """
+        from loraplug_export.card import write_card
+        from loraplug_export.folders import has_tokenizer
+
         folder = result.adapter if has_tokenizer(result.adapter) else result.base
         modelfile = self._modelfile(result, folder)
         out.mkdir(parents=True)
@@ -105,6 +105,8 @@ def _settings(base: Path) -> dict[str, Any]:
 
 
 def _licence(base: Path) -> str | None:
+    from loraplug_export.folders import LICENCES
+
     for pattern in LICENCES:
         for path in sorted(base.glob(pattern)):
             return path.read_text(encoding="utf-8", errors="replace")

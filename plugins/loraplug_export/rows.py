@@ -23,8 +23,7 @@ def rows_for_proof(result: Trained, tokenizer_folder: Path, vocabulary: int) -> 
         tokenizer_folder: a folder with the tokenizer; without one the rows are a count through the vocabulary.
         vocabulary: number of rows in the embedding.
     """
-    samples = getattr(result, "samples", ())
-    texts = [sample.prompt + sample.after for sample in samples] or list(_TEXTS)
+    texts = [sample.prompt + sample.after for sample in result.samples] or list(_TEXTS)
     if not has_tokenizer(tokenizer_folder):
         return [[number * 7919 % vocabulary for number in range(row, row + LENGTH)] for row in range(ROWS)]
     from transformers import AutoTokenizer

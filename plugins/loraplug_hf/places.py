@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from loraplug import InputError, LoraplugError, Run, fresh_place
 
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+_WANTED = [*_WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md", "LICENSE*", "NOTICE*"]
 _OFFLINE = "check the network, or give a local folder or .gguf file as model.id"
 
 
@@ -126,4 +127,13 @@ def dequantised(file: Path, run: Run) -> Path:
     with fresh_place(place) as fresh:
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
+        if licence := _licence(file):  # where cards are looked for
+            (fresh / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
     return place
+
+
+def _licence(file: Path) -> str | None:
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).fields.get("general.license")
+    return None if field is None else str(field.contents())

@@ -86,3 +86,20 @@ def peak_memory() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def resident_memory() -> float:
+    """The memory (bytes) this process holds now."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss)
+
+
+def total_memory() -> float:
+    """The memory (bytes) there is to train in: the GPU's, else what the machine has available now."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[1])
+    return float(psutil.virtual_memory().available)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError, Problem, Run, Sample, Trainer, TrainingResult, fresh_place
+from loraplug import Doc, Estimate, InputError, Problem, Run, Sample, Trainer, TrainingResult, fresh_place
 from loraplug_sft.lora import Lora
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ class Sft(Trainer):
         """Options that do not go together."""
         if isinstance(self.micro_batch, int) and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
             yield Problem("trainer.micro_batch", f"{self.micro_batch} does not divide batch_size {self.batch_size}")
+
+    def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
+        """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""
+        from loraplug_sft.forecast import forecast
+
+        epochs = self.epochs
+        if self.max_steps is not None:
+            epochs = self.max_steps * self.batch_size / len(lengths)
+        return forecast(model, self.lora, lengths, epochs, self.gradient_checkpointing)
 
     def train(
         self,
@@ -148,4 +157,5 @@ class Sft(Trainer):
             tokenizer.save_pretrained(out)
             quantization = getattr(trainer.model.config, "quantization_config", None)
             facts = {"quantization": quantization.to_dict() if quantization is not None else None}
+            facts["dtype"] = str(trainer.model.dtype).removeprefix("torch.")
             (out / "loraplug.json").write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")

@@ -13,43 +13,18 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen, validators
-
-from loraplug import Doc, InputError, LoraplugError, Run
-from loraplug_swe.places import Entry, decode, missing
+from loraplug import InputError, LoraplugError, Run
+from loraplug_swe.arrays import decode
+from loraplug_swe.options import BucketOptions
+from loraplug_swe.places import Entry, missing
 from loraplug_swe.rejects import Reject
 
 if TYPE_CHECKING:
     import httpx2
 
 _FAILURES_IN_A_ROW = 20  # so many tasks given up one after the other mean that the bucket is down
-
-
-@frozen
-class BucketOptions:
-    """How politely and how patiently a bucket is read."""
-
-    parallel: Annotated[int, Doc("requests under way at once")] = field(
-        default=8, validator=[validators.ge(1), validators.le(64)]
-    )
-    per_second: Annotated[float, Doc("requests started in a second, at most")] = field(
-        default=20.0, validator=validators.gt(0)
-    )
-    attempts: Annotated[int, Doc("attempts for one task, the first included")] = field(
-        default=6, validator=validators.ge(1)
-    )
-    backoff: Annotated[float, Doc("seconds before the second attempt; doubled for each further one")] = field(
-        default=0.5, validator=validators.ge(0)
-    )
-    max_wait: Annotated[float, Doc("seconds waited between attempts at most, also where Retry-After asks for more")] = (
-        field(default=120.0, validator=validators.ge(0))
-    )
-    timeout: Annotated[float, Doc("seconds for one whole response")] = field(default=30.0, validator=validators.gt(0))
-    max_bytes: Annotated[int, Doc("size of one task at most")] = field(
-        default=10_000_000, validator=validators.ge(1_000)
-    )
 
 
 class _TryAgain(Exception):  # noqa: N818 - goes no further than this module
@@ -226,7 +201,9 @@ class Bucket:
 def _wait(options: BucketOptions) -> Any:
     import tenacity
 
-    grow = tenacity.wait_exponential_jitter(initial=options.backoff, max=options.max_wait, jitter=options.backoff)
+    grow = tenacity.wait_exponential(multiplier=options.backoff, max=options.max_wait) + tenacity.wait_random(
+        0, options.backoff
+    )
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

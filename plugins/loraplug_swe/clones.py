@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -13,11 +14,12 @@ from pathlib import Path
 from attrs import field, frozen
 
 from loraplug import InputError, Run
-from loraplug_swe.git import GitLimits, Result, run_git, transport
+from loraplug_swe.git import Result, run_git
 from loraplug_swe.objects import Objects
+from loraplug_swe.options import GitLimits, transport
 from loraplug_swe.rejects import Reject
 
-_SWEEP = 32  # batches after which the objects of tried patches are thrown away
+_SWEEP = 8  # batches after which the objects of tried patches are thrown away
 
 
 def clone_address(template: str, repo: str) -> str:
@@ -148,10 +150,10 @@ class Workshop:
         Raises:
             Reject: `no-commit`.
         """
-        words = ""
-        if self.objects.info(commit) is None:
+        words, tree = "", f"{commit}^{{tree}}"
+        if self.objects.info(tree) is None:
             words = self.clone.fetch([commit]).words.strip()
-        if (head := self.objects.info(f"{commit}^{{tree}}")) is None:
+        if (head := self.objects.info(tree)) is None:
             raise Reject("no-commit", words or f"{commit} is no commit of this repository")
         return head[0]
 
@@ -163,21 +165,29 @@ class Workshop:
 
     def sweep(self) -> None:
         """Throw away the objects that trying patches has left, now and then."""
+        self.objects.forget()
         self._batches.append(None)
         if len(self._batches) >= _SWEEP:
             self._batches.clear()
-            for loose in (self.folder / "git" / "objects").glob("[0-9a-f][0-9a-f]/*"):
-                loose.unlink()
+            for thrown in (self.folder / "git" / "objects").glob("[0-9a-f][0-9a-f]/*"):
+                thrown.unlink()
 
     def close(self) -> None:
         """End git and remove the throw-away repository."""
         self._stack.close()
 
 
+def _scratch() -> str | None:
+    """Memory, where there is plenty: a tried patch costs a small file, which a busy disk takes 1 ms for."""
+    shared = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a private folder in it
+    roomy = "TMPDIR" not in os.environ and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 1 << 30
+    return str(shared) if roomy else None
+
+
 def open_workshop(clone: Clone) -> Workshop:
     """Set a throw-away repository up on top of `clone`."""
     stack, limits = ExitStack(), clone.limits
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loraplug-swe-")))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loraplug-swe-", dir=_scratch())))
     (folder / "tree").mkdir()
     sha256 = (clone.git_dir / "config").exists() and "sha256" in (clone.git_dir / "config").read_text(errors="replace")
     made = run_git(
@@ -194,8 +204,10 @@ def open_workshop(clone: Clone) -> Workshop:
         ["config", "core.abbrev"], git_dir=clone.git_dir, timeout=limits.timeout, max_output=64, cwd=folder
     )
     with (git_dir / "config").open("a") as config:
-        config.write(f"[core]\n\tabbrev = {abbrev.out.decode().strip() or 7}\n\tfsync = none\n\tcompression = 0\n")
-        config.write("\tsafecrlf = false\n\tautocrlf = false\n[gc]\n\tauto = 0\n")
+        config.write(f"[core]\n\tabbrev = {abbrev.out.decode().strip() or 7}\n")
+        config.write(
+            "\tfsync = none\n\tcompression = 0\n\tcreateObject = rename\n\tsafecrlf = false\n[gc]\n\tauto = 0\n"
+        )
     empty = run_git(["hash-object", "-t", "tree", "--stdin"], git_dir=git_dir, timeout=limits.timeout,
                     max_output=128, cwd=folder)  # fmt: skip
     objects = stack.enter_context(Objects(git_dir, limits.timeout))

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from attrs import field, frozen, validators
+from attrs import frozen
 
-from loraplug import Doc, InputError, LoraplugError
+from loraplug import LoraplugError
 
 _WORDS = 8_192  # bytes of git's error output that are kept
 
@@ -40,49 +39,12 @@ _SETTINGS = {
 
 
 @frozen
-class GitLimits:
-    """What git may take."""
-
-    timeout: Annotated[float, Doc("seconds for one git call on objects already here")] = field(
-        default=120.0, validator=validators.gt(0)
-    )
-    clone_timeout: Annotated[float, Doc("seconds for one clone or fetch")] = field(
-        default=3600.0, validator=validators.gt(0)
-    )
-    max_file_bytes: Annotated[int, Doc("tasks whose patch touches a larger file make no row")] = field(
-        default=2_000_000, validator=validators.ge(1)
-    )
-    max_output_bytes: Annotated[int, Doc("bytes one git call may write")] = field(
-        default=256_000_000, validator=validators.ge(1)
-    )
-
-
-@frozen
 class Result:
     """What a git call left: exit code, standard output, and its error output as text."""
 
     code: int
     out: bytes
     words: str
-
-
-def transport(url: str) -> str:
-    """The protocol git will use for a clone address; a path is `file`.
-
-    Raises:
-        InputError: none of https, http, ssh, git, file, or an address that git would take for an option.
-    """
-    if match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url):
-        scheme = match[1].lower()
-    elif re.match(r"[A-Za-z0-9+.-]+::", url) or url.startswith("-"):
-        scheme = url
-    else:
-        scheme = "ssh" if re.match(r"[\w.-]+@[\w.-]+:", url) else "file"
-    if scheme not in ("https", "http", "ssh", "git", "file"):
-        raise InputError(
-            f"git may not clone from {url!r}", where="clone_url", todo="use https://, ssh:// or a local path"
-        )
-    return scheme
 
 
 def environment(allowed: str = "") -> dict[str, str]:

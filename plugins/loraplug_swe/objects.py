@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from contextlib import AbstractContextManager, ExitStack
 from functools import lru_cache
@@ -14,6 +15,7 @@ from loraplug_swe.git import environment, killing, start
 from loraplug_swe.rejects import Reject
 
 TREE = "40000"
+_ODD = re.compile(rb'[^ -~]|["\\]')  # bytes that git quotes a path for
 
 
 @frozen
@@ -35,7 +37,10 @@ class Objects:
     def __init__(self, git_dir: Path, timeout: float) -> None:
         self._git_dir, self._timeout = git_dir, timeout
         self._stack = ExitStack()
+        self._known: dict[str, tuple[str, str, int]] = {}
+        self.beneath = lru_cache(maxsize=4_096)(self._beneath)
         self.entries = lru_cache(maxsize=16_384)(self._entries)
+        self._summary = lru_cache(maxsize=65_536)(self._count)
         self._below = lru_cache(maxsize=4_096)(self._paths_below)
 
     def __enter__(self) -> Objects:
@@ -54,8 +59,16 @@ class Objects:
 
     def info(self, name: str) -> tuple[str, str, int] | None:
         """Object name, type and size in bytes of `name`; None where there is no such object here."""
-        self._ask("info", name)
-        return self._head()
+        if (found := self._known.get(name)) is None:
+            self._ask("info", name)
+            found = self._head()
+            if found is not None:
+                self._known[name] = found
+        return found
+
+    def forget(self) -> None:
+        """Drop what `info` remembers, so that memory does not grow with the number of tasks."""
+        self._known.clear()
 
     def read(self, oid: str) -> bytes:
         """The bytes of an object.
@@ -91,6 +104,21 @@ class Objects:
     def paths(self, tree: str) -> list[bytes]:
         """Every path below `tree` that is no folder, in git's order."""
         return [path for part in self._parts(tree) for path in part]
+
+    def summary(self, tree: str) -> tuple[int, bool]:
+        """How many files there are below `tree`, and whether git shows all their names without quotes."""
+        return self._summary(tree)
+
+    def _beneath(self, tree: str, name: bytes) -> list[str]:
+        """The entries of a folder `name` with plain names, as paths."""
+        return [f"{name.decode()}/{entry.decode()}" for entry in self.entries(tree)]
+
+    def _count(self, tree: str) -> tuple[int, bool]:
+        files, plain = 0, True
+        for name, node in self.entries(tree).items():
+            more, clean = self._summary(node.oid) if node.mode == TREE else (1, True)
+            files, plain = files + more, plain and clean and not _ODD.search(name)
+        return files, plain
 
     def _parts(self, tree: str) -> list[tuple[bytes, ...]]:
         return [

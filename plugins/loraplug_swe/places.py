@@ -6,8 +6,6 @@ Every place can count itself cheaply and hands out its entries one at a time, in
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +14,10 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from loraplug import InputError
+from loraplug_swe.arrays import decode, json_entries
 from loraplug_swe.rejects import Reject
 
 _TASK_FILE = re.compile(r"task_(\d{1,18})\.json")
-_CHUNK = 1 << 20
 
 
 @frozen
@@ -143,7 +141,7 @@ def open_place(tasks: str, *, split: str, revision: str | None) -> Place:
             "no such file or folder", where=path, todo="give a folder of task_<n>.json, a file, hub:owner/name or a URL"
         )
     kinds: dict[str, tuple[Callable[[Path], Iterator[tuple[str, Any]]], Callable[[Path], int]]] = {
-        ".json": (_json_entries, lambda path: sum(1 for _ in _json_entries(path))),
+        ".json": (json_entries, lambda path: sum(1 for _ in json_entries(path))),
         ".jsonl": (_jsonl_entries, _count_lines),
         ".parquet": (_parquet_entries, lambda path: int(_parquet(path).metadata.num_rows)),
     }
@@ -151,18 +149,6 @@ def open_place(tasks: str, *, split: str, revision: str | None) -> Place:
         raise InputError(f"tasks are not read from {path.suffix or 'a file without suffix'}", where=path,
                          todo=f"known: {', '.join(kinds)}")  # fmt: skip
     return File(path, *kinds[path.suffix.lower()])
-
-
-def decode(raw: bytes) -> Any:
-    """JSON, with or without a byte-order mark.
-
-    Raises:
-        Reject: `bad-json`.
-    """
-    try:
-        return json.loads(raw.removeprefix(codecs.BOM_UTF8).decode())
-    except (ValueError, RecursionError) as error:
-        raise Reject("bad-json", str(error)) from None
 
 
 def _rising(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -189,66 +175,6 @@ def _jsonl_entries(path: Path) -> Iterator[tuple[str, Any]]:
                 yield where, decode(line)
             except Reject as fault:
                 yield where, fault
-
-
-def _json_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Elements of a JSON array, or the one table the file holds, decoded one at a time out of a window of text."""
-    decoder, reader = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8-sig")()
-    with path.open("rb") as file:
-        text, at, ended, index = "", 0, False, -1
-        while True:
-            text, at = text[at:].lstrip(), 0
-            window = max(_CHUNK, len(text))  # doubling keeps one huge element linear
-            while not ended and len(text) < window:
-                raw = file.read(_CHUNK)
-                ended = not raw
-                try:
-                    text += reader.decode(raw, final=ended)
-                except UnicodeDecodeError as error:
-                    raise InputError(f"not UTF-8: {error}", where=path, todo="save the file as UTF-8") from None
-            if index < 0:
-                text, index = text.lstrip(), 0
-                if text[:1] == "{":
-                    yield f"{path.name}, entry 0", _whole(path)
-                    return
-                if text[:1] != "[":
-                    raise InputError(
-                        "not a JSON array of tasks", where=path, todo="one array, or one task a line in a .jsonl file"
-                    )
-                at = 1
-            while True:
-                at = _skip_space(text, at)
-                if text.startswith("]", at):
-                    if (text[at + 1 :].encode() + file.read()).strip():
-                        raise InputError("text follows the closing bracket", where=path, todo="mend the file")
-                    return
-                if index and at < len(text) and text[at] != ",":
-                    raise InputError(f"no comma behind entry {index - 1}", where=path, todo="mend the file")
-                try:
-                    value, end = decoder.raw_decode(text, _skip_space(text, at + 1) if index else at)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    if ended:
-                        raise InputError(
-                            f"not JSON behind entry {index - 1}: {error}", where=path, todo="mend the file"
-                        ) from None
-                    break
-                if end == len(text) and not ended:
-                    break  # a number might go on
-                yield f"{path.name}, entry {index}", value
-                at, index = end, index + 1
-
-
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _whole(path: Path) -> Any:
-    try:
-        return decode(path.read_bytes())
-    except Reject as fault:
-        return fault
 
 
 def _parquet(path: Path) -> Any:

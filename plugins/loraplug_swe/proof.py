@@ -10,7 +10,7 @@ resulting files are always git's own, and a process costs its start once for a b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from attrs import field, frozen
@@ -21,9 +21,12 @@ from loraplug_swe.objects import TREE, Node
 from loraplug_swe.patches import Section, check_path, parse_patch
 from loraplug_swe.rejects import Reject
 from loraplug_swe.tasks import Answered
+from loraplug_swe.trees import TreePack
 
 _WHITESPACE = re.compile(r"^\+(?:.*[ \t\r]|[ \t]* \t.*|(?=\n(?![ +\\-])))$", re.MULTILINE)  # git is likely to warn
 _STAGES = {"gold": ("does-not-apply",), "unbug": ("gold-does-not-apply", "bug-does-not-apply", "does-not-apply")}
+
+_State = dict[str, Mapping[str, Node]]  # folder to its files
 
 
 @frozen
@@ -35,7 +38,7 @@ class Proof:
         diff: the change as `git diff --cached` shows it.
         sections: the answer, read.
         base: the tree of base_commit.
-        before: a tree with those files only that the task's patches touch, as the conversation shows them.
+        before: those files that the task's patches touch, as the conversation shows them.
         added, removed: paths that the shown tree has more or less than `base`.
     """
 
@@ -43,7 +46,7 @@ class Proof:
     diff: str
     sections: list[Section]
     base: str
-    before: str
+    before: Mapping[str, Node]
     added: frozenset[bytes] = frozenset()
     removed: frozenset[bytes] = frozenset()
 
@@ -171,26 +174,38 @@ def _prove_batch(batch: _Batch) -> dict[int, Proof]:
     rules = {path: node for job in jobs for path, node in job.files.items() if path.endswith(".gitattributes")}
     lines += [f"{node.mode} {node.oid}\t{path}\0" for path, node in rules.items()]  # for diffs between the folders
     _must(shop, ["update-index", "-z", "--index-info"], "".join(lines).encode())
-    states = [_trees(batch)]
+    states: list[_State] = [{job.folder: job.files for job in jobs}]
     for stage, reason in enumerate(_STAGES[jobs[0].kind]):
         batch.words.clear()
-        _apply(batch, [job for job in batch.alive() if job.patches[stage]], stage, reason)
-        states.append(_trees(batch))
-    with shop.objects.limited():
-        _check_results(batch, states)
-        return _diffs(batch, states) if batch.alive() else {}
+        todo = [job for job in batch.alive() if job.patches[stage]]
+        _apply(batch, todo, stage, reason)
+        states.append(_state(shop) if todo else states[-1])
+    _check_results(batch, states)
+    return _diffs(batch, states) if batch.alive() else {}
 
 
-def _check_results(batch: _Batch, states: list[dict[str, str]]) -> None:
+def _state(shop: Workshop) -> _State:
+    """The files in every folder of the index."""
+    state: dict[str, dict[str, Node]] = {}
+    for entry in _must(shop, ["ls-files", "-s", "-z"]).decode().split("\0"):
+        if entry.startswith("1"):  # a mode; the list ends with an empty entry
+            head, place = entry.split("\t", 1)
+            folder, _, path = place.partition("/")
+            mode, oid, _ = head.split(" ")
+            state.setdefault(folder, {})[path] = Node(mode, oid)
+    return dict(state)
+
+
+def _check_results(batch: _Batch, states: list[_State]) -> None:
     for job in batch.alive():
-        before, after = (_subtree(batch, states[at], job) for at in (-2, -1))
+        before, after = (states[at].get(job.folder, {}) for at in (-2, -1))
         if before == after:
             batch.faults[job.at] = Reject("changes-nothing", "the patch applies but leaves the tree as it was")
-        elif job.kind == "unbug" and after != _subtree(batch, states[1], job):
+        elif job.kind == "unbug" and after != states[1].get(job.folder, {}):
             batch.faults[job.at] = Reject(
                 "not-the-inverse", "taking the bug back does not give the tree before the bug"
             )
-        elif any(batch.shop.objects.find(after, path)[0] != node for path, node in job.guards.items()):
+        elif any(after.get(path) != node for path, node in job.guards.items()):
             batch.faults[job.at] = Reject("path-conflict", "the patch puts a folder where a file is")
 
 
@@ -245,30 +260,20 @@ def _lead(sections: list[Section], folder: str) -> str | None:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _trees(batch: _Batch) -> dict[str, str]:
-    """The tree of every folder in the index."""
-    root = _must(batch.shop, ["write-tree", "--missing-ok"]).decode().strip()
-    listed = _must(batch.shop, ["ls-tree", "-z", root]).decode()
-    entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
-    return {name: head.split(" ")[2] for head, name in entries}
-
-
-def _subtree(batch: _Batch, state: dict[str, str], job: _Job) -> str:
-    return state.get(job.folder, batch.shop.empty_tree)
-
-
-def _diffs(batch: _Batch, states: list[dict[str, str]]) -> dict[int, Proof]:
+def _diffs(batch: _Batch, states: list[_State]) -> dict[int, Proof]:
     shop, jobs = batch.shop, batch.alive()
-    pairs = [f"{_subtree(batch, states[-2], job)} {_subtree(batch, states[-1], job)}\n" for job in jobs]
-    out = _must(shop, ["diff-tree", "--stdin", "-r", "-p", "-M", "--no-ext-diff", "--no-textconv"],
-                "".join(pairs).encode())  # fmt: skip
+    trees = TreePack(len(shop.empty_tree))
+    pairs = [tuple(trees.add(states[at].get(job.folder, {})) for at in (-2, -1)) for job in jobs]
+    _must(shop, ["index-pack", "--stdin"], trees.pack())
+    heads = [f"{before} {after}\n".encode() for before, after in pairs]
+    out = _must(shop, ["diff-tree", "--stdin", "-r", "-p", "-M", "--no-ext-diff", "--no-textconv"], b"".join(heads))
     proofs: dict[int, Proof] = {}
     at = 0
-    for job, pair, following in zip(jobs, pairs, [*pairs[1:], ""], strict=False):
-        if not out.startswith(pair.encode(), at):
+    for job, head, following in zip(jobs, heads, [*heads[1:], b""], strict=True):
+        if not out.startswith(head, at):
             raise LoraplugError("git diff-tree answered out of order", where=shop.clone.git_dir)
-        at += len(pair)
-        until = out.index(b"\n" + following.encode(), at) + 1 if following else len(out)
+        at += len(head)
+        until = out.index(b"\n" + following, at) + 1 if following else len(out)
         try:
             diff = out[at:until].decode()
         except UnicodeDecodeError:
@@ -279,18 +284,12 @@ def _diffs(batch: _Batch, states: list[dict[str, str]]) -> dict[int, Proof]:
     return proofs
 
 
-def _proof(batch: _Batch, job: _Job, states: list[dict[str, str]], diff: str) -> Proof:
-    first, before = (_subtree(batch, states[at], job) for at in (0, -2))
-    had, has = (set(batch.shop.objects.paths(tree)) if first != before else set() for tree in (first, before))
-    return Proof(
-        batch.words.get(job.at, ""),
-        diff,
-        job.sections[-1],
-        job.base,
-        before,
-        frozenset(has - had),
-        frozenset(had - has),
+def _proof(batch: _Batch, job: _Job, states: list[_State], diff: str) -> Proof:
+    first, before = (states[at].get(job.folder, {}) for at in (0, -2))
+    added, removed = (
+        frozenset(path.encode() for path in one) for one in (before.keys() - first, first.keys() - before)
     )
+    return Proof(batch.words.get(job.at, ""), diff, job.sections[-1], job.base, before, added, removed)
 
 
 def _must(shop: Workshop, arguments: list[str], stdin: bytes = b"") -> bytes:

@@ -2,63 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from attrs import field, frozen
 
 from loraplug import InputError
+from loraplug_swe.options import Answer, parse_ids, parse_shard
 from loraplug_swe.places import Entry, Place
-from loraplug_swe.rejects import Reject
-from loraplug_swe.tasks import Answer, Answered, Task, answer_task, read_task
-
-_SPAN = re.compile(r"\s*(\d{1,11})\s*(?:-\s*(\d{1,11})\s*)?")
-_MOST_IDS = 10_000_000
-
-
-def parse_ids(text: str) -> list[int]:
-    """`"0-99,205"` as numbers, in the order written, each once.
-
-    Raises:
-        ValueError: not of this form, telling what is.
-    """
-    numbers: dict[int, None] = {}
-    for part in text.split(","):
-        match = _SPAN.fullmatch(part)
-        if not match:
-            raise ValueError(f'{part.strip()!r} is not a number or a span; write for example "0-99,205"')
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"{part.strip()!r} runs backwards")
-        if last - first + len(numbers) >= _MOST_IDS:
-            raise ValueError(f"more than {_MOST_IDS:,} ids; take them in shards of spans")
-        numbers.update(dict.fromkeys(range(first, last + 1)))
-    return list(numbers)
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`"2/5"` as (2, 5), the second of five.
-
-    Raises:
-        ValueError: not of this form.
-    """
-    match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f'{text!r} is not i/n with 1 <= i <= n, such as "2/5"')
-    return int(match[1]), int(match[2])
-
-
-def valid_ids(_: object, __: Any, value: str | None) -> None:
-    """attrs validator for `ids`."""
-    if value is not None:
-        parse_ids(value)
-
-
-def valid_shard(_: object, __: Any, value: str | None) -> None:
-    """attrs validator for `shard`."""
-    if value is not None:
-        parse_shard(value)
+from loraplug_swe.rejects import Reject, Rejects
+from loraplug_swe.tasks import Answered, Task, answer_task, read_task
 
 
 @frozen
@@ -137,3 +89,15 @@ def no_rows(what: str, where: object) -> InputError:
         where=where,
         todo="look at ids, repos and answer, and into the rejects file for the reason of each task",
     )
+
+
+def refuse(rejects: Rejects, chosen: Chosen) -> None:
+    """Send a fault of the selection to the rejects."""
+    if chosen.fault is not None:
+        task = chosen.task
+        rejects.add(
+            chosen.fault,
+            instance_id=task.instance_id if task else None,
+            task_id=task.task_id if task else str(chosen.entry.number),
+            where=chosen.entry.where,
+        )

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import field, frozen, validators
 
 from loraplug import DatasetSource, Doc, InputError, Run
-from loraplug_swe.bucket import Bucket, BucketOptions
-from loraplug_swe.places import Place, open_place
-from loraplug_swe.rejects import Rejects, open_rejects
-from loraplug_swe.selection import Chosen, Selection, no_rows, valid_ids, valid_shard
-from loraplug_swe.tasks import Answer
+from loraplug_swe.options import Answer, BucketOptions, valid_ids, valid_shard
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from loraplug_swe.places import Place
+    from loraplug_swe.rejects import Rejects
+    from loraplug_swe.selection import Chosen
 
 PUBLIC_BUCKET = "https://pub-4b43a94ed07d4ac38fae3f4cb5070d6c.r2.dev/bugs"
 
@@ -69,6 +69,9 @@ class TaskSource(DatasetSource):
         Raises:
             InputError: the tasks cannot be read, or none makes a row.
         """
+        from loraplug_swe.rejects import open_rejects
+        from loraplug_swe.selection import Selection, no_rows
+
         path = self.rejects or run.folder / "rejects.jsonl"
         selection = Selection(self._place(run), self.answer, self.ids, self.limit, self.repos, self.shard)
         kept = 0
@@ -94,21 +97,13 @@ class TaskSource(DatasetSource):
                     where="ids",
                     todo='give ids = "0-99", or name a folder or file in tasks',
                 )
+            from loraplug_swe.bucket import Bucket
+
             return Bucket(self.tasks, run, self.bucket)
+        from loraplug_swe.places import open_place
+
         return open_place(self.tasks, split=self.split, revision=self.revision)
 
     def rows_of(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
         """A row for every task chosen, or None where it went to the rejects."""
         raise NotImplementedError  # every source has its own
-
-
-def refuse(rejects: Rejects, chosen: Chosen) -> None:
-    """Send a fault of the selection to the rejects."""
-    if chosen.fault is not None:
-        task = chosen.task
-        rejects.add(
-            chosen.fault,
-            instance_id=task.instance_id if task else None,
-            task_id=task.task_id if task else str(chosen.entry.number),
-            where=chosen.entry.where,
-        )

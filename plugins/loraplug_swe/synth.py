@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import frozen
 
 from loraplug import Run
-from loraplug_swe.rejects import Rejects
-from loraplug_swe.selection import Chosen
-from loraplug_swe.sources import TaskSource, refuse
+from loraplug_swe.sources import TaskSource
+
+if TYPE_CHECKING:
+    from loraplug_swe.rejects import Rejects
+    from loraplug_swe.selection import Chosen
 
 
 @frozen
@@ -26,6 +28,8 @@ class SweSynthSource(TaskSource):
         run: Run,  # noqa: ARG002 - nothing but the task is needed
     ) -> Iterator[dict[str, Any] | None]:
         """See `TaskSource.rows_of`."""
+        from loraplug_swe.selection import refuse
+
         for one in chosen:
             if one.answered is None:
                 refuse(rejects, one)

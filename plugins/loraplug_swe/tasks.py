@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from loraplug_swe.patches import reverse_patch
+from loraplug_swe.options import Answer
 from loraplug_swe.rejects import Reject
-
-Answer = Literal["auto", "gold", "unbug"]
+from loraplug_swe.reverse import reverse_patch
 
 _COMMIT = re.compile(r"[0-9a-fA-F]{40}(?:[0-9a-fA-F]{24})?")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+")

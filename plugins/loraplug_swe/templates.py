@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from attrs import frozen
 
 from loraplug import InputError
-
-Turns = Literal["single", "agent"]
+from loraplug_swe.options import Turns
 
 _TASK = re.compile(r"\{\{\s*task\s*\}\}")
 _PLACEHOLDER = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)

@@ -9,12 +9,13 @@ from itertools import groupby
 
 from attrs import frozen
 
-from loraplug_swe.objects import Objects
+from loraplug_swe.objects import TREE, Objects
 from loraplug_swe.patches import GITLINK, Hunk, Section, parse_patch, quote_path
 from loraplug_swe.proof import Proof
 from loraplug_swe.rejects import Reject
 
 _LINK = "120000"
+_FOLDERS = "the upper folders of the repository"
 _ODD = re.compile(rb'[^\n -~]|["\\]')
 
 
@@ -37,6 +38,8 @@ class Look:
 
 def look_at_tree(objects: Objects, proof: Proof, most: int) -> Look:
     """`git ls-files`, or only its upper folders where that has more than `most` lines."""
+    if not proof.added and not proof.removed and (look := _look_at_plain_tree(objects, proof.base, most)):
+        return look
     paths = objects.paths(proof.base)
     if proof.added or proof.removed:
         paths = sorted((set(paths) | proof.added) - proof.removed)
@@ -47,11 +50,23 @@ def look_at_tree(objects: Objects, proof: Proof, most: int) -> Look:
         upper = [name for name, _ in groupby("/".join(path.split("/")[:depth]) for path in shown)]
         fields = "1" if depth == 1 else f"1-{depth}"
         if len(upper) <= most:
-            return Look(
-                f"git ls-files | cut -d/ -f{fields} | uniq", _lines(upper), "the upper folders of the repository"
-            )
+            return Look(f"git ls-files | cut -d/ -f{fields} | uniq", _lines(upper), _FOLDERS)
     return Look(f"git ls-files | cut -d/ -f1 | uniq | head -n {most}", _lines(upper[:most]),
                 "the beginning of the repository's top folder")  # fmt: skip
+
+
+def _look_at_plain_tree(objects: Objects, tree: str, most: int) -> Look | None:
+    """The same for a large tree without odd names, from its upper folders alone."""
+    files, plain = objects.summary(tree)
+    if not plain or files <= most:
+        return None
+    upper = [name.decode() for name in objects.entries(tree)]
+    two = [path for name, node in objects.entries(tree).items()
+           for path in (objects.beneath(node.oid, name) if node.mode == TREE else [name.decode()])]  # fmt: skip
+    for fields, names in (("1-2", two), ("1", upper)):
+        if len(names) <= most:
+            return Look(f"git ls-files | cut -d/ -f{fields} | uniq", _lines(names), _FOLDERS)
+    return None
 
 
 def look_at_files(objects: Objects, proof: Proof, most: int) -> list[Look]:
@@ -95,8 +110,7 @@ def show_path(path: bytes) -> str:
 
 
 def _look_at(objects: Objects, proof: Proof, section: Section, path: str, most: int) -> list[Look]:
-    node, _ = objects.find(proof.before, path)
-    if node is None:
+    if (node := proof.before.get(path)) is None:
         return []
     name = shlex.quote(path)
     dashes = "-- " if path.startswith("-") else ""

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from chat_help import tokenizer_for
 
-from loraplug import Run
-from loraplug.context import SilentReporter
+from loraplug import Reporter, Run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with its own cache, whose reporter keeps what it is told."""
-    return Run("test", outputs=tmp_path / "outputs", cache=tmp_path / "cache", reporter=SilentReporter())
+    return Run("test", outputs=tmp_path / "outputs", cache=tmp_path / "cache", reporter=Reporter())
 
 
 @pytest.fixture(scope="session")

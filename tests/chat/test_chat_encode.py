@@ -12,13 +12,13 @@ from chat_help import CHATML, SHARED, answer, inference, said, system, tokenizer
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from loraplug_chat import gate, store
+
+from loraplug import Conversation, InputError, LoraplugError, Run
+from loraplug_chat import gate, store, workers
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_chat.mask import Masker
 from loraplug_chat.packing import best_fit
 from loraplug_chat.text import Text
-
-from loraplug import Conversation, InputError, LoraplugError, Run
 
 
 def rows_of(*conversations: list[dict[str, Any]], **columns: list[Any]) -> Dataset:
@@ -301,3 +301,22 @@ def test_a_file_cut_short_is_not_used(chatml: Any, run: Run, tmp_path: Path) -> 
         report.unlink()
     assert len(ChatTemplate().encode(rows, chatml, run)) == 1
     assert len(list(place.glob("*.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True])
+def test_several_processes_give_what_one_gives(
+    chatml: Any, run: Run, monkeypatch: pytest.MonkeyPatch, packing: bool
+) -> None:
+    """The same ids, labels and row names in the same order, the same counts and reasons; nothing left behind."""
+    talks = [[user(f"question {n}"), answer(f"answer {n}")] if n % 50 else [user("alone")] for n in range(9_001)]
+    rows = rows_of(*talks)
+    formatter = ChatTemplate(packing=packing, max_length=200)
+    alone = formatter.encode(rows, chatml, run)
+    monkeypatch.setattr(workers, "count", lambda rows: 2)
+    other = attrs.evolve(run, cache=run.cache / "other")
+    together = formatter.encode(rows, chatml, other)
+    assert together[:] == alone[:]
+    assert json.loads(together.info.description) == json.loads(alone.info.description)
+    assert json.loads(alone.info.description)["lost"]
+    assert len(list((other.cache / "encoded").iterdir())) == 2

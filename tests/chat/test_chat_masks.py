@@ -24,9 +24,9 @@ from chat_help import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loraplug_chat.mask import Masker
 
 from loraplug import Conversation, InputError
+from loraplug_chat.mask import Masker
 
 hostile = st.lists(
     st.sampled_from(
@@ -242,6 +242,15 @@ def test_other_added_tokens_stay_words() -> None:
     tokenizer.add_tokens(["<tool_call>"])
     conversation = row(user("a"), answer("<tool_call>x"))
     assert Masker.of(tokenizer).encode(conversation).ids == inference(tokenizer, conversation)
+
+
+def test_what_calls_left_in_the_tokenizer_does_not_matter() -> None:
+    """Truncation, padding and split special tokens stay behind in the backend after a call."""
+    conversation = row(user("é" * 40), answer("naïve <|im_end|> " * 9))
+    expected = Masker.of(tokenizer_for()).encode(conversation)
+    used = tokenizer_for()
+    used("a", truncation=True, max_length=4, padding="max_length", split_special_tokens=True)
+    assert Masker.of(used).encode(conversation) == expected
 
 
 def test_no_template_no_fast_tokenizer() -> None:

@@ -11,9 +11,9 @@ from chat_help import TALKS, inference, pairs, parts, said, talk, templates, tok
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
-from loraplug_chat.mask import Masker
 
 from loraplug import Conversation, InputError
+from loraplug_chat.mask import Masker
 
 MARK = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 PARTS_ONLY = {"idefics3", "llava_next", "smolvlm"}

@@ -8,6 +8,7 @@ import pytest
 from chat_help import KINDS, tokenizer_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from loraplug_chat.marks import _any_of
 from loraplug_chat.tracked import Tracked, concat, joined
 from loraplug_chat.words import Words

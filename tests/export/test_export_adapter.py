@@ -6,10 +6,10 @@ import json
 
 import pytest
 from huggingface_hub import ModelCard
-from loraplug_export.adapter import AdapterExporter
-from loraplug_export.merged import MergedExporter
 
 from loraplug import Run
+from loraplug_export.adapter import AdapterExporter
+from loraplug_export.merged import MergedExporter
 
 LOCK = """run_name = "tiny"
 [dataset]

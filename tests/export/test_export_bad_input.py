@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from loraplug_export.adapter import AdapterExporter
-from loraplug_export.merged import MergedExporter
 
 from loraplug import InputError, LoraplugError
+from loraplug_export.adapter import AdapterExporter
+from loraplug_export.merged import MergedExporter
 
 
 @pytest.fixture

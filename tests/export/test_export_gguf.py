@@ -8,10 +8,11 @@ from pathlib import Path
 
 import export_tokenizers as small
 import pytest
-from loraplug_export.gguf_file import GgufExporter, write_gguf
-from loraplug_export.merged import MergedExporter
 
 from loraplug import InputError, LoraplugError, Run, Trained
+from loraplug_export.gguf_file import GgufExporter
+from loraplug_export.gguf_write import write_gguf
+from loraplug_export.merged import MergedExporter
 
 HARD = [
     "Hello, world! It's 2024-11-22, 1234567 and 3.14.",

@@ -8,10 +8,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from loraplug_export.adapter import AdapterExporter
-from loraplug_export.hub import HubExporter
 
 from loraplug import InputError, LoraplugError
+from loraplug_export.adapter import AdapterExporter
+from loraplug_export.hub import HubExporter
 
 TOKEN = "hf_" + "x" * 34
 

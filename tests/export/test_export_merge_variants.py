@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from loraplug_export.merged import MergedExporter
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

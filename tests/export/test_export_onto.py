@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from loraplug_export.merged import MergedExporter
 
 from loraplug import InputError
+from loraplug_export.merged import MergedExporter
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

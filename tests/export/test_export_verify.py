@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+
+from loraplug import LoraplugError
 from loraplug_export.lora_files import open_adapter
 from loraplug_export.merged import MergedExporter
 from loraplug_export.plan import make_plan
 from loraplug_export.tensors import open_checkpoint
 from loraplug_export.verify import verify
-
-from loraplug import LoraplugError
 
 ROWS = [list(range(3, 60)), list(range(60, 119))]
 
@@ -85,8 +85,9 @@ def test_changed_copy_is_found(merged):
 
 def test_export_proves_before_it_ends(make_base, make_adapter, trained, tmp_path, monkeypatch):
     """A merge that goes wrong makes no folder that counts: the exporter raises."""
-    from loraplug_export import edits
     from peft import LoraConfig
+
+    from loraplug_export import edits
 
     base = make_base()
     adapter = make_adapter(base, LoraConfig(r=4, target_modules=["q_proj"]))

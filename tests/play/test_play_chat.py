@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from command import Cli
 
 
 def changed(folder: Path, to: Path, **files: bytes | None) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+from loraplug import InputError, Run, load_registry, open_model
 from loraplug_play.generate import Sampling
 from loraplug_play.loading import load
 from loraplug_play.voice import Answer, Voice
-
-from loraplug import InputError, Run, load_registry, open_model
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 ASKED = [{"role": "user", "content": "what is 3 and one?"}]
@@ -48,11 +48,11 @@ def test_an_answer_is_what_transformers_generates(kind: str, request: pytest.Fix
     assert ids_of(tuned, ASKED) == expected(plain)
 
 
-def test_memory_changes_nothing(merged: Path) -> None:
+def test_memory_changes_nothing(tiny_model: Path) -> None:
     """A conversation, one that branches off it, and an answer that was stopped: as if each were the first."""
 
-    def talkative() -> Voice:  # this tiny model would end at once now and then
-        voice, _ = loaded(merged)
+    def talkative() -> Voice:
+        voice, _ = loaded(tiny_model)
         voice.stops = frozenset()
         return voice
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+from command import Cli
+
 SECONDS = 60
 
 

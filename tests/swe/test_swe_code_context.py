@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
-from conftest import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
+from swe_helpers import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
 
 from loraplug import InputError, Run
-from loraplug_swe.git import GitLimits
-from loraplug_swe.patches import reverse_patch
+from loraplug_swe.options import GitLimits
+from loraplug_swe.reverse import reverse_patch
 from loraplug_swe.swe import SweSource
 
 BODY = "".join(f"line {n}\n" for n in range(1, 31))
@@ -122,8 +123,13 @@ def test_all_oddities_in_one_batch(repo: Repo, base: str, run: Run, tmp_path: Pa
     rows = []
     for at, (name, make) in enumerate(ODDITIES.items()):
         rows.append(row(base, make(repo, base), instance_id=f"ok-{at}"))
-        rows.append(row(base, repo.patch(base, {"a.py": changed(BODY, 3)}).replace("line 4", f"line {name}"),
-                        instance_id=f"bad-{at}"))  # fmt: skip
+        rows.append(
+            row(
+                base,
+                repo.patch(base, {"a.py": changed(BODY, 3)}).replace("line 4", f"line {name}"),
+                instance_id=f"bad-{at}",
+            )
+        )
     together = list(source(tmp_path, rows).rows(run))
     assert [one["instance_id"] for one in together] == [f"ok-{at}" for at in range(len(ODDITIES))]
     rejected = read_rejects(run)
@@ -143,10 +149,14 @@ def test_modes_links_and_submodules(repo: Repo, run: Run, tmp_path: Path) -> Non
     repo.git("commit", "-q", "-m", "start")
     base = repo.git("rev-parse", "HEAD").strip()
     mode = "diff --git a/tool.sh b/tool.sh\nold mode 100644\nnew mode 100755\n"
-    link = ("diff --git a/link b/link\n--- a/link\n+++ b/link\n@@ -1 +1 @@\n-tool.sh\n\\ No newline at end of file\n"
-            "+tool2.sh\n\\ No newline at end of file\n")  # fmt: skip
-    module = (f"diff --git a/vendor/dep b/vendor/dep\nindex {'1' * 7}..{'2' * 7} 160000\n--- a/vendor/dep\n"
-              f"+++ b/vendor/dep\n@@ -1 +1 @@\n-Subproject commit {'1' * 40}\n+Subproject commit {'2' * 40}\n")  # fmt: skip
+    link = (
+        "diff --git a/link b/link\n--- a/link\n+++ b/link\n@@ -1 +1 @@\n-tool.sh\n\\ No newline at end of file\n"
+        "+tool2.sh\n\\ No newline at end of file\n"
+    )
+    module = (
+        f"diff --git a/vendor/dep b/vendor/dep\nindex {'1' * 7}..{'2' * 7} 160000\n--- a/vendor/dep\n"
+        f"+++ b/vendor/dep\n@@ -1 +1 @@\n-Subproject commit {'1' * 40}\n+Subproject commit {'2' * 40}\n"
+    )
     rows = [row(base, text, instance_id=str(at)) for at, text in enumerate((mode, link, module, mode + link + module))]
     made = list(source(tmp_path, rows).rows(run))
     assert len(made) == 4
@@ -157,8 +167,15 @@ def test_modes_links_and_submodules(repo: Repo, run: Run, tmp_path: Path) -> Non
 def test_git_attributes_of_the_tree_count(repo: Repo, run: Run, tmp_path: Path) -> None:
     """`-diff` and diff drivers in the tree's .gitattributes shape the submission, as in a checkout."""
     body = "class A:\n    def f(self):\n" + "".join(f"        x = {n}\n" for n in range(20))
-    base = repo.commit({".gitattributes": "*.gen -diff\n*.py diff=python\n", "m.py": body, "sub/.gitattributes": "*.z -diff\n",
-                        "sub/k.z": "1\n", "k.z": "1\n"})  # fmt: skip
+    base = repo.commit(
+        {
+            ".gitattributes": "*.gen -diff\n*.py diff=python\n",
+            "m.py": body,
+            "sub/.gitattributes": "*.z -diff\n",
+            "sub/k.z": "1\n",
+            "k.z": "1\n",
+        }
+    )
     rows = [row(base, repo.patch(base, {"m.py": body.replace("x = 15", "y = 15"), "k.z": "2\n"}))]
     (made,) = source(tmp_path, rows).rows(run)
     assert "def f(self):" in made["messages"][-1]["content"]
@@ -191,10 +208,21 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_a_row_that_cannot_be_true_is_rejected(reason: str, repo: Repo, run: Run, tmp_path: Path) -> None:
     """Each reason has its code, git's words where git spoke, and leaves the other rows alone."""
-    base = repo.commit({"a.py": BODY, "latin.txt": "first\nx\ncaf\xe9\n".encode("latin-1"), "bin.dat": "first\nx\n\0\n",
-                        "big.txt": "first\n" + "x" * 3000, "sub/b.py": "1\n"})  # fmt: skip
+    base = repo.commit(
+        {
+            "a.py": BODY,
+            "latin.txt": "first\nx\ncaf\xe9\n".encode("latin-1"),
+            "bin.dat": "first\nx\n\0\n",
+            "big.txt": "first\n" + "x" * 3000,
+            "sub/b.py": "1\n",
+        }
+    )
     good = repo.patch(base, {"a.py": changed(BODY, 3)})
-    rows = [row(base, good, instance_id="good-1"), row(base, REFUSED[reason](repo, base)), row(base, good, instance_id="good-2")]
+    rows = [
+        row(base, good, instance_id="good-1"),
+        row(base, REFUSED[reason](repo, base)),
+        row(base, good, instance_id="good-2"),
+    ]
     made = list(source(tmp_path, rows, git=GitLimits(max_file_bytes=2000)).rows(run))
     assert [one["instance_id"] for one in made] == ["good-1", "good-2"]
     (rejected,) = read_rejects(run)
@@ -204,10 +232,17 @@ def test_a_row_that_cannot_be_true_is_rejected(reason: str, repo: Repo, run: Run
         assert rejected["detail"] == "error: patch failed: a.py:1\nerror: a.py: patch does not apply"
 
 
-@pytest.mark.parametrize(("fields", "reason"), [({"repo": "--upload-pack=x/y"}, "unsafe-repo"),
-    ({"repo": "../../etc"}, "unsafe-repo"), ({"repo": "ada/no-such"}, "no-clone"),
-    ({"base_commit": "--output=x"}, "unsafe-commit"), ({"base_commit": "0" * 40}, "no-commit"), ({"base_commit": None}, "no-commit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"repo": "--upload-pack=x/y"}, "unsafe-repo"),
+        ({"repo": "../../etc"}, "unsafe-repo"),
+        ({"repo": "ada/no-such"}, "no-clone"),
+        ({"base_commit": "--output=x"}, "unsafe-commit"),
+        ({"base_commit": "0" * 40}, "no-commit"),
+        ({"base_commit": None}, "no-commit"),
+    ],
+)
 def test_strange_repositories_and_commits(fields: dict, reason: str, repo: Repo, run: Run, tmp_path: Path) -> None:
     """What could be an option, leads elsewhere or is not there is a reject with its reason."""
     base = repo.commit({"a.py": BODY})
@@ -243,7 +278,9 @@ def test_long_files_are_paged_round_the_change(repo: Repo, run: Run, tmp_path: P
 
 def test_large_trees_are_listed_by_their_upper_folders(repo: Repo, run: Run, tmp_path: Path) -> None:
     """More paths than max_tree_lines: two levels, one level, or the head of one, as bash prints them."""
-    base = repo.commit({f"d{n % 5}/e{n % 20}/f-{n}.txt": "x\n" for n in range(100)} | {"a.py": BODY, "d1/e'\"q/ü.txt": "x\n"})
+    base = repo.commit(
+        {f"d{n % 5}/e{n % 20}/f-{n}.txt": "x\n" for n in range(100)} | {"a.py": BODY, "d1/e'\"q/ü.txt": "x\n"}
+    )
     patch = repo.patch(base, {"a.py": changed(BODY, 3)})
     for most, listing in ((200, "git ls-files"), (30, "git ls-files | cut -d/ -f1-2 | uniq"), (10, "-f1 | uniq")):
         (made,) = source(tmp_path, [row(base, patch)], max_tree_lines=most).rows(run)
@@ -283,3 +320,22 @@ def test_owner_and_name_in_another_case_are_found(repo: Repo, run: Run, tmp_path
     rows = [row(base, patch, repo=name, instance_id=name) for name in ("Ada/Lib", "ada/lib")]
     assert len(list(source(tmp_path, rows, repos=("ADA/lib",)).rows(run))) == 2
     assert len([path for path in (run.cache / "swe" / "repos").iterdir() if path.is_dir()]) == 1
+
+
+def test_random_changes_are_taken_back(repo: Repo, run: Run, tmp_path: Path) -> None:
+    """Sixty random edits as bugs, one batch: every reversed patch is, by git's verdict, the exact inverse."""
+    draw = random.Random(3)
+    lines = [draw.choice(["", "x = 1", "}", "-- a", "++ b", "@@ c", "tab\t", f"n{n}"]) for n in range(60)]
+    base = repo.commit({"a.txt": "\n".join(lines), "b.txt": "\n".join(lines) + "\n"})
+    rows = []
+    for at in range(60):
+        changed_files: dict[str, bytes | str | None] = {}
+        for name, end in (("a.txt", ""), ("b.txt", "\n")):
+            new = [line for line in lines if draw.random() > 0.1]
+            for _ in range(draw.randint(0, 4)):
+                new.insert(draw.randint(0, len(new)), draw.choice(["added", "", "-- a", " "]))
+            changed_files[name] = "\n".join(new) + draw.choice([end, "", "\n", "\n\n"])
+        rows.append(synth(base, bug=repo.patch(base, changed_files)) | {"task_id": at})
+    made = list(source(tmp_path, rows).rows(run))
+    assert len(made) + sum(one["reason"] == "duplicate" for one in read_rejects(run)) == 60
+    assert len(made) > 50

@@ -1,0 +1,51 @@
+"""Encoding in several processes, where there are rows enough to pay for starting them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from loraplug_chat.encoding import Encoding, Part
+
+CHUNK = 4_000  # rows a worker takes at a time
+WORTH = 60_000  # rows; a worker needs some seconds to load its libraries, in which one process encodes thousands
+
+_job: Callable[[int], Part] | None = None
+
+
+def count(rows: int) -> int:
+    """How many processes to encode so many rows in: one for each core this process may use, or just this one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if rows >= WORTH else 1
+
+
+def parts(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, processes: int) -> Iterator[Part]:
+    """Encode chunks of rows in processes of their own, each chunk into a file of `folder`; parts come in order."""
+    from multiprocessing import get_context
+
+    # spawned, not forked: threads of torch and of the tokenizer do not survive a fork
+    with get_context("spawn").Pool(processes, _begin, (formatter, rows, tokenizer, folder)) as pool:
+        yield from pool.imap(_work, range(0, len(rows), CHUNK))
+
+
+def _begin(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path) -> None:
+    global _job
+    from loraplug import shape_of
+
+    read = formatter.reader(shape_of(rows.column_names), tokenizer)
+
+    def job(first: int) -> Part:
+        chunk = rows.select(range(first, min(first + CHUNK, len(rows))))
+        return formatter.part(chunk, read, first, folder / f"{first}.arrow")
+
+    _job = job
+
+
+def _work(first: int) -> Part:
+    assert _job is not None  # noqa: S101 - for the type checker; the pool has called _begin
+    return _job(first)

@@ -1,0 +1,128 @@
+"""`loraplug plan`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+BARS, WIDTH = 12, 48
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: formatter.max_length=512.")
+@click.option("--no-measure", is_flag=True, help="Leave out memory and time: load no model, take no steps.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def plan(app: Any, recipe: Path, settings: tuple[str, ...], no_measure: bool, as_json: bool) -> None:
+    """Tell what running RECIPE would train on and need, without training: rows, tokens, duplicates, memory, time."""
+    from loraplug_look.near import near
+
+    pipeline = app.pipeline(recipe, settings)
+    rows = pipeline.load_rows()
+    train, held = pipeline.split_rows(rows)
+    tokenizer = pipeline.load_tokenizer()
+    encoded = pipeline.encode(train, tokenizer)
+    figures: dict[str, Any] = {"rows": len(rows), "train": _tokens(encoded)}
+    figures["train"]["rows"] = len(train)
+    if held is not None:
+        figures["validation"] = {**_tokens(pipeline.encode(held, tokenizer)), "rows": len(held)}
+    alike = near(train, held, pipeline.run)
+    figures["near_duplicates"] = {"within_train": len(alike.within), "across_split": len(alike.across)}
+    if not no_measure:
+        figures["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        _show(figures)
+
+
+def _tokens(encoded: Any) -> dict[str, Any]:
+    """Figures of encoded rows; the formatter's own account of rows left out comes as their description."""
+    from loraplug_look.tokens import documents
+
+    lengths, trained = [], 0
+    for _, ids, labels in documents(encoded):
+        lengths.append(len(ids))
+        trained += sum(label != -100 for label in labels)
+    figures: dict[str, Any] = {"documents": len(lengths), "tokens": sum(lengths), "trained_tokens": trained}
+    figures["histogram"] = _histogram(lengths)
+    if "seq_lengths" in encoded.column_names:
+        fullest = max(sum(sizes) for sizes in encoded["seq_lengths"])
+        figures["packs"] = {"count": len(encoded), "fill": sum(lengths) / (len(encoded) * fullest)}
+    told = encoded.info.description
+    report = json.loads(told) if told.startswith("{") else {}
+    for key in ("kept", "truncated", "lost", "examples", "other_prompts", "endless", "lookalikes"):
+        if report.get(key):
+            figures[key] = report[key]
+    return figures
+
+
+def _histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(from, below, rows) in equal steps."""
+    low, high = min(lengths), max(lengths) + 1
+    step = max(1, -(-(high - low) // BARS))
+    bounds = range(low, high, step)
+    return [(a, a + step, sum(a <= length < a + step for length in lengths)) for a in bounds]
+
+
+def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
+    recipe, run = pipeline.recipe, pipeline.run
+    model = recipe.model.load_model(run, recipe.quantizer)
+    if recipe.quantizer is not None:
+        model = recipe.quantizer.prepare(model)
+    made = recipe.trainer.estimate(run, model, lengths)
+    if made is None:
+        return None
+    return {"memory_bytes": made.memory_bytes, "parts": dict(made.parts), "seconds": made.seconds}
+
+
+def _show(figures: dict[str, Any]) -> None:
+    for part in ("train", "validation"):
+        if part in figures:
+            _show_part(part, figures[part])
+    alike = figures["near_duplicates"]
+    click.echo(f"near-duplicates  {alike['within_train']} rows within training", nl=False)
+    click.echo(f", {alike['across_split']} across to validation" if "validation" in figures else "")
+    if "estimate" in figures:
+        estimate = figures["estimate"]
+        if estimate is None:
+            click.echo("memory, time     this trainer gives no estimate")
+            return
+        parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in estimate["parts"].items())
+        click.echo(f"memory           {estimate['memory_bytes'] / 1e9:.2f} GB" + (f" ({parts})" if parts else ""))
+        if estimate["seconds"] is not None:
+            click.echo(f"time             {_time(estimate['seconds'])}")
+
+
+def _show_part(name: str, part: dict[str, Any]) -> None:
+    share = part["trained_tokens"] / max(part["tokens"], 1)
+    click.secho(f"{name}", bold=True)
+    click.echo(f"  rows           {part['documents']} of {part['rows']}, {part.get('truncated', 0)} truncated")
+    for reason, count in part.get("lost", {}).items():
+        click.echo(f"  left out       {count}: {reason} ({', '.join(part['examples'][reason])} …)")
+    click.echo(f"  tokens         {part['tokens']:,}, {part['trained_tokens']:,} trained ({share:.0%})")
+    if "packs" in part:
+        click.echo(f"  packs          {part['packs']['count']}, {part['packs']['fill']:.0%} full")
+    if part.get("other_prompts"):
+        click.echo(
+            f"  other prompts  {part['other_prompts']} rows: the template rewrites what is before a trained turn"
+        )
+    if part.get("endless"):
+        click.echo(f"  no end         {part['endless']} rows: the template writes no end-of-turn token")
+    if part.get("lookalikes"):
+        click.echo(f"  made plain     {part['lookalikes']} rows with text that looks like control tokens")
+    most = max(count for _, _, count in part["histogram"])
+    for low, high, count in part["histogram"]:
+        bar = "█" * round(WIDTH * count / most) or ("▏" if count else "")
+        click.echo(f"  {low:>7}-{high - 1:<7} {bar} {count}")
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

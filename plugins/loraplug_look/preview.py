@@ -1,0 +1,86 @@
+"""`loraplug preview`."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loraplug import fresh_place
+
+Rows = Sequence[tuple[str, Sequence[Any]]]
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("-n", "count", default=3, show_default=True, type=click.IntRange(min=1), help="How many rows.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: formatter.max_length=512.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: [{id, tokens: [{id, text, trained}]}].")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Write one self-contained page to this file.")
+@click.pass_obj
+def preview(app: Any, recipe: Path, count: int, settings: tuple[str, ...], as_json: bool, page: Path | None) -> None:
+    """Show the first rows of RECIPE as the model will see them, trained tokens in colour."""
+    from loraplug_look.tokens import documents, tokens
+
+    pipeline = app.pipeline(recipe, settings)
+    rows = pipeline.load_rows()
+    tokenizer = pipeline.load_tokenizer()
+    encoded = pipeline.encode(rows.select(range(min(count, len(rows)))), tokenizer)
+    shown = [(name, tokens(tokenizer, ids, labels)) for name, ids, labels in documents(encoded)]
+    if page is not None:
+        with fresh_place(page) as out:
+            out.write_text(_page(str(recipe), shown), encoding="utf-8")
+        click.echo(f"wrote {page}", err=True)
+    if as_json:
+        listed = [
+            {"id": name, "tokens": [{"id": t.id, "text": t.text, "trained": t.trained} for t in row]}
+            for name, row in shown
+        ]
+        click.echo(json.dumps(listed, ensure_ascii=False))
+    elif page is None:
+        for name, row in shown:
+            click.secho(f"── {name}: {_counts(row)}", bold=True)
+            click.echo("".join(_styled(token) for token in row).rstrip("\n") + "\n")
+        click.echo(f"{click.style('trained', fg='green')}  not trained  {click.style('special token', reverse=True)}")
+
+
+def _counts(row: Sequence[Any]) -> str:
+    trained = sum(token.trained for token in row)
+    return f"{len(row)} tokens, {trained} trained ({trained / max(len(row), 1):.0%})"
+
+
+def _styled(token: Any) -> str:
+    text = token.text if not token.trained else token.text.replace("\n", "↵\n")
+    parts = text.split("\n")
+    colour = "green" if token.trained else None
+    return "\n".join(click.style(part, fg=colour, reverse=token.special) if part else "" for part in parts)
+
+
+def _page(title: str, rows: Rows) -> str:
+    body = []
+    for name, row in rows:
+        spans = []
+        for token in row:
+            kind = " ".join(word for word, on in (("t", token.trained), ("s", token.special)) if on)
+            text = html.escape(token.text).replace("\n", "↵\n")
+            spans.append(f'<span class="{kind}" title="{token.id}">{text}</span>')
+        body.append(f"<h2>{html.escape(name)}</h2><p>{_counts(row)}</p><pre>{''.join(spans)}</pre>")
+    return _PAGE.format(title=html.escape(title), body="\n".join(body))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}: tokens</title><style>
+:root {{ color-scheme: light dark; --t: #c9f2d0; --s: #8888 }}
+@media (prefers-color-scheme: dark) {{ :root {{ --t: #1d5a2c }} }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }}
+.t {{ background: var(--t) }} .s {{ outline: 1px solid var(--s); font-weight: bold }}
+</style></head><body><h1>{title}</h1>
+<p><span class="t">trained</span> · not trained · <span class="s">special token</span> · point at a token for its id</p>
+{body}
+</body></html>
+"""
