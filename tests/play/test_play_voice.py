@@ -83,6 +83,26 @@ def test_two_voices_take_turns(adapter: Path) -> None:
     assert 0 < len(states[2][0]) < len(alone[0])
 
 
+def test_a_merged_model_is_compared_with_the_base_it_names(
+    finished: Path, merged: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loraplug.json says which; the page's choice of runs leads there too, and a folder without one is told."""
+    from loraplug_play.models import Models, finished_runs
+
+    monkeypatch.chdir(finished)
+    assert {"tiny (adapter)", "tiny (merged)"} <= set(finished_runs(finished / "outputs"))
+    models = Models(str(tiny_model), load_registry(), Run("web"))
+    assert "tiny (merged)" in models.names()
+    for name, folder in (("tiny (merged)", merged), ("tiny (adapter)", merged)):
+        base, tuned = models.both(name)
+        assert ids_of(base, ASKED) == ids_of(loaded(tiny_model)[0], ASKED)
+        assert ids_of(tuned, ASKED) == ids_of(loaded(folder)[0], ASKED)
+    with pytest.raises(InputError, match="does not say which base"):
+        models.both(str(tiny_model))
+    with pytest.raises(InputError, match="is not there any more"):
+        models.get("gone (merged)")
+
+
 def test_sampling_draws_again_with_a_seed(merged: Path) -> None:
     """One seed one answer, another seed another; a tiny top_p is greedy."""
     voice, _ = loaded(merged)
