@@ -37,12 +37,14 @@ class App(click.Group):
 
     def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
         """A recipe with `.env` (of the working folder), environment and `--set` over it."""
-        from dotenv import dotenv_values
-
         from loraplug.layers import read_layers
         from loraplug.recipe import build
 
-        dotenv = dotenv_values(".env") if Path(".env").is_file() else {}
+        dotenv: dict[str, str | None] = {}
+        if Path(".env").is_file():
+            from dotenv import dotenv_values
+
+            dotenv = dotenv_values(".env")
         layers = read_layers(path, settings, dotenv)
         for name, value in dotenv.items():  # tokens for hubs and trackers; what is already set wins
             os.environ.setdefault(name, value or "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -99,6 +98,8 @@ def only_one(folder: Path, name: str) -> Iterator[None]:
 
 def hash_rows(rows: Iterable[Any]) -> str:
     """SHA-256 (hex) over rows as canonical JSON, one a line: the same for the same rows from whatever file format."""
+    import hashlib
+
     digest = hashlib.sha256()
     for row in rows:
         line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
@@ -108,6 +109,8 @@ def hash_rows(rows: Iterable[Any]) -> str:
 
 def hash_weights(folder: Path) -> str:
     """SHA-256 (hex) over config.json and the names and bytes of all safetensors files in a model folder."""
+    import hashlib
+
     digest = hashlib.sha256()
     for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
         with path.open("rb") as file:

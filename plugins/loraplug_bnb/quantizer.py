@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
@@ -29,6 +28,8 @@ class BitsAndBytes(Quantizer):
 
     def config(self, dtype: Any) -> BitsAndBytesConfig:
         """The `transformers` config; matrix products are computed in `dtype`."""
+        import logging
+
         from transformers import BitsAndBytesConfig
 
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional kernel package, loudly

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +77,8 @@ class Encoding(Formatter):
         return encoded
 
     def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
+        import tempfile
+
         from loraplug_chat import gate, store, workers
 
         processes = workers.count(len(rows))

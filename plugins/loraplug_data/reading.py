@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +69,8 @@ def rows_to_dataset(read: Callable[[], Iterator[dict[str, Any]]], path: Path, ru
     Columns that are text (or numbers) throughout keep that type; everything else becomes `datasets.Json`, which keeps
     nested values just as they are, where Arrow's structs would fill every row with every other row's keys.
     """
+    import hashlib
+
     from datasets import Dataset, Features, disable_progress_bars
 
     disable_progress_bars()

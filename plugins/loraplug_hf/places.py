@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from contextlib import redirect_stderr
 from io import StringIO
@@ -103,6 +102,8 @@ def dequantised(file: Path, run: Run) -> Path:
     Raises:
         InputError: not a GGUF file, or of an architecture transformers cannot read.
     """
+    import hashlib
+
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     place = run.cache / "gguf" / f"{file.stem}-{digest[:16]}"
