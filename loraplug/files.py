@@ -14,7 +14,7 @@ from typing import Any
 from loraplug.errors import InputError, LoraplugError
 
 ROOM = "make room on the disk, then run the same command again"
-_TODO = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.ENOENT: "check the path"}
+_NEXT_STEP = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.ENOENT: "check the path"}
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def working_on(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # not the file system's: networks and libraries raise OSErrors of their own
             raise
-        todo = _TODO.get(error.errno, "check that the folder can be written")
+        todo = _NEXT_STEP.get(error.errno, "check that the folder can be written")
         raise LoraplugError(error.strerror or str(error), where=error.filename or path, todo=todo) from error
 
 

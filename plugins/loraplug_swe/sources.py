@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,6 +105,6 @@ class TaskSource(DatasetSource):
 
         return open_place(self.tasks, split=self.split, revision=self.revision)
 
+    @abstractmethod
     def rows_of(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
         """A row for every task chosen, or None where it went to the rejects."""
-        raise NotImplementedError  # every source has its own
