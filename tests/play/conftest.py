@@ -77,3 +77,24 @@ def endless(finished: Path, merged: Path) -> Path:
     head[vocabulary["a"]], head[vocabulary["b"]] = 1e-3, -1e-3  # whatever the state, one of the two is the likeliest
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def unhurried(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The endless model with its layers 24 times over, so that its 512 tokens take longer than pressing a button."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("unhurried") / "endless"
+    shutil.copytree(endless, folder)
+    config = json.loads((folder / "config.json").read_text())
+    layers, times = config["num_hidden_layers"], 24
+    config |= {"num_hidden_layers": layers * times, "layer_types": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in list(weights.items()):
+        start, found, rest = name.partition("layers.")
+        number, _, end = rest.partition(".")
+        for copy in range(1, times) if found else ():
+            weights[f"{start}layers.{int(number) + copy * layers}.{end}"] = weight.clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder

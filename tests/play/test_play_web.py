@@ -65,12 +65,12 @@ def test_without_gradio_the_command_to_get_it_is_named(loraplug: Cli, merged: Pa
 
 
 @pytest.fixture(scope="module")
-def address(finished: Path, endless: Path) -> Iterator[str]:
-    """The page of the endless model, with the runs of `finished` to choose from."""
+def address(finished: Path, unhurried: Path) -> Iterator[str]:
+    """The page of the endless model, slowed down, with the runs of `finished` to choose from."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip("gradio is not installed: pip install loraplug[web]")
     port = free_port()
-    command = [sys.executable, "-m", "loraplug", "web", str(endless), "--port", str(port)]
+    command = [sys.executable, "-m", "loraplug", "web", str(unhurried), "--port", str(port)]
     env = os.environ | {"LORAPLUG_CACHE": str(finished / "cache"), "OMP_NUM_THREADS": "1"}
     with (finished / "web.log").open("w") as log:
         server = subprocess.Popen(command, cwd=finished, env=env, stdout=log, stderr=log)
