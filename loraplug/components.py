@@ -186,14 +186,20 @@ class Trainer(Component):
         run: Run,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        train: Dataset,
+        train: Dataset | None,
         validation: Dataset | None,
     ) -> TrainingResult:
         """Train on `Formatter.encode` rows; leave the adapter whole in `run.folder / "adapter"`.
 
+        Where several processes train together, all but the first are given None for the rows and write nothing.
+
         Raises:
             LoraplugError: training cannot start or has gone wrong, naming step and rows.
         """
+
+    def meet(self, run: Run, work: bool) -> bool:  # noqa: ARG002
+        """Join the other processes of this training, if any; what the first says about `work` is returned on all."""
+        return work
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
         """Memory and time for encoded rows of these lengths (tokens); None where the trainer cannot tell."""
