@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -193,12 +194,11 @@ class LoraTrainer(SFTTrainer):
 
     def checkpoint(self, facts: dict[str, Any]) -> Checkpoint:
         """Adapters, optimizer and schedule as they are."""
-        tensors = {f"adapter.{name}": parameter for name, parameter in self.trained.items()}
+        tensors = {f"adapter/{name}": parameter for name, parameter in self.trained.items()}
         values: dict[str, Any] = {}
         state = self.optimizer.state_dict()
-        for index, items in state["state"].items():
-            for key, value in items.items():
-                (tensors if torch.is_tensor(value) else values)[f"optimizer.{index}.{key}"] = value
+        for name, value in _flat(state["state"], "optimizer"):
+            (tensors if torch.is_tensor(value) else values)[name] = value
         groups = [{**group, "params": list(group["params"])} for group in state["param_groups"]]
         schedule = {"last_epoch": self.lr_scheduler.last_epoch, "rates": self.lr_scheduler.get_last_lr()}
         ours = {"optimizer": values, "groups": groups, "schedule": schedule, "rows_at_once": self.layout.most_rows}
@@ -215,15 +215,21 @@ class LoraTrainer(SFTTrainer):
             self._restore(self.resumed)
         return prepared
 
-    def _restore(self, kept: Checkpoint) -> None:
+    def restore_adapters(self, kept: Checkpoint) -> None:
+        """Put a checkpoint's adapters into the model."""
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                parameter.copy_(kept.tensors[f"adapter.{name}"])
-        state: dict[int, dict[str, Any]] = {}
+                parameter.copy_(kept.tensors[f"adapter/{name}"])
+
+    def _restore(self, kept: Checkpoint) -> None:
+        self.restore_adapters(kept)
+        state: dict[Any, Any] = {}
         for name, value in [*kept.tensors.items(), *kept.facts["optimizer"].items()]:
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = value
+            at, (kind, *path, last) = state, name.split("/")
+            if kind == "optimizer":
+                for key in path:
+                    at = at.setdefault(int(key) if at is state else key, {})
+                at[last] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": kept.facts["groups"]})
         schedule = kept.facts["schedule"]
         last = schedule["last_epoch"]
@@ -236,6 +242,15 @@ class LoraTrainer(SFTTrainer):
             }
         )
         self.layout.most_rows = kept.facts["rows_at_once"]
+
+
+def _flat(table: dict[Any, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """The values of nested tables with their paths, `optimizer/0/exp_avg`."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}/{key}")
+        else:
+            yield f"{name}/{key}", value
 
 
 def trained_tokens(row: Row) -> int:

@@ -80,7 +80,10 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> 
         run.say(f"going on from the checkpoint of step {kept.step} of {len(trainer.plan.steps)}")
     trainer.add_callback(watcher)
     try:
-        trainer.train()
+        if kept is not None and kept.step == len(trainer.plan.steps):  # killed after the last step
+            trainer.restore_adapters(kept)
+        else:
+            trainer.train()
     finally:
         watcher.close()
     watcher.take_best()
@@ -91,7 +94,7 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> 
         figures = {"validation_loss_before": before["validation_loss"], **figures, "validation_loss_after": loss}
     if watcher.leads:
         after = measure.answers(trainer.model, tokenizer, probes)
-    change = max(float((parameter - start[name]).abs().max()) for name, parameter in trainer.trained.items())
+    change = max(float((parameter.detach() - start[name]).abs().max()) for name, parameter in trainer.trained.items())
     moved(run, change, figures.get("validation_loss_before"), figures.get("validation_loss_after"))
     figures["peak_memory_bytes"] = measure.peak_memory()
     if watcher.leads:

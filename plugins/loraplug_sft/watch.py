@@ -145,12 +145,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         """Put the adapter of the best validation into the model, where `keep_best` says so."""
         if not self.habits.keep_best or not self.validations:
             return
-        import torch
-
         best = read(self.checkpoints.folder / "best")
-        with torch.no_grad():
-            for name, parameter in self.trainer.trained.items():
-                parameter.copy_(best.tensors[f"adapter.{name}"])
+        self.trainer.restore_adapters(best)
         self.run.say(f"the adapter of step {best.step} had the lowest validation loss and is kept")
 
     # checkpoints
