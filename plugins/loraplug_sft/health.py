@@ -40,22 +40,22 @@ class Health:
         """
         if not math.isfinite(grad_norm):
             raise LoraplugError(f"the norm of the gradient is {grad_norm}", where=_where(step, rows), todo=_SLOWER)
-        self.still = self.still + 1 if grad_norm == 0 and learning_rate > 0 else 0
-        if self.still == _STILL:
-            raise LoraplugError(
-                f"the gradient was zero for {_STILL} steps: nothing is learned",
-                where=_where(step, rows),
-                todo="see `loraplug preview` for the trained tokens, and trainer.lora.target_modules",
-            )
         self.seen += 1
         self.average = loss if self.average is None else _KEEP * self.average + (1 - _KEEP) * loss
-        if self.seen < _SEVERAL:
-            return
+        self.still = self.still + 1 if grad_norm == 0 and learning_rate > 0 else 0
         guessing = math.log(self.vocabulary)
-        if self.average > guessing + 1 > self.best + 1:
+        settled = self.seen >= _SEVERAL or self.still == _STILL
+        if settled and self.average > guessing + 1 and self.best < guessing + 0.5:
             what = f"the loss ran away: {self.average:.2f} on average, guessing would be {guessing:.2f}"
             raise LoraplugError(what, where=_where(step, rows), todo=_SLOWER)
-        if self.average > 1.5 * self.best + 0.5 and not self.warned:
+        if self.still == _STILL:
+            raise LoraplugError(
+                f"the gradient was zero for {_STILL} steps, at a loss of {loss:.2f}: nothing is learned",
+                where=_where(step, rows),
+                todo="if the loss jumped, try a smaller trainer.learning_rate; else see `loraplug preview` for the "
+                "trained tokens, and trainer.lora.target_modules",
+            )
+        if settled and self.average > 1.5 * self.best + 0.5 and not self.warned:
             self.warned = True
             self.run.warn(
                 f"the loss rises: {self.average:.2f} on average at step {step}, it was {self.best:.2f} "
