@@ -24,13 +24,12 @@ from loraplug.hookspecs import hookimpl
 from loraplug.open import Opened, find_exporter, open_model
 from loraplug.options import Option, options
 from loraplug.registry import Entry, Registry, load_registry
-from loraplug.rows import Conversation, conversation, row_id, shape_of
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
-    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress", "Quantizer",
-    "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation", "find_exporter",
-    "fresh_place", "hookimpl", "load_registry", "only_one", "open_model", "options", "row_id", "shape_of", "working_on",
+    "Component", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter", "InputError",
+    "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress", "Quantizer", "Registry",
+    "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "find_exporter", "fresh_place", "hookimpl",
+    "load_registry", "only_one", "open_model", "options", "working_on",
 ]  # fmt: skip

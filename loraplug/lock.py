@@ -11,9 +11,10 @@ from typing import Any
 
 from loraplug.errors import InputError
 from loraplug.layers import Table
-from loraplug.options import options, unstructure
+from loraplug.options import options
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
+from loraplug.structure import unstructure
 
 _HEADER = """\
 # Made by loraplug: the whole recipe with every default, and what it was run with.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from attrs import frozen
@@ -67,6 +66,8 @@ def _transformers(id: str, registry: Registry) -> ModelLoader:  # noqa: A002 - t
 
 
 def _named_base(config: Path) -> str:
+    import json
+
     try:
         named = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError, OSError):

@@ -22,8 +22,9 @@ from loraplug.components import (
 )
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
 from loraplug.layers import Layers, Table
-from loraplug.options import expected, options, structure, unknown_key
+from loraplug.options import expected, options
 from loraplug.registry import Registry
+from loraplug.structure import structure, unknown_key
 
 _OPTIONAL = ("validation", "quantizer")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")

@@ -8,7 +8,8 @@ from typing import Any
 
 from attrs import define
 
-from loraplug import Conversation, InputError
+from loraplug import InputError
+from loraplug_chat.rows import Conversation
 from loraplug_chat.tracked import (
     CLOSE,
     OPEN,

@@ -25,8 +25,9 @@ from chat_help import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loraplug import Conversation, InputError
+from loraplug import InputError
 from loraplug_chat.mask import Masker
+from loraplug_chat.rows import Conversation
 
 hostile = st.lists(
     st.sampled_from(
