@@ -6,7 +6,6 @@ What is exported here is all a plugin needs.
 from loraplug.components import (
     Component,
     DatasetSource,
-    Doc,
     Estimate,
     Exporter,
     Formatter,
@@ -22,8 +21,8 @@ from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.open import Opened, find_exporter, open_model
-from loraplug.options import Option, options
 from loraplug.registry import Entry, Registry, load_registry
+from loraplug_tables.options import Doc, Option, options
 
 __version__ = "0.1.0"
 

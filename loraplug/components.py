@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import Factory, frozen
 
@@ -20,22 +20,6 @@ if TYPE_CHECKING:
     from loraplug.context import Run
     from loraplug.errors import Problem
     from loraplug.recipe import Recipe
-
-
-@frozen
-class Doc:
-    """Documents one option: `path: Annotated[Path, Doc("the CSV file")]`.
-
-    `is_path = True` marks a `str` that may name something on disk (`Path` fields always do): a relative one is taken
-    from the folder of the recipe that says it, or from the working folder when it comes from `--set` or the
-    environment. Values such as `https://…`, `hub:…` and `package:…` stay as they are. `"maybe"` is for values that may
-    also be a name: they count as a path if they start with `.`, `/` or `~`, end in `.gguf`, or exist.
-    `aka` lists names that other tools give the option; who writes one is told the right one.
-    """
-
-    text: str
-    is_path: bool | Literal["maybe"] = False
-    aka: tuple[str, ...] = ()
 
 
 class Component(ABC):

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from loraplug.errors import InputError
-from loraplug.layers import Table
-from loraplug.options import options
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
-from loraplug.structure import unstructure
+from loraplug_tables.layers import Table
+from loraplug_tables.options import options
+from loraplug_tables.structure import unstructure
 
 _HEADER = """\
 # Made by loraplug: the whole recipe with every default, and what it was run with.

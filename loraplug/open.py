@@ -59,7 +59,7 @@ def find_exporter(use: str, registry: Registry, settings: tuple[str, ...] = ()) 
 
 
 def _transformers(id: str, registry: Registry) -> ModelLoader:  # noqa: A002 - the recipe's own word
-    from loraplug.recipe import absolute
+    from loraplug_tables.layers import absolute
 
     loader: type[ModelLoader] = registry.find("model", "transformers")  # type: ignore[assignment]
     return loader(id=absolute(id, Path.cwd(), sure=False))  # type: ignore[call-arg]

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug.components import (
-    KINDS,
-    Component,
-    DatasetSource,
-    Doc,
-    Exporter,
-    Formatter,
-    ModelLoader,
-    Quantizer,
-    Trainer,
-)
+from loraplug.components import KINDS, Component, DatasetSource, Exporter, Formatter, ModelLoader, Quantizer, Trainer
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
-from loraplug.layers import Layers, Table
-from loraplug.options import expected, options
 from loraplug.registry import Registry
-from loraplug.structure import structure, unknown_key
+from loraplug_tables.layers import Layers, Place, Table, dotted
+from loraplug_tables.options import Doc, expected
+from loraplug_tables.structure import structure, unknown_key
 
 _OPTIONAL = ("validation", "quantizer")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -159,48 +148,20 @@ class _Builder:
             return ()
         return tuple(self.component("exporter", item, ("exporter", index)) for index, item in enumerate(tables))
 
-    def component(self, kind: str, table: Any, path: tuple[str | int, ...]) -> Component | None:
+    def component(self, kind: str, table: Any, path: Place) -> Component | None:
         use = table.get("use") if isinstance(table, dict) else None
         if not isinstance(use, str):
-            self.add(f"{_dotted(path)}.use", f"missing key: write use = {self.names(kind)}")
+            self.add(f"{dotted(path)}.use", f"missing key: write use = {self.names(kind)}")
             return None
         try:
             cls = self.registry.find(kind, use)
         except PluginError as error:
-            self.add(f"{_dotted(path)}.use", error.what)
+            self.add(f"{dotted(path)}.use", error.what)
             return None
         made: Component | None = self.structured(cls, {k: v for k, v in table.items() if k != "use"}, path)
         return made
 
-    def structured(self, cls: type[Any], table: Any, path: tuple[str | int, ...]) -> Any:
-        made, problems = structure(cls, self.located(cls, table, path), _dotted(path))
+    def structured(self, cls: type[Any], table: Any, path: Place) -> Any:
+        made, problems = structure(cls, self.layers.located(cls, table, path), dotted(path))
         self.problems += problems
         return made
-
-    def located(self, cls: type[Any], table: Any, path: tuple[str | int, ...]) -> Any:
-        """The table with relative paths made absolute, from the folder of whoever said them."""
-        if not isinstance(table, dict):
-            return table
-        table = dict(table)
-        for option in options(cls):
-            value, here = table.get(option.name), (*path, option.name)
-            origin = self.layers.origin(here)
-            if option.is_path and isinstance(value, str) and origin is not None:
-                table[option.name] = absolute(value, origin.folder, sure=option.is_path is True)
-            elif option.nested is not None:
-                table |= {option.name: self.located(option.nested, value, here)} if value is not None else {}
-        return table
-
-
-def absolute(value: str, folder: Path, sure: bool = True) -> str:
-    """`value` as an absolute path from `folder`, unless it is empty, has a scheme (`https:`, `hub:`) or is a name."""
-    if not value or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", value):
-        return value
-    path = os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 - resolve() would follow links
-    return (
-        path if sure or value.startswith((".", "/", "~")) or value.endswith(".gguf") or Path(path).exists() else value
-    )
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")

@@ -17,8 +17,8 @@ import attrs
 from cattrs import ClassValidationError, Converter, IterableValidationError
 from cattrs.errors import ForbiddenExtraKeysError
 
-from loraplug.errors import LoraplugError, Problem
-from loraplug.options import arms_of, expected, options
+from loraplug_tables.errors import LoraplugError, Problem
+from loraplug_tables.options import arms_of, expected, options
 
 
 def _strict(accepted: type) -> Any:

@@ -1,4 +1,4 @@
-"""A component's fields as recipe options, described for people."""
+"""The fields of an attrs class as the options of a TOML table, described for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from loraplug.components import Doc
+
+@attrs.frozen
+class Doc:
+    """Documents one option: `path: Annotated[Path, Doc("the CSV file")]`.
+
+    `is_path = True` marks a `str` that may name something on disk (`Path` fields always do): a relative one is taken
+    from the folder of the recipe that says it, or from the working folder when it comes from `--set` or the
+    environment. Values such as `https://…`, `hub:…` and `package:…` stay as they are. `"maybe"` is for values that may
+    also be a name: they count as a path if they start with `.`, `/` or `~`, end in `.gguf`, or exist.
+    `aka` lists names that other tools give the option; who writes one is told the right one.
+    """
+
+    text: str
+    is_path: bool | Literal["maybe"] = False
+    aka: tuple[str, ...] = ()
 
 
 @attrs.frozen
