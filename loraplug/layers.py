@@ -21,7 +21,9 @@ ENVIRONMENT = {
 def read_layers(
     recipe: Path, settings: Iterable[str] = (), dotenv: Mapping[str, str | None] | None = None, environ: bool = True
 ) -> Layers:
-    """Read a recipe and everything over it. A lock file (it has a `[lock]` table) ignores `.env` and environment.
+    """Read a recipe and everything over it. `${NAME}` in a file's strings is filled from environment and `.env`.
+
+    A lock file (it has a `[lock]` table) is complete: it ignores both, and its strings stand as they are.
 
     Args:
         recipe: the TOML file.
@@ -36,6 +38,7 @@ def read_layers(
     layers.read(recipe.absolute())
     lock = layers.table.get("lock")
     if lock is None:
+        layers.expand({**(dotenv or {}), **(os.environ if environ else {})})
         for label, values in ((".env", dotenv or {}), ("environment", os.environ if environ else {})):
             for name, target in ENVIRONMENT.items():
                 if value := values.get(name):

@@ -24,8 +24,8 @@ _HEADER = """\
 """
 
 
-def as_table(recipe: Recipe, registry: Registry) -> Table:
-    """The recipe with every default written out and paths relative to the recipe's folder."""
+def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None) -> Table:
+    """The recipe with every default written out and paths relative to `folder`, or else the recipe's."""
     names = {entry.cls: entry.name for entry in registry.entries}
 
     def written(part: Any) -> Table:
@@ -33,12 +33,13 @@ def as_table(recipe: Recipe, registry: Registry) -> Table:
         table |= unstructure(part)
         for option in options(type(part)):
             if option.is_path and Path(str(table.get(option.name))).is_absolute():
-                table[option.name] = relpath(table[option.name], recipe.folder)
+                table[option.name] = relpath(table[option.name], folder or recipe.folder)
         return table
 
     parts = {kind: part for kind, part in recipe.parts().items() if part is not None}
     tables = {kind: [*map(written, part)] if kind == "exporter" else written(part) for kind, part in parts.items()}
-    return {"run_name": recipe.run_name, "seed": recipe.seed, **tables}
+    plugins = {"plugins": {"disable": list(recipe.disabled)}} if recipe.disabled else {}
+    return {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
 
 
 def lock_text(recipe: Recipe, registry: Registry, data: dict[str, Any], base: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,13 @@ class Validation:
 
 
 @frozen
+class Plugins:
+    """Which plugins this recipe does without."""
+
+    disable: Annotated[tuple[str, ...], Doc("plugins to leave out, by the names `loraplug plugins list` gives")] = ()
+
+
+@frozen
 class Recipe:
     """A whole recipe, every stage a component. `folder` is where relative paths in `file` start."""
 
@@ -57,6 +65,7 @@ class Recipe:
     validation: Validation | None = None
     seed: int = 42
     lock: Table | None = None
+    disabled: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, Any]:
         """What stands in each table, in the order of the stages; None where a table is left out."""
@@ -99,10 +108,25 @@ class _Builder:
     def __init__(self, layers: Layers, registry: Registry) -> None:
         self.layers, self.registry = layers, registry
         self.problems: list[Problem] = []
+        self.disabled = self.disable()
+        if self.disabled:
+            origin = layers.origin(("plugins", "disable"))
+            self.registry = registry.without(self.disabled, f"[plugins] disable of {origin and origin.label}")
+
+    def disable(self) -> tuple[str, ...]:
+        if "plugins" not in self.layers.table:
+            return ()
+        wanted: Plugins | None = self.structured(Plugins, self.layers.table["plugins"], ("plugins",))
+        names = {plugin.name: plugin.name for plugin in self.registry.plugins}
+        for index, name in enumerate(wanted.disable if wanted else ()):
+            if name not in names:
+                near = get_close_matches(name, names, n=1) or sorted(names)
+                self.add(f"plugins.disable[{index}]", f'no plugin named "{name}"; try {", ".join(near)}')
+        return wanted.disable if wanted else ()
 
     def build(self) -> Recipe | None:
         table = self.layers.table
-        known = {name: name for name in ("run_name", "seed", "validation", "extends", "lock", *KINDS)}
+        known = {name: name for name in ("run_name", "seed", "validation", "plugins", "extends", "lock", *KINDS)}
         for key in sorted(table.keys() - known.keys()):
             self.add(key, unknown_key(key, known))
         parts: dict[str, Any] = {kind: self.part(kind) for kind in KINDS if kind != "exporter"}
@@ -112,7 +136,9 @@ class _Builder:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
         if self.problems:
             return None
-        return Recipe(file=self.layers.file, folder=self.layers.folder, lock=table.get("lock"), **parts)
+        return Recipe(
+            file=self.layers.file, folder=self.layers.folder, lock=table.get("lock"), disabled=self.disabled, **parts
+        )
 
     def add(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))

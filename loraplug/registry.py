@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,16 @@ class Registry:
             choices = " or ".join(f'use = "{entry.full_name}"' for entry in found)
             raise PluginError(f'{len(found)} distributions bring a {kind} named "{use}": write {choices}')
         raise PluginError(self._unknown(kind, use))
+
+    def without(self, disabled: Collection[str], reason: str) -> Registry:
+        """The registry with these plugins disabled; commands stay, since one of them may be running."""
+        plugins = {p: attrs.evolve(p, status="disabled", reason=reason) for p in self.plugins if p.name in disabled}
+        return Registry(
+            plugins=tuple(plugins.get(plugin, plugin) for plugin in self.plugins),
+            entries=tuple(entry for entry in self.entries if entry.plugin not in plugins),
+            commands=self.commands,
+            observers=tuple(pair for pair in self.observers if pair[1] not in plugins),
+        )
 
     def _unknown(self, kind: str, use: str) -> str:
         names = sorted({entry.name for entry in self.of_kind(kind)})

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
 
-from loraplug_tables.errors import InputError
+from loraplug_tables.errors import InputError, Problem
 from loraplug_tables.options import options
 
 Table = dict[str, Any]
 Place = tuple[str | int, ...]
 """The way to a value: `("exporter", 0, "out")`."""
+
+_VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(^|_)(API_?)?KEY(_|$|S$)|APIKEY", re.I)
 
 
 @frozen
@@ -103,14 +106,63 @@ class Layers:
                 at = at.setdefault(key, {}) if isinstance(at, dict) else at[key]
 
     def apply(self, settings: Iterable[str], under: Place = (), example: str = "trainer.epochs=1") -> None:
-        """Put the `key=value` words of `--set`; InputError where one cannot be read."""
+        """Put the `key=value` words of `--set`; `key+=value` adds to a list. InputError where one cannot be read."""
         for setting in settings:
-            key, sign, text = setting.partition("=")
             where = f"--set {setting}"
-            if not sign or not key.strip():
+            word = re.fullmatch(r"""((?:"[^"]*"|'[^']*'|[^"'=])+?)(\+?)=(.*)""", setting, re.S)
+            if not word or not word[1].strip():
                 raise InputError("not KEY=VALUE", where=where, todo=f"for example --set {example}")
-            place = (*under, *(int(part) if part.isdigit() else part for part in _split(key.strip())))
-            self.put(place, _value(text), Origin("--set", Path.cwd()), where)
+            place, value = (*under, *_split(word[1].strip())), _value(word[3])
+            if word[2]:
+                self._append(place, value if isinstance(value, list) else [value], where)
+            else:
+                self.put(place, value, Origin("--set", Path.cwd()), where)
+
+    def _append(self, place: Place, items: list[Any], where: str) -> None:
+        origin, old = Origin("--set", Path.cwd()), self.value(place)
+        if old is None:
+            return self.put(place, items, origin, where)
+        if not isinstance(old, list):
+            raise InputError(f"{dotted(place)} is not a list", where=where, todo="write = in place of +=")
+        self.origins[place] = origin
+        for item in items:
+            old.append(item)
+            self._record(item, origin, (*place, len(old) - 1))
+        return None
+
+    def value(self, place: Place, default: Any = None) -> Any:
+        """The value at a place, or `default` where nothing is said."""
+        at: Any = self.table
+        for key in place:
+            if isinstance(at, dict) and str(key) in at:
+                at = at[str(key)]
+            elif isinstance(at, list) and isinstance(key, int) and key < len(at):
+                at = at[key]
+            else:
+                return default
+        return at
+
+    def expand(self, values: Mapping[str, str | None]) -> None:
+        """Put the values of variables for `${NAME}` in every string; `$${` stands for `${` itself.
+
+        Raises:
+            InputError: naming every key with a variable that is not set, or is a secret by its name: what is resolved
+                is written into files that are shared.
+        """
+        problems: list[Problem] = []
+        for place in list(self.origins):
+            text = self.value(place)
+            if isinstance(text, str) and "${" in text:
+                names = {name for escaped, name in _VARIABLE.findall(text) if not escaped}
+                problems += [Problem(dotted(place), why) for name in sorted(names) if (why := _refused(name, values))]
+                if not problems:
+                    said = self.origins[place]
+                    filled = _VARIABLE.sub(lambda found: found[0][1:] if found[1] else str(values[found[2]]), text)
+                    label = " ".join([said.label, *(f"${{{name}}}" for name in sorted(names))])
+                    self.put(place, filled, Origin(label, said.folder), dotted(place))
+        if problems:
+            text = "\n".join(f"{self.file}: {problem}" for problem in problems)
+            raise InputError(text, todo="set the variable in the environment or .env; $${ writes a plain ${")
 
     def located(self, cls: type, table: Any, place: Place) -> Any:
         """The table at `place` with the relative paths among the options of `cls` made absolute from who said them."""
@@ -154,9 +206,16 @@ def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
         raise InputError(f"not TOML: {error}", where=file, todo="mend the file at that line") from None
 
 
-def _split(key: str) -> list[str]:
-    """`trainer.lora."a.b"` to its parts, as TOML splits a dotted key; bare parts may be list indices."""
-    return [quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|([^."]+)', key)]
+def _refused(name: str, values: Mapping[str, str | None]) -> str | None:
+    if _SECRET.search(name):
+        return f"${{{name}}} is a secret by its name and would be written into lock files; plugins read it themselves"
+    return None if values.get(name) is not None else f"${{{name}}} is not set"
+
+
+def _split(key: str) -> list[str | int]:
+    """`trainer.lora."a.b"` to its parts, as TOML splits a dotted key; a bare number is the index of a list."""
+    found = re.findall(r"""(["'])(.*?)\1|([^."']+)""", key)
+    return [int(bare) if bare.isdigit() else quoted or bare for _, quoted, bare in found]
 
 
 def _value(text: str) -> Any:

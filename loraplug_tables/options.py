@@ -28,7 +28,7 @@ class Doc:
 
 @attrs.frozen
 class Option:
-    """One recipe key. `default` is `attrs.NOTHING` where the key is required; `nested` is the class of a table."""
+    """One key. `default` is `attrs.NOTHING` where it is required; `nested` is the class of a table, `hint` the type."""
 
     name: str
     type_name: str
@@ -37,6 +37,7 @@ class Option:
     is_path: bool | Literal["maybe"]
     nested: type | None
     aka: tuple[str, ...] = ()
+    hint: Any = None
 
     @property
     def required(self) -> bool:
@@ -59,7 +60,7 @@ def _option(attribute: attrs.Attribute[Any]) -> Option:
     default = getattr(default, "factory", lambda: default)()
     arms = [arm for arm in arms_of(hint) if attrs.has(arm)]
     is_path = doc.is_path or Path in arms_of(hint)
-    return Option(attribute.name, type_text(hint), default, doc.text, is_path, arms[0] if arms else None, doc.aka)
+    return Option(attribute.name, type_text(hint), default, doc.text, is_path, arms[0] if arms else None, doc.aka, hint)
 
 
 def arms_of(hint: Any) -> tuple[Any, ...]:
