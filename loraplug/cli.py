@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
         _stop("interrupted\n  next: the same command goes on with what is finished", 130)
     except LoraplugError as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         _stop(str(error), error.exit_code)
     except Exception as error:  # a bug of ours, still one block
