@@ -137,6 +137,8 @@ def _described(node: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
             yield from _described(item, (*place, str(index)))
     elif isinstance(node, dict):
         for key, item in node.items():
+            if key == "if":  # a condition, no place for an option
+                continue
             if key == "properties":
                 for name, option in item.items():
                     if "$ref" not in option:

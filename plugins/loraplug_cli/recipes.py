@@ -125,7 +125,7 @@ def schema(app: Any, output: Path | None) -> None:
         return click.echo(text, nl=False)
     with fresh_place(output) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
-    return click.echo(f'{output}\n\nNext: write "#:schema {output.name}" as the first line of a recipe beside it')
+    return click.echo(f'{output}\n\nNext: write "#:schema ./{output.name}" as the first line of a recipe beside it')
 
 
 @recipe.command()

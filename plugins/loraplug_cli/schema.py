@@ -1,6 +1,7 @@
 """A JSON schema (draft 2020-12) of recipes, made from the options of everything installed.
 
-Each component is a branch of `oneOf`, told apart by its `use`: Taplo completes and explains keys from such branches.
+A table's `use` decides which keys it may have. That is said with if/then, so that an editor names the one wrong key (of
+`oneOf`, Taplo only says that no branch fits); the keys of all components of a kind stand beside it, for completion.
 The same registry always gives the same schema, whatever the environment says.
 """
 
@@ -36,7 +37,7 @@ def schema(registry: Registry) -> Schema:
     for kind in _KINDS:
         entries = sorted(registry.of_kind(kind), key=lambda entry: entry.full_name)
         for entry in entries:
-            definitions[f"{kind}.{entry.full_name}"] = _component(entry, registry)
+            definitions[f"{kind}.{entry.full_name}"] = _component(entry)
         definitions[kind] = _kind(kind, entries)
     name = {"type": "string", "pattern": r"^[A-Za-z0-9_$]", "description": "names the folders under outputs/"}
     seed = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "default": 42, "description": "seeds all that draws"}
@@ -74,20 +75,41 @@ def schema(registry: Registry) -> Schema:
 
 
 def _kind(kind: str, entries: list[Entry]) -> Schema:
-    shared: Schema = {}
-    for entry in entries:  # without `use`, a table adds to that of a recipe it extends, whatever stands there
+    shared: dict[str, list[Schema]] = {}
+    for entry in entries:
         for key, value in _properties(entry.cls).items():
             shared.setdefault(key, []).append(value)
-    properties = {key: _either(values) for key, values in shared.items()}
-    inherited = {
-        "title": f"{kind} of the recipe this one extends",
+    keys = {key: _either(values) for key, values in shared.items()}
+    uses = {entry.full_name: _names(entry, entries) for entry in entries}
+    told = "; ".join(f"{uses[entry.full_name][0]}: {_summary(entry)}" for entry in entries)
+    use = {"enum": [name for names in uses.values() for name in names], "description": told}
+    branches = [
+        {
+            "if": {"properties": {"use": {"enum": uses[entry.full_name]}}, "required": ["use"]},
+            "then": {"$ref": f"#/$defs/{kind}.{entry.full_name}"},
+        }
+        for entry in entries
+    ]
+    if kind == "exporter":
+        branches.append({"required": ["use"]})
+    else:  # without `use`, a table adds to that of a recipe it extends, whatever stands there
+        branches.append({"if": {"not": {"required": ["use"]}}, "then": {"propertyNames": {"enum": list(keys)}}})
+    return {
+        "description": f"[{kind}]: {_KINDS[kind]}",
+        "x-taplo": {"initKeys": ["use"]},
         "type": "object",
-        "properties": properties,
-        "additionalProperties": False,
+        "properties": {"use": use} | keys,
+        "allOf": branches,
     }
-    branches = [{"$ref": f"#/$defs/{kind}.{entry.full_name}"} for entry in entries]
-    described = {"description": f"[{kind}]: {_KINDS[kind]}", "x-taplo": {"initKeys": ["use"]}}
-    return described | {"oneOf": branches + ([inherited] if kind != "exporter" else [])}
+
+
+def _names(entry: Entry, entries: list[Entry]) -> list[str]:
+    twins = sum(other.name == entry.name for other in entries)
+    return [entry.full_name] if twins > 1 else [entry.name, entry.full_name]
+
+
+def _summary(entry: Entry) -> str:
+    return (inspect.getdoc(entry.cls) or "").split("\n\n", 1)[0].replace("\n", " ")
 
 
 def _either(values: list[Schema]) -> Schema:
@@ -95,15 +117,11 @@ def _either(values: list[Schema]) -> Schema:
     return found[0] if len(found) == 1 else {"anyOf": found, "description": found[0]["description"]}
 
 
-def _component(entry: Entry, registry: Registry) -> Schema:
-    twins = [other for other in registry.named(entry.name) if other.kind == entry.kind]
-    names = [entry.full_name] if len(twins) > 1 else [entry.name, entry.full_name]
-    doc = inspect.getdoc(entry.cls) or ""
-    brought = f"brought by {entry.plugin.distribution} {entry.plugin.version}"
-    use = {"enum": names, "description": f"{doc.splitlines()[0] if doc else entry.name} ({brought})"}
+def _component(entry: Entry) -> Schema:
     table = _table(entry.cls)
-    table["properties"] = {"use": use} | table["properties"]
-    return {"title": entry.name, "description": doc} | table | {"required": ["use", *table.get("required", [])]}
+    brought = f"{_summary(entry)} Brought by {entry.plugin.distribution} {entry.plugin.version}."
+    table["properties"] = {"use": {"type": "string", "description": brought}} | table["properties"]
+    return {"title": entry.name, "description": brought} | table
 
 
 def _table(cls: type) -> Schema:
