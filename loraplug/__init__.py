@@ -15,6 +15,7 @@ from loraplug.components import (
     Trained,
     Trainer,
     TrainingResult,
+    row_id,
 )
 from loraplug.context import Event, Progress, Reporter, Run
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
@@ -30,5 +31,5 @@ __all__ = [
     "Component", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter", "InputError",
     "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress", "Quantizer", "Registry",
     "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "find_exporter", "fresh_place", "hookimpl",
-    "load_registry", "only_one", "open_model", "options", "working_on",
+    "load_registry", "only_one", "open_model", "options", "row_id", "working_on",
 ]  # fmt: skip

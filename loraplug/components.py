@@ -65,6 +65,14 @@ class DatasetSource(Component):
         """
 
 
+def row_id(row: Mapping[str, Any], index: int) -> str:
+    """What to call a row: its instance_id, task_id or id, else `row 12` (counted from 0)."""
+    for key in ("instance_id", "task_id", "id"):
+        if (value := row.get(key)) is not None and value != "":
+            return str(value)
+    return f"row {index}"
+
+
 class Formatter(Component):
     """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone."""
 
