@@ -15,7 +15,6 @@ from loraplug.components import (
     Trained,
     Trainer,
     TrainingResult,
-    row_id,
 )
 from loraplug.context import Event, Progress, Reporter, Run
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
@@ -23,13 +22,15 @@ from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.open import Opened, find_exporter, open_model
 from loraplug.registry import Entry, Registry, load_registry
+from loraplug_rows.shapes import Conversation, conversation, row_id, shape_of
 from loraplug_tables.options import Doc, Option, options
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Component", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter", "InputError",
-    "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress", "Quantizer", "Registry",
-    "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "find_exporter", "fresh_place", "hookimpl",
-    "load_registry", "only_one", "open_model", "options", "row_id", "working_on",
+    "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
+    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
+    "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation",
+    "find_exporter", "fresh_place", "hookimpl", "load_registry", "only_one", "open_model", "options", "row_id",
+    "shape_of", "working_on",
 ]  # fmt: skip

@@ -55,7 +55,7 @@ class DatasetSource(Component):
 
     @abstractmethod
     def load(self, run: Run) -> Dataset:
-        """Rows, in columns that the formatter knows; nested values (messages, tools) go in `datasets.Json` columns.
+        """Rows of a shape the formatter knows (`shape_of`); nested values (messages, tools) go in `datasets.Json` columns.
 
         Optional columns: `instance_id` or `task_id` name a row in messages to the user; `group` (a list of strings,
         coarse to fine, such as repository then task) keeps related rows on one side of the validation split.
@@ -63,14 +63,6 @@ class DatasetSource(Component):
         Raises:
             InputError: the data cannot be read or has no rows, naming file and line or row.
         """
-
-
-def row_id(row: Mapping[str, Any], index: int) -> str:
-    """What to call a row: its instance_id, task_id or id, else `row 12` (counted from 0)."""
-    for key in ("instance_id", "task_id", "id"):
-        if (value := row.get(key)) is not None and value != "":
-            return str(value)
-    return f"row {index}"
 
 
 class Formatter(Component):

@@ -19,7 +19,7 @@ from loraplug.context import Event, Run
 from loraplug.errors import InputError, LoraplugError
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
-from loraplug.split import split
+from loraplug_rows.split import split
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import define, field, frozen, validators
 from attrs import field as option
 
-from loraplug import Doc, Formatter, InputError, Progress, Run, row_id
+from loraplug import Conversation, Doc, Formatter, InputError, Progress, Run, row_id, shape_of
 from loraplug_chat.choices import Policy
 from loraplug_chat.overlong import shortened
 from loraplug_chat.packing import isolates
-from loraplug_chat.rows import Conversation, shape_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

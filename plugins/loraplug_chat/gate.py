@@ -6,9 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from loraplug import LoraplugError
+from loraplug import Conversation, LoraplugError
 from loraplug_chat.mask import Encoded
-from loraplug_chat.rows import Conversation
 from loraplug_chat.template import Talk
 
 Sample = tuple[Conversation, Encoded]

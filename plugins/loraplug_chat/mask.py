@@ -6,10 +6,9 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from loraplug import InputError
+from loraplug import Conversation, InputError
 from loraplug_chat.choices import TrainOn
 from loraplug_chat.marks import Added, View
-from loraplug_chat.rows import Conversation
 from loraplug_chat.shapes import Shape, Shapes
 from loraplug_chat.spans import PROBE, Locator, Turn
 from loraplug_chat.template import Talk, Template, is_usual

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from loraplug import InputError
+from loraplug import Conversation, InputError
 from loraplug_chat.choices import Policy
-from loraplug_chat.rows import Conversation
 
 if TYPE_CHECKING:
     from loraplug_chat.mask import Encoded

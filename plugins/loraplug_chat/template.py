@@ -8,8 +8,7 @@ from typing import Any
 
 from attrs import define
 
-from loraplug import InputError
-from loraplug_chat.rows import Conversation
+from loraplug import Conversation, InputError
 from loraplug_chat.tracked import (
     CLOSE,
     OPEN,

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, InputError
+from loraplug import Conversation, Doc, InputError, conversation
 from loraplug_chat.encoding import Encoding
-from loraplug_chat.rows import Conversation, conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -37,7 +37,7 @@ def parts(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, proc
 
 def _begin(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path) -> None:
     global _job
-    from loraplug_chat.rows import shape_of
+    from loraplug import shape_of
 
     read = formatter.reader(shape_of(rows.column_names), tokenizer)
 

@@ -13,12 +13,11 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug import InputError, LoraplugError, Run
+from loraplug import Conversation, InputError, LoraplugError, Run
 from loraplug_chat import gate, store, workers
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_chat.mask import Masker
 from loraplug_chat.packing import best_fit
-from loraplug_chat.rows import Conversation
 from loraplug_chat.text import Text
 
 
@@ -281,7 +280,7 @@ def test_real_rows(smol: Any, run: Run, name: str) -> None:
     encoded = ChatTemplate(max_length=1_000_000, max_lost=0).encode(rows, smol, run)
     assert len(encoded) == len(rows)
     masker = Masker.of(smol)
-    from loraplug_chat.rows import conversation, shape_of
+    from loraplug import conversation, shape_of
 
     shape = shape_of(rows.column_names)
     for index, row in enumerate(rows):

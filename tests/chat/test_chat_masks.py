@@ -25,9 +25,8 @@ from chat_help import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loraplug import InputError
+from loraplug import Conversation, InputError
 from loraplug_chat.mask import Masker
-from loraplug_chat.rows import Conversation
 
 hostile = st.lists(
     st.sampled_from(

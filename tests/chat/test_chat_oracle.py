@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
 
-from loraplug import InputError
+from loraplug import Conversation, InputError
 from loraplug_chat.mask import Masker
-from loraplug_chat.rows import Conversation
 
 MARK = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 PARTS_ONLY = {"idefics3", "llava_next", "smolvlm"}

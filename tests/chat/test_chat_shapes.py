@@ -10,8 +10,8 @@ from chat_help import CHATML, answer, system, templates, tokenizer_for, user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loraplug import Conversation
 from loraplug_chat.mask import Masker
-from loraplug_chat.rows import Conversation
 from loraplug_chat.sealed import Sealed
 from loraplug_chat.tracked import InspectedError
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraplug import InputError
+from loraplug import Conversation, InputError
 from loraplug_chat.mask import Masker
-from loraplug_chat.rows import Conversation
 from loraplug_play.prompt import Prompter
 from loraplug_play.voice import _Pieces
 

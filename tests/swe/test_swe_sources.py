@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from swe_helpers import SHARED, needs_shared, read_rejects, row, synth, write_tasks
 
-from loraplug import InputError, Run
-from loraplug_chat.rows import conversation, shape_of
+from loraplug import InputError, Run, conversation, shape_of
 from loraplug_swe import loraplug_dataset_sources
 from loraplug_swe.options import parse_ids
 from loraplug_swe.places import open_place

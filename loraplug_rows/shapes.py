@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import frozen
 
-from loraplug import InputError, row_id
+from loraplug_tables.errors import InputError
 
 Row = Mapping[str, Any]
 Message = dict[str, Any]
@@ -71,6 +71,14 @@ def shape_of(columns: Iterable[str]) -> str:
         return "text"
     seen = ", ".join(sorted(have)) or "no columns"
     raise InputError(f"rows of no known shape; columns seen: {seen}", todo=f"accepted: {_ACCEPTED}")
+
+
+def row_id(row: Row, index: int) -> str:
+    """What to call a row: its instance_id, task_id or id, else `row 12` (counted from 0)."""
+    for key in ("instance_id", "task_id", "id"):
+        if (value := row.get(key)) is not None and value != "":
+            return str(value)
+    return f"row {index}"
 
 
 def conversation(row: Row, shape: str, index: int) -> Conversation:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from loraplug import InputError
-from loraplug_chat.rows import conversation, shape_of
+from loraplug import InputError, conversation, shape_of
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
 
