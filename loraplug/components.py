@@ -55,7 +55,7 @@ class DatasetSource(Component):
 
     @abstractmethod
     def load(self, run: Run) -> Dataset:
-        """Rows of a shape the formatter knows (`shape_of`); nested values (messages, tools) go in `datasets.Json` columns.
+        """Rows of a shape the formatter knows (see `shape_of`); nested values (messages, tools) go in `Json` columns.
 
         Optional columns: `instance_id` or `task_id` name a row in messages to the user; `group` (a list of strings,
         coarse to fine, such as repository then task) keeps related rows on one side of the validation split.
