@@ -19,8 +19,7 @@ from loraplug.context import Event, Reporter, Run
 from loraplug.errors import InputError, LoraplugError
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
-from loraplug.rows import shape_of
-from loraplug.split import split
+from loraplug_rows.split import split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,12 +86,12 @@ class Pipeline:
     # the stages
 
     def load_rows(self) -> Dataset:
-        """The rows of the dataset source; at least one, of a known shape."""
+        """The rows of the dataset source; at least one."""
         with self._stage("dataset", self.recipe.dataset):
             rows = self.recipe.dataset.load(self.run)
             if len(rows) == 0:
                 raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
-            self.run.say(f"dataset: {len(rows)} rows, shape {shape_of(rows.column_names)}")
+            self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(rows.column_names)}")
             return rows
 
     def split_rows(self, rows: Dataset) -> tuple[Dataset, Dataset | None]:
