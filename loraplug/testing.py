@@ -66,9 +66,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet)
     raw.train_from_iterator(["the bug is in the last line of the function", "system user assistant"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
+    pad, _, end = specials
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=pad, chat_template=CHAT_TEMPLATE)
 
 
 def tiny_model(folder: Path) -> Path:
