@@ -162,12 +162,12 @@ def _helps(command: Any) -> None:
 
 def _check_entry(entry: Entry, table: dict[str, Any]) -> list[Finding]:
     subject = f"{entry.kind} {entry.name}"
-    missing = [option.name for option in options(entry.cls) if option.required and option.name not in table]
-    if missing:
-        hint = " ".join(f"--set {entry.name}.{name}=…" for name in missing)
-        return [*check_class(entry.cls), Finding(subject, "behaves", "not run", f"needs options: {hint}")]
     part, problems = from_table(entry.cls, table)
+    wrong = [problem for problem in problems if problem.message != "missing key"]
+    if wrong:
+        raise InputError("\n".join(map(str, wrong)), where="--set", todo=f"see `loraplug plugins show {entry.name}`")
     if part is None:
-        raise InputError("; ".join(map(str, problems)), where="--set")
+        hint = " ".join(f"--set {entry.name}.{option.name}=…" for option in options(entry.cls) if option.required)
+        return [*check_class(entry.cls), Finding(subject, "behaves", "not run", f"needs options: {hint}")]
     with TemporaryDirectory() as folder:
         return conformance(part, Path(folder))

@@ -20,7 +20,7 @@ def command(adapter: Path, as_json: bool) -> None:
     size = sum(path.stat().st_size for path in adapter.glob("*.safetensors"))
     modules = config.get("target_modules") or []
     told = {"base": config.get("base_model_name_or_path"), "rank": config.get("r"), "bytes": size}
-    told["modules"] = modules if isinstance(modules, str) else sorted(modules)
+    told["modules"] = modules if isinstance(modules, str) else sorted({name.rpartition(".")[2] for name in modules})
     if as_json:
         return click.echo(json.dumps(told, indent=2))
     for name, value in told.items():
