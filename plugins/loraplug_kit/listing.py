@@ -150,7 +150,9 @@ def toml(value: Any) -> str:
     """A value as it is written in TOML; `not set` for None, which TOML cannot say."""
     import tomli_w
 
-    return "not set" if value is None else tomli_w.dumps({"v": _plain(value)}).strip().removeprefix("v = ") or "{}"
+    if isinstance(value, dict):  # on one line, as in a recipe
+        return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+    return "not set" if value is None else tomli_w.dumps({"v": _plain(value)}).strip().removeprefix("v = ")
 
 
 _EXAMPLES = {"str": '"…"', "path": '"path/to/file"', "int": "1", "float": "1.0", "bool": "false"}
