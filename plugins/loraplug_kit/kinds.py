@@ -289,6 +289,7 @@ def _digest(path: Path) -> str:
 EVENTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("stage-start", {"stage": "trainer", "component": "sft"}),
     ("metrics", {"step": 1, "epoch": 0.5, "loss": 2.5, "learning_rate": 1e-4}),
+    ("metrics", {"step": 1, "validation_loss": 2.25}),
     ("stage-end", {"stage": "trainer", "component": "sft"}),
     ("artefact", {"name": "adapter", "path": "outputs/adapters/tiny"}),
     ("a-kind-of-the-future", {}),

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from loraplug import Entry, Option, PluginError, Registry, options
-from loraplug.registry import Plugin
+from loraplug.registry import Plugin, report
 
 _KIND_ORDER = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
@@ -39,8 +39,7 @@ def _origin(plugin: Plugin) -> str:
 
 
 def _why(plugin: Plugin) -> str:
-    report = f"; report it at {plugin.url}" if plugin.status == "broken" and plugin.url else ""
-    return f"{plugin.reason}{report}"
+    return f"{plugin.reason}; {report(plugin)}" if plugin.status == "broken" else str(plugin.reason)
 
 
 def observer_name(observer: Any) -> str:

@@ -22,7 +22,7 @@ class MyPart:
 
     def __call__(self, event: Event) -> None:
         """Take one event; kinds that it does not know are passed over."""
-        if event.kind == "metrics":
+        if event.kind == "metrics" and "loss" in event.data:
             self.loss[event.run_name] = event.data["loss"]
         elif event.kind == "stage-start":
             self.begun[event.run_name, event.data["stage"]] = time.monotonic()
