@@ -151,13 +151,8 @@ def broken(tmp_path: Path, recipe: Path, verb: tuple[str, str, str, str], method
     kind, module, base, verb_name = verb
     code = PART.format(module=module, base=base, method=method or verb_name, hook=HOOKS[kind])
     if method is not None:
-        needed = f"
-    def {verb_name}(self, *_):
-        pass
-"
-        code = code.replace('    name = "rude"
-', f'    name = "rude"
-{needed}')
+        needed = f"\n    def {verb_name}(self, *_):\n        pass\n"
+        code = code.replace('    name = "rude"\n', f'    name = "rude"\n{needed}')
     text = recipe.read_text()
     model = text.split("id = ")[1].splitlines()[0]
     table = {
