@@ -173,7 +173,8 @@ class Pipeline:
             raise
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
+            own = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
+            plugin = self.registry.blame(error) or own  # a loader calls the quantizer: whose code was it?
             todo = f"see the whole error with --debug; {report(plugin)}"
             if os.strerror(errno.ENOSPC) in text:  # libraries wrap it in errors of their own
                 todo = files.ROOM

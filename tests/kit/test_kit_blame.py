@@ -82,7 +82,7 @@ def test_a_hook_that_fails_is_listed_with_its_reason(
     install(tmp_path, FAILS.format(hook=hook, result=result))
     monkeypatch.syspath_prepend(tmp_path)
     lines = list_plugins(load_registry(), as_json=False).splitlines()
-    monkeypatch.delitem(sys.modules, "rude")
+    del sys.modules["rude"]
     (line,) = [line for line in lines if line.split()[1] == "rude-one"]
     assert line.split()[:5] == ["plugin", "rude-one", "rude", "2.5", "broken"]
     assert reason in line
