@@ -20,6 +20,7 @@ from loraplug import Entry, InputError, PluginError, Registry, options
 from loraplug.registry import Plugin
 from loraplug.testing import from_table
 from loraplug_kit.conformance import Finding, check_class, conformance, require, tried
+from loraplug_kit.listing import NOTHING, empty, observer_name
 
 HEAVY = (
     "torch", "transformers", "datasets", "tokenizers", "trl", "peft", "accelerate", "bitsandbytes", "gradio", "numpy",
@@ -115,7 +116,6 @@ def _check_plugin(plugin: Plugin, registry: Registry) -> list[Finding]:
     for observer, origin in registry.observers:
         if origin is plugin:
             from loraplug_kit.kinds import observe
-            from loraplug_kit.listing import observer_name
 
             found.append(tried(f"observer {observer_name(observer)}", "takes every event", partial(observe, observer)))
     return found
@@ -126,9 +126,7 @@ def _loads(plugin: Plugin) -> None:
 
 
 def _brings(plugin: Plugin, registry: Registry) -> None:
-    pairs = [entry.plugin for entry in registry.entries]
-    pairs += [origin for _, origin in (*registry.commands, *registry.observers)]
-    require(plugin in pairs, "brings nothing: are its hooks decorated with @loraplug.hookimpl?")
+    require(plugin not in empty(registry), NOTHING)
 
 
 def _light(plugin: Plugin, registry: Registry) -> None:

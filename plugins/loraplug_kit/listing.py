@@ -29,9 +29,20 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
         rows.append(("observer", observer_name(observer), _origin(plugin), "ok", _first_line(observer)))
     idle = [plugin for plugin in registry.plugins if plugin.status != "ok"]
     rows += [("plugin", plugin.name, _origin(plugin), plugin.status, _why(plugin)) for plugin in idle]
+    rows += [("plugin", plugin.name, _origin(plugin), "ok", NOTHING) for plugin in empty(registry)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [[*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]] for row in rows]
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+NOTHING = "brings nothing: are its hooks decorated with @loraplug.hookimpl?"
+
+
+def empty(registry: Registry) -> list[Plugin]:
+    """Plugins that load and bring nothing: pluggy passes over a hook that is not marked, or gives None, in silence."""
+    used = [entry.plugin for entry in registry.entries]
+    used += [plugin for _, plugin in (*registry.commands, *registry.observers)]
+    return [plugin for plugin in registry.plugins if plugin.status == "ok" and plugin not in used]
 
 
 def _origin(plugin: Plugin) -> str:

@@ -1,4 +1,4 @@
-"""`loraplug plugins new`: a package with one plugin in it, made from the working packages under `templates/`.
+"""`loraplug plugins new`: a package with one plugin in it, made from the working packages under `package-templates/`.
 
 The templates are plain files in which `my_package`, `my-package`, `MyPart` and `my-part` stand for the names.
 """
@@ -110,7 +110,7 @@ def _files(called: Names, kind: str) -> dict[str, str]:
 
 
 def _template(path: str) -> str:
-    return resources.files("loraplug_kit").joinpath("templates", path).read_text(encoding="utf-8")
+    return resources.files("loraplug_kit").joinpath("package-templates", path).read_text(encoding="utf-8")
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -72,13 +72,13 @@ def test_the_kinds_and_the_hooks_are_the_same_list() -> None:
 @pytest.mark.parametrize("hook", HOOKS.values())
 @pytest.mark.parametrize(
     ("result", "reason"),
-    [("1 / 0", "ZeroDivisionError: division by zero"), ("None", "TypeError"), ("[3]", "3 ")],
-    ids=["raises", "none", "wrong"],
+    [("1 / 0", "ZeroDivisionError: division by zero"), ("3", "TypeError: 'int' object"), ("[3]", "3 ")],
+    ids=["raises", "no-list", "wrong"],
 )
 def test_a_hook_that_fails_is_listed_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str, result: str, reason: str
 ) -> None:
-    """Raising, giving nothing, giving what is no component: one broken line, and everything else still there."""
+    """Raising, giving no list, giving what is no component: one broken line, and everything else still there."""
     install(tmp_path, FAILS.format(hook=hook, result=result))
     monkeypatch.syspath_prepend(tmp_path)
     lines = list_plugins(load_registry(), as_json=False).splitlines()
@@ -88,6 +88,20 @@ def test_a_hook_that_fails_is_listed_with_its_reason(
     assert reason in line
     assert line.endswith(f"report it to {URL}")
     assert any(line.startswith("trainer") and " ok " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "code", [FAILS.format(hook="loraplug_trainers", result="None"), "def loraplug_trainers(): 1 / 0"]
+)
+def test_a_plugin_that_brings_nothing_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """pluggy passes over None, and over a hook that is not marked; its author would look for it in vain."""
+    install(tmp_path, code)
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = list_plugins(load_registry(), as_json=False).splitlines()
+    del sys.modules["rude"]
+    (line,) = [line for line in lines if line.split()[1] == "rude-one"]
+    assert line.split()[4] == "ok"
+    assert line.endswith("brings nothing: are its hooks decorated with @loraplug.hookimpl?")
 
 
 def test_a_disabled_plugin_is_listed_with_who_disabled_it(loraplug: Cli, tmp_path: Path) -> None:
