@@ -160,7 +160,7 @@ def given_paths(part: Component) -> Iterator[Option]:
             yield option
 
 
-def with_path(part: Component, option: Option, path: Path) -> Any:
+def with_path(part: Any, option: Option, path: Path) -> Any:
     """The component with another path in `option`."""
     kind = type(getattr(part, option.name))
     return attrs.evolve(part, **{option.name: str(path) if kind is str else path})
