@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint fast clean
+.PHONY: quickstart test lint fast docs clean
 
 quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
@@ -20,6 +20,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY)  ## signatures, option tables and help in docs/, from the code
+	$(BIN)/python -m cogapp -r -I docs docs/options.md docs/commands.md docs/hooks/*.md
 
 # torch first: with no torch installed, a range would take the newest build, CUDA and all
 $(READY): pyproject.toml Makefile

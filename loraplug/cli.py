@@ -102,10 +102,20 @@ def main(arguments: list[str] | None = None) -> None:
 
             traceback.print_exc()
         _stop(str(error), error.exit_code)
-    except Exception as error:  # a bug of ours, still one block
+    except Exception as error:  # a bug of ours or of a plugin, still one block
         if debug:
             raise
-        _stop(f"{type(error).__name__}: {error}\n  next: run it again with --debug and report what it says", 1)
+        _stop(_failed(error), 1)
+
+
+def _failed(error: Exception) -> str:
+    from loraplug.registry import report
+
+    plugin = cli.registry.blame(error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if plugin is None:
+        return f"{text}\n  next: run it again with --debug and report what it says"
+    return f"plugin {plugin} failed: {text}\n  next: see the whole error with --debug; {report(plugin)}"
 
 
 def _stop(text: str, code: int) -> None:

@@ -105,7 +105,24 @@ class Registry:
         for plugin in self.plugins:
             if plugin.status != "ok":
                 text += f"; plugin {plugin} is {plugin.status}: {plugin.reason}"
+                text += f" ({report(plugin)})" if plugin.status == "broken" else ""
         return text
+
+    def blame(self, error: BaseException) -> Plugin | None:
+        """The plugin in whose code an error arose, if in any; where several were at work, the innermost."""
+        owners = {entry.cls.__module__.partition(".")[0]: entry.plugin for entry in self.entries}
+        brought = [(command.callback, plugin) for command, plugin in self.commands] + [*self.observers]
+        owners |= {getattr(item, "__module__", "").partition(".")[0]: plugin for item, plugin in brought}
+        found, trace = None, error.__traceback__
+        while trace is not None:
+            found = owners.get(str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0], found)
+            trace = trace.tb_next
+        return found
+
+
+def report(plugin: Plugin) -> str:
+    """Where a plugin's failure is to be reported."""
+    return f"report it to {plugin.url or f'the makers of {plugin}'}"
 
 
 def load_registry(extra: Iterable[tuple[str, Any]] = (), *, installed: bool = True) -> Registry:
@@ -143,6 +160,7 @@ def _load(plugin: Plugin, load: Callable[[], Any], disabled: set[str]) -> tuple[
         for hook, kind in HOOKS.items():
             for cls in found[hook]:
                 _check_class(cls, kind)
+        _check_others(found)
     # whatever a stranger's module does at import, SystemExit included, the command line must go on
     except (Exception, SystemExit) as error:
         return attrs.evolve(plugin, status="broken", reason=_reason(error)), {}
@@ -159,6 +177,17 @@ def _check_class(cls: Any, kind: str) -> None:
         raise PluginError(f"{cls.__name__} lacks {', '.join(missing)}()")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", str(getattr(cls, "name", ""))):
         raise PluginError(f"{cls.__name__}.name must be lower-case letters, digits, dots or dashes")
+
+
+def _check_others(found: dict[str, list[Any]]) -> None:
+    import click
+
+    for command in found["loraplug_commands"]:
+        if not isinstance(command, click.Command) or not command.name:
+            raise PluginError(f"{command!r} is not a click command with a name")
+    for observer in found["loraplug_events"]:
+        if not callable(observer):
+            raise PluginError(f"{observer!r} cannot be called with an event")
 
 
 def _reason(error: BaseException) -> str:

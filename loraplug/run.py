@@ -18,7 +18,7 @@ from loraplug.components import Component, Sample, Trained, TrainingResult
 from loraplug.context import Event, Reporter, Run
 from loraplug.errors import InputError, LoraplugError
 from loraplug.recipe import Recipe
-from loraplug.registry import Registry
+from loraplug.registry import Registry, report
 from loraplug_rows.split import split
 
 if TYPE_CHECKING:
@@ -200,8 +200,9 @@ class Pipeline:
             raise
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
-            todo = f"see the whole error with --debug; report it to {plugin.url or f'the makers of {plugin}'}"
+            own = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
+            plugin = self.registry.blame(error) or own  # a loader calls the quantizer: whose code was it?
+            todo = f"see the whole error with --debug; {report(plugin)}"
             if os.strerror(errno.ENOSPC) in text:  # libraries wrap it in errors of their own
                 todo = files.ROOM
             raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo) from error
@@ -290,6 +291,6 @@ def _observer(registry: Registry, run: Run) -> Callable[[Event], None]:
             try:
                 observer(event)
             except Exception as error:
-                run.warn(f"observer of plugin {plugin} failed: {error!r}")
+                run.warn(f"observer of plugin {plugin} failed: {error!r}; {report(plugin)}")
 
     return tell

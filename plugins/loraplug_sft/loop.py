@@ -38,7 +38,7 @@ class Layout:
         return self.most_rows > 0
 
 
-class LoraTrainer(SFTTrainer):
+class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     """`SFTTrainer` over steps laid out beforehand.
 
     A batch of its data loader is a whole optimizer step: the same rows on every process. `training_step` takes this
@@ -49,6 +49,7 @@ class LoraTrainer(SFTTrainer):
 
     def __init__(self, run: Run, plan: order.Order, layout: Layout, **options: Any) -> None:
         self.run, self.plan, self.layout = run, plan, layout
+        self.optimizer: Any
         self.resumed: Checkpoint | None = None
         self.plus_ratio: float | None = options.pop("plus_ratio", None)
         adapters = {parameter: parameter.data for parameter in options["model"].parameters() if parameter.requires_grad}
@@ -71,7 +72,7 @@ class LoraTrainer(SFTTrainer):
     @property
     def sharded(self) -> bool:
         """Whether parameters or optimizer are spread over the processes (FSDP, DeepSpeed)."""
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     # the steps
 
@@ -205,7 +206,7 @@ class LoraTrainer(SFTTrainer):
         return Checkpoint(self.state.global_step, tensors, {**facts, **ours})
 
     def _init_training_state(self, *args: Any, **options: Any) -> tuple[int, int]:
-        begun = super()._init_training_state(*args, **options)
+        begun: tuple[int, int] = super()._init_training_state(*args, **options)
         self.state.global_step = self.resumed.step if self.resumed else 0
         return begun
 

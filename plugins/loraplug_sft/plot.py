@@ -21,7 +21,7 @@ def loss_plot(metrics: Sequence[Mapping[str, float]], figures: Mapping[str, floa
         if len(losses) >= 10:
             axes.plot(steps, _smoothed(losses), color="#08519c", linewidth=2, label="training, smoothed")
         if "validation_loss_before" in figures:
-            held = {0: figures["validation_loss_before"]}
+            held: dict[float, float] = {0: figures["validation_loss_before"]}
             held |= {line["step"]: line["validation_loss"] for line in metrics if "validation_loss" in line}
             held.setdefault(steps[-1], figures["validation_loss_after"])
             axes.plot(list(held), list(held.values()), "o--", color="#d94801", label="validation")
