@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _OURS = ("state.json", "events.jsonl")
+_DISK_FULL = (os.strerror(errno.ENOSPC), "Not enough disk space")  # the second is what datasets says
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -178,7 +179,7 @@ class Pipeline:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             plugin = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
             todo = f"see the whole error with --debug; report it to {plugin.url or f'the makers of {plugin}'}"
-            if os.strerror(errno.ENOSPC) in text:  # libraries wrap it in errors of their own
+            if any(words in text for words in _DISK_FULL):  # libraries wrap it in errors of their own
                 todo = files.ROOM
             failed = LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo)
             self._tell_failed(kind, part, failed)
