@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Server, products
+from harness import Server, Undisturbed, products
 
 from loraplug import load_registry, options
 
@@ -27,19 +27,12 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def job_recipe(recipe: Path) -> Path:
-    """The tests' recipe with enough steps that kills meet training; checkpoints after every other where there are any."""
+    """The tests' recipe with steps enough for kills to meet training; a checkpoint after every second, where there are any."""
     trainer = next(entry.cls for entry in load_registry().entries if (entry.kind, entry.name) == ("trainer", "sft"))
     saving = "save_every = 2\n" if any(option.name == "save_every" for option in options(trainer)) else ""
     text = recipe.read_text(encoding="utf-8").replace("max_steps = 4\n", f"max_steps = 12\n{saving}")
     recipe.write_text(text, encoding="utf-8")
     return recipe
-
-
-class Undisturbed:
-    """What a run that nothing happened to has made, and how long it took; kept for the whole session."""
-
-    products: dict[str, str] | None = None
-    seconds = 0.0
 
 
 @pytest.fixture

@@ -86,6 +86,13 @@ class Server:
         self.process.communicate()
 
 
+class Undisturbed:
+    """What a run that nothing happened to has made, and how long it took; kept for the whole session."""
+
+    products: dict[str, str] | None = None
+    seconds = 0.0
+
+
 def products(folder: Path) -> dict[str, str]:
     """sha256 of every weight file a finished run has left, and nothing half-made beside them."""
     outputs = folder / "outputs"

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Undisturbed
-from harness import Server, products, stage_of, wait_for
+from harness import Server, Undisturbed, products, stage_of, wait_for
 
 pytestmark = pytest.mark.slow
 KILLS, SEED = 30, 20
 
 
-def test_thirty_kills(
-    server: Server, job_recipe: Path, undisturbed: type[Undisturbed], tmp_path: Path, record_property: object
-) -> None:
+def test_thirty_kills(server: Server, job_recipe: Path, undisturbed: type[Undisturbed], tmp_path: Path) -> None:
     """Runs are killed once to three times each, at seeded random moments, then left alone; all end alike."""
     chance = random.Random(SEED)
     text = job_recipe.read_text(encoding="utf-8")
@@ -38,7 +36,9 @@ def test_thirty_kills(
         done = server.run(folder, "run", "recipe.toml")
         assert done.wait() == 0, f"after kills in {where}: {done.said()}"
         assert products(folder) == undisturbed.products, f"run {number}, after kills in {where}"
-    print(f"\n{where.total()} kills in {number} runs survived: {dict(where)}; a run takes {undisturbed.seconds:.1f} s")
+    sys.stdout.write(
+        f"\n{where.total()} kills in {number} runs survived: {dict(where)}; one run: {undisturbed.seconds:.1f} s\n"
+    )
     assert len(where) >= 3, "the kills met too few stages"
 
 

@@ -9,8 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Undisturbed
-from harness import Server, products, small_disk
+from harness import Server, Undisturbed, products, small_disk
 
 pytestmark = pytest.mark.slow
 STAGES = ["dataset", "formatter", "model", "trainer", "exporter", "end:dataset", "end:model", "end:trainer"]
