@@ -27,7 +27,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def job_recipe(recipe: Path) -> Path:
-    """The tests' recipe with steps enough for kills to meet training; a checkpoint after every second, where there are any."""
+    """The tests' recipe with steps enough for kills to meet training, and a checkpoint after every second of them."""
     trainer = next(entry.cls for entry in load_registry().entries if (entry.kind, entry.name) == ("trainer", "sft"))
     saving = "save_every = 2\n" if any(option.name == "save_every" for option in options(trainer)) else ""
     text = recipe.read_text(encoding="utf-8").replace("max_steps = 4\n", f"max_steps = 12\n{saving}")
