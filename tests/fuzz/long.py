@@ -1,0 +1,91 @@
+"""Fuzz for as long as you like: `python tests/fuzz/long.py --minutes 60 [--only rows]`; prints what was tried.
+
+Every target has its turn for a minute, with new seeds; a failure is printed with its input, and the others go on.
+Needs nothing beyond the tests' requirements. An input that takes longer than a minute ends the program with a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import random
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from targets import TARGETS, try_one
+
+
+class Over(Exception):
+    """The turn is over."""
+
+
+def turn(name: str, folder: Path, until: float, counts: Counter[str], number: int) -> None:
+    """Try inputs of one kind until the time is over."""
+
+    @seed(number)
+    @settings(
+        max_examples=10**6,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(data=st.data())
+    def attempt(data: st.DataObject) -> None:
+        if time.monotonic() > until:
+            raise Over
+        faulthandler.dump_traceback_later(60, exit=True)
+        given_input = data.draw(TARGETS[name][0], label=name)
+        counts[f"{name} tried"] += 1
+        counts[f"{name} taken"] += try_one(name, given_input, folder)
+
+    try:
+        attempt()
+    except Over:
+        pass
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def main() -> None:
+    """Take turns until the minutes are over."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--turn", type=float, default=60, help="seconds a turn")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("--only", choices=TARGETS, action="append")
+    words = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    counts: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    number, until = words.seed, time.monotonic() + words.minutes * 60
+    while time.monotonic() < until:
+        for name in words.only or TARGETS:
+            number += 1
+            with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+                os.chdir(folder)
+                try:
+                    turn(name, Path(folder), min(until, time.monotonic() + words.turn), counts, number)
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
+                    last = traceback.extract_tb(error.__traceback__)[-1]
+                    found[f"{name}: {type(error).__name__} at {Path(last.filename).name}:{last.lineno}"] += 1
+                    print(f"--- {name}, seed {number}", flush=True)
+                    traceback.print_exc()
+                    for note in getattr(error, "__notes__", ()):
+                        print(note[:2000], flush=True)
+                os.chdir("/")
+        print(f"seed {words.seed}:", dict(counts), "failures:", dict(found) or "none", flush=True)
+
+
+if __name__ == "__main__":
+    main()
