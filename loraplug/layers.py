@@ -116,7 +116,7 @@ def _apply(layers: Layers, settings: Iterable[str], under: tuple[str, ...], exam
         key, sign, text = setting.partition("=")
         if not sign or not key.strip():
             raise InputError("not KEY=VALUE", where=f"--set {setting}", todo=f"for example --set {example}")
-        path = [*under, *(int(part) if part.isdigit() else part for part in _split(key.strip()))]
+        path = [*under, *(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in _split(key.strip()))]
         _set(layers, path, _value(text), Origin("--set", Path.cwd()), where=f"--set {setting}")
 
 
@@ -134,11 +134,11 @@ def _read_file(layers: Layers, file: Path, below: tuple[Path, ...]) -> None:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=file, todo="give the path of a .toml file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         raise InputError(f"not TOML: {error}", where=file, todo="mend the file at that line") from None
     bases = table.pop("extends", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        if not isinstance(base, str):
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or "\0" in base:
             raise InputError(f"extends: expected a file name, got {base!r}", where=file)
         _read_file(layers, (file.parent / base).resolve(), (*below, file))
     lock = table.get("lock")
@@ -165,7 +165,7 @@ def _split(key: str) -> list[str]:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text  # a bare word
 
 
