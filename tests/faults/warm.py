@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -68,6 +69,7 @@ def run(job: dict[str, Any]) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs behind without it
         os.chdir(job["folder"])
         os.environ.update(job.get("env", {}))
         if "at" in job:
