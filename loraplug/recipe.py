@@ -195,10 +195,10 @@ def absolute(value: str, folder: Path, sure: bool = True) -> str:
     """`value` as an absolute path from `folder`, unless it is empty, has a scheme (`https:`, `hub:`) or is a name."""
     if not value or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", value):
         return value
-    path = os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 - resolve() would follow links
-    return (
-        path if sure or value.startswith((".", "/", "~")) or value.endswith(".gguf") or Path(path).exists() else value
-    )
+    # not pathlib: its expanduser and exists raise where there is no such user, or a name is too long
+    path = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))  # noqa: PTH100, PTH111, PTH118
+    known = sure or value.startswith((".", "/", "~")) or value.endswith(".gguf") or os.path.exists(path)  # noqa: PTH110
+    return path if known else value
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:
