@@ -1,4 +1,4 @@
-"""No token of the environment or of `.env` gets into any file or onto any screen, whatever is run and however it ends."""
+"""No token of the environment or of `.env` gets into a file or onto the screen, whatever is run and however it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness import Server
 pytestmark = pytest.mark.slow
 
 NAMES = [
-    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AWS_SECRET_ACCESS_KEY",
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "AZURE_KEY",
     "GITHUB_TOKEN", "MY_PASSWORD", "SOME_SECRET", "COMET_API_KEY", "NEPTUNE_API_TOKEN",
 ]  # fmt: skip
 ADAPTER = "outputs/adapters/tiny"

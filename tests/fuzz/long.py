@@ -1,4 +1,5 @@
 """Fuzz for as long as you like: `python tests/fuzz/long.py --minutes 60 [--only rows]`; prints what was tried.
+`--atheris patches` lets atheris (pip install atheris) choose the inputs of one target.
 
 Every target has its turn for a minute, with new seeds; a failure is printed with its input, and the others go on.
 Needs nothing beyond the tests' requirements. An input that takes over a minute ends the program with a traceback.
@@ -15,11 +16,46 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from targets import TARGETS, try_one
+
+
+GUIDED = (
+    "loraplug.layers", "loraplug.recipe", "loraplug.lock", "loraplug_data.reading", "loraplug_swe.patches",
+    "loraplug_swe.reverse", "loraplug_swe.tasks", "loraplug_export.tensors", "loraplug_export.lora_files",
+)  # fmt: skip
+"""What atheris looks into; modules that are loaded only when they are needed, so that it can."""
+
+
+def coverage_guided(name: str, minutes: float, counts: Counter[str]) -> None:
+    """Let atheris choose the inputs by the lines of ours they reach. Ends the program at the first failure."""
+    import sys
+
+    import atheris
+
+    with atheris.instrument_imports(include=["loraplug", "loraplug_data", "loraplug_swe", "loraplug_export"]):
+        for module in GUIDED:
+            import_module(module)
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    os.chdir(folder)
+
+    @settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def attempt(data: st.DataObject) -> None:
+        counts["tried"] += 1
+        counts["taken"] += try_one(name, data.draw(TARGETS[name][0]), folder)
+        if counts["tried"] % 500 == 0:
+            print(name, dict(counts), flush=True)
+
+    atheris.Setup(
+        [sys.argv[0], f"-max_total_time={int(minutes * 60)}", "-timeout=60"], attempt.hypothesis.fuzz_one_input
+    )
+    atheris.Fuzz()
 
 
 def turn(name: str, folder: Path, counts: Counter[str], number: int) -> None:
@@ -54,9 +90,13 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=60, help="seconds a turn")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--only", choices=TARGETS, action="append")
+    parser.add_argument("--atheris", choices=TARGETS, help="this target only, inputs chosen by atheris")
     words = parser.parse_args()
     logging.disable(logging.CRITICAL)
     counts: Counter[str] = Counter()
+    if words.atheris:
+        coverage_guided(words.atheris, words.minutes, counts)
+        return
     found: Counter[str] = Counter()
     number, until = words.seed, time.monotonic() + words.minutes * 60
     while time.monotonic() < until:

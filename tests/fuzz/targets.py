@@ -89,7 +89,21 @@ TOML_VALUES = st.one_of(
     st.floats(),
     st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
     st.sampled_from(
-        ["", "..", "../../x", "/dev/null", "a/b", "nul", "${HOME}", "package:x/y", "hub:a/b", "swe", "jsonl"]
+        [
+            "",
+            "..",
+            "../../x",
+            "/dev/null",
+            "a/b",
+            "nul",
+            "${HOME}",
+            "package:x/y",
+            "hub:a/b",
+            "~nobody/x",
+            "x" * 5000,
+            "swe",
+            "jsonl",
+        ]
     ),
     st.lists(st.integers() | st.text("ab/."), max_size=3),
     st.dictionaries(st.sampled_from(["use", "r", "a"]), st.integers() | st.text("ab"), max_size=2),
