@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from targets import TARGETS, try_one
 
-
 GUIDED = (
     "loraplug.layers", "loraplug.recipe", "loraplug.lock", "loraplug_data.reading", "loraplug_swe.patches",
     "loraplug_swe.reverse", "loraplug_swe.tasks", "loraplug_export.tensors", "loraplug_export.lora_files",

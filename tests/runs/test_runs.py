@@ -156,7 +156,7 @@ def test_a_run_at_work_is_running_and_unharmed(done: Path) -> None:
     assert read_run(done).status == "done"
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_files_cut_short_or_spoilt_never_raise(done: Path, data: st.DataObject) -> None:
     """Any file ends anywhere, or has other bytes somewhere: read as far as whole, or unreadable with a reason."""
@@ -205,7 +205,7 @@ EVENT = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=st.dictionaries(KEYS, JSON), events=st.lists(EVENT, max_size=6), columns=st.integers(1, 250))
 def test_whatever_values_are_in_it(make: Any, call: Any, done: Path, state: Any, events: Any, columns: int) -> None:
     """Well-formed files with senseless values: every command answers, on any terminal, and in valid JSON."""
