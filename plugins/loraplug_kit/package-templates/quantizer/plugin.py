@@ -1,0 +1,12 @@
+"""A loraplug plugin: see `part.py`."""
+
+from collections.abc import Sequence
+
+from loraplug import Quantizer, hookimpl
+from my_package.part import MyPart
+
+
+@hookimpl
+def loraplug_quantizers() -> Sequence[type[Quantizer]]:
+    """Bring `my-part`."""
+    return [MyPart]

@@ -1,0 +1,112 @@
+"""`loraplug plugins check`: what is built in conforms, and what is wrong with a package is told in one go."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from command import ROOT, Cli
+
+PLUGIN = """
+import numpy
+import click
+import loraplug
+
+@click.command()
+@click.option("--loud", is_flag=True)
+def shout(loud):
+    pass
+
+def observer(event):
+    event.data["loss"]
+
+@loraplug.hookimpl
+def loraplug_commands():
+    return [shout]
+
+@loraplug.hookimpl
+def loraplug_events():
+    return [observer]
+"""
+
+
+def install(folder: Path, name: str, code: str) -> dict[str, str]:
+    """A distribution as pip leaves it; gives the environment in which it is installed."""
+    (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    info = folder / f"{name}-2.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.5\n")
+    (info / "entry_points.txt").write_text(f"[loraplug]\n{name} = {name}\n")
+    return {
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")])
+    }
+
+
+@pytest.mark.slow
+def test_everything_built_in_conforms(loraplug: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    """Every component that needs no network, on real data and a real (tiny) model."""
+    from datasets import Dataset
+
+    rows = [{"prompt": f"{n}", "completion": f"{n + 1}"} for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    tasks = ROOT / "data" / "sample_tasks"
+    settings = ["jsonl.path=rows.jsonl", "json.path=rows.json", "parquet.path=rows.parquet", "disk.path=saved"]
+    settings += [f"transformers.id={tiny_model}", "sft.max_steps=2", f"swe-synth.tasks={tasks}", f"swe.tasks={tasks}"]
+    settings += ["swe.mode=simple"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = loraplug("plugins", "check", "loraplug", "--json", *words)
+    findings = json.loads(done.stdout)
+    assert not [item for item in findings if item["status"] == "failed"]
+    assert done.returncode == 0
+    idle = {item["subject"] for item in findings if item["status"] == "not run"}
+    assert idle == {"dataset hub", "exporter hub"}  # both need the network
+    assert len({item["subject"] for item in findings if item["check"] == "every option is documented"}) >= 17
+
+
+def test_a_faulty_package_is_told_all_its_faults(loraplug: Cli, tmp_path: Path) -> None:
+    """A heavy import, help that is missing, an observer that breaks on an event of another kind; exit code 1."""
+    done = loraplug("plugins", "check", "rude", env=install(tmp_path, "rude", PLUGIN))
+    assert done.returncode == 1, done.stderr
+    assert "imports numpy: import them inside methods" in done.stdout
+    assert "has no help" in done.stdout
+    assert "KeyError: 'loss'" in done.stdout
+    assert "urls.Issues" in done.stdout
+    assert done.stdout.splitlines()[-1] == "2 ok, 3 failed, 1 advice"
+
+
+def test_a_package_whose_hooks_are_not_marked_is_found(loraplug: Cli, tmp_path: Path) -> None:
+    """pluggy passes over a function without @hookimpl in silence."""
+    env = install(tmp_path, "silent", "def loraplug_commands():\n    return []\n")
+    done = loraplug("plugins", "check", "silent", env=env)
+    assert done.returncode == 1
+    assert "brings nothing: are its hooks decorated with @loraplug.hookimpl?" in done.stdout
+
+
+def test_a_broken_package_is_told_why(loraplug: Cli, tmp_path: Path) -> None:
+    """What fails at import fails the check, with the reason."""
+    done = loraplug("plugins", "check", "broken", env=install(tmp_path, "broken", "import not_there"))
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: No module named 'not_there'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dat"], "did you mean data"),
+        (["data", "--set", "jsnl.path=x"], "names no component of this package"),
+        (["loraplug", "--set", "hub.id=x"], "names more than one component"),
+        (["data", "--set", "jsonl.pth=x"], "did you mean path?"),
+    ],
+    ids=str,
+)
+def test_a_word_that_is_wrong_is_told(loraplug: Cli, words: list[str], said: str) -> None:
+    """Packages and options that do not exist are the user's mistake: exit code 2."""
+    done = loraplug("plugins", "check", *words)
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
