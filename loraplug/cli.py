@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from loraplug.recipe import Recipe
     from loraplug.run import Pipeline
     from loraplug_tables.layers import Layers
+
+
+_TERMINATED = 128 + signal.SIGTERM
+_GO_ON = "the same command goes on with what is finished"
 
 
 class App(click.Group):
@@ -80,7 +86,7 @@ def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001 - main() l
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 failed while working, 2 wrong input, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 failed while working, 2 wrong input, 130 interrupted, 143 terminated."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     # torch and bitsandbytes each bring an OpenMP; while one's idle threads spin, the other's wait for a core: measured
@@ -89,13 +95,19 @@ def main(arguments: list[str] | None = None) -> None:
     if not debug:  # deprecations inside libraries are for their makers
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+    with suppress(ValueError):  # only a program's main thread may ask for signals
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.exit(cli.main([word for word in given if word != "--debug"], "loraplug", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted\n  next: the same command goes on with what is finished", 130)
+        _stop(f"interrupted\n  next: {_GO_ON}", 130)
+    except SystemExit as end:
+        if end.code == _TERMINATED:
+            _stop(f"terminated\n  next: {_GO_ON}", _TERMINATED)
+        raise
     except LoraplugError as error:
         if debug:
             import traceback
@@ -116,6 +128,11 @@ def _failed(error: Exception) -> str:
     if plugin is None:
         return f"{text}\n  next: run it again with --debug and report what it says"
     return f"plugin {plugin} failed: {text}\n  next: see the whole error with --debug; {report(plugin)}"
+
+
+def _terminated(number: int, frame: object) -> None:  # noqa: ARG001
+    """SIGTERM ends the program as ctrl-c does, so that locks are let go and what was begun is removed."""
+    sys.exit(_TERMINATED)
 
 
 def _stop(text: str, code: int) -> None:

@@ -41,7 +41,7 @@ class Reporter:
 
 @frozen
 class Event:
-    """Something observers are told of; `kind` is "stage-start", "stage-end", "metrics" or "artefact"."""
+    """What observers are told of; `kind` is "stage-start", "stage-end", "stage-failed", "metrics" or "artefact"."""
 
     kind: str
     run_name: str

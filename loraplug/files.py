@@ -86,7 +86,7 @@ def only_one(folder: Path, name: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.2, poll_interval=0.02)  # `runs list` tries the lock for an instant
         except Timeout:
             todo = "wait for it, or choose another run_name"
             raise InputError("another run of this name is at work", where=name, todo=todo) from None

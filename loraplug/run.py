@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OURS = ("state.json", "events.jsonl")
+_DISK_FULL = (os.strerror(errno.ENOSPC), "Not enough disk space")  # the second is what datasets says
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -196,17 +197,26 @@ class Pipeline:
         try:
             with files.working_on(self.run.folder):
                 yield
-        except (LoraplugError, KeyboardInterrupt):
+        except KeyboardInterrupt:
+            raise
+        except LoraplugError as error:
+            self._tell_failed(kind, part, error)
             raise
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             own = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
             plugin = self.registry.blame(error) or own  # a loader calls the quantizer: whose code was it?
             todo = f"see the whole error with --debug; {report(plugin)}"
-            if os.strerror(errno.ENOSPC) in text:  # libraries wrap it in errors of their own
+            if any(words in text for words in _DISK_FULL):  # libraries wrap it in errors of their own
                 todo = files.ROOM
-            raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo) from error
+            failed = LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo)
+            self._tell_failed(kind, part, failed)
+            raise failed from error
         self.run.emit("stage-end", stage=kind, component=part.name)
+
+    def _tell_failed(self, kind: str, part: Component, error: LoraplugError) -> None:
+        with suppress(OSError):  # on a full disk the error itself is what the user must hear of
+            self.run.emit("stage-failed", stage=kind, component=part.name, error=str(error))
 
     # the run's folder
 

@@ -47,12 +47,19 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parsed(text: bytes, where: object) -> Any:
     try:
-        return json.loads(text.decode("utf-8-sig"))
+        value = json.loads(text.decode("utf-8-sig"))
+        if b"\\ud" in text or b"\\uD" in text:  # halves of surrogate pairs can be said, but are no text
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 ({error.reason} at byte {error.start})", where=where, todo=_MEND) from None
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if isinstance(where, Path) else where
         raise InputError(f"is not JSON: {error.msg} at column {error.colno}", where=place, todo=_MEND) from None
+    except UnicodeEncodeError:
+        raise InputError("holds half a surrogate pair, which is no character", where=where, todo=_MEND) from None
+    except ValueError as error:
+        raise InputError(f"cannot be read: {error}", where=where, todo=_MEND) from None
     except RecursionError:
         raise InputError("is nested too deeply", where=where, todo=_MEND) from None
 

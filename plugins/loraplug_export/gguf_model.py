@@ -82,14 +82,25 @@ class Family:
         rope = _rope(config)
         writer.add_rope_freq_base(float(rope.get("rope_theta") or 10000.0))
         kind = rope.get("rope_type", "default")
-        if kind in ("linear", "yarn"):
+        if kind == "linear":
             from gguf import RopeScalingType
 
-            writer.add_rope_scaling_type(RopeScalingType.LINEAR if kind == "linear" else RopeScalingType.YARN)
+            writer.add_rope_scaling_type(RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(float(rope["factor"]))
-            if kind == "yarn":
-                original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-                writer.add_rope_scaling_orig_ctx_len(int(original))
+        elif kind == "yarn":
+            self._write_yarn(writer, rope)
+
+    def _write_yarn(self, writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
+        """YaRN (arXiv:2309.00071): frequencies blended over a ramp, attention scaled by a factor."""
+        from gguf import RopeScalingType
+
+        original = rope.get("original_max_position_embeddings") or self.config.max_position_embeddings
+        factor = float(rope.get("factor") or self.config.max_position_embeddings / original)
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(factor)
+        writer.add_rope_scaling_orig_ctx_len(int(original))
+        # llama.cpp multiplies by the paper's own 1 + 0.1 ln(factor) whatever the file says
+        writer.add_rope_scaling_attn_factors(_attention_factor(rope, factor) / _yarn_scale(factor))
 
     def rope_factors(self) -> torch.Tensor | None:
         """Llama 3's divisors of the rotary frequencies, fp32, (head size / 2,); None for other kinds.
@@ -113,6 +124,19 @@ def _rope(config: Any) -> Mapping[str, Any]:
     return getattr(config, "rope_parameters", None) or {}
 
 
+def _yarn_scale(factor: float, mscale: float = 1.0) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _attention_factor(rope: Mapping[str, Any], factor: float) -> float:
+    """What cos and sin are multiplied by in transformers."""
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return _yarn_scale(factor, rope["mscale"]) / _yarn_scale(factor, rope["mscale_all_dim"])
+    return _yarn_scale(factor)
+
+
 def read_family(folder: Path) -> Family:
     """Recognise the model of a folder.
 
@@ -129,9 +153,14 @@ def read_family(folder: Path) -> Family:
         raise InputError(
             f"{config.model_type} models are not written to GGUF here (only {known})", where=path, todo=WAY_OUT
         )
-    rope = _rope(config).get("rope_type", "default")
-    if rope not in ("default", "linear", "llama3", "yarn"):
-        raise InputError(f'rope scaling "{rope}" is not written to GGUF here', where=path, todo=WAY_OUT)
+    rope = _rope(config)
+    if (kind := rope.get("rope_type", "default")) not in ("default", "linear", "llama3", "yarn"):
+        raise InputError(f'rope scaling "{kind}" is not written to GGUF here', where=path, todo=WAY_OUT)
+    ramp = (rope.get("beta_fast") or 32, rope.get("beta_slow") or 1, rope.get("truncate", True))
+    if kind == "yarn" and ramp != (32, 1, True):  # llama.cpp does not heed the file's ramp in these families
+        raise InputError("YaRN with a ramp of its own is not written to GGUF here", where=path, todo=WAY_OUT)
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError("partly rotated heads are not written to GGUF here", where=path, todo=WAY_OUT)
     if config.model_type != "mistral" and getattr(config, "use_sliding_window", False):
         raise InputError("sliding-window attention is not written to GGUF here", where=path, todo=WAY_OUT)
     arch = MODEL_ARCH[FAMILIES[config.model_type]]

@@ -85,7 +85,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"no {CONFIG} in it, so it is not an adapter folder", where=folder)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})", where=path, todo="copy the adapter again") from None
     if not isinstance(config, dict) or "peft_type" not in config:
         raise InputError("says no peft_type", where=path, todo="copy the adapter again")

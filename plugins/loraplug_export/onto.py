@@ -37,7 +37,7 @@ def training_facts(adapter: Path) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})", where=path, todo="copy the adapter folder again") from None
     if not isinstance(facts, dict):
         raise InputError("not a table", where=path, todo="copy the adapter folder again")

@@ -82,7 +82,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
     edits = read_edits(adapter, {name for name, module in modules.items() if type(module).__name__ == "Conv1D"})
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
-    names = {name: stored for name in parameters if (stored := _stored_name(name, model, base))}
+    names = {name: stored for name in parameters if (stored := stored_name(name, model, base))}
     for name in edits:
         if name not in parameters:
             raise InputError(
@@ -109,7 +109,8 @@ def _must_be_linear(name: str, modules: dict[str, Any]) -> None:
         raise NotPlannableError(f"{name} is the weight of a {type(module).__name__}")
 
 
-def _stored_name(name: str, model: PreTrainedModel, base: Checkpoint) -> str | None:
+def stored_name(name: str, model: PreTrainedModel, base: Checkpoint) -> str | None:
+    """The name a parameter's values are stored under, with or without the model's prefix; None where they are not."""
     prefix = f"{model.base_model_prefix}."
     for stored in (name, name.removeprefix(prefix), prefix + name):
         if stored in base.tensors:

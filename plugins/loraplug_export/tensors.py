@@ -123,7 +123,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise InputError(f"not an index of weights ({error})", where=index, todo="fetch the model again") from None
         if strays := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
             raise InputError(f"names a file outside its folder ({strays[0]})", where=index)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_export.edits import Edit
@@ -48,10 +48,58 @@ class Proof:
 
 
 @define
-class _Worst:
-    proof: Proof
+class Worst:
+    """The largest differences so far."""
+
+    proof: Proof = Proof(0, 0.0, 0.0, "", 0.0)
     layers: int = 0
     failed: list[Proof] = field(factory=list)
+
+    def take(self, name: str, module: torch.nn.Module, dtype: str, args: Sequence[Any], wanted: Any, got: Any) -> None:
+        """Compare two outputs of a module that now holds the merged weights.
+
+        Args:
+            dtype: safetensors' name of the type the merged weights are stored in.
+            args: the module's inputs, the tensor it works on first.
+        """
+        import torch
+
+        if not isinstance(wanted, torch.Tensor):
+            return
+        difference = (got - wanted).abs()
+        size = got.abs()
+        if isinstance(module, torch.nn.Linear):
+            size = (args[0].square() @ module.weight.square().T).sqrt()
+        elif type(module).__name__ == "Conv1D":
+            size = (args[0].square() @ module.weight.square()).sqrt()
+        relative = float(difference.norm() / size.norm().clamp_min(1e-30))
+        allowed = ALLOWED[dtype]
+        this = Proof(0, float(difference.max()), relative, name, allowed)
+        if not relative <= allowed:
+            self.failed.append(this)
+        first, second = (this, self.proof) if relative >= self.proof.relative else (self.proof, this)
+        self.proof = Proof(0, max(first.largest, second.largest), first.relative, first.layer, first.allowed)
+
+    def judged(self, tokens: int, merged: Path, run: Run) -> Proof:
+        """What all comparisons came to.
+
+        Raises:
+            LoraplugError: a layer differs by more than its type allows.
+        """
+        proof = evolve(self.proof, tokens=tokens)
+        if self.failed:
+            bad = max(self.failed, key=lambda one: one.relative / one.allowed)
+            raise LoraplugError(
+                f"{bad.layer} answers differently from base + adapter: relative difference {bad.relative:.2g}, "
+                f"allowed {bad.allowed:.2g} ({len(self.failed)} layers are off)",
+                where=merged,
+                todo="report this as a bug; peft's merge_and_unload is the way round it",
+            )
+        run.say(
+            f"merged: proved on {tokens} tokens, {self.layers} layers; largest difference {proof.largest:.2g}, "
+            f"relative {proof.relative:.2g} (allowed {proof.allowed:.2g}) in {proof.layer}"
+        )
+        return proof
 
 
 def verify(
@@ -64,7 +112,7 @@ def verify(
     """
     import torch
 
-    worst = _Worst(Proof(0, 0.0, 0.0, "", 0.0))
+    worst = Worst()
     tokens = sum(len(row) for row in rows)
     carriers = [(name, module) for name, module in plan.model.named_modules() if module._parameters]
     with run.progress("proving the merge", len(carriers) * len(rows)) as bar, torch.inference_mode():
@@ -83,20 +131,7 @@ def verify(
         finally:
             for _, module in carriers:
                 del module.forward
-    proof = Proof(tokens, worst.proof.largest, worst.proof.relative, worst.proof.layer, worst.proof.allowed)
-    if worst.failed:
-        bad = max(worst.failed, key=lambda one: one.relative / one.allowed)
-        raise LoraplugError(
-            f"{bad.layer} answers differently from base + adapter: relative difference {bad.relative:.2g}, "
-            f"allowed {bad.allowed:.2g} ({len(worst.failed)} layers are off)",
-            where=merged,
-            todo="report this as a bug; peft's merge_and_unload is the way round it",
-        )
-    run.say(
-        f"merged: proved on {tokens} tokens, {worst.layers} layers; largest difference {proof.largest:.2g}, "
-        f"relative {proof.relative:.2g} (allowed {proof.allowed:.2g}) in {proof.layer}"
-    )
-    return proof
+    return worst.judged(tokens, merged, run)
 
 
 def _watch(
@@ -105,19 +140,20 @@ def _watch(
     plan: Plan,
     merged: Checkpoint,
     onto: Mapping[str, Onto],
-    worst: _Worst,
+    worst: Worst,
     done: Any,
 ) -> None:
     forward = module.forward
     worst.layers += 1
 
     def both(*args: Any, **kwargs: Any) -> Any:
-        with _weights(module, {key: _base_weight(plan, f"{name}.{key}", onto) for key in module._parameters}):
+        with holding(module, {key: _base_weight(plan, f"{name}.{key}", onto) for key in module._parameters}):
             wanted = _adapted(plan, name, module, args, forward(*args, **kwargs))
         values = {key: _merged_weight(plan, merged, f"{name}.{key}") for key in module._parameters}
-        with _weights(module, values):
+        with holding(module, values):
             got = forward(*args, **kwargs)
-            _compare(name, module, plan, args, wanted, got, worst)
+            stored = next(key for parameter in values if (key := _stored(plan, f"{name}.{parameter}")))
+            worst.take(name, module, plan.base.tensors[stored].dtype, args, wanted, got)
         done()
         return wanted
 
@@ -125,16 +161,17 @@ def _watch(
 
 
 @contextmanager
-def _weights(module: torch.nn.Module, values: Mapping[str, torch.Tensor | None]) -> Iterator[None]:
+def holding(module: torch.nn.Module, values: Mapping[str, torch.Tensor | None]) -> Iterator[None]:
+    """While open, the module's own parameters have these values (None for an absent bias)."""
     import torch
 
-    empty = dict(module._parameters)
+    before = dict(module._parameters)
     for key, value in values.items():
         module._parameters[key] = None if value is None else torch.nn.Parameter(value, requires_grad=False)
     try:
         yield
     finally:
-        module._parameters.update(empty)
+        module._parameters.update(before)
 
 
 def _stored(plan: Plan, name: str) -> str | None:
@@ -193,26 +230,3 @@ def _adapted(plan: Plan, name: str, module: torch.nn.Module, args: tuple[Any, ..
         return out if own_bias is None else out + own_bias
     vector = bias.load().vector
     return out + extra if vector is None else out + extra + vector
-
-
-def _compare(
-    name: str, module: torch.nn.Module, plan: Plan, args: tuple[Any, ...], wanted: Any, got: Any, worst: _Worst
-) -> None:
-    import torch
-
-    if not isinstance(wanted, torch.Tensor):
-        return
-    difference = (got - wanted).abs()
-    size = got.abs()
-    if isinstance(module, torch.nn.Linear):
-        size = (args[0].square() @ module.weight.square().T).sqrt()
-    elif type(module).__name__ == "Conv1D":
-        size = (args[0].square() @ module.weight.square()).sqrt()
-    relative = float(difference.norm() / size.norm().clamp_min(1e-30))
-    stored = next(key for parameter in module._parameters if (key := _stored(plan, f"{name}.{parameter}")))
-    allowed = ALLOWED[plan.base.tensors[stored].dtype]
-    this = Proof(0, float(difference.max()), relative, name, allowed)
-    if not relative <= allowed:
-        worst.failed.append(this)
-    first, second = (this, worst.proof) if relative >= worst.proof.relative else (worst.proof, this)
-    worst.proof = Proof(0, max(first.largest, second.largest), first.relative, first.layer, first.allowed)

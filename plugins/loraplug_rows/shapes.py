@@ -98,9 +98,11 @@ def conversation(row: Row, shape: str, index: int) -> Conversation:
         tools = row.get("tools")
         if isinstance(tools, str):
             tools = json.loads(tools) if tools.strip() else None
+        if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
+            raise InputError(f"tools are no list of tables: {str(tools)[:80]!r}")
     except InputError as error:
         raise InputError(error.what, where=name, todo=f"mend the row in the data; expected shape: {shape}") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise InputError(f"not a {shape} row ({error!r})", where=name, todo="mend the row in the data") from None
     return Conversation(name, messages, tools or None)
 

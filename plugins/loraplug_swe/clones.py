@@ -189,7 +189,7 @@ def open_workshop(clone: Clone) -> Workshop:
     stack, limits = ExitStack(), clone.limits
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loraplug-swe-", dir=_scratch())))
     (folder / "tree").mkdir()
-    sha256 = (clone.git_dir / "config").exists() and "sha256" in (clone.git_dir / "config").read_text(errors="replace")
+    sha256 = (clone.git_dir / "config").exists() and b"sha256" in (clone.git_dir / "config").read_bytes()
     made = run_git(
         ["init", "--quiet", "--bare", "--template=", f"--object-format={'sha256' if sha256 else 'sha1'}", "git"],
         git_dir=None, timeout=limits.timeout, max_output=1 << 16, cwd=folder,
@@ -199,11 +199,13 @@ def open_workshop(clone: Clone) -> Workshop:
         raise InputError(f"git init failed: {made.words.strip()}", todo="git 2.36 or newer is needed")
     git_dir = folder / "git"
     (git_dir / "objects" / "info").mkdir(parents=True, exist_ok=True)
-    (git_dir / "objects" / "info" / "alternates").write_text(f"{clone.git_dir.absolute() / 'objects'}\n")
+    (git_dir / "objects" / "info" / "alternates").write_text(
+        f"{(clone.git_dir.absolute() / 'objects').as_posix()}\n", encoding="utf-8", newline="\n"
+    )
     abbrev = run_git(
         ["config", "core.abbrev"], git_dir=clone.git_dir, timeout=limits.timeout, max_output=64, cwd=folder
     )
-    with (git_dir / "config").open("a") as config:
+    with (git_dir / "config").open("a", encoding="utf-8", newline="\n") as config:
         config.write(f"[core]\n\tabbrev = {abbrev.out.decode().strip() or 7}\n")
         config.write(
             "\tfsync = none\n\tcompression = 0\n\tcreateObject = rename\n\tsafecrlf = false\n[gc]\n\tauto = 0\n"

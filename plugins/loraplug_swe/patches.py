@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 from loraplug_swe.rejects import Reject
 
 GITLINK = "160000"
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(.*)", re.DOTALL)
+_HUNK = re.compile(r"@@ -(\d{1,18})(?:,(\d{1,18}))? \+(\d{1,18})(?:,(\d{1,18}))? @@(.*)", re.DOTALL)
 _HEADERS = ("old mode ", "new mode ", "deleted file mode ", "new file mode ", "copy from ", "copy to ", "rename from ",
             "rename to ", "rename old ", "rename new ", "similarity index ", "dissimilarity index ",
             "index ")  # fmt: skip
@@ -183,10 +183,12 @@ def _named(header: list[str], at: int) -> Section:
     deleted = any(line.startswith("deleted file mode ") for line in header)
     if "--- " in found:
         old, new = _file_name(found["--- "], at), _file_name(found["+++ "], at)
-    elif "rename to " in found:
-        old, new = _bare(found["rename from "]), _bare(found["rename to "])
-    elif "copy to " in found:
-        old, new = _bare(found["copy from "]), _bare(found["copy to "])
+    elif verb := next(
+        (verb for verb in ("rename", "copy") if f"{verb} to " in found or f"{verb} from " in found), None
+    ):
+        if not {f"{verb} from ", f"{verb} to "} <= found.keys():
+            raise _corrupt(at, f"a {verb} names one file, not two")
+        old, new = _bare(found[f"{verb} from "]), _bare(found[f"{verb} to "])
     else:
         old = new = _twin(header[0].removeprefix("diff --git "), at)
     old, new = None if created else old, None if deleted else new

@@ -160,7 +160,7 @@ def clean_statement(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == '"':
         try:
             unquoted = json.loads(text, strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # a text that merely begins and ends with a quotation mark
         else:
             text = unquoted
@@ -172,7 +172,7 @@ def _table(fields: Mapping[str, Any], key: str, where: str) -> dict[str, Any] | 
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Reject("bad-json", f"{where}: {key}: {error}") from None
     if not isinstance(value, Mapping):
         return None
@@ -218,7 +218,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return (value,)
     if isinstance(value, str):
         return (value,) if value.strip() else ()

@@ -55,8 +55,8 @@ class Layers:
             raise InputError("extends itself", where=file, todo="take one `extends` out of the circle")
         table = _parsed(file, below)
         bases = table.pop("extends", [])
-        for base in [bases] if isinstance(bases, str) else bases:
-            if not isinstance(base, str):
+        for base in bases if isinstance(bases, list) else [bases]:
+            if not isinstance(base, str) or "\0" in base:
                 raise InputError(f"extends: expected a file name, got {base!r}", where=file)
             self.read((file.parent / base).resolve(), (*below, file))
         self.overlay(table, Origin(str(file), file.parent))
@@ -183,9 +183,10 @@ def absolute(value: str, folder: Path, sure: bool = True) -> str:
     """`value` as an absolute path from `folder`, unless it is empty, has a scheme (`https:`, `hub:`) or is a name."""
     if not value or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", value):
         return value
-    path = os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 - resolve() would follow links
+    # not pathlib: its expanduser and exists raise where there is no such user, or a name is too long
+    path = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))  # noqa: PTH100, PTH111, PTH118
     looks = value.startswith((".", "/", "~")) or value.endswith(".gguf")
-    return path if sure or looks or Path(path).exists() else value
+    return path if sure or looks or os.path.exists(path) else value  # noqa: PTH110
 
 
 def dotted(place: Place) -> str:
@@ -202,7 +203,7 @@ def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
         raise InputError(what, where=where, todo=todo) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=file, todo="give the path of a .toml file") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         raise InputError(f"not TOML: {error}", where=file, todo="mend the file at that line") from None
 
 
@@ -215,11 +216,11 @@ def _refused(name: str, values: Mapping[str, str | None]) -> str | None:
 def _split(key: str) -> list[str | int]:
     """`trainer.lora."a.b"` to its parts, as TOML splits a dotted key; a bare number is the index of a list."""
     found = re.findall(r"""(["'])(.*?)\1|([^."']+)""", key)
-    return [int(bare) if bare.isdigit() else quoted or bare for _, quoted, bare in found]
+    return [int(bare) if re.fullmatch("[0-9]{1,9}", bare) else quoted or bare for _, quoted, bare in found]
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text  # a bare word

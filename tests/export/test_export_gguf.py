@@ -22,6 +22,13 @@ HARD = [
     " leading",
 ]
 
+
+def yarn(factor, **more):
+    """A config's rotary entries; the original context is shorter than the rows compared."""
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": factor, "original_max_position_embeddings": 32}
+    return {"rope_parameters": rope | more}
+
+
 FAMILIES = {
     "llama": {"tie_word_embeddings": True},
     "llama, untied, biases": {"tie_word_embeddings": False, "attention_bias": True},
@@ -36,6 +43,11 @@ FAMILIES = {
         }
     },
     "llama, linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
+    "llama, yarn": yarn(4.0),
+    "qwen2, yarn": {"model_type": "qwen2"} | yarn(4.0),
+    "qwen3, yarn": {"model_type": "qwen3", "head_dim": 32} | yarn(2.5, rope_theta=1e6),
+    "llama, yarn with its own attention factor": yarn(4.0, attention_factor=0.8),
+    "llama, yarn with mscale": yarn(4.0, mscale=0.3, mscale_all_dim=2.0),
     "mistral": {"model_type": "mistral", "sliding_window": None},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
@@ -198,6 +210,9 @@ def test_other_families_are_refused(make_base, make_adapter, trained, tmp_path):
     [
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "sliding"),
+        (yarn(4.0, truncate=False), "ramp"),
+        (yarn(4.0, beta_fast=16.0), "ramp"),
+        (yarn(4.0, partial_rotary_factor=0.5), "partly rotated"),
     ],
 )
 def test_settings_llama_cpp_would_not_heed(settings, words, make_base, make_adapter, trained, tmp_path):

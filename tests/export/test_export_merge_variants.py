@@ -102,40 +102,6 @@ def test_transposed_weights_merge(variant, make_base, make_adapter, trained, log
     check(make_base, make_adapter, trained, logits, GPT2, TRANSPOSED[variant], tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("lora", "word"),
-    [
-        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
-        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
-        ({"init_lora_weights": "olora"}, "olora"),
-    ],
-)
-def test_unknown_kinds_go_to_peft_and_say_so(lora, word, make_base, make_adapter, trained, logits, tmp_path):
-    """What this package has no arithmetic for is merged by peft, and the user is told why."""
-    from peft import LoraConfig
-
-    base = make_base(attention_bias=True)
-    settings = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | lora
-    adapter = make_adapter(base, LoraConfig(**settings))
-    result = trained(adapter, base)
-    merged = MergedExporter().export(result, tmp_path / "merged")
-    said = [line for line in result.run.reporter.lines if "by peft" in line]
-    assert len(said) == 1 and word in said[0]
-    assert float((logits(merged) - logits(base, adapter)).abs().max()) < 1e-4
-
-
-def test_other_tuners_go_to_peft(make_base, make_adapter, trained, logits, tmp_path):
-    """LoHa is not LoRA."""
-    from peft import LoHaConfig
-
-    base = make_base()
-    adapter = make_adapter(base, LoHaConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    result = trained(adapter, base)
-    merged = MergedExporter().export(result, tmp_path / "merged")
-    assert any("LOHA" in line for line in result.run.reporter.lines)
-    assert float((logits(merged) - logits(base, adapter)).abs().max()) < 1e-4
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_output_keeps_the_type_of_the_base(dtype, make_base, make_adapter, trained, tmp_path):
     """The merge is done in fp32 and rounded once: each value is the nearest one to the exact merge."""

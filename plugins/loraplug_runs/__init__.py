@@ -1,0 +1,14 @@
+"""Looking back at runs: `runs list`, `runs show` and `runs compare`."""
+
+from collections.abc import Sequence
+
+import click
+
+from loraplug import hookimpl
+from loraplug_runs.commands import runs
+
+
+@hookimpl
+def loraplug_commands() -> Sequence[click.Command]:
+    """One group."""
+    return [runs]
