@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,11 @@ import attrs
 
 from loraplug import files, lock
 from loraplug.components import Component, Sample, Trained, TrainingResult
-from loraplug.context import Event, Reporter, Run
-from loraplug.errors import InputError, LoraplugError
+from loraplug.context import Reporter, Run
+from loraplug.errors import InputError
 from loraplug.recipe import Recipe
-from loraplug.registry import Registry, report
+from loraplug.registry import Registry
+from loraplug.stages import observer, stage
 from loraplug_rows.split import split
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OURS = ("state.json", "events.jsonl")
-_DISK_FULL = (os.strerror(errno.ENOSPC), "Not enough disk space")  # the second is what datasets says
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -51,7 +49,7 @@ class Pipeline:
 
     def __attrs_post_init__(self) -> None:
         if not _rank():
-            self.run = attrs.evolve(self.run, observe=_observer(self.registry, self.run))
+            self.run = attrs.evolve(self.run, observe=observer(self.registry, self.run))
         else:  # of several processes that train together only the first speaks
             self.run = attrs.evolve(self.run, reporter=Reporter())
 
@@ -190,33 +188,8 @@ class Pipeline:
             made[exporter.name] = place
             run.emit("artefact", name=exporter.name, path=str(place))
 
-    @contextmanager
-    def _stage(self, kind: str, part: Component) -> Iterator[None]:
-        """Tell observers, and put a name to whatever a plugin raises that is not one of our errors."""
-        self.run.emit("stage-start", stage=kind, component=part.name)
-        try:
-            with files.working_on(self.run.folder):
-                yield
-        except KeyboardInterrupt:
-            raise
-        except LoraplugError as error:
-            self._tell_failed(kind, part, error)
-            raise
-        except Exception as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            own = next(entry.plugin for entry in self.registry.entries if entry.cls is type(part))
-            plugin = self.registry.blame(error) or own  # a loader calls the quantizer: whose code was it?
-            todo = f"see the whole error with --debug; {report(plugin)}"
-            if any(words in text for words in _DISK_FULL):  # libraries wrap it in errors of their own
-                todo = files.ROOM
-            failed = LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo)
-            self._tell_failed(kind, part, failed)
-            raise failed from error
-        self.run.emit("stage-end", stage=kind, component=part.name)
-
-    def _tell_failed(self, kind: str, part: Component, error: LoraplugError) -> None:
-        with suppress(OSError):  # on a full disk the error itself is what the user must hear of
-            self.run.emit("stage-failed", stage=kind, component=part.name, error=str(error))
+    def _stage(self, kind: str, part: Component) -> AbstractContextManager[None]:
+        return stage(self.registry, self.run, kind, part)
 
     # the run's folder
 
@@ -289,18 +262,3 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
         keys = sorted(old.keys() | new.keys())
         return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
     return [] if old == new else [path.removeprefix(".")]
-
-
-def _observer(registry: Registry, run: Run) -> Callable[[Event], None]:
-    def tell(event: Event) -> None:
-        if run.folder.is_dir():
-            line = {"time": round(time.time(), 3), "event": event.kind, **event.data}
-            with (run.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, default=str) + "\n")
-        for observer, plugin in registry.observers:
-            try:
-                observer(event)
-            except Exception as error:
-                run.warn(f"observer of plugin {plugin} failed: {error!r}; {report(plugin)}")
-
-    return tell

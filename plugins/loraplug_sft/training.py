@@ -84,6 +84,14 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> 
             trainer.restore_adapters(kept)
         else:
             trainer.train()
+    except Exception as error:
+        if (tracker := type(error).__module__.split(".")[0]) not in options.report_to and tracker != "wandb":
+            raise
+        raise InputError(
+            f"{tracker} refused: {' '.join(str(error).split())[:300]}",
+            where="trainer.report_to" + (", WANDB_API_KEY" if tracker == "wandb" else ""),
+            todo="mend its settings, or leave it out with trainer.report_to = []",
+        ) from error
     finally:
         watcher.close()
     watcher.take_best()

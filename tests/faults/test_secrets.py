@@ -42,8 +42,9 @@ COMMANDS = [
 
 def test_no_secret_is_written_anywhere(server: Server, recipe: Path, tmp_path: Path) -> None:
     """Marked tokens in the environment and in `.env`; every command, well-ended or not; every file and log is read."""
-    inside = {name: f"mark-env-{number:02}-5ecr3t-of-forty-letters-or-more-as-wandb-has" for number, name in enumerate(NAMES)}
-    dotenv = {name: f"mark-dot-{number:02}-5ecr3t-of-forty-letters-or-more-as-wandb-has" for number, name in enumerate([*NAMES, "ONLY_IN_FILE_TOKEN"])}
+    secret = "5ecr3t-of-forty-letters-or-more-as-wandb-has"
+    inside = {name: f"mark-env-{number:02}-{secret}" for number, name in enumerate(NAMES)}
+    dotenv = {name: f"mark-dot-{number:02}-{secret}" for number, name in enumerate([*NAMES, "ONLY_IN_FILE_TOKEN"])}
     (tmp_path / ".env").write_text("".join(f'{name}="{value}"\n' for name, value in dotenv.items()))
     home = tmp_path / "home"
     home.mkdir()
