@@ -102,8 +102,9 @@ class _Group:
                 through = product(gradient, layer.weight.t())
                 into = through if into is None else into.add_(through)
             if part is not None:
-                lows.append(gradient @ layer.adapter[1])
-                adapters += [(lows[-1].t() @ x).mul_(layer.scale), gradient.t() @ part]
+                lows.append(product(gradient, layer.adapter[1].t()))
+                by_a = product(lows[-1].t(), x.t()).mul_(layer.scale)
+                adapters += [by_a, product(part.t(), gradient.t()).t()]
         if wanted and stacked is not None and into is not None:
             into.addmm_(torch.cat(lows, 1), stacked)
         return into, adapters
