@@ -63,7 +63,8 @@ def encoded(tokenizer: Any, kind: str, count: int) -> list[Row]:
     for asked, answer in texts(kind):
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
         whole = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
-        prompt = len(tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=True)["input_ids"])
+        asking = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=True)
+        prompt = len(asking["input_ids"])
         if prompt < longest:
             labels = [-100] * prompt + whole[prompt:]
             made.append({"input_ids": whole[:longest], "labels": labels[:longest]})
@@ -245,7 +246,7 @@ def compare(args: argparse.Namespace) -> None:
         told = ", ".join(f"{name} {steps[-1][0]:.6f} in {steps[-1][1]:.2f} s" for name, steps in seen.items())
         print(f"step {number}: {tokens[-1]} tokens; {told}", flush=True)
     first = contenders[0].name
-    print(f"\n| {args.rows} rows, {sum(tokens)} tokens | tok/s wall | tok/s CPU | over {first}, wall | CPU | loss off by |")
+    print(f"\n| {args.rows} rows, {sum(tokens)} tokens | tok/s wall | CPU | over {first}, wall | CPU | loss off by |")
     print("|---|---|---|---|---|---|")
     for name, steps in seen.items():
         speed = [sum(tokens) / sum(step[at] for step in steps) for at in (1, 2)]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import wraps
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from loraplug_sft.kernel_block import Block, Unsupported
-from loraplug_sft.kernel_math import product, rms, rms_backward, rms_scale
+from loraplug_sft.kernel_math import product, rms, rms_backward
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -78,11 +79,11 @@ class _FastLoss:
         self.backbone, self.head = base.model, base.lm_head
         if type(self.head) is not torch.nn.Linear or self.head.bias is not None or self.head.weight.requires_grad:
             raise Unsupported("the output layer is trained, quantised or has a bias")
-        if self.head.weight.dtype != torch.float32:
+        if any(part.dtype != torch.float32 for part in (self.head.weight, self.backbone.norm.weight)):
             raise Unsupported(f"it computes in float32, the model in {self.head.weight.dtype}")
         if self.backbone.rotary_emb.rope_type not in _ROPES:
             raise Unsupported(f"rope of type {self.backbone.rotary_emb.rope_type}")
-        if type(self.backbone.norm.weight) is not torch.nn.Parameter or self.backbone.norm.weight.requires_grad:
+        if self.backbone.norm.weight.requires_grad:
             raise Unsupported("the last norm is trained")
         self.blocks = [Block(layer, model.active_adapter) for layer in self.backbone.layers]
 
@@ -108,24 +109,22 @@ class _FastLoss:
         kept = (targets != _IGNORED).nonzero().flatten()
         if not len(kept):  # a loss of 0 that still belongs to the graph
             return self(1.0, input_ids=input_ids[:1, :2], labels=input_ids[:1, :2]) * 0.0
-        rows = [(start, end) for start, end in zip(bounds, bounds[1:], strict=False) if end > start]
-        positions = torch.cat([torch.arange(end - start) for start, end in rows])
-        cos, sin = (part[0, :, None, : part.shape[-1] // 2] for part in self.backbone.rotary_emb(x, positions[None]))
-        last = len(self.blocks) - 1
-        for number, block in enumerate(self.blocks):
-            x = block(x, (cos, sin), rows, kept if number == last else None)
-        norm = self.backbone.norm
-        return _Head.apply(x, norm.weight, norm.variance_epsilon, self.head.weight, targets[kept]) / count  # type: ignore[no-any-return]
+        rows = [slice(start, end) for start, end in pairwise(bounds) if end > start]
+        positions = torch.cat([torch.arange(row.stop - row.start) for row in rows])
+        rope = [part[0, :, None, None].chunk(2, -1)[0] for part in self.backbone.rotary_emb(x, positions[None])]
+        for block in self.blocks:
+            x = block(x, rope, rows, kept if block is self.blocks[-1] else None)
+        total: Tensor = _Head.apply(x, self.backbone.norm, self.head.weight, targets[kept])
+        return total / count
 
 
-class _Head(torch.autograd.Function):
+class _Head(torch.autograd.Function):  # type: ignore[misc]
     """Last norm, vocabulary and summed cross-entropy; the gradient is made with the logits at hand, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: Any, weight: Tensor, targets: Tensor) -> Tensor:
         """The summed loss of `x` (labels, hidden) for `targets` (labels)."""
-        root = rms_scale(x, eps)
-        normed = rms(x, root, scale)
+        normed = rms(x, norm)
         losses = x.new_empty(len(x))
         gradient = torch.empty_like(x)
         size = max(16, _LOGIT_BYTES // (4 * len(weight)))
@@ -139,11 +138,11 @@ class _Head(torch.autograd.Function):
                 logits.exp_().scatter_add_(1, where, logits.new_full(where.shape, -1.0))
                 gradient[part] = product(logits, weight.t())
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(rms_backward(gradient, x, root, scale))
+            ctx.save_for_backward(rms_backward(gradient, x, norm))
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         """The gradient kept by `forward`, times the one from above."""
         (kept,) = ctx.saved_tensors
-        return kept * gradient, None, None, None, None
+        return kept * gradient, None, None, None

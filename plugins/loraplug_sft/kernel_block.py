@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loraplug_sft.kernel_math import attend, attend_backward, product, rms, rms_backward, rms_scale, turn_
-
-Rows = Sequence[tuple[int, int]]
+from loraplug_sft.kernel_math import attend, attend_backward, product, rms, rms_backward, turn_
 
 
 class Unsupported(Exception):  # noqa: N818 - a reason, not a failure
@@ -29,7 +27,8 @@ class _Linear:
     def __init__(self, module: Any, adapter: str) -> None:
         from peft.tuners.lora import LoraLayer
 
-        self.base, self.adapter, self.scale = module, (), 1.0
+        self.base, self.scale = module, 1.0
+        self.adapter: tuple[Tensor, ...] = ()
         if isinstance(module, LoraLayer):
             self.base = module.get_base_layer()
             if module.merged or module.disable_adapters or list(module.active_adapters) != [adapter]:
@@ -46,15 +45,15 @@ class _Linear:
             raise Unsupported(f"a layer is a {type(self.base).__name__}")
         if any(parameter.requires_grad for parameter in self.base.parameters()):
             raise Unsupported("layers are trained whole")
-        kinds = {part.dtype for part in (*self.adapter, self.base.bias) if part is not None}
-        if kinds - {torch.float32} or (not self.packed and self.base.weight.dtype != torch.float32):
+        parts = (*self.adapter, self.base.bias, None if self.packed else self.base.weight)
+        if any(part is not None and part.dtype != torch.float32 for part in parts):
             raise Unsupported("it computes in float32, and not all of the model is")
 
     @property
     def weight(self) -> Tensor:
         """(out, in), float32; made anew where it is stored in 4 bits."""
         if not self.packed:
-            return self.base.weight  # type: ignore[no-any-return]
+            return self.base.weight
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(self.base.weight, self.base.weight.quant_state).float()
@@ -63,40 +62,35 @@ class _Linear:
 class _Group:
     """Linear layers that read the same input."""
 
-    def __init__(self, *layers: _Linear) -> None:
-        self.layers = layers
-        self.adapted = [layer for layer in layers if layer.adapter]
+    def __init__(self, adapter: str, *modules: Any) -> None:
+        self.layers = [_Linear(module, adapter) for module in modules]
+        self.adapters = [part for layer in self.layers for part in layer.adapter]
 
-    def stacked(self) -> Tensor | None:
+    def _stacked(self) -> Tensor | None:
         """The adapters' s·A, one below the other."""
-        parts = [layer.adapter[0].detach() * layer.scale for layer in self.adapted]
+        parts = [layer.adapter[0].detach() * layer.scale for layer in self.layers if layer.adapter]
         return torch.cat(parts) if parts else None
 
     def _split(self, low: Tensor | None) -> Iterator[tuple[_Linear, Tensor | None]]:
         at = 0
         for layer in self.layers:
-            width = layer.adapter[0].shape[0] if layer.adapter else 0
+            width = len(layer.adapter[0]) if layer.adapter else 0
             yield layer, low[:, at : at + width] if low is not None and width else None
             at += width
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """The layers' outputs, and s·x·Aᵀ for the backward pass."""
-        stacked = self.stacked()
+        stacked, outs = self._stacked(), []
         low = None if stacked is None else product(x, stacked)
-        outs = []
         for layer, part in self._split(low):
             outs.append(product(x, layer.weight, layer.base.bias))
             if part is not None:
                 outs[-1].addmm_(part, layer.adapter[1].t())
         return outs, low
 
-    def backward(
-        self, gradients: Sequence[Tensor], x: Tensor, low: Tensor | None, wanted: bool = True
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gradients by x (where wanted) and by each adapter's A and B, from those of the outputs."""
-        stacked = self.stacked()
-        into = None
-        lows, adapters = [], []
+    def backward(self, gradients: Sequence[Tensor], x: Tensor, low: Tensor | None, wanted: bool = True) -> Any:
+        """Gradients by x (None if not wanted) and by each adapter's A and B, from those of the outputs."""
+        into, lows, adapters = None, [], []
         for (layer, part), gradient in zip(self._split(low), gradients, strict=True):
             if wanted:
                 through = product(gradient, layer.weight.t())
@@ -105,8 +99,8 @@ class _Group:
                 lows.append(product(gradient, layer.adapter[1].t()))
                 by_a = product(lows[-1].t(), x.t()).mul_(layer.scale)
                 adapters += [by_a, product(part.t(), gradient.t()).t()]
-        if wanted and stacked is not None and into is not None:
-            into.addmm_(torch.cat(lows, 1), stacked)
+        if into is not None and lows:
+            into.addmm_(torch.cat(lows, 1), self._stacked())
         return into, adapters
 
 
@@ -121,101 +115,82 @@ class Block:
             raise Unsupported("attention in a sliding window")
         if attention.attention_dropout:
             raise Unsupported("attention dropout")
-        norms = [module for module in layer.modules() if type(module).__name__.endswith("RMSNorm")]
-        if any(norm.weight.requires_grad or norm.weight.dtype != torch.float32 for norm in norms):
-            raise Unsupported("norms are trained or not float32")
-        wrap = lambda owner, *names: _Group(*(_Linear(getattr(owner, name), adapter) for name in names))  # noqa: E731
-        self.layer, self.size, self.scale = layer, attention.head_dim, attention.scaling
+        self.layer, self.scale = layer, attention.scaling
+        self.shape = (attention.config.num_key_value_heads, -1, attention.head_dim)
         self.before, self.after = layer.input_layernorm, layer.post_attention_layernorm
-        self.head_norms = [norm for norm in (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))]
-        self.qkv = wrap(attention, "q_proj", "k_proj", "v_proj")
-        self.out = wrap(attention, "o_proj")
-        self.wide = wrap(mlp, "gate_proj", "up_proj")
-        self.down = wrap(mlp, "down_proj")
+        self.head_norms = [attention.q_norm, attention.k_norm] if hasattr(attention, "q_norm") else []
+        if any(norm.weight.requires_grad for norm in (self.before, self.after, *self.head_norms)):
+            raise Unsupported("norms are trained")
+        self.qkv = _Group(adapter, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = _Group(adapter, attention.o_proj)
+        self.wide = _Group(adapter, mlp.gate_proj, mlp.up_proj)
+        self.down = _Group(adapter, mlp.down_proj)
+
+    def __call__(self, x: Tensor, *place: Any) -> Tensor:
+        """x (tokens, hidden) after the block; `place`: (cos, sin), rows, and which tokens are kept (None: all)."""
         groups = (self.qkv, self.out, self.wide, self.down)
-        self.adapters = [part for group in groups for linear in group.adapted for part in linear.adapter]
+        return _Run.apply(x, self, place, *(part for group in groups for part in group.adapters))
 
-    def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, kept: Tensor | None) -> Tensor:
-        """x (tokens, hidden) after the block; with `kept`, only those tokens of it."""
-        return _Run.apply(x, self, rope, rows, kept, *self.adapters)  # type: ignore[no-any-return]
-
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], rows: Rows, kept: Tensor | None
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    def forward(self, x: Tensor, rope: Any, rows: Sequence[slice], kept: Tensor | None) -> tuple[Tensor, list[Any]]:
         """The output, and the tensors that `backward` needs."""
-        outs, low_in = self.qkv.forward(rms(x, rms_scale(x, self.before.variance_epsilon), self.before.weight))
-        q, k, v = (out.unflatten(1, (-1, self.size)) for out in outs)
-        raw = (q, k) if self.head_norms[0] is not None else ()
-        if raw:
-            q, k = (rms(y, rms_scale(y, norm.variance_epsilon), norm.weight) for y, norm in zip(raw, self.head_norms))
+        outs, low_in = self.qkv.forward(rms(x, self.before))
+        q, k, v = raw = [out.unflatten(1, self.shape) for out in outs]
+        if self.head_norms:
+            q, k = (rms(part, norm) for part, norm in zip((q, k), self.head_norms, strict=True))
         turn_(q, *rope)
         turn_(k, *rope)
         mixed, sums = attend(q, k, v, rows, self.scale)
-        (middle,), low_out = self.out.forward(mixed if kept is None else mixed[kept])
-        middle.add_(x if kept is None else x[kept])
-        normed = rms(middle, rms_scale(middle, self.after.variance_epsilon), self.after.weight)
-        (gate, up), low_wide = self.wide.forward(normed)
+        (middle,), low_out = self.out.forward(_kept(mixed.flatten(1), kept))
+        middle.add_(_kept(x, kept))
+        (gate, up), low_wide = self.wide.forward(rms(middle, self.after))
         (end,), low_down = self.down.forward(functional.silu(gate).mul_(up))
         lows = (low_in, low_out, low_wide, low_down)
-        return end.add_(middle), (q, k, v, mixed, middle, gate, up, *lows, *sums, *raw)
+        return end.add_(middle), [*lows, q, k, v, mixed, middle, gate, up, *sums, *(raw[:2] if self.head_norms else ())]
 
-    def backward(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        saved: Sequence[Any],
-        rope: tuple[Tensor, Tensor],
-        rows: Rows,
-        kept: Tensor | None,
-        wanted: bool,
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gradients by x (where wanted) and by the adapters, in the order of `adapters`."""
-        q, k, v, mixed, middle, gate, up, low_in, low_out, low_wide, low_down, *rest = saved
-        sums, raw = rest[: len(rows)], rest[len(rows) :]
+    def backward(self, gradient: Tensor, x: Tensor, saved: Sequence[Any], place: Any, wanted: bool) -> list[Any]:
+        """Gradients by x (None if not wanted) and by the adapters, in the order of `__call__`."""
+        rope, rows, kept = place
+        low_in, low_out, low_wide, low_down, q, k, v, mixed, middle, gate, up, *rest = saved
         silu = functional.silu(gate)
         inner, by_down = self.down.backward([gradient], silu * up, low_down)
         by_up = silu.mul_(inner)
         by_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
-        root = rms_scale(middle, self.after.variance_epsilon)
-        inner, by_wide = self.wide.backward([by_gate, by_up], rms(middle, root, self.after.weight), low_wide)
-        by_middle = rms_backward(inner, middle, root, self.after.weight).add_(gradient)
-        by_mixed, by_out = self.out.backward([by_middle], mixed if kept is None else mixed[kept], low_out)
+        inner, by_wide = self.wide.backward([by_gate, by_up], rms(middle, self.after), low_wide)
+        by_middle = rms_backward(inner, middle, self.after).add_(gradient)
+        by_mixed, by_out = self.out.backward([by_middle], _kept(mixed.flatten(1), kept), low_out)
         if kept is not None:
-            by_mixed = torch.zeros_like(mixed).index_copy_(0, kept, by_mixed)
-        grads = attend_backward(by_mixed, q, k, v, mixed, sums, rows, self.scale)
+            by_mixed = by_mixed.new_zeros(len(x), by_mixed.shape[1]).index_copy_(0, kept, by_mixed)
+        grads = attend_backward(by_mixed.view(q.shape), (q, k, v), mixed, rest[: len(rows)], rows, self.scale)
         for at in (0, 1):
-            turn_(grads[at], *rope, back=True)
-            if raw:
-                norm = self.head_norms[at]
-                root = rms_scale(raw[at], norm.variance_epsilon)
-                grads[at] = rms_backward(grads[at], raw[at], root, norm.weight)
-        root = rms_scale(x, self.before.variance_epsilon)
-        normed = rms(x, root, self.before.weight)
-        by_x, by_in = self.qkv.backward([part.flatten(1) for part in grads], normed, low_in, wanted)
-        if by_x is not None:
-            rms_backward(by_x, x, root, self.before.weight)
+            turn_(grads[at], *rope, -1.0)
+            if self.head_norms:
+                grads[at] = rms_backward(grads[at], rest[len(rows) + at], self.head_norms[at])
+        by_x, by_in = self.qkv.backward([part.flatten(1) for part in grads], rms(x, self.before), low_in, wanted)
+        if wanted:
+            by_x = rms_backward(by_x, x, self.before)
             by_x = by_x.add_(by_middle) if kept is None else by_x.index_add_(0, kept, by_middle)
-        return by_x, [*by_in, *by_out, *by_wide, *by_down]
+        return [by_x, *by_in, *by_out, *by_wide, *by_down]
 
 
-class _Run(torch.autograd.Function):
+def _kept(x: Tensor, kept: Tensor | None) -> Tensor:
+    return x if kept is None else x[kept]
+
+
+class _Run(torch.autograd.Function):  # type: ignore[misc]
     """A block in autograd's graph."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, block: Block, rope: Any, rows: Rows, kept: Any, *adapters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, block: Block, place: Any, *_: Tensor) -> Tensor:
         """Run the block, and keep what its backward pass needs, or with gradient checkpointing its input only."""
-        out, saved = block.forward(x, rope, rows, kept)
-        ctx.block, ctx.rope, ctx.rows, ctx.kept = block, rope, rows, kept
+        out, saved = block.forward(x, *place)
+        ctx.block, ctx.place = block, place
         ctx.save_for_backward(x, *(() if getattr(block.layer, "gradient_checkpointing", False) else saved))
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         """Gradients by x and the adapters."""
         x, *saved = ctx.saved_tensors
-        place = (ctx.rope, ctx.rows, ctx.kept)
-        with torch.no_grad():
-            if not saved:
-                _, saved = ctx.block.forward(x, *place)
-            by_x, grads = ctx.block.backward(gradient, x, saved, *place, wanted=ctx.needs_input_grad[0])
-        return by_x, None, None, None, None, *grads
+        saved = saved or ctx.block.forward(x, *ctx.place)[1]
+        by_x, *adapters = ctx.block.backward(gradient, x, saved, ctx.place, ctx.needs_input_grad[0])
+        return by_x, None, None, *adapters

@@ -211,7 +211,7 @@ def test_fifty_steps_end_where_plain_ones_do_and_twice_the_same():
 
 
 def test_the_rest_of_the_model_stays_plain():
-    """Generation and a forward without `label_count` are what they were; the fast loss needs no gradient to be asked."""
+    """Generation and a forward without `label_count` are what they were; validation takes the fast loss too."""
     from loraplug_sft import kernel
 
     model = adapted(tiny("llama"))
