@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import wraps
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,14 @@ from torch import Tensor
 from loraplug_sft.kernel_block import Block, Unsupported
 from loraplug_sft.kernel_math import product, rms, rms_backward
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPES = ("default", "linear", "llama3", "yarn")  # the others turn by the length of the whole sequence
 _LOGIT_BYTES = 24 << 20  # logits held at once; glibc hands out blocks of less than 32 MB again without clearing them
 _IGNORED = -100
 
 
-def install(model: PeftModel) -> tuple[bool, str]:
-    """Teach the model under `model` the fast path that `label_loss` asks for; its plain forward stays as it is.
+def install(model: Any) -> tuple[bool, str]:
+    """Teach the model in a `PeftModel` the fast path that `label_loss` asks for; its plain forward stays as it is.
 
     Returns:
         Whether the fast path is there, and a sentence for the user: what it does, or why it is not.
@@ -38,7 +35,7 @@ def install(model: PeftModel) -> tuple[bool, str]:
         fast = _FastLoss(model)
     except Unsupported as reason:
         return False, f"plain kernel: {reason}"
-    base: Any = model.get_base_model()
+    base = model.get_base_model()
     plain = base.forward
 
     @wraps(plain)
@@ -57,65 +54,52 @@ def label_loss(model: Any, batch: Mapping[str, Tensor], count: Tensor | float | 
         batch: `input_ids` and `labels` (-100: none), shape (rows, tokens), as the collator gives them, with either an
             `attention_mask` that tells padding, or `position_ids` that start again at 0 with each packed row.
         count: Labels in the whole optimizer step.
-
-    Returns:
-        A scalar, float32.
     """
-    names = ("input_ids", "labels", "attention_mask", "position_ids")
+    names = {"input_ids", "labels", "attention_mask", "position_ids"} & batch.keys()
     labels = (batch["labels"][:, 1:] != _IGNORED).sum().clamp(min=1) if count is None else count
-    loss: Tensor = model(**{name: batch[name] for name in names if name in batch}, label_count=labels)
-    return loss
+    return model(**{name: batch[name] for name in names}, label_count=labels)
 
 
 class _FastLoss:
     """The parts of a model, found and checked once."""
 
-    def __init__(self, model: PeftModel) -> None:
-        base: Any = model.get_base_model()
+    def __init__(self, model: Any) -> None:
+        base = model.get_base_model()
         if type(base).__name__ not in _ARCHITECTURES:
             raise Unsupported(f"{type(base).__name__} is not one of {', '.join(_ARCHITECTURES)}")
         if any(parameter.device.type != "cpu" for parameter in base.parameters()):
             raise Unsupported("the model is not on the CPU")
         self.backbone, self.head = base.model, base.lm_head
-        if type(self.head) is not torch.nn.Linear or self.head.bias is not None or self.head.weight.requires_grad:
+        if type(self.head) is not torch.nn.Linear or self.head.bias is not None:
             raise Unsupported("the output layer is trained, quantised or has a bias")
-        if any(part.dtype != torch.float32 for part in (self.head.weight, self.backbone.norm.weight)):
+        if self.head.weight.requires_grad or self.backbone.norm.weight.requires_grad:
+            raise Unsupported("the output layer or the norm before it is trained")
+        if self.head.weight.dtype != torch.float32:
             raise Unsupported(f"it computes in float32, the model in {self.head.weight.dtype}")
         if self.backbone.rotary_emb.rope_type not in _ROPES:
             raise Unsupported(f"rope of type {self.backbone.rotary_emb.rope_type}")
-        if self.backbone.norm.weight.requires_grad:
-            raise Unsupported("the last norm is trained")
         self.blocks = [Block(layer, model.active_adapter) for layer in self.backbone.layers]
 
-    def __call__(
-        self,
-        count: Tensor | float,
-        *,
-        input_ids: Tensor,
-        labels: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        **_: Any,
-    ) -> Tensor:
-        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        if attention_mask is None and position_ids is not None:
-            starts = (position_ids[real] == 0).nonzero().flatten().tolist()
-        else:
-            starts = [0, *real.sum(1).cumsum(0).tolist()[:-1]]
+    def __call__(self, count: Tensor | float, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
+        mask, places = inputs.get("attention_mask"), inputs.get("position_ids")
+        real = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
+        starts = [0, *real.sum(1).cumsum(0).tolist()[:-1]]
+        if mask is None and places is not None:
+            starts = (places[real] == 0).nonzero().flatten().tolist()
         x = self.backbone.embed_tokens(input_ids)[real]  # (tokens, hidden)
         bounds = [*starts, len(x)]
         targets = torch.cat([labels[real][1:], labels.new_full((1,), _IGNORED)])
         targets[torch.tensor(bounds[1:]) - 1] = _IGNORED  # the last token of a row predicts nothing
         kept = (targets != _IGNORED).nonzero().flatten()
-        if not len(kept):  # a loss of 0 that still belongs to the graph
-            return self(1.0, input_ids=input_ids[:1, :2], labels=input_ids[:1, :2]) * 0.0
+        if empty := not len(kept):  # a loss of 0 that still belongs to the graph
+            kept, targets[0] = kept.new_zeros(1), 0
         rows = [slice(start, end) for start, end in pairwise(bounds) if end > start]
         positions = torch.cat([torch.arange(row.stop - row.start) for row in rows])
         rope = [part[0, :, None, None].chunk(2, -1)[0] for part in self.backbone.rotary_emb(x, positions[None])]
         for block in self.blocks:
-            x = block(x, rope, rows, kept if block is self.blocks[-1] else None)
+            x = block(x, rope, rows, kept if block is self.blocks[-1] else ...)
         total: Tensor = _Head.apply(x, self.backbone.norm, self.head.weight, targets[kept])
-        return total / count
+        return total * 0.0 if empty else total / count
 
 
 class _Head(torch.autograd.Function):  # type: ignore[misc]

@@ -127,11 +127,11 @@ class Block:
         self.down = _Group(adapter, mlp.down_proj)
 
     def __call__(self, x: Tensor, *place: Any) -> Tensor:
-        """x (tokens, hidden) after the block; `place`: (cos, sin), rows, and which tokens are kept (None: all)."""
+        """x (tokens, hidden) after the block; `place`: (cos, sin), rows, and an index of the tokens kept."""
         groups = (self.qkv, self.out, self.wide, self.down)
         return _Run.apply(x, self, place, *(part for group in groups for part in group.adapters))
 
-    def forward(self, x: Tensor, rope: Any, rows: Sequence[slice], kept: Tensor | None) -> tuple[Tensor, list[Any]]:
+    def forward(self, x: Tensor, rope: Any, rows: Sequence[slice], kept: Any) -> tuple[Tensor, list[Any]]:
         """The output, and the tensors that `backward` needs."""
         outs, low_in = self.qkv.forward(rms(x, self.before))
         q, k, v = raw = [out.unflatten(1, self.shape) for out in outs]
@@ -140,8 +140,8 @@ class Block:
         turn_(q, *rope)
         turn_(k, *rope)
         mixed, sums = attend(q, k, v, rows, self.scale)
-        (middle,), low_out = self.out.forward(_kept(mixed.flatten(1), kept))
-        middle.add_(_kept(x, kept))
+        (middle,), low_out = self.out.forward(mixed.flatten(1)[kept])
+        middle.add_(x[kept])
         (gate, up), low_wide = self.wide.forward(rms(middle, self.after))
         (end,), low_down = self.down.forward(functional.silu(gate).mul_(up))
         lows = (low_in, low_out, low_wide, low_down)
@@ -157,8 +157,8 @@ class Block:
         by_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
         inner, by_wide = self.wide.backward([by_gate, by_up], rms(middle, self.after), low_wide)
         by_middle = rms_backward(inner, middle, self.after).add_(gradient)
-        by_mixed, by_out = self.out.backward([by_middle], _kept(mixed.flatten(1), kept), low_out)
-        if kept is not None:
+        by_mixed, by_out = self.out.backward([by_middle], mixed.flatten(1)[kept], low_out)
+        if kept is not ...:
             by_mixed = by_mixed.new_zeros(len(x), by_mixed.shape[1]).index_copy_(0, kept, by_mixed)
         grads = attend_backward(by_mixed.view(q.shape), (q, k, v), mixed, rest[: len(rows)], rows, self.scale)
         for at in (0, 1):
@@ -168,12 +168,8 @@ class Block:
         by_x, by_in = self.qkv.backward([part.flatten(1) for part in grads], rms(x, self.before), low_in, wanted)
         if wanted:
             by_x = rms_backward(by_x, x, self.before)
-            by_x = by_x.add_(by_middle) if kept is None else by_x.index_add_(0, kept, by_middle)
+            by_x = by_x.add_(by_middle) if kept is ... else by_x.index_add_(0, kept, by_middle)
         return [by_x, *by_in, *by_out, *by_wide, *by_down]
-
-
-def _kept(x: Tensor, kept: Tensor | None) -> Tensor:
-    return x if kept is None else x[kept]
 
 
 class _Run(torch.autograd.Function):  # type: ignore[misc]

@@ -286,3 +286,16 @@ def test_steps_aside_for_other_precisions():
     done, sentence = kernel.install(adapted(tiny("llama").to(torch.bfloat16)))
     assert not done
     assert "float32" in sentence
+
+
+def test_a_row_of_one_token():
+    """A row too short to predict anything, alone and beside another."""
+    from loraplug_sft import kernel
+
+    model = adapted(tiny("llama"))
+    assert kernel.install(model)[0]
+    batch = made_batch((1, 9))
+    batch["labels"][0] = batch["input_ids"][0]
+    batch["labels"][0, 1:] = -100
+    assert kernel.label_loss(model, {name: part[:1, :1] for name, part in batch.items()}).item() == 0
+    assert kernel.label_loss(model, batch).item() == pytest.approx(plain_loss(model, batch).item(), rel=1e-5)
