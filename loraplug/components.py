@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import Factory, frozen
 
@@ -22,26 +22,10 @@ if TYPE_CHECKING:
     from loraplug.recipe import Recipe
 
 
-@frozen
-class Doc:
-    """Documents one option: `path: Annotated[Path, Doc("the CSV file")]`.
-
-    `is_path = True` marks a `str` that may name something on disk (`Path` fields always do): a relative one is taken
-    from the folder of the recipe that says it, or from the working folder when it comes from `--set` or the
-    environment. Values such as `https://…`, `hub:…` and `package:…` stay as they are. `"maybe"` is for values that may
-    also be a name: they count as a path if they start with `.`, `/` or `~`, end in `.gguf`, or exist.
-    `aka` lists names that other tools give the option; who writes one is told the right one.
-    """
-
-    text: str
-    is_path: bool | Literal["maybe"] = False
-    aka: tuple[str, ...] = ()
-
-
-@frozen
 class Component(ABC):
     """Base of all six kinds. Not to be used directly."""
 
+    __slots__ = ()
     kind: ClassVar[str]
     name: ClassVar[str]
 
@@ -50,7 +34,6 @@ class Component(ABC):
         return ()
 
 
-@frozen
 class DatasetSource(Component):
     """Yields training rows.
 
@@ -61,18 +44,18 @@ class DatasetSource(Component):
         name = "csv"
         path: Annotated[Path, Doc("the CSV file")]
 
-        @abstractmethod
-    def load(self, run):
+        def load(self, run):
             from datasets import Dataset
 
             return Dataset.from_csv(str(self.path))
     """
 
+    __slots__ = ()
     kind: ClassVar[str] = "dataset"
 
     @abstractmethod
     def load(self, run: Run) -> Dataset:
-        """Rows in one of the shapes of `loraplug.rows`; put nested values (messages, tools) in `datasets.Json` columns.
+        """Rows of a shape the formatter knows (see `shape_of`); nested values (messages, tools) go in `Json` columns.
 
         Optional columns: `instance_id` or `task_id` name a row in messages to the user; `group` (a list of strings,
         coarse to fine, such as repository then task) keeps related rows on one side of the validation split.
@@ -82,11 +65,19 @@ class DatasetSource(Component):
         """
 
 
-@frozen
 class Formatter(Component):
     """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "formatter"
+
+    def recognise(self, columns: Sequence[str]) -> str:
+        """A word for the user on what rows of these columns are; asked as soon as there are rows.
+
+        Raises:
+            InputError: they are nothing this formatter can encode; says what is.
+        """
+        return f"columns {', '.join(columns)}"
 
     @abstractmethod
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
@@ -102,10 +93,10 @@ class Formatter(Component):
         """
 
 
-@frozen
 class ModelLoader(Component):
     """Finds a base model and loads it."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "model"
 
     @abstractmethod
@@ -124,10 +115,10 @@ class ModelLoader(Component):
         """
 
 
-@frozen
 class Quantizer(Component):
     """Loads the base in fewer bits."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "quantizer"
 
     @abstractmethod
@@ -174,10 +165,10 @@ class Estimate:
     parts: Mapping[str, int] = Factory(dict)
 
 
-@frozen
 class Trainer(Component):
     """Trains adapters on encoded rows."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "trainer"
 
     @abstractmethod
@@ -186,14 +177,20 @@ class Trainer(Component):
         run: Run,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        train: Dataset,
+        train: Dataset | None,
         validation: Dataset | None,
     ) -> TrainingResult:
         """Train on `Formatter.encode` rows; leave the adapter whole in `run.folder / "adapter"`.
 
+        Where several processes train together, all but the first are given None for the rows and write nothing.
+
         Raises:
             LoraplugError: training cannot start or has gone wrong, naming step and rows.
         """
+
+    def meet(self, run: Run, work: bool) -> bool:  # noqa: ARG002
+        """Join the other processes of this training, if any; what the first says about `work` is returned on all."""
+        return work
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
         """Memory and time for encoded rows of these lengths (tokens); None where the trainer cannot tell."""
@@ -223,10 +220,10 @@ class Trained:
     artefacts: Mapping[str, Path] = Factory(dict)
 
 
-@frozen
 class Exporter(Component):
     """Makes something out of a trained adapter."""
 
+    __slots__ = ()
     kind: ClassVar[str] = "exporter"
 
     def place(self, run: Run) -> Path:

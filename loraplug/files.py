@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +70,8 @@ def recover(place: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file or a folder with all in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
+        import shutil
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -99,6 +99,7 @@ def only_one(folder: Path, name: str) -> Iterator[None]:
 def hash_rows(rows: Iterable[Any]) -> str:
     """SHA-256 (hex) over rows as canonical JSON, one a line: the same for the same rows from whatever file format."""
     import hashlib
+    import json
 
     digest = hashlib.sha256()
     for row in rows:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from loraplug.errors import InputError
-from loraplug.layers import Table
-from loraplug.options import options, unstructure
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
+from loraplug_tables.layers import Table
+from loraplug_tables.options import options
+from loraplug_tables.structure import unstructure
 
 _HEADER = """\
 # Made by loraplug: the whole recipe with every default, and what it was run with.
@@ -23,8 +24,8 @@ _HEADER = """\
 """
 
 
-def as_table(recipe: Recipe, registry: Registry) -> Table:
-    """The recipe with every default written out and paths relative to the recipe's folder."""
+def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None) -> Table:
+    """The recipe with every default written out and paths relative to `folder`, or else the recipe's."""
     names = {entry.cls: entry.name for entry in registry.entries}
 
     def written(part: Any) -> Table:
@@ -32,12 +33,13 @@ def as_table(recipe: Recipe, registry: Registry) -> Table:
         table |= unstructure(part)
         for option in options(type(part)):
             if option.is_path and Path(str(table.get(option.name))).is_absolute():
-                table[option.name] = relpath(table[option.name], recipe.folder)
+                table[option.name] = relpath(table[option.name], folder or recipe.folder)
         return table
 
     parts = {kind: part for kind, part in recipe.parts().items() if part is not None}
     tables = {kind: [*map(written, part)] if kind == "exporter" else written(part) for kind, part in parts.items()}
-    return {"run_name": recipe.run_name, "seed": recipe.seed, **tables}
+    plugins = {"plugins": {"disable": list(recipe.disabled)}} if recipe.disabled else {}
+    return {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
 
 
 def lock_text(recipe: Recipe, registry: Registry, data: dict[str, Any], base: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from attrs import frozen
@@ -60,13 +59,15 @@ def find_exporter(use: str, registry: Registry, settings: tuple[str, ...] = ()) 
 
 
 def _transformers(id: str, registry: Registry) -> ModelLoader:  # noqa: A002 - the recipe's own word
-    from loraplug.recipe import absolute
+    from loraplug_tables.layers import absolute
 
     loader: type[ModelLoader] = registry.find("model", "transformers")  # type: ignore[assignment]
     return loader(id=absolute(id, Path.cwd(), sure=False))  # type: ignore[call-arg]
 
 
 def _named_base(config: Path) -> str:
+    import json
+
     try:
         named = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError, OSError):

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug.components import (
-    KINDS,
-    Component,
-    DatasetSource,
-    Doc,
-    Exporter,
-    Formatter,
-    ModelLoader,
-    Quantizer,
-    Trainer,
-)
+from loraplug.components import KINDS, Component, DatasetSource, Exporter, Formatter, ModelLoader, Quantizer, Trainer
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
-from loraplug.layers import Layers, Table
-from loraplug.options import expected, options, structure, unknown_key
 from loraplug.registry import Registry
+from loraplug_tables.layers import Layers, Place, Table, dotted
+from loraplug_tables.options import Doc, expected
+from loraplug_tables.structure import structure, unknown_key
 
 _OPTIONAL = ("validation", "quantizer")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -52,6 +43,13 @@ class Validation:
 
 
 @frozen
+class Plugins:
+    """Which plugins this recipe does without."""
+
+    disable: Annotated[tuple[str, ...], Doc("plugins to leave out, by the names `loraplug plugins list` gives")] = ()
+
+
+@frozen
 class Recipe:
     """A whole recipe, every stage a component. `folder` is where relative paths in `file` start."""
 
@@ -67,6 +65,7 @@ class Recipe:
     validation: Validation | None = None
     seed: int = 42
     lock: Table | None = None
+    disabled: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, Any]:
         """What stands in each table, in the order of the stages; None where a table is left out."""
@@ -109,10 +108,25 @@ class _Builder:
     def __init__(self, layers: Layers, registry: Registry) -> None:
         self.layers, self.registry = layers, registry
         self.problems: list[Problem] = []
+        self.disabled = self.disable()
+        if self.disabled:
+            origin = layers.origin(("plugins", "disable"))
+            self.registry = registry.without(self.disabled, f"[plugins] disable of {origin and origin.label}")
+
+    def disable(self) -> tuple[str, ...]:
+        if "plugins" not in self.layers.table:
+            return ()
+        wanted: Plugins | None = self.structured(Plugins, self.layers.table["plugins"], ("plugins",))
+        names = {plugin.name: plugin.name for plugin in self.registry.plugins}
+        for index, name in enumerate(wanted.disable if wanted else ()):
+            if name not in names:
+                near = get_close_matches(name, names, n=1) or sorted(names)
+                self.add(f"plugins.disable[{index}]", f'no plugin named "{name}"; try {", ".join(near)}')
+        return wanted.disable if wanted else ()
 
     def build(self) -> Recipe | None:
         table = self.layers.table
-        known = {name: name for name in ("run_name", "seed", "validation", "extends", "lock", *KINDS)}
+        known = {name: name for name in ("run_name", "seed", "validation", "plugins", "extends", "lock", *KINDS)}
         for key in sorted(table.keys() - known.keys()):
             self.add(key, unknown_key(key, known))
         parts: dict[str, Any] = {kind: self.part(kind) for kind in KINDS if kind != "exporter"}
@@ -122,7 +136,9 @@ class _Builder:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
         if self.problems:
             return None
-        return Recipe(file=self.layers.file, folder=self.layers.folder, lock=table.get("lock"), **parts)
+        return Recipe(
+            file=self.layers.file, folder=self.layers.folder, lock=table.get("lock"), disabled=self.disabled, **parts
+        )
 
     def add(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))
@@ -158,48 +174,20 @@ class _Builder:
             return ()
         return tuple(self.component("exporter", item, ("exporter", index)) for index, item in enumerate(tables))
 
-    def component(self, kind: str, table: Any, path: tuple[str | int, ...]) -> Component | None:
+    def component(self, kind: str, table: Any, path: Place) -> Component | None:
         use = table.get("use") if isinstance(table, dict) else None
         if not isinstance(use, str):
-            self.add(f"{_dotted(path)}.use", f"missing key: write use = {self.names(kind)}")
+            self.add(f"{dotted(path)}.use", f"missing key: write use = {self.names(kind)}")
             return None
         try:
             cls = self.registry.find(kind, use)
         except PluginError as error:
-            self.add(f"{_dotted(path)}.use", error.what)
+            self.add(f"{dotted(path)}.use", error.what)
             return None
         made: Component | None = self.structured(cls, {k: v for k, v in table.items() if k != "use"}, path)
         return made
 
-    def structured(self, cls: type[Any], table: Any, path: tuple[str | int, ...]) -> Any:
-        made, problems = structure(cls, self.located(cls, table, path), _dotted(path))
+    def structured(self, cls: type[Any], table: Any, path: Place) -> Any:
+        made, problems = structure(cls, self.layers.located(cls, table, path), dotted(path))
         self.problems += problems
         return made
-
-    def located(self, cls: type[Any], table: Any, path: tuple[str | int, ...]) -> Any:
-        """The table with relative paths made absolute, from the folder of whoever said them."""
-        if not isinstance(table, dict):
-            return table
-        table = dict(table)
-        for option in options(cls):
-            value, here = table.get(option.name), (*path, option.name)
-            origin = self.layers.origin(here)
-            if option.is_path and isinstance(value, str) and origin is not None:
-                table[option.name] = absolute(value, origin.folder, sure=option.is_path is True)
-            elif option.nested is not None:
-                table |= {option.name: self.located(option.nested, value, here)} if value is not None else {}
-        return table
-
-
-def absolute(value: str, folder: Path, sure: bool = True) -> str:
-    """`value` as an absolute path from `folder`, unless it is empty, has a scheme (`https:`, `hub:`) or is a name."""
-    if not value or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", value):
-        return value
-    path = os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 - resolve() would follow links
-    return (
-        path if sure or value.startswith((".", "/", "~")) or value.endswith(".gguf") or Path(path).exists() else value
-    )
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from functools import partial
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,11 +16,12 @@ from loraplug import hookspecs
 from loraplug.components import KINDS, Component
 from loraplug.context import Event
 from loraplug.errors import PluginError
+from loraplug.installed import Plugin
+from loraplug.installed import installed as on_path
 
 if TYPE_CHECKING:
     import click
 
-GROUP = "loraplug"
 HOOKS = {
     "loraplug_dataset_sources": "dataset",
     "loraplug_formatters": "formatter",
@@ -30,21 +30,6 @@ HOOKS = {
     "loraplug_trainers": "trainer",
     "loraplug_exporters": "exporter",
 }
-
-
-@attrs.frozen
-class Plugin:
-    """One entry point: its name, the distribution that brought it, and whether it works."""
-
-    name: str
-    distribution: str
-    version: str
-    url: str | None = None
-    status: str = "ok"
-    reason: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.distribution} {self.version})"
 
 
 @attrs.frozen
@@ -101,6 +86,16 @@ class Registry:
             raise PluginError(f'{len(found)} distributions bring a {kind} named "{use}": write {choices}')
         raise PluginError(self._unknown(kind, use))
 
+    def without(self, disabled: Collection[str], reason: str) -> Registry:
+        """The registry with these plugins disabled; commands stay, since one of them may be running."""
+        plugins = {p: attrs.evolve(p, status="disabled", reason=reason) for p in self.plugins if p.name in disabled}
+        return Registry(
+            plugins=tuple(plugins.get(plugin, plugin) for plugin in self.plugins),
+            entries=tuple(entry for entry in self.entries if entry.plugin not in plugins),
+            commands=self.commands,
+            observers=tuple(pair for pair in self.observers if pair[1] not in plugins),
+        )
+
     def _unknown(self, kind: str, use: str) -> str:
         names = sorted({entry.name for entry in self.of_kind(kind)})
         near = get_close_matches(use, names, n=3)
@@ -118,7 +113,7 @@ def load_registry(extra: Iterable[tuple[str, Any]] = (), *, installed: bool = Tr
 
     Plugins named in the environment variable `LORAPLUG_DISABLE` (entry-point names, comma-separated) are left out.
     """
-    found = list(_discover()) if installed else []
+    found = list(on_path()) if installed else []
     found += [(Plugin(name, name, "0"), partial(_same, plugin)) for name, plugin in extra]
     disabled = {name.strip() for name in os.environ.get("LORAPLUG_DISABLE", "").split(",")}
     loaded = [_load(plugin, load, disabled) for plugin, load in found]
@@ -132,17 +127,6 @@ def load_registry(extra: Iterable[tuple[str, Any]] = (), *, installed: bool = Tr
 
 def _same(plugin: Any) -> Any:
     return plugin
-
-
-def _discover() -> Iterator[tuple[Plugin, Callable[[], Any]]]:
-    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
-        # read as text: a parsed metadata object costs 10 ms a plugin
-        text = (point.dist and point.dist.read_text("METADATA")) or ""
-        head = text.split("\n\n", 1)[0]
-        name, version = (re.search(rf"^{key}: (.*)$", head, re.M) for key in ("Name", "Version"))
-        urls = dict(re.findall(r"^Project-URL: (.*?), (.*)$", head, re.M))
-        url = next((urls[key] for key in ("Issues", "Bug Tracker", "Homepage", "Repository") if key in urls), None)
-        yield Plugin(point.name, name[1] if name else "unknown", version[1] if version else "0", url), point.load
 
 
 def _load(plugin: Plugin, load: Callable[[], Any], disabled: set[str]) -> tuple[Plugin, dict[str, list[Any]]]:

@@ -15,16 +15,15 @@ import attrs
 
 from loraplug import files, lock
 from loraplug.components import Component, Sample, Trained, TrainingResult
-from loraplug.context import Event, Run
+from loraplug.context import Event, Reporter, Run
 from loraplug.errors import InputError, LoraplugError
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
-from loraplug.rows import shape_of
-from loraplug.split import split
+from loraplug_rows.split import split
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OURS = ("state.json", "events.jsonl")
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
@@ -47,9 +46,13 @@ class Pipeline:
     recipe: Recipe
     registry: Registry
     run: Run
+    met: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.run = attrs.evolve(self.run, observe=_observer(self.registry, self.run))
+        if not _rank():
+            self.run = attrs.evolve(self.run, observe=_observer(self.registry, self.run))
+        else:  # of several processes that train together only the first speaks
+            self.run = attrs.evolve(self.run, reporter=Reporter())
 
     def execute(self, until: str = "exporter", fresh: bool = False) -> Outcome:
         """Run the stages up to `until`, going on from what an earlier, killed run of this recipe left.
@@ -58,6 +61,14 @@ class Pipeline:
             InputError: the name is taken by another recipe or a running run; recipe, data or base cannot be used.
             LoraplugError: a stage failed.
         """
+        if _rank():
+            return self._assist()
+        outcome = self._lead(until, fresh)
+        if not self.met:
+            self.recipe.trainer.meet(self.run, work=False)
+        return outcome
+
+    def _lead(self, until: str, fresh: bool) -> Outcome:
         with files.only_one(self.run.folder, self.run.name):
             if fresh:
                 self._clear()
@@ -75,12 +86,12 @@ class Pipeline:
     # the stages
 
     def load_rows(self) -> Dataset:
-        """The rows of the dataset source; at least one, of a known shape."""
+        """The rows of the dataset source; at least one."""
         with self._stage("dataset", self.recipe.dataset):
             rows = self.recipe.dataset.load(self.run)
             if len(rows) == 0:
                 raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
-            self.run.say(f"dataset: {len(rows)} rows, shape {shape_of(rows.column_names)}")
+            self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(rows.column_names)}")
             return rows
 
     def split_rows(self, rows: Dataset) -> tuple[Dataset, Dataset | None]:
@@ -125,18 +136,34 @@ class Pipeline:
         recipe, run = self.recipe, self.run
         with self._stage("model", recipe.model):
             self._pin(state, "base", {"sha256": files.hash_weights(recipe.model.base(run))})
-            model = recipe.model.load_model(run, recipe.quantizer)
-        if recipe.quantizer is not None:
-            with self._stage("quantizer", recipe.quantizer):
-                model = recipe.quantizer.prepare(model)
         if last < STAGES.index("trainer"):
+            self._load_model()
             return Outcome(STAGES[last])
         text = lock.lock_text(recipe, self.registry, state["data"], state["base"])
         files.write_text(run.folder / "recipe.lock.toml", text)
+        self.met = recipe.trainer.meet(run, work=True)
+        model = self._load_model()
         with self._stage("trainer", recipe.trainer):
             result = recipe.trainer.train(run, model, tokenizer, encoded, encoded_held)
         self._keep(state, result)
         return Outcome("trainer")
+
+    def _load_model(self) -> PreTrainedModel:
+        recipe, run = self.recipe, self.run
+        with self._stage("model", recipe.model):
+            model = recipe.model.load_model(run, recipe.quantizer)
+        if recipe.quantizer is not None:
+            with self._stage("quantizer", recipe.quantizer):
+                model = recipe.quantizer.prepare(model)
+        return model
+
+    def _assist(self) -> Outcome:
+        """What a further process of one training does: it has the rows from the first one, and writes nothing."""
+        if self.recipe.trainer.meet(self.run, work=True):
+            tokenizer, model = self.load_tokenizer(), self._load_model()
+            with self._stage("trainer", self.recipe.trainer):
+                self.recipe.trainer.train(self.run, model, tokenizer, None, None)
+        return Outcome("assisting")
 
     def _export(self, state: dict[str, Any]) -> None:
         recipe, run = self.recipe, self.run
@@ -239,6 +266,11 @@ class Pipeline:
         places = {exporter.name: exporter.place(self.run) for exporter in self.recipe.exporter}
         samples = [Sample(**sample) for sample in state["samples"]]
         return Outcome(reached, state["figures"], samples, places if reached == "exporter" else {})
+
+
+def _rank() -> int:
+    """Which of the processes of one training this is, as launchers say (`accelerate launch`, `torchrun`)."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -15,8 +15,9 @@ from loraplug import DatasetSource, Doc, InputError, Run, load_registry
 from loraplug.errors import RecipeError
 from loraplug.layers import read_layers
 from loraplug.lock import as_table
-from loraplug.options import options, structure
 from loraplug.recipe import Recipe, build
+from loraplug_tables.options import options
+from loraplug_tables.structure import structure
 
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRY = load_registry()

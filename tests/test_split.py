@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loraplug import InputError, Run
 from loraplug.recipe import Validation
-from loraplug.split import split
+from loraplug_rows.split import split
 
 
 def rows(groups: list[Any], **columns: list[Any]) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,6 +46,10 @@ class Encoding(Formatter):
     max_lost: Annotated[float, Doc("stop if more than this share of the rows cannot be used")] = option(
         default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True
     )
+
+    def recognise(self, columns: Sequence[str]) -> str:
+        """The shape of the rows; InputError where it is none of those known."""
+        return f"shape {shape_of(columns)}"
 
     @abstractmethod
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:

@@ -1,4 +1,4 @@
-"""`loraplug recipe check` and `loraplug recipe show`."""
+"""`loraplug recipe`: check, show, diff, schema and init."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 
 import click
 
-from loraplug import Component
+from loraplug import Component, InputError, fresh_place
 
 _settings = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 _recipe = click.argument("path", metavar="RECIPE", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def recipe() -> None:
-    """Check a recipe, or see what it comes to."""
+    """Check a recipe, see what it comes to, compare two, start a new one."""
 
 
 @recipe.command()
 @_recipe
 @_settings
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_json
 @click.pass_obj
 def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     """Say whether RECIPE can be run: every key known, every value of its type, every component installed."""
@@ -40,10 +41,13 @@ def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> Non
 @recipe.command()
 @_recipe
 @_settings
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_json
+@click.option("--resolved", is_flag=True, help="A line a value, with where it was said.")
 @click.pass_obj
-def show(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
+def show(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, resolved: bool) -> None:
     """Print RECIPE with every default written out."""
+    if resolved:
+        return _show_resolved(app, path, settings, as_json)
     from loraplug.lock import as_table
 
     table = as_table(app.read_recipe(path, settings), app.registry)
@@ -51,4 +55,95 @@ def show(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None
         return click.echo(json.dumps(table, indent=2))
     import tomli_w
 
-    return click.echo(tomli_w.dumps(table), nl=False)
+    return click.echo(tomli_w.dumps(_escaped(table)), nl=False)
+
+
+def _escaped(value: Any) -> Any:
+    """What is printed is a recipe again, so `${` must not be taken for a variable's name."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
+def _show_resolved(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
+    from loraplug_cli.resolved import toml, values
+
+    found = values(app, path, settings)
+    if as_json:
+        return click.echo(
+            json.dumps([{"key": one.key, "value": one.value, "from": one.origin} for one in found], indent=2)
+        )
+    lines = [(f"{one.key} = {toml(one.value)}", one.origin) for one in found]
+    width = min(80, max(len(text) for text, _ in lines))
+    return click.echo("\n".join(f"{text:{width}}  # {origin}" for text, origin in lines))
+
+
+@recipe.command()
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@_json
+@click.pass_obj
+def diff(app: Any, first: Path, second: Path, as_json: bool) -> None:
+    """Show in which values two recipes differ once every default is written out. Both may be lock files."""
+    from loraplug_cli.resolved import DEFAULT, Value, by_name, toml, values
+
+    old, new = by_name(values(app, first)), by_name(values(app, second))
+    nothing = Value("", None, "")
+    pairs = {key: (old.get(key, nothing), new.get(key, nothing)) for key in [*old, *(new.keys() - old.keys())]}
+    differing = {key: pair for key, pair in pairs.items() if pair[0].value != pair[1].value}
+    if as_json:
+        sides = ("a", "b")
+        data = [
+            {"key": key}
+            | {side: {"value": one.value, "from": one.origin} for side, one in zip(sides, pair, strict=True)}
+            for key, pair in differing.items()
+        ]
+        return click.echo(json.dumps(data, indent=2))
+    if not differing:
+        return click.echo("no difference")
+
+    def said(one: Value) -> str:
+        return toml(one.value) + (f" ({DEFAULT})" if one.origin == DEFAULT else "")
+
+    click.echo(f"A  {first}\nB  {second}\n")
+    for key, pair in differing.items():
+        click.echo(f"{key}\n  A  {said(pair[0])}\n  B  {said(pair[1])}")
+    return None
+
+
+@recipe.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there instead of printing it.")
+@click.pass_obj
+def schema(app: Any, output: Path | None) -> None:
+    """Print a JSON schema of everything installed, for completion and checks in editors (Taplo, Even Better TOML)."""
+    from loraplug_cli.schema import schema as made
+
+    text = json.dumps(made(app.registry), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        return click.echo(text, nl=False)
+    with fresh_place(output) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+    return click.echo(f'{output}\n\nNext: write "#:schema ./{output.name}" as the first line of a recipe beside it')
+
+
+@recipe.command()
+@click.option(
+    "--for", "purpose", required=True, type=click.Choice(["swe", "chat", "text"]), help="What the rows will be."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="recipe.toml", help="The file to write; - prints it."
+)
+def init(purpose: str, output: Path) -> None:
+    """Write a commented recipe to start from; a file that is there is left as it is."""
+    from loraplug_cli.starters import starter
+
+    text = starter(purpose, str(output))
+    if str(output) == "-":
+        return click.echo(text, nl=False)
+    if output.exists():
+        raise InputError("is there already", where=output, todo="name another file with -o, or move it away")
+    with fresh_place(output) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+    return click.echo(f"{output}: change the lines marked <--\n\nNext: loraplug recipe check {output}")

@@ -26,6 +26,8 @@ def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
         raise InputError(f'no stage "{until}"', where="--until", todo=f"stages: {', '.join(stages)}")
     pipeline = app.pipeline(recipe, settings)
     outcome = pipeline.execute(until, fresh)
+    if outcome.reached == "assisting":
+        return None
     if outcome.reached not in ("trainer", "exporter"):
         return click.echo(f"Stopped after {outcome.reached}, as asked.\n\nNext: loraplug run {recipe}")
     click.echo(f"\n{pipeline.run.name}: {'done' if outcome.reached == 'exporter' else 'trained'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +24,8 @@ class AdapterExporter(Exporter):
 
     def export(self, result: Trained, out: Path) -> Path:
         """Copy the adapter folder's files and what belongs beside them."""
+        import shutil
+
         from loraplug_export.card import loadable_base, write_card
         from loraplug_export.folders import copy_licences
         from loraplug_export.lora_files import CONFIG, open_adapter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +37,8 @@ class HubExporter(Exporter):
             InputError: no token, no right to push, or a public repository of that name and `private` set.
             LoraplugError: the hub cannot be reached or refuses.
         """
+        import shutil
+
         from loraplug_export.card import loadable_base
 
         out.parent.mkdir(parents=True, exist_ok=True)

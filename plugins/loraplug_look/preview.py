@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +60,8 @@ def _styled(token: Any) -> str:
 
 
 def _page(title: str, rows: Rows) -> str:
+    import html
+
     body = []
     for name, row in rows:
         spans = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import socket
 from ipaddress import ip_address
 from typing import Any
 
@@ -44,6 +43,8 @@ def web(app: Any, model: str, port: int, host: str, share: bool, base: str | Non
 
 def _check_port(host: str, port: int) -> None:
     """Before a model is loaded for nothing."""
+    import socket
+
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, number) as probe:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from loraplug import Estimate
 from loraplug_sft.lora import Lora
-from loraplug_sft.measure import peak_memory, resident_memory, total_memory
+from loraplug_sft.measure import free_memory, peak_memory, resident_memory, total_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PROBE_TOKENS = 256
+_ALLOCATOR = 2.0  # a training's peak over what autograd keeps: measured on CPUs, where the heap is never compacted
 _LOSS_CHUNK = 256  # positions that trl's fused head holds logits of at once
 
 
 def forecast(
-    model: PreTrainedModel, lora: Lora, lengths: Sequence[int], epochs: float, checkpointing: bool
+    model: PreTrainedModel, lora: Lora, lengths: Sequence[int], epochs: float, checkpointing: bool | Literal["auto"]
 ) -> Estimate:
     """Bytes and seconds of training on rows of these lengths (tokens), one row at a time.
 
@@ -29,29 +30,23 @@ def forecast(
     row of middling length, by its tokens. The model gets adapters by this.
     """
     import torch
-    from peft import get_peft_model
 
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
     weights = _bytes(model.parameters())
     program = max(0.0, resident_memory() - weights)
-    adapted: Any = get_peft_model(model, lora.config(model))
+    adapted: Any = lora.attach(model)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.data = parameter.data.float()
-    if checkpointing:
+    longest, usual = max(lengths), sorted(lengths)[len(lengths) // 2]
+    if needs_checkpointing(adapted, longest) if checkpointing == "auto" else checkpointing:
         adapted.gradient_checkpointing_enable()
         adapted.enable_input_require_grads()
     adapted.train()
-    longest, usual = max(lengths), sorted(lengths)[len(lengths) // 2]
-    short, long = min(longest, _PROBE_TOKENS // 2), min(longest, _PROBE_TOKENS)
-    small, large = _kept_bytes(adapted, short) / short, _kept_bytes(adapted, long) / long
-    growth = max(0.0, large - small) / max(1, long - short)  # bytes a token, for each further token of the row
     logits = 3 * min(longest, _LOSS_CHUNK) * model.config.get_text_config().vocab_size * 4
     parts = {
         "weights": weights,
         "adapters, gradients, optimizer": 4 * _bytes(trained),
-        "activations of the longest row": int(longest * (large + growth * (longest - long))),
+        "activations of the longest row": _activations(adapted, longest),
         "logits": logits,
     }
     if not torch.cuda.is_available():
@@ -62,6 +57,30 @@ def forecast(
         _step(adapted, longest)
         parts["allocator, temporaries"] = max(0, int(peak_memory()) + 2 * _bytes(trained) - total)
     return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts)
+
+
+def needs_checkpointing(adapted: Any, longest: int) -> bool:
+    """Whether the activations of a row of so many tokens may not fit into the memory that is free.
+
+    Measured only where a generous bound (sixteen times the widest layer's output, each layer, fp32) is not far below.
+    """
+    config = adapted.config.get_text_config()
+    widest = max(config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    free = free_memory()
+    if 16 * 4 * longest * config.num_hidden_layers * widest < free:
+        return False
+    return _ALLOCATOR * _activations(adapted, longest) > free
+
+
+def _activations(adapted: Any, longest: int) -> int:
+    """Bytes that autograd keeps of one row of so many tokens."""
+    was_training = adapted.training
+    adapted.train()
+    short, long = min(longest, _PROBE_TOKENS // 2), min(longest, _PROBE_TOKENS)
+    small, large = _kept_bytes(adapted, short) / short, _kept_bytes(adapted, long) / long
+    adapted.train(was_training)
+    growth = max(0.0, large - small) / max(1, long - short)  # bytes a token, for each further token of the row
+    return int(longest * (large + growth * (longest - long)))
 
 
 def _bytes(tensors: Any) -> int:

@@ -1,94 +1,275 @@
-"""trl's trainer with what we hold it to, and the watcher that turns its logs into progress, events and figures."""
+"""trl's trainer with what we hold it to: steps laid out beforehand, no padding, no step lost to a lack of memory."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+import gc
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from transformers import PrinterCallback, TrainerCallback
+import numpy as np
+import torch
+from attrs import define
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback
 from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from loraplug import LoraplugError, Run
-from loraplug_sft.plot import loss_plot
+from loraplug_sft import order
+from loraplug_sft.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+Row = dict[str, Any]
+
+
+@define
+class Layout:
+    """How a step is computed; nothing here changes its result. `most_tokens` limits a micro-batch of several rows."""
+
+    most_rows: int
+    most_tokens: int | None = None
+    checkpointing: bool = False
+
+    def halve(self, rows: int) -> bool:
+        """Take half the rows of the micro-batch that did not fit; False if it was a single one."""
+        self.most_rows = min(self.most_rows, rows) // 2
+        return self.most_rows > 0
+
 
 class LoraTrainer(SFTTrainer):
-    """`SFTTrainer` whose adapters keep the precision that peft gave them."""
+    """`SFTTrainer` over steps laid out beforehand.
 
-    def __init__(self, **options: Any) -> None:
+    A batch of its data loader is a whole optimizer step: the same rows on every process. `training_step` takes this
+    process' share in micro-batches without padding, and adds up gradients and loss over the processes, so that the
+    result does not depend on their number. What is drawn at random (dropout, NEFTune) is drawn anew for every
+    micro-batch from seed, step and row, so that no state of a random generator needs to be kept.
+    """
+
+    def __init__(self, run: Run, plan: order.Order, layout: Layout, **options: Any) -> None:
+        self.run, self.plan, self.layout = run, plan, layout
+        self.resumed: Checkpoint | None = None
+        self.plus_ratio: float | None = options.pop("plus_ratio", None)
+        adapters = {parameter: parameter.data for parameter in options["model"].parameters() if parameter.requires_grad}
         super().__init__(**options)
         self.remove_callback(PrinterCallback)
         # trl casts the adapters of a quantised model to bf16 whatever the hardware: on a CPU without bf16 units that
         # costs 1.6 times, and AdamW's small updates are lost in 8 bits of mantissa
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        for parameter, data in adapters.items():
+            parameter.data = data.float()
+        self.one_document = self.data_collator
+        self.documents = DataCollatorForLanguageModeling(self.processing_class.pad_token_id, padding_free=True)
+        self.step_rows: list[str] = []
+        self.step_loss = 0.0
 
+    @property
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained, by name."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
-class Watcher(TrainerCallback):
-    """Shows progress, emits `metrics` events, keeps metrics.jsonl, and stops a run whose loss is no number."""
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters or optimizer are spread over the processes (FSDP, DeepSpeed)."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def __init__(self, run: Run, rows: Dataset) -> None:
-        self.run = run
-        self.metrics: list[dict[str, float]] = []
-        self.stack = ExitStack()
-        self.bar: Any = None
-        self.tokens = sum(map(len, rows["input_ids"]))
-        self.trained = sum(label != -100 for labels in rows["labels"] for label in labels)
-        self.rows = len(rows)
-        self.begun = 0.0
-        self.seconds = 0.0
-        self.epochs = 0.0
+    # the steps
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Open the bar."""
-        self.begun = time.perf_counter()
-        self.bar = self.stack.enter_context(self.run.progress("training", state.max_steps))
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Whole optimizer steps, from the one after `resumed` on."""
+        done = self.resumed.step if self.resumed else 0
+        return DataLoader(_Rows(self.train_dataset), batch_sampler=self.plan.steps[done:], collate_fn=list)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
-        """Take one step's figures."""
-        if "loss" not in logs:
-            return
-        loss, seconds = logs["loss"], time.perf_counter() - self.begun
-        speed = self.tokens * (state.epoch or 0) / seconds
-        self.bar.advance(1, loss=float(loss), tokens_per_s=round(speed))
-        step = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "loss": loss}
-        step |= {"learning_rate": logs["learning_rate"], "grad_norm": logs.get("grad_norm", 0.0)}
-        self.metrics.append(step | {"tokens_per_second": round(speed, 1), "seconds": round(seconds, 2)})
-        self.run.emit("metrics", **self.metrics[-1])
-        if loss != loss or abs(loss) == float("inf"):
-            raise LoraplugError(
-                f"the loss is {loss}",
-                where=f"trainer, step {state.global_step}",
-                todo='try a smaller trainer.learning_rate, or model.dtype = "float32"',
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
+        """One step; its tokens are counted in `training_step`."""
+        return [next(epoch_iterator)], None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0
+
+    def training_step(self, model: Any, rows: list[Row], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of this process' share of the step.
+
+        Returns:
+            The loss (scalar): mean cross-entropy in nats over every trained token of the step.
+
+        Raises:
+            LoraplugError: a single row does not fit into memory; the loss is no number.
+        """
+        self.step_rows = [name for row in rows for name in row["row"]]
+        count = max(1, sum(map(trained_tokens, rows)))
+        world, rank = self.args.world_size, self.args.process_index
+        mine = order.share(range(len(rows)), [len(row["input_ids"]) for row in rows], rank, world)
+        while True:
+            loss, failed = self._accumulate(model, rows, mine, count)
+            if not failed:
+                break
+            model.zero_grad()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not self.layout.halve(failed):
+                raise LoraplugError(
+                    "out of memory on a single row",
+                    where=f"trainer, step {self.state.global_step + 1}, rows {', '.join(self.step_rows)}",
+                    todo="set formatter.max_length lower, gradient_checkpointing = true, or bits = 4 in [quantizer]",
+                )
+            rows_at_once = f"{self.layout.most_rows} row{'s' * (self.layout.most_rows > 1)} at once"
+            self.run.warn(f"out of memory at step {self.state.global_step + 1}; going on with {rows_at_once}")
+        if world > 1 and not self.sharded:
+            loss = self._sum_over_processes(loss)
+        self.step_loss = float(loss)
+        return loss
+
+    def _accumulate(self, model: Any, rows: list[Row], mine: list[int], count: int) -> tuple[torch.Tensor, int]:
+        """The loss over `rows[at] for at in mine`, and 0; or the size of the micro-batch that did not fit in memory."""
+        loss = torch.zeros((), device=self.args.device)
+        lengths = [len(rows[at]["input_ids"]) for at in mine]
+        for batch in order.micro_batches(lengths, self.layout.most_rows, self.layout.most_tokens):
+            taken = [mine[position] for position in batch]
+            seed = np.random.SeedSequence([self.args.seed, self.state.global_step, taken[0]])
+            torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+            inputs = self.collate([rows[at] for at in taken])
+            try:
+                with self.accelerator.no_sync(model):
+                    loss += super().training_step(model, inputs, torch.tensor(count))
+            except (torch.OutOfMemoryError, MemoryError):
+                return loss, len(taken)
+            except RuntimeError as error:
+                if "allocate memory" not in str(error):  # the CPU allocator's own words
+                    raise
+                return loss, len(taken)
+        return loss, 0
+
+    def collate(self, rows: list[Row]) -> dict[str, Any]:
+        """Rows as one batch: documents end to end, kept apart by their positions, so nothing is padding."""
+        if len(rows) == 1 and len(rows[0].get("seq_lengths") or [0]) == 1:
+            return self.one_document(rows)  # type: ignore[no-any-return]
+        whole = [{**row, "seq_lengths": row.get("seq_lengths") or [len(row["labels"])]} for row in rows]
+        return self.documents(whole)  # type: ignore[no-any-return]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy in nats, summed over the trained tokens and divided by `num_items_in_batch`."""
+        # trl counts accuracy and entropy over all processes here, which must then have equally many micro-batches
+        module = model if self.sharded else self.model
+        outputs = module(**inputs, use_cache=False, fused_lm_head=True)
+        return -outputs.log_probs.sum() / num_items_in_batch
+
+    def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
+        """Adapters are small: their gradients go in one piece, at the end of the step, whatever each process did."""
+        import torch.distributed as dist
+
+        parts = [self._gradient(parameter).flatten() for parameter in self.trained.values()]
+        flat = torch.cat([loss.reshape(1).to(parts[0].dtype), *parts])
+        dist.all_reduce(flat)
+        at = 1
+        for parameter in self.trained.values():
+            parameter.grad = flat[at : at + parameter.numel()].view_as(parameter)
+            at += parameter.numel()
+        return flat[0].clone()
+
+    @staticmethod
+    def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    # the state
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer; with `plus_ratio` B has a learning rate so many times A's (LoRA+, Hayou et al. 2024)."""
+        if self.optimizer is None and self.plus_ratio is not None:
+            from peft.optimizers import create_loraplus_optimizer
+
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_loraplus_optimizer(
+                self.model,
+                kind,
+                loraplus_lr_ratio=self.plus_ratio,
+                loraplus_weight_decay=self.args.weight_decay,
+                **options,
             )
+        return super().create_optimizer(model)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the bar."""
-        self.seconds = time.perf_counter() - self.begun
-        self.epochs = state.epoch or 0.0
-        self.stack.close()
+    def checkpoint(self, facts: dict[str, Any]) -> Checkpoint:
+        """Adapters, optimizer and schedule as they are."""
+        tensors = {f"adapter/{name}": parameter for name, parameter in self.trained.items()}
+        values: dict[str, Any] = {}
+        state = self.optimizer.state_dict()
+        for name, value in _flat(state["state"], "optimizer"):
+            (tensors if torch.is_tensor(value) else values)[name] = value
+        groups = [{**group, "params": list(group["params"])} for group in state["param_groups"]]
+        schedule = {"last_epoch": self.lr_scheduler.last_epoch, "rates": self.lr_scheduler.get_last_lr()}
+        ours = {"optimizer": values, "groups": groups, "schedule": schedule, "rows_at_once": self.layout.most_rows}
+        return Checkpoint(self.state.global_step, tensors, {**facts, **ours})
 
-    def figures(self) -> dict[str, float]:
-        """What the training came to."""
-        return {
-            "train_loss": self.metrics[-1]["loss"],
-            "steps": len(self.metrics),
-            "epochs": round(self.epochs, 4),
-            "trained_tokens": round(self.trained * self.epochs),
-            "tokens_per_second": round(self.tokens * self.epochs / self.seconds, 1),
-            "seconds": round(self.seconds, 1),
-        }
+    def _init_training_state(self, *args: Any, **options: Any) -> tuple[int, int]:
+        begun = super()._init_training_state(*args, **options)
+        self.state.global_step = self.resumed.step if self.resumed else 0
+        return begun
 
-    def write(self, figures: Mapping[str, float]) -> None:
-        """Leave metrics.jsonl (a line a step, the summary last) and the loss plot in the run's folder."""
-        lines = [*self.metrics, {"summary": dict(figures)}]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (self.run.folder / "metrics.jsonl").write_text(text, encoding="utf-8")
-        loss_plot(self.metrics, figures, self.run.folder, self.run.name)
+    def _prepare_for_training(self, *args: Any, **options: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **options)
+        if self.resumed:
+            self._restore(self.resumed)
+        return prepared
+
+    def restore_adapters(self, kept: Checkpoint) -> None:
+        """Put a checkpoint's adapters into the model."""
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(kept.tensors[f"adapter/{name}"])
+
+    def _restore(self, kept: Checkpoint) -> None:
+        self.restore_adapters(kept)
+        state: dict[Any, Any] = {}
+        for name, value in [*kept.tensors.items(), *kept.facts["optimizer"].items()]:
+            at, (kind, *path, last) = state, name.split("/")
+            if kind == "optimizer":
+                for key in path:
+                    at = at.setdefault(int(key) if at is state else key, {})
+                at[last] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": kept.facts["groups"]})
+        schedule = kept.facts["schedule"]
+        last = schedule["last_epoch"]
+        self.lr_scheduler.load_state_dict(
+            {
+                **self.lr_scheduler.state_dict(),
+                "last_epoch": last,
+                "_step_count": last + 1,
+                "_last_lr": schedule["rates"],
+            }
+        )
+        self.layout.most_rows = kept.facts["rows_at_once"]
+
+
+def _flat(table: dict[Any, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """The values of nested tables with their paths, `optimizer/0/exp_avg`."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}/{key}")
+        else:
+            yield f"{name}/{key}", value
+
+
+def trained_tokens(row: Row) -> int:
+    """How many tokens of a row have a label and something before them; a document's first token has nothing."""
+    starts = np.cumsum([0, *(row.get("seq_lengths") or [])[:-1]])
+    labels = np.array(row["labels"])
+    labels[starts] = -100
+    return int((labels != -100).sum())
+
+
+class _Rows:
+    """A data set that gives a batch as a list of rows, as `DataLoader` wants it."""
+
+    def __init__(self, rows: Dataset) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[Row]:
+        columns = self.rows[indices]
+        return [{name: column[at] for name, column in columns.items()} for at in range(len(indices))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attrs import field, frozen, validators
@@ -10,7 +11,7 @@ from attrs import field, frozen, validators
 from loraplug import Doc, InputError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
 
@@ -46,6 +47,36 @@ class Lora:
     alpha_pattern: Annotated[dict[str, float], Doc("alpha by layer name or regex, where it differs")] = field(
         factory=dict
     )
+
+    plus_ratio: Annotated[
+        float | None, Doc("learning rate of B over that of A (LoRA+, Hayou et al. 2024); 16 is their advice")
+    ] = field(default=None, validator=validators.optional(validators.gt(0)))
+    start_from: Annotated[
+        Path | None, Doc("go on training this adapter folder; its own rank and layers hold, not those here")
+    ] = None
+
+    def attach(self, model: PreTrainedModel) -> PeftModel:
+        """The model with adapters, trained ones in fp32: new, or those of `start_from`.
+
+        Raises:
+            InputError: no layer matches, or `start_from` is no LoRA adapter for this model.
+        """
+        from peft import PeftModel, get_peft_model
+
+        if self.start_from is None:
+            return get_peft_model(model, self.config(model))
+        where = f"trainer.lora.start_from {self.start_from}"
+        if not (self.start_from / "adapter_config.json").is_file():
+            raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
+        try:
+            adapted = PeftModel.from_pretrained(model, self.start_from, is_trainable=True, use_safetensors=True)
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise InputError(
+                f"does not fit the model: {' '.join(str(error).split())[:300]}",
+                where=where,
+                todo="train on the base that adapter was made for",
+            ) from error
+        return adapted
 
     def config(self, model: PreTrainedModel) -> LoraConfig:
         """The peft config for this model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Run
@@ -12,29 +13,37 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from loraplug_sft.loop import LoraTrainer
+
 _ANSWER_TOKENS = 96
 _PROMPT_TOKENS = 1024
 
 
-def validation_loss(trainer: Any, rows: Dataset, run: Run) -> float:
+def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
     """Mean cross-entropy in nats over every trained token of `rows` (not the mean of rows' means)."""
     import torch
+    import torch.distributed as dist
 
-    total, count = 0.0, 0
-    model = trainer.model
+    from loraplug_sft.loop import trained_tokens
+
+    sums = torch.zeros(2, dtype=torch.float64)  # nats, tokens
+    model, rank, world = trainer.model, trainer.args.process_index, trainer.args.world_size
     was_training = model.training
     model.eval()
     with torch.no_grad(), run.progress("validation", len(rows)) as bar:
-        for row in rows:
-            batch = trainer._prepare_inputs(trainer.data_collator([row]))
-            tokens = int((batch["labels"][:, 1:] != -100).sum())
-            total += float(trainer.compute_loss(model, batch)) * tokens
-            count += tokens
-            bar.advance(1, loss=total / max(count, 1))
+        for at in range(rank, len(rows), world):
+            batch = trainer._prepare_inputs(trainer.collate([rows[at]]))
+            with trainer.compute_loss_context_manager():
+                nats = float(trainer.compute_loss(model, batch, num_items_in_batch=1))
+            sums += torch.tensor([nats, trained_tokens(rows[at])])
+            bar.advance(min(world, len(rows) - at), loss=float(sums[0] / sums[1].clamp(min=1)))
     model.train(was_training)
-    if count == 0:
+    if world > 1:
+        sums = sums.to(trainer.args.device)
+        dist.all_reduce(sums)
+    if sums[1] == 0:
         raise InputError("no token of the validation rows is trained", where="validation", todo="hold out other rows")
-    return total / count
+    return float(sums[0] / sums[1])
 
 
 def prompts(rows: Dataset, count: int) -> list[list[int]]:
@@ -103,3 +112,24 @@ def total_memory() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[1])
     return float(psutil.virtual_memory().available)
+
+
+def free_memory() -> float:
+    """The memory (bytes) that may still be taken: of the GPU, else of the machine, a container's or process' limit."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return float(torch.cuda.mem_get_info()[0] + unused)
+    free = [float(psutil.virtual_memory().available)]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and (most := limit.read_text(encoding="ascii").strip()) != "max":
+        free.append(float(most) - float(used.read_text(encoding="ascii")))
+    if sys.platform != "win32":
+        import resource
+
+        most_addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most_addresses != resource.RLIM_INFINITY:
+            free.append(float(most_addresses - psutil.Process().memory_info().vms))
+    return max(0.0, min(free))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Estimate, InputError, Problem, Run, Sample, Trainer, TrainingResult, fresh_place
+from loraplug import Doc, Estimate, Problem, Run, Trainer, TrainingResult
 from loraplug_sft.lora import Lora
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl import SFTConfig
+
+_AT_LEAST_ONE = validators.optional(validators.ge(1))
 
 
 @frozen
@@ -26,43 +26,80 @@ class Sft(Trainer):
         default=3.0, validator=validators.gt(0)
     )
     max_steps: Annotated[int | None, Doc("stop after so many optimizer steps, whatever epochs says")] = field(
-        default=None, validator=validators.optional(validators.ge(1))
+        default=None, validator=_AT_LEAST_ONE
     )
     batch_size: Annotated[int, Doc("encoded rows in one optimizer step", aka=("per_device_train_batch_size",))] = field(
         default=4, validator=validators.ge(1)
     )
+    tokens_per_step: Annotated[
+        int | None, Doc("rows for one optimizer step are taken up to so many tokens, in place of batch_size")
+    ] = field(default=None, validator=_AT_LEAST_ONE)
     micro_batch: Annotated[
         int | Literal["auto"],
-        Doc("rows computed at once; the rest of a batch is accumulated. auto: 1, which pads nothing"),
-    ] = field(default="auto")
-    learning_rate: Annotated[float, Doc("peak learning rate of AdamW", aka=("lr",))] = field(
+        Doc(
+            "rows computed at once, end to end without padding; halved when memory does not suffice. auto: one on a "
+            "CPU, on a GPU as many as are no longer than the longest row"
+        ),
+    ] = "auto"
+    optimizer: Annotated[
+        Literal[
+            "adamw_torch", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "lion_32bit", "lion_8bit",
+            "ademamix", "adafactor", "sgd",
+        ],
+        Doc("optimizer, by its name in transformers; 8-bit and paged ones are those of bitsandbytes", aka=("optim",)),
+    ] = "adamw_torch"  # fmt: skip
+    learning_rate: Annotated[float, Doc("peak learning rate", aka=("lr",))] = field(
         default=2e-4, validator=validators.gt(0)
     )
     scheduler: Annotated[
-        Literal["cosine", "linear", "constant", "constant_with_warmup"],
+        Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"],
         Doc("course of the learning rate", aka=("lr_scheduler", "lr_scheduler_type")),
     ] = "cosine"
     warmup: Annotated[float, Doc("share of the steps in which the rate rises from 0", aka=("warmup_ratio",))] = field(
         default=0.05, validator=[validators.ge(0), validators.lt(1)]
     )
-    weight_decay: Annotated[float, Doc("AdamW weight decay of the adapters")] = field(
-        default=0.0, validator=validators.ge(0)
-    )
+    weight_decay: Annotated[float, Doc("weight decay of the adapters")] = field(default=0.0, validator=validators.ge(0))
     max_grad_norm: Annotated[float, Doc("gradients are clipped to this norm")] = field(
         default=1.0, validator=validators.gt(0)
     )
+    neftune_alpha: Annotated[
+        float | None,
+        Doc("noise on the embeddings (NEFTune, Jain et al. 2023); 5 is usual", aka=("neftune_noise_alpha",)),
+    ] = field(default=None, validator=validators.optional(validators.gt(0)))
     gradient_checkpointing: Annotated[
-        bool, Doc("recompute activations in the backward pass: less memory, a third more time")
+        bool | Literal["auto"],
+        Doc("recompute activations in the backward pass: less memory, a third more time. auto: where memory is short"),
+    ] = "auto"
+    validate_every: Annotated[int | None, Doc("steps between validations", aka=("eval_steps",))] = field(
+        default=None, validator=_AT_LEAST_ONE
+    )
+    early_stopping: Annotated[
+        int | None,
+        Doc("stop when so many validations in a row brought no lower loss", aka=("early_stopping_patience",)),
+    ] = field(default=None, validator=_AT_LEAST_ONE)
+    keep_best: Annotated[
+        bool, Doc("end with the adapter of the lowest validation loss, not the last", aka=("load_best_model_at_end",))
     ] = False
+    save_every: Annotated[
+        int | str, Doc('steps between checkpoints, or a time: "90 s", "10 min"', aka=("save_steps",))
+    ] = "5 min"
+    keep: Annotated[int, Doc("checkpoints kept", aka=("save_total_limit",))] = field(
+        default=2, validator=validators.ge(1)
+    )
+    report_to: Annotated[
+        Literal["auto"] | tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...],
+        Doc("trackers told of every step. auto: wandb where WANDB_API_KEY is set and not `disabled`"),
+    ] = "auto"
     samples: Annotated[int, Doc("prompts answered before and after training, for the summary")] = field(
         default=1, validator=validators.ge(0)
     )
     lora: Annotated[Lora, Doc("the adapters")] = field(factory=Lora)
 
-    def check(self, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
+    def check(self, recipe: Any) -> Iterable[Problem]:
         """Options that do not go together."""
-        if isinstance(self.micro_batch, int) and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
-            yield Problem("trainer.micro_batch", f"{self.micro_batch} does not divide batch_size {self.batch_size}")
+        from loraplug_sft.options import problems
+
+        return problems(self, recipe)
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
         """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""
@@ -73,89 +110,21 @@ class Sft(Trainer):
             epochs = self.max_steps * self.batch_size / len(lengths)
         return forecast(model, self.lora, lengths, epochs, self.gradient_checkpointing)
 
+    def meet(self, run: Run, work: bool) -> bool:  # noqa: ARG002
+        """Wait for the other processes of this training; what the first one says about `work` holds for all."""
+        from loraplug_sft.world import meet
+
+        return meet(work)
+
     def train(
         self,
         run: Run,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        train: Dataset,
+        train: Dataset | None,
         validation: Dataset | None,
     ) -> TrainingResult:
-        """Train, and leave the adapter with tokenizer in `run.folder / "adapter"`."""
-        from transformers import set_seed
-        from transformers.utils import logging
+        """Train, going on from the newest whole checkpoint; leave the adapter in `run.folder / "adapter"`."""
+        from loraplug_sft.training import train as train_adapters
 
-        from loraplug_sft import measure
-        from loraplug_sft.loop import LoraTrainer, Watcher
-
-        if not any(label != -100 for labels in train["labels"] for label in labels):
-            raise InputError("no token is trained", where="trainer", todo="see `loraplug preview` for the masks")
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        set_seed(run.seed)
-        trainer = LoraTrainer(
-            model=model,
-            args=self._arguments(run, model, len(train)),
-            processing_class=tokenizer,
-            train_dataset=train,
-            peft_config=self.lora.config(model),
-        )
-        probes = measure.prompts(validation or train, self.samples)
-        before = measure.answers(trainer.model, tokenizer, probes)
-        figures: dict[str, float] = {}
-        if validation is not None:
-            figures["validation_loss_before"] = measure.validation_loss(trainer, validation, run)
-        watcher = Watcher(run, train)
-        trainer.add_callback(watcher)
-        trainer.train()
-        figures |= watcher.figures()
-        if validation is not None:
-            figures["validation_loss_after"] = measure.validation_loss(trainer, validation, run)
-        after = measure.answers(trainer.model, tokenizer, probes)
-        figures["peak_memory_bytes"] = measure.peak_memory()
-        watcher.write(figures)
-        self._save(run, trainer, tokenizer)
-        texts = [tokenizer.decode(ids) for ids in probes]
-        return TrainingResult(run.folder / "adapter", figures, [*map(Sample, texts, before, after)])
-
-    def _arguments(self, run: Run, model: PreTrainedModel, rows: int) -> SFTConfig:
-        import torch
-        from trl import SFTConfig
-
-        micro = 1 if self.micro_batch == "auto" else self.micro_batch
-        accumulation = max(1, self.batch_size // micro)
-        steps = self.max_steps or max(1, round(self.epochs * -(-rows // self.batch_size)))
-        return SFTConfig(
-            output_dir=str(run.folder / "checkpoints"),
-            seed=run.seed,
-            num_train_epochs=self.epochs,
-            max_steps=self.max_steps or -1,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=accumulation,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type=self.scheduler,
-            warmup_steps=int(self.warmup * steps),
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-            activation_checkpointing=self.gradient_checkpointing,
-            bf16=model.dtype == torch.bfloat16,
-            use_cpu=model.device.type == "cpu",
-            # rows come encoded, masked and cut to length: trl is to take them as they are
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-            padding_free=False,
-            save_strategy="no",
-            logging_steps=1,
-            report_to="none",
-            disable_tqdm=True,
-            log_level="error",
-        )
-
-    def _save(self, run: Run, trainer: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        with fresh_place(run.folder / "adapter") as out:
-            trainer.model.save_pretrained(out)
-            tokenizer.save_pretrained(out)
-            quantization = getattr(trainer.model.config, "quantization_config", None)
-            facts = {"quantization": quantization.to_dict() if quantization is not None else None}
-            facts["dtype"] = str(trainer.model.dtype).removeprefix("torch.")
-            (out / "loraplug.json").write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+        return train_adapters(self, run, model, tokenizer, train, validation)

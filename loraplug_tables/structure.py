@@ -1,4 +1,4 @@
-"""A component's fields as recipe options: described for people, and structured strictly from TOML.
+"""Components out of TOML tables and back, strictly.
 
 cattrs by default ignores unknown keys, turns "false" into True and 3.7 into 3; here every value must already have the
 type its field says, and every problem is found in one go.
@@ -11,70 +11,14 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 from cattrs import ClassValidationError, Converter, IterableValidationError
 from cattrs.errors import ForbiddenExtraKeysError
 
-from loraplug.components import Doc
-from loraplug.errors import LoraplugError, Problem
-
-
-@attrs.frozen
-class Option:
-    """One recipe key. `default` is `attrs.NOTHING` where the key is required; `nested` is the class of a table."""
-
-    name: str
-    type_name: str
-    default: Any
-    doc: str
-    is_path: bool | Literal["maybe"]
-    nested: type | None
-    aka: tuple[str, ...] = ()
-
-    @property
-    def required(self) -> bool:
-        """Whether the recipe must say it."""
-        return self.default is attrs.NOTHING
-
-
-def options(cls: type) -> list[Option]:
-    """The options of a component or nested table, in the order they are written."""
-    attrs.resolve_types(cls)
-    return [_option(attribute) for attribute in attrs.fields(cls) if attribute.init]
-
-
-def _option(attribute: attrs.Attribute[Any]) -> Option:
-    hint, doc = attribute.type, Doc("")
-    if get_origin(hint) is Annotated:
-        doc = next((item for item in get_args(hint)[1:] if isinstance(item, Doc)), doc)
-        hint = get_args(hint)[0]
-    default: Any = attribute.default
-    default = getattr(default, "factory", lambda: default)()
-    arms = [arm for arm in _arms(hint) if attrs.has(arm)]
-    is_path = doc.is_path or Path in _arms(hint)
-    return Option(attribute.name, type_text(hint), default, doc.text, is_path, arms[0] if arms else None, doc.aka)
-
-
-def _arms(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def type_text(hint: Any) -> str:
-    """A type as a recipe author would say it: `int`, `"a" | "b"`, `list of str`, `table`."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return type_text(args[0])
-    if origin is Literal:
-        return " | ".join(f'"{arg}"' if isinstance(arg, str) else str(arg).lower() for arg in args)
-    if origin in (Union, types.UnionType):
-        return " | ".join(type_text(arg) for arg in args if arg is not type(None))
-    if origin in (tuple, list):
-        return f"list of {type_text(args[0])}"
-    if origin in (dict, Mapping):
-        return f"table of {type_text(args[1])}"
-    return {Path: "path", Any: "any"}.get(hint, "table" if attrs.has(hint) else getattr(hint, "__name__", str(hint)))
+from loraplug_tables.errors import LoraplugError, Problem
+from loraplug_tables.options import arms_of, expected, options
 
 
 def _strict(accepted: type) -> Any:
@@ -90,16 +34,11 @@ def _strict(accepted: type) -> Any:
     return hook
 
 
-def expected(hint: Any, value: Any) -> str:
-    """Says what type a value should have had."""
-    return f"expected {type_text(hint)}, got {type(value).__name__} {value!r}"
-
-
 def _structure_union(value: Any, hint: Any) -> Any:
-    for arm in _arms(hint):
+    for arm in arms_of(hint):
         if isinstance(value, dict) and attrs.has(arm):
             return CONVERTER.structure(value, arm)  # its own errors say more than "no arm fits"
-    for arm in _arms(hint):
+    for arm in arms_of(hint):
         try:
             return None if arm is type(None) and value is None else CONVERTER.structure(value, arm)
         except Exception:  # noqa: S112 - a structure hook may raise anything; the next arm is tried

@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import frozen
 
-from loraplug.errors import InputError
+from loraplug_tables.errors import InputError
 
 Row = Mapping[str, Any]
 Message = dict[str, Any]

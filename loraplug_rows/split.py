@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from loraplug.errors import InputError
+from loraplug_tables.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset

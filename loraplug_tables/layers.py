@@ -1,0 +1,225 @@
+"""TOML files laid over each other as one table that knows where each of its values was said."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+
+from loraplug_tables.errors import InputError, Problem
+from loraplug_tables.options import options
+
+Table = dict[str, Any]
+Place = tuple[str | int, ...]
+"""The way to a value: `("exporter", 0, "out")`."""
+
+_VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(^|_)(API_?)?KEY(_|$|S$)|APIKEY", re.I)
+
+
+@frozen
+class Origin:
+    """Where a value was said (`label`), and the folder its relative paths start from."""
+
+    label: str
+    folder: Path
+
+
+@define
+class Layers:
+    """A merged table. `origins` leads from the place of each value to where it was said."""
+
+    file: Path
+    folder: Path
+    table: Table = field(factory=dict)
+    origins: dict[Place, Origin] = field(factory=dict)
+
+    def origin(self, place: Place) -> Origin | None:
+        """Who said the value at `place`, or the nearest table around it."""
+        while place and place not in self.origins:
+            place = place[:-1]
+        return self.origins.get(place)
+
+    def read(self, file: Path, below: tuple[Path, ...] = ()) -> None:
+        """Lay a TOML file over what is there, after the files its `extends` names.
+
+        Raises:
+            InputError: a file is missing, is not TOML, or extends itself.
+        """
+        if file in below:
+            raise InputError("extends itself", where=file, todo="take one `extends` out of the circle")
+        table = _parsed(file, below)
+        bases = table.pop("extends", [])
+        for base in [bases] if isinstance(bases, str) else bases:
+            if not isinstance(base, str):
+                raise InputError(f"extends: expected a file name, got {base!r}", where=file)
+            self.read((file.parent / base).resolve(), (*below, file))
+        self.overlay(table, Origin(str(file), file.parent))
+
+    def overlay(self, top: Table, origin: Origin) -> None:
+        """Put `top` over what is there, table by table and key by key; lists are replaced whole."""
+        self._overlay(self.table, top, origin, ())
+
+    def _overlay(self, base: Table, top: Table, origin: Origin, place: Place) -> None:
+        for key, value in top.items():
+            old = base.get(key)
+            if isinstance(value, dict) and isinstance(old, dict) and value.get("use", old.get("use")) == old.get("use"):
+                self._overlay(old, value, origin, (*place, key))
+            else:  # another component has other options, so a table with a new `use` starts afresh
+                self._replace(base, key, value, origin, (*place, key))
+
+    def _replace(self, holder: Any, key: str | int, value: Any, origin: Origin, place: Place) -> None:
+        self.origins = {other: said for other, said in self.origins.items() if other[: len(place)] != place}
+        holder[key] = value
+        self._record(value, origin, place)
+
+    def _record(self, value: Any, origin: Origin, place: Place) -> None:
+        self.origins[place] = origin
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            self._record(item, origin, (*place, key))
+
+    def put(self, place: Place, value: Any, origin: Origin, where: str) -> None:
+        """Put one value at its place, making the tables on the way.
+
+        Raises:
+            InputError: the way leads through something that is no table, or past the end of a list.
+        """
+        at: Any = self.table
+        for step, key in enumerate(place):
+            name = ".".join(map(str, place[:step]))
+            if isinstance(at, list):
+                if not isinstance(key, int) or key >= len(at):
+                    raise InputError(f"{name} is a list of {len(at)}", where=where, todo="name an index")
+            elif isinstance(at, dict):
+                key = str(key)
+            else:
+                raise InputError(f"{name} is not a table", where=where, todo="check the key")
+            if step == len(place) - 1:
+                self._replace(at, key, value, origin, (*place[:step], key))
+            else:
+                at = at.setdefault(key, {}) if isinstance(at, dict) else at[key]
+
+    def apply(self, settings: Iterable[str], under: Place = (), example: str = "trainer.epochs=1") -> None:
+        """Put the `key=value` words of `--set`; `key+=value` adds to a list. InputError where one cannot be read."""
+        for setting in settings:
+            where = f"--set {setting}"
+            word = re.fullmatch(r"""((?:"[^"]*"|'[^']*'|[^"'=])+?)(\+?)=(.*)""", setting, re.S)
+            if not word or not word[1].strip():
+                raise InputError("not KEY=VALUE", where=where, todo=f"for example --set {example}")
+            place, value = (*under, *_split(word[1].strip())), _value(word[3])
+            if word[2]:
+                self._append(place, value if isinstance(value, list) else [value], where)
+            else:
+                self.put(place, value, Origin("--set", Path.cwd()), where)
+
+    def _append(self, place: Place, items: list[Any], where: str) -> None:
+        origin, old = Origin("--set", Path.cwd()), self.value(place)
+        if old is None:
+            return self.put(place, items, origin, where)
+        if not isinstance(old, list):
+            raise InputError(f"{dotted(place)} is not a list", where=where, todo="write = in place of +=")
+        self.origins[place] = origin
+        for item in items:
+            old.append(item)
+            self._record(item, origin, (*place, len(old) - 1))
+        return None
+
+    def value(self, place: Place, default: Any = None) -> Any:
+        """The value at a place, or `default` where nothing is said."""
+        at: Any = self.table
+        for key in place:
+            if isinstance(at, dict) and str(key) in at:
+                at = at[str(key)]
+            elif isinstance(at, list) and isinstance(key, int) and key < len(at):
+                at = at[key]
+            else:
+                return default
+        return at
+
+    def expand(self, values: Mapping[str, str | None]) -> None:
+        """Put the values of variables for `${NAME}` in every string; `$${` stands for `${` itself.
+
+        Raises:
+            InputError: naming every key with a variable that is not set, or is a secret by its name: what is resolved
+                is written into files that are shared.
+        """
+        problems: list[Problem] = []
+        for place in list(self.origins):
+            text = self.value(place)
+            if isinstance(text, str) and "${" in text:
+                names = {name for escaped, name in _VARIABLE.findall(text) if not escaped}
+                problems += [Problem(dotted(place), why) for name in sorted(names) if (why := _refused(name, values))]
+                if not problems:
+                    said = self.origins[place]
+                    filled = _VARIABLE.sub(lambda found: found[0][1:] if found[1] else str(values[found[2]]), text)
+                    label = " ".join([said.label, *(f"${{{name}}}" for name in sorted(names))])
+                    self.put(place, filled, Origin(label, said.folder), dotted(place))
+        if problems:
+            text = "\n".join(f"{self.file}: {problem}" for problem in problems)
+            raise InputError(text, todo="set the variable in the environment or .env; $${ writes a plain ${")
+
+    def located(self, cls: type, table: Any, place: Place) -> Any:
+        """The table at `place` with the relative paths among the options of `cls` made absolute from who said them."""
+        if not isinstance(table, dict):
+            return table
+        table = dict(table)
+        for option in options(cls):
+            value, here = table.get(option.name), (*place, option.name)
+            origin = self.origin(here)
+            if option.is_path and isinstance(value, str) and origin is not None:
+                table[option.name] = absolute(value, origin.folder, sure=option.is_path is True)
+            elif option.nested is not None and value is not None:
+                table[option.name] = self.located(option.nested, value, here)
+        return table
+
+
+def absolute(value: str, folder: Path, sure: bool = True) -> str:
+    """`value` as an absolute path from `folder`, unless it is empty, has a scheme (`https:`, `hub:`) or is a name."""
+    if not value or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", value):
+        return value
+    path = os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 - resolve() would follow links
+    looks = value.startswith((".", "/", "~")) or value.endswith(".gguf")
+    return path if sure or looks or Path(path).exists() else value
+
+
+def dotted(place: Place) -> str:
+    """A place as people write it: `exporter[0].out`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
+    try:
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except FileNotFoundError:
+        what, where = (f"no such file: {file}", f"{below[-1]}: extends") if below else ("no such recipe", file)
+        todo = "give the path of a .toml file; those in recipes/ are made to be copied"
+        raise InputError(what, where=where, todo=todo) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=file, todo="give the path of a .toml file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not TOML: {error}", where=file, todo="mend the file at that line") from None
+
+
+def _refused(name: str, values: Mapping[str, str | None]) -> str | None:
+    if _SECRET.search(name):
+        return f"${{{name}}} is a secret by its name and would be written into lock files; plugins read it themselves"
+    return None if values.get(name) is not None else f"${{{name}}} is not set"
+
+
+def _split(key: str) -> list[str | int]:
+    """`trainer.lora."a.b"` to its parts, as TOML splits a dotted key; a bare number is the index of a list."""
+    found = re.findall(r"""(["'])(.*?)\1|([^."']+)""", key)
+    return [int(bare) if bare.isdigit() else quoted or bare for _, quoted, bare in found]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word

@@ -1,0 +1,161 @@
+"""A JSON schema (draft 2020-12) of recipes, made from the options of everything installed.
+
+A table's `use` decides which keys it may have. That is said with if/then, so that an editor names the one wrong key (of
+`oneOf`, Taplo only says that no branch fits); the keys of all components of a kind stand beside it, for completion.
+The same registry always gives the same schema, whatever the environment says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import attrs
+
+from loraplug import Entry, Option, Registry, options
+
+Schema = dict[str, Any]
+
+_KINDS = {
+    "dataset": "where training rows come from",
+    "formatter": "rows to tokens, and which of them are trained",
+    "model": "the base model",
+    "quantizer": "loads the base in fewer bits; leave the table out for full precision",
+    "trainer": "trains the adapter",
+    "exporter": "what the finished adapter is made into",
+}
+
+
+def schema(registry: Registry) -> Schema:
+    """The schema of a whole recipe. A recipe that `extends` another may leave anything out."""
+    from loraplug.recipe import Plugins, Validation
+
+    definitions = {}
+    for kind in _KINDS:
+        entries = sorted(registry.of_kind(kind), key=lambda entry: entry.full_name)
+        for entry in entries:
+            definitions[f"{kind}.{entry.full_name}"] = _component(entry)
+        definitions[kind] = _kind(kind, entries)
+    name = {"type": "string", "pattern": r"^[A-Za-z0-9_$]", "description": "names the folders under outputs/"}
+    seed = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "default": 42, "description": "seeds all that draws"}
+    extends = {
+        "description": "recipes this one builds on, later ones over earlier ones; paths relative to this file",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    }
+    tables = {kind: {"$ref": f"#/$defs/{kind}"} for kind in _KINDS if kind != "exporter"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "loraplug recipe",
+        "description": "One LoRA fine-tuning run: six stages, each a plugin",
+        "type": "object",
+        "properties": {
+            "run_name": name,
+            "seed": seed,
+            "extends": extends,
+            **tables,
+            "exporter": {
+                "type": "array",
+                "items": {"$ref": "#/$defs/exporter"},
+                "description": f"[[exporter]]: {_KINDS['exporter']}",
+            },
+            "validation": _table(Validation) | {"description": "rows held out before training"},
+            "plugins": _table(Plugins) | {"description": "plugins this recipe does without"},
+            "lock": {"type": "object", "description": "written by a run; such a file ignores the environment"},
+        },
+        "additionalProperties": False,
+        "anyOf": [
+            {"required": ["extends"]},
+            {"required": ["run_name", "dataset", "formatter", "model", "trainer"]},
+        ],
+        "$defs": definitions,
+    }
+
+
+def _kind(kind: str, entries: list[Entry]) -> Schema:
+    shared: dict[str, list[Schema]] = {}
+    for entry in entries:
+        for key, value in _properties(entry.cls).items():
+            shared.setdefault(key, []).append(value)
+    keys = {key: _either(values) for key, values in shared.items()}
+    uses = {entry.full_name: _names(entry, entries) for entry in entries}
+    told = "; ".join(f"{uses[entry.full_name][0]}: {_summary(entry)}" for entry in entries)
+    use = {"enum": [name for names in uses.values() for name in names], "description": told}
+    branches = [
+        {
+            "if": {"properties": {"use": {"enum": uses[entry.full_name]}}, "required": ["use"]},
+            "then": {"$ref": f"#/$defs/{kind}.{entry.full_name}"},
+        }
+        for entry in entries
+    ]
+    if kind == "exporter":
+        branches.append({"required": ["use"]})
+    else:  # without `use`, a table adds to that of a recipe it extends, whatever stands there
+        branches.append({"if": {"not": {"required": ["use"]}}, "then": {"propertyNames": {"enum": list(keys)}}})
+    return {
+        "description": f"[{kind}]: {_KINDS[kind]}",
+        "x-taplo": {"initKeys": ["use"]},
+        "type": "object",
+        "properties": {"use": use} | keys,
+        "allOf": branches,
+    }
+
+
+def _names(entry: Entry, entries: list[Entry]) -> list[str]:
+    twins = sum(other.name == entry.name for other in entries)
+    return [entry.full_name] if twins > 1 else [entry.name, entry.full_name]
+
+
+def _summary(entry: Entry) -> str:
+    return (inspect.getdoc(entry.cls) or "").split("\n\n", 1)[0].replace("\n", " ")
+
+
+def _either(values: list[Schema]) -> Schema:
+    found = [value for place, value in enumerate(values) if value not in values[:place]]
+    return found[0] if len(found) == 1 else {"anyOf": found, "description": found[0]["description"]}
+
+
+def _component(entry: Entry) -> Schema:
+    table = _table(entry.cls)
+    brought = f"{_summary(entry)} Brought by {entry.plugin.distribution} {entry.plugin.version}."
+    table["properties"] = {"use": {"type": "string", "description": brought}} | table["properties"]
+    return {"title": entry.name, "description": brought} | table
+
+
+def _table(cls: type) -> Schema:
+    required = [option.name for option in options(cls) if option.required]
+    table = {"type": "object", "properties": _properties(cls), "additionalProperties": False}
+    return table | ({"required": required} if required else {})
+
+
+def _properties(cls: type) -> Schema:
+    return {option.name: _option(option) for option in options(cls)}
+
+
+def _option(option: Option) -> Schema:
+    made = {"description": option.doc} | _type(option.hint)
+    plain = isinstance(option.default, str | int | float | bool | tuple | list)
+    return made | ({"default": option.default} if plain and option.nested is None else {})
+
+
+_SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "string"}
+
+
+def _type(hint: Any) -> Schema:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _type(args[0])
+    if hint in _SCALARS:
+        return {"type": _SCALARS[hint]}
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin in (Union, types.UnionType):
+        arms = [_type(arg) for arg in args if arg is not type(None)]
+        return arms[0] if len(arms) == 1 else {"anyOf": arms}
+    if origin in (tuple, list):
+        return {"type": "array", "items": _type(args[0])}
+    if origin in (dict, Mapping):
+        return {"type": "object", "additionalProperties": _type(args[1])}
+    return _table(hint) if attrs.has(hint) else {}

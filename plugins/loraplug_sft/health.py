@@ -1,0 +1,88 @@
+"""Notices a sick training: a loss that is no number or runs away, steps that change nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from attrs import define
+
+from loraplug import LoraplugError, Run
+
+_SLOWER = 'try a smaller trainer.learning_rate, a longer warmup, or model.dtype = "float32"'
+_STILL = 5  # steps without any gradient before a run is given up
+_KEEP = 0.9  # of the moving average of the loss, a step
+_SEVERAL = 20  # steps until the moving average says something
+
+
+@define
+class Health:
+    """Looks at every step's figures; `vocabulary` is the number of tokens the model chooses from."""
+
+    run: Run
+    vocabulary: int
+    average: float | None = None
+    best: float = math.inf
+    seen: int = 0
+    still: int = 0
+    warned: bool = False
+
+    def gradient(self, step: int, loss: float, rows: Sequence[str]) -> None:
+        """Before the optimizer takes the step, so that a loss that is no number never reaches the adapter."""
+        if not math.isfinite(loss):
+            raise LoraplugError(f"the loss is {loss}", where=_where(step, rows), todo=_SLOWER)
+
+    def step(self, step: int, loss: float, grad_norm: float, learning_rate: float, rows: Sequence[str]) -> None:
+        """After a step.
+
+        Raises:
+            LoraplugError: the gradient is no number or was zero for several steps; the loss is above that of guessing.
+        """
+        if not math.isfinite(grad_norm):
+            raise LoraplugError(f"the norm of the gradient is {grad_norm}", where=_where(step, rows), todo=_SLOWER)
+        self.seen += 1
+        self.average = loss if self.average is None else _KEEP * self.average + (1 - _KEEP) * loss
+        self.still = self.still + 1 if grad_norm == 0 and learning_rate > 0 else 0
+        guessing = math.log(self.vocabulary)
+        settled = self.seen >= _SEVERAL or self.still == _STILL
+        if settled and self.average > guessing + 1 and self.best < guessing + 0.5:
+            what = f"the loss ran away: {self.average:.2f} on average, guessing would be {guessing:.2f}"
+            raise LoraplugError(what, where=_where(step, rows), todo=_SLOWER)
+        if self.still == _STILL:
+            raise LoraplugError(
+                f"the gradient was zero for {_STILL} steps, at a loss of {loss:.2f}: nothing is learned",
+                where=_where(step, rows),
+                todo="if the loss jumped, try a smaller trainer.learning_rate; else see `loraplug preview` for the "
+                "trained tokens, and trainer.lora.target_modules",
+            )
+        if settled and self.average > 1.5 * self.best + 0.5 and not self.warned:
+            self.warned = True
+            self.run.warn(
+                f"the loss rises: {self.average:.2f} on average at step {step}, it was {self.best:.2f} "
+                f"(rows {', '.join(rows)}); {_SLOWER}"
+            )
+        self.best = min(self.best, self.average)
+
+
+def moved(run: Run, change: float, before: float | None, after: float | None) -> None:
+    """Warn when a finished training did nothing.
+
+    Args:
+        change: the largest change of a trained value from its beginning.
+        before, after: validation loss, where there is one.
+    """
+    if change == 0:
+        raise LoraplugError(
+            "the adapter is what it was before training",
+            where="trainer",
+            todo="raise learning_rate; see `loraplug preview` for the trained tokens",
+        )
+    if before is not None and after is not None and abs(after - before) < 1e-4 * before:
+        run.warn(
+            f"training changed the validation loss by only {after - before:+.1e}, and no value of the adapter by more "
+            f"than {change:.1e}; raise trainer.learning_rate"
+        )
+
+
+def _where(step: int, rows: Sequence[str]) -> str:
+    return f"trainer, step {step}, rows {', '.join(rows)}"

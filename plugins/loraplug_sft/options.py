@@ -1,0 +1,55 @@
+"""Checks of the trainer's options against each other and the rest of the recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from loraplug import Problem
+from loraplug_sft.interval import seconds_or_steps
+
+if TYPE_CHECKING:
+    from loraplug_sft.trainer import Sft
+
+
+def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
+    """Options that do not go together."""
+    micro = options.micro_batch
+    if isinstance(micro, int) and micro < 1:
+        yield Problem("trainer.micro_batch", f"{micro} is below 1")
+    if options.tokens_per_step is None and isinstance(micro, int) and micro > options.batch_size:
+        yield Problem("trainer.micro_batch", f"{micro} is more than batch_size {options.batch_size}")
+    for name in ("early_stopping", "keep_best"):
+        if getattr(options, name) and options.validate_every is None:
+            yield Problem(f"trainer.{name}", "needs trainer.validate_every")
+    if options.validate_every is not None and recipe.validation is None:
+        yield Problem("trainer.validate_every", "needs a [validation] table: there are no rows to validate on")
+    try:
+        seconds_or_steps(options.save_every)
+    except ValueError as error:
+        yield Problem("trainer.save_every", str(error))
+    if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
+        what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
+        yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')
+    if options.lora.start_from is not None and options.lora.init != "default":
+        yield Problem("trainer.lora.init", "start_from goes on with values that are there; leave out one of the two")
+    if options.report_to != "auto":
+        for name in options.report_to:
+            if find_spec(name) is None:
+                yield Problem("trainer.report_to", f"{name} is not installed: pip install {name}")
+
+
+def trackers(options: Sft) -> list[str]:
+    """What transformers reports to.
+
+    Weights & Biases takes part where it is asked for, or by itself where `WANDB_API_KEY` is set; without a key (and not
+    offline) or with the key `disabled` it is off whatever the recipe says.
+    """
+    key = os.environ.get("WANDB_API_KEY", "")
+    offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+    usable = key != "disabled" and (bool(key) or offline)
+    if options.report_to == "auto":
+        return ["wandb"] if usable and key and find_spec("wandb") else []
+    return [name for name in options.report_to if name != "wandb" or usable]

@@ -1,0 +1,99 @@
+"""Which rows each optimizer step takes: fixed by seed and data alone, whatever the machine or number of processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from attrs import frozen
+
+
+@frozen
+class Order:
+    """The whole training, laid out before it begins: `steps[i]` holds the row indices of optimizer step i + 1."""
+
+    steps: list[list[int]]
+    steps_per_epoch: float
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data when `step` steps are done."""
+        return step / self.steps_per_epoch
+
+
+def lay_out(
+    lengths: Sequence[int],
+    seed: int,
+    epochs: float,
+    max_steps: int | None = None,
+    batch_size: int = 4,
+    tokens_per_step: int | None = None,
+) -> Order:
+    """Every epoch's rows in an order of its own, cut into steps.
+
+    An epoch's order is the one transformers' sampler would take (`randperm` seeded with seed + epoch). A step holds
+    `batch_size` rows, or with `tokens_per_step` as many as fit into that many tokens (at least one); an epoch's last
+    step may be smaller.
+
+    Args:
+        lengths: tokens of each row.
+        epochs: passes; a part of one is rounded up to whole steps.
+        max_steps: as many steps, whatever `epochs` says.
+    """
+    import torch
+
+    steps: list[list[int]] = []
+    generator = torch.Generator()
+    wanted = math.inf if max_steps is None else max_steps
+    first = 0
+    for epoch in range(math.ceil(epochs) if max_steps is None else max_steps):
+        order = torch.randperm(len(lengths), generator=generator.manual_seed(seed + epoch)).tolist()
+        made = _by_tokens(order, lengths, tokens_per_step) if tokens_per_step else _by_rows(order, batch_size)
+        first = first or len(made)
+        if max_steps is None and epoch + 1 > epochs:  # the last epoch is a part of one
+            made = made[: math.ceil((epochs - epoch) * len(made))]
+        steps += made
+        if len(steps) >= wanted:
+            break
+    return Order(steps[:max_steps], first)
+
+
+def _by_rows(order: list[int], size: int) -> list[list[int]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _by_tokens(order: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    steps: list[list[int]] = []
+    room = 0
+    for row in order:
+        if not steps or lengths[row] > room:
+            steps.append([])
+            room = budget
+        steps[-1].append(row)
+        room -= lengths[row]
+    return steps
+
+
+def share(rows: Sequence[int], lengths: Sequence[int], rank: int, world: int) -> list[int]:
+    """The positions in `rows` that process `rank` of `world` computes: longest first to whoever has least to do."""
+    loads = [0] * world
+    mine = []
+    for at in sorted(range(len(rows)), key=lambda at: -lengths[rows[at]]):
+        least = loads.index(min(loads))
+        loads[least] += lengths[rows[at]]
+        if least == rank:
+            mine.append(at)
+    return sorted(mine)
+
+
+def micro_batches(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> list[list[int]]:
+    """Consecutive positions computed at once: at most so many rows, and tokens where a limit is given (or one row)."""
+    batches: list[list[int]] = []
+    tokens = 0
+    for at, length in enumerate(lengths):
+        full = not batches or len(batches[-1]) >= most_rows
+        if full or (most_tokens is not None and tokens + length > most_tokens):
+            batches.append([])
+            tokens = 0
+        batches[-1].append(at)
+        tokens += length
+    return batches

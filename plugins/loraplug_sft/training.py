@@ -1,0 +1,212 @@
+"""One training from start to end: model with adapters, steps, checkpoints, what is measured around them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
+from loraplug_sft import measure, order, world
+from loraplug_sft.checkpoints import Checkpoints
+from loraplug_sft.forecast import needs_checkpointing
+from loraplug_sft.health import Health, moved
+from loraplug_sft.interval import seconds_or_steps
+from loraplug_sft.loop import Layout, LoraTrainer, trained_tokens
+from loraplug_sft.options import trackers
+from loraplug_sft.watch import Habits, Watcher
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTConfig
+
+    from loraplug_sft.trainer import Sft
+
+
+def train(
+    options: Sft,
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Dataset | None,
+    held: Dataset | None,
+) -> TrainingResult:
+    """See `Trainer.train`. On further processes of one training the rows are None and come from the first."""
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows, held = world.same_rows(train_rows, held)
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    tokens = _check_rows(options, run, model, rows, lengths)
+    set_seed(run.seed)
+    plan = order.lay_out(
+        lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
+    )
+    adapted = options.lora.attach(model)
+    layout = _layout(options, run, adapted, lengths)
+    trainer = LoraTrainer(
+        run,
+        plan,
+        layout,
+        model=adapted,
+        args=_arguments(options, run, model, len(plan.steps), layout),
+        processing_class=tokenizer,
+        train_dataset=rows,
+        plus_ratio=options.lora.plus_ratio,
+    )
+    watcher = Watcher(
+        run,
+        trainer,
+        held,
+        Habits(options.validate_every, options.early_stopping, options.keep_best, seconds_or_steps(options.save_every)),
+        Checkpoints(run, options.keep),
+        Health(run, model.config.get_text_config().vocab_size),
+        _running(plan, lengths),
+        _running(plan, tokens),
+    )
+    return _run(options, watcher, tokenizer)
+
+
+def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> TrainingResult:
+    run, trainer, held = watcher.run, watcher.trainer, watcher.held
+    probes = measure.prompts(held or trainer.train_dataset, 0 if trainer.sharded else options.samples)
+    start = {name: parameter.detach().clone() for name, parameter in trainer.trained.items()}
+    before = _measured_before(watcher, tokenizer, probes)
+    kept = world.from_first(watcher.checkpoints.latest() if watcher.leads else None)
+    if kept is not None:
+        watcher.resume(kept)
+        run.say(f"going on from the checkpoint of step {kept.step} of {len(trainer.plan.steps)}")
+    trainer.add_callback(watcher)
+    try:
+        if kept is not None and kept.step == len(trainer.plan.steps):  # killed after the last step
+            trainer.restore_adapters(kept)
+        else:
+            trainer.train()
+    finally:
+        watcher.close()
+    watcher.take_best()
+    figures = watcher.figures()
+    after: list[str] = []
+    if held is not None:
+        loss = measure.validation_loss(trainer, held, run)
+        figures = {"validation_loss_before": before["validation_loss"], **figures, "validation_loss_after": loss}
+    if watcher.leads:
+        after = measure.answers(trainer.model, tokenizer, probes)
+    change = max(float((parameter.detach() - start[name]).abs().max()) for name, parameter in trainer.trained.items())
+    moved(run, change, figures.get("validation_loss_before"), figures.get("validation_loss_after"))
+    figures["peak_memory_bytes"] = measure.peak_memory()
+    if watcher.leads:
+        watcher.write(figures)
+        _save(run, trainer, tokenizer)
+    texts = [tokenizer.decode(ids) for ids in probes]
+    return TrainingResult(run.folder / "adapter", figures, [*map(Sample, texts, before["answers"], after)])
+
+
+def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probes: list[list[int]]) -> dict[str, Any]:
+    """Validation loss and answers of the untrained model; a run that goes on finds them where the first left them."""
+    place = watcher.checkpoints.folder / "before.json"
+    if known := world.from_first(json.loads(place.read_text(encoding="utf-8")) if place.exists() else None):
+        return dict(known)
+    trainer, held = watcher.trainer, watcher.held
+    found: dict[str, Any] = {"answers": [], "validation_loss": None}
+    if held is not None:
+        found["validation_loss"] = measure.validation_loss(trainer, held, watcher.run)
+    if watcher.leads:
+        found["answers"] = measure.answers(trainer.model, tokenizer, probes)
+        with fresh_place(place) as out:
+            out.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def _check_rows(options: Sft, run: Run, model: PreTrainedModel, rows: Dataset, lengths: list[int]) -> list[int]:
+    """The trained tokens of each row.
+
+    Raises:
+        InputError: nothing is trained; more rows in a batch than there are; a row is longer than the model takes.
+    """
+    tokens = [trained_tokens(row) for row in rows]
+    if not any(tokens):
+        raise InputError("no token is trained", where="trainer", todo="see `loraplug preview` for the masks")
+    idle = [row["row"][0] for row, count in zip(rows, tokens, strict=True) if not count]
+    if idle:
+        run.warn(f"{len(idle)} rows have no trained token and teach nothing: {', '.join(idle[:5])}")
+    if options.tokens_per_step is None and options.batch_size > len(rows):
+        raise InputError(
+            f"{options.batch_size} is more than the {len(rows)} training rows",
+            where="trainer.batch_size",
+            todo=f"set it to at most {len(rows)}",
+        )
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and max(lengths) > most and "seq_lengths" not in rows.column_names:
+        raise InputError(
+            f"a row of {max(lengths)} tokens is longer than the {most} the model takes",
+            where=f"formatter.max_length, row {rows[lengths.index(max(lengths))]['row'][0]}",
+            todo=f"set formatter.max_length to at most {most}",
+        )
+    return tokens
+
+
+def _running(plan: order.Order, counts: list[int]) -> list[int]:
+    """The sum of `counts` over the rows of all steps up to each."""
+    total, sums = 0, []
+    for step in plan.steps:
+        total += sum(counts[row] for row in step)
+        sums.append(total)
+    return sums
+
+
+def _layout(options: Sft, run: Run, adapted: Any, lengths: list[int]) -> Layout:
+    on_gpu = adapted.device.type != "cpu"
+    wanted = options.gradient_checkpointing
+    checkpointing = needs_checkpointing(adapted, max(lengths)) if wanted == "auto" else wanted
+    if wanted == "auto" and checkpointing:
+        run.say("memory is short for the longest row: activations are recomputed (gradient_checkpointing)")
+    if options.micro_batch != "auto":
+        return Layout(options.micro_batch, None, checkpointing)
+    # on a CPU more rows at once are no faster; on a GPU short rows fill the place that the longest one needs anyway
+    return Layout(max(len(lengths), 1), max(lengths), checkpointing) if on_gpu else Layout(1, None, checkpointing)
+
+
+def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layout: Layout) -> SFTConfig:
+    import torch
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(run.folder / "checkpoints"),
+        run_name=run.name,
+        seed=run.seed,
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        optim=options.optimizer,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.scheduler,
+        warmup_steps=int(options.warmup * steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        neftune_noise_alpha=options.neftune_alpha,
+        activation_checkpointing=layout.checkpointing,
+        bf16=model.dtype == torch.bfloat16,
+        use_cpu=model.device.type == "cpu",
+        average_tokens_across_devices=False,
+        # rows come encoded, masked and cut to length: trl is to take them as they are
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        padding_free=False,
+        save_strategy="no",
+        logging_steps=1,
+        report_to=trackers(options) or "none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def _save(run: Run, trainer: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    with fresh_place(run.folder / "adapter") as out:
+        trainer.model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        quantization = getattr(trainer.model.config, "quantization_config", None)
+        facts = {"quantization": quantization.to_dict() if quantization is not None else None}
+        facts["dtype"] = str(trainer.model.dtype).removeprefix("torch.")
+        (out / "loraplug.json").write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,96 @@
+"""Several processes train as one would: started by torchrun on the CPU, talking through gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import Cli
+
+pytestmark = pytest.mark.slow
+
+STEPS = 6
+
+
+@pytest.fixture
+def launched(recipe: Path, tmp_path: Path) -> Any:
+    """Starts `loraplug run` on two processes."""
+    text = recipe.read_text(encoding="utf-8").replace("max_steps = 4", f"max_steps = {STEPS}")
+    recipe.write_text(text, encoding="utf-8")
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "LORAPLUG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        return subprocess.Popen(
+            [*launcher, "-m", "loraplug", "run", str(recipe), *words],
+            cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+def test_two_processes_do_what_one_does(launched: Any, recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """Losses step by step, validation and the adapter are the same; only the first process speaks and writes."""
+    from safetensors.torch import load_file
+
+    both = launched("--set", "run_name=both")
+    said, _ = both.communicate(timeout=300)
+    assert both.returncode == 0, said
+    assert said.count("both: done") == 1
+    assert said.count("rows held out") == 1
+    assert loraplug("run", recipe, "--set", "run_name=one").returncode == 0
+    figures, adapters = [], []
+    for name in ("one", "both"):
+        folder = tmp_path / "outputs/adapters" / name
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        summary = json.loads(lines[-1])["summary"]
+        validated = [summary["validation_loss_before"], summary["validation_loss_after"]]
+        figures.append([json.loads(line)["loss"] for line in lines[:-1]] + validated)
+        adapters.append(load_file(folder / "adapter_model.safetensors"))
+    assert len(figures[0]) == STEPS + 2
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+    for name, tensor in adapters[0].items():
+        # AdamW divides by the root of tiny squares, which magnifies the last bit of a sum
+        assert float((adapters[1][name] - tensor).abs().max()) < 2e-3, name
+
+
+def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path) -> None:
+    """The second is killed: the first ends too, in time, and says so; what was done is kept and gone on from."""
+    long = ("--set", "run_name=torn", "--set", "trainer.max_steps=2000", "--set", "trainer.save_every=1")
+    begun = launched(*long)
+    checkpoints = tmp_path / "outputs/runs/torn/checkpoints"
+    for _ in range(1200):
+        if list(checkpoints.glob("step-*")) or begun.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.kill(_second(begun.pid), signal.SIGKILL)
+    said, _ = begun.communicate(timeout=120)
+    assert begun.returncode != 0
+    assert "exitcode  : -9" in said or "Signal 9" in said
+    done = max(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*"))
+    again = launched(*long)
+    seen = ""
+    assert again.stdout is not None
+    for line in again.stdout:
+        seen += line
+        if "going on from the checkpoint" in line:
+            break
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=120)
+    assert f"going on from the checkpoint of step {done} of 2000" in seen
+
+
+def _second(launcher: int) -> int:
+    """The process id of rank 1."""
+    import psutil
+
+    children = psutil.Process(launcher).children(recursive=True)
+    return next(child.pid for child in children if child.environ().get("RANK") == "1")
