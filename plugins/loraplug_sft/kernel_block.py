@@ -111,10 +111,9 @@ class Block:
         attention, mlp = layer.self_attn, layer.mlp
         if not isinstance(mlp.act_fn, torch.nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
             raise Unsupported(f"the activation is {type(mlp.act_fn).__name__}, not SiLU")
-        if getattr(attention, "sliding_window", None) or getattr(attention.config, "sliding_window", None):
-            raise Unsupported("attention in a sliding window")
-        if attention.attention_dropout:
-            raise Unsupported("attention dropout")
+        window = getattr(attention, "sliding_window", None) or getattr(attention.config, "sliding_window", None)
+        if window or attention.attention_dropout:
+            raise Unsupported("attention dropout, or attention in a sliding window")
         self.layer, self.scale = layer, attention.scaling
         self.shape = (attention.config.num_key_value_heads, -1, attention.head_dim)
         self.before, self.after = layer.input_layernorm, layer.post_attention_layernorm
