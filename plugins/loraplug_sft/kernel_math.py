@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·weightᵀ + bias; `weight` may be a transposed view. oneDNN is a tenth to a half quicker than torch's BLAS."""
     if _ONEDNN:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        with suppress(RuntimeError):  # where memory has no room for the code it writes, BLAS may still find some
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return functional.linear(x, weight, bias)
 
 
 def _root(x: Tensor, norm: Any) -> Tensor:
-    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return size.square_().div_(x.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
+    return x.square().mean(-1, keepdim=True).add_(norm.variance_epsilon).rsqrt_()
 
 
 def rms(x: Tensor, norm: Any) -> Tensor:
@@ -37,13 +38,12 @@ def rms_backward(gradient: Tensor, x: Tensor, norm: Any) -> Tensor:
     return gradient.mul_(root).addcmul_(x, along)
 
 
-def turn_(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> Tensor:
+def turn_(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> None:
     """Rotary position embedding (Su et al. 2021) in place, undone with sign -1; cos and sin (tokens, 1, 1, size/2)."""
     first, second = x.chunk(2, -1)
     moved = first * sin
     first.mul_(cos).addcmul_(second, sin, value=-sign)
     second.mul_(cos).add_(moved, alpha=sign)
-    return x
 
 
 def _heads(tensors: Iterable[Tensor], row: slice, width: int) -> list[Tensor]:
