@@ -15,7 +15,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from loraplug import LoraplugError, Run
-from loraplug_sft import order
+from loraplug_sft import kernel, order
 from loraplug_sft.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     micro-batch from seed, step and row, so that no state of a random generator needs to be kept.
     """
 
-    def __init__(self, run: Run, plan: order.Order, layout: Layout, **options: Any) -> None:
-        self.run, self.plan, self.layout = run, plan, layout
+    def __init__(self, run: Run, plan: order.Order, layout: Layout, fast: bool, **options: Any) -> None:
+        self.run, self.plan, self.layout, self.fast = run, plan, layout, fast
         self.optimizer: Any
         self.resumed: Checkpoint | None = None
         self.plus_ratio: float | None = options.pop("plus_ratio", None)
@@ -155,6 +155,8 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         """Cross-entropy in nats, summed over the trained tokens and divided by `num_items_in_batch`."""
         # trl counts accuracy and entropy over all processes here, which must then have equally many micro-batches
+        if self.fast and not self.sharded:
+            return kernel.label_loss(self.model, inputs, num_items_in_batch)
         module = model if self.sharded else self.model
         outputs = module(**inputs, use_cache=False, fused_lm_head=True)
         return -outputs.log_probs.sum() / num_items_in_batch

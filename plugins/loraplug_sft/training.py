@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
-from loraplug_sft import measure, order, world
+from loraplug_sft import kernel, measure, order, world
 from loraplug_sft.checkpoints import Checkpoints
 from loraplug_sft.forecast import needs_checkpointing
 from loraplug_sft.health import Health, moved
@@ -45,11 +45,14 @@ def train(
         lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
     )
     adapted = options.lora.attach(model)
-    layout = _layout(options, run, adapted, lengths)
+    fast, said = kernel.install(adapted) if options.kernel == "auto" else (False, "plain kernel, as asked")
+    run.say(said)
+    layout = _layout(options, run, adapted, lengths, fast)
     trainer = LoraTrainer(
         run,
         plan,
         layout,
+        fast,
         model=adapted,
         args=_arguments(options, run, model, len(plan.steps), layout),
         processing_class=tokenizer,
@@ -165,14 +168,17 @@ def _running(plan: order.Order, counts: list[int]) -> list[int]:
     return sums
 
 
-def _layout(options: Sft, run: Run, adapted: Any, lengths: list[int]) -> Layout:
+def _layout(options: Sft, run: Run, adapted: Any, lengths: list[int], fast: bool) -> Layout:
     on_gpu = adapted.device.type != "cpu"
     wanted = options.gradient_checkpointing
-    checkpointing = needs_checkpointing(adapted, max(lengths)) if wanted == "auto" else wanted
+    longest = max(max(lengths), kernel.MICRO_TOKENS if fast else 0)
+    checkpointing = needs_checkpointing(adapted, longest, fast) if wanted == "auto" else wanted
     if wanted == "auto" and checkpointing:
         run.say("memory is short for the longest row: activations are recomputed (gradient_checkpointing)")
     if options.micro_batch != "auto":
         return Layout(options.micro_batch, None, checkpointing)
+    if fast:
+        return Layout(max(len(lengths), 1), kernel.MICRO_TOKENS, checkpointing)
     # on a CPU more rows at once are no faster; on a GPU short rows fill the place that the longest one needs anyway
     return Layout(max(len(lengths), 1), max(lengths), checkpointing) if on_gpu else Layout(1, None, checkpointing)
 

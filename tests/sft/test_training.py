@@ -222,7 +222,10 @@ def limited(self, *words):
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     return compute(self, *words)
 LoraTrainer.training_step = limited
-options = Sft(samples=0, learning_rate=1e-2, batch_size=16, micro_batch=16, max_steps=3, gradient_checkpointing=False)
+options = Sft(
+    samples=0, learning_rate=1e-2, batch_size=16, micro_batch=16, max_steps=3, gradient_checkpointing=False,
+    kernel="plain",
+)
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 options.train(run, model, AutoTokenizer.from_pretrained(sys.argv[1]), rows, None)
 lines = (run.folder / "metrics.jsonl").read_text().splitlines()[:-1]
