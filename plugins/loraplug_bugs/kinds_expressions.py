@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import libcst as cst
 
@@ -50,7 +51,8 @@ for _group in (
     "appendleft append", "add discard", "union intersection", "isdigit isalpha", "islower isupper", "year month",
     "days seconds", "left right", "first last", "start stop", "start end", "head tail", "prev next", "width height",
     "key value", "row column", "isinstance issubclass", "ljust rjust", "sin cos", "takewhile dropwhile", "lt le",
-    "gt ge", "removeprefix removesuffix", "encode decode", "getattr hasattr", "update setdefault", "bisect_left bisect_right",
+    "gt ge", "removeprefix removesuffix", "encode decode", "getattr hasattr", "update setdefault",
+    "bisect_left bisect_right",
 ):  # fmt: skip
     _one, _other = _group.split()
     NEIGHBOURS[_one] = (*NEIGHBOURS.get(_one, ()), _other)
@@ -68,9 +70,7 @@ def wrong_comparison(site: Site, node: cst.ComparisonTarget) -> Proposals:
         yield "wrong_comparison", start, stop, other, f"`{site.text[start:stop]}` became `{other}`"
 
 
-def wrong_operator(
-    site: Site, node: cst.BinaryOperation | cst.BooleanOperation | cst.AugAssign
-) -> Proposals:
+def wrong_operator(site: Site, node: cst.BinaryOperation | cst.BooleanOperation | cst.AugAssign) -> Proposals:
     """`+` for `-`, `and` for `or`, `=` for `+=`, …"""
     for other in OPERATORS.get(type(node.operator), ()):
         start, stop = site.span(node.operator)
@@ -134,7 +134,7 @@ def off_by_one_range(site: Site, node: cst.Call) -> Proposals:
         last = node.args[min(len(node.args) - 1, 1)].value
         if not isinstance(last, cst.Integer | cst.Name) and node.func.value != "range":
             return
-        start, stop = site.whole(last)
+        _, stop = site.whole(last)
         for more in (" - 1", " + 1"):
             yield "off_by_one", stop, stop, more, f"`{node.func.value}` ends{more} later"
 
@@ -165,7 +165,7 @@ def slice_boundary(site: Site, node: cst.Slice) -> Proposals:
 def swapped_arguments(site: Site, node: cst.Call) -> Proposals:
     """Two positional arguments in each other's place."""
     plain = [arg for arg in node.args if arg.keyword is None and not arg.star]
-    for one, other in zip(plain, plain[1:], strict=False):
+    for one, other in pairwise(plain):
         (start, middle), (after, stop) = site.whole(one.value), site.whole(other.value)
         swapped = site.text[after:stop] + site.text[middle:after] + site.text[start:middle]
         yield "swapped_arguments", start, stop, swapped, f"arguments of `{_short(site, node.func)}` are swapped"
@@ -173,7 +173,7 @@ def swapped_arguments(site: Site, node: cst.Call) -> Proposals:
 
 def missing_argument(site: Site, node: cst.Call) -> Proposals:
     """A keyword argument forgotten, where it is not the only one."""
-    for before, arg in zip(node.args, node.args[1:], strict=False):
+    for before, arg in pairwise(node.args):
         if arg.keyword is not None:
             start, stop = site.whole(before.value)[1], site.whole(arg.value)[1]
             yield "missing_argument", start, stop, "", f"`{arg.keyword.value}` is not given any more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import libcst as cst
 
@@ -50,7 +51,7 @@ def removed_statement(site: Site, node: cst.IndentedBlock) -> Proposals:
             yield kind, *site.whole_lines(line), "", note
         else:
             yield kind, *site.span(line.body[0]), "pass", note
-    for one, other in zip(node.body, node.body[1:], strict=False):
+    for one, other in pairwise(node.body):
         if _plain(one) and _plain(other):
             (start, middle), (after, stop) = site.span(one), site.span(other)
             swapped = site.text[after:stop] + site.text[middle:after] + site.text[start:middle]
@@ -182,7 +183,7 @@ def wrong_variable(site: Site, node: cst.FunctionDef) -> Proposals:
     binder = _Binder(site)
     node.body.visit(binder)
     site.first_use = binder.bound
-    known = {name: -1 for name in sorted(parameters(node))} | binder.bound
+    known = dict.fromkeys(sorted(parameters(node)), -1) | binder.bound
     if len(known) < 2:
         return
     for use, at in binder.uses:
@@ -216,44 +217,44 @@ class _Binder(cst.CSTVisitor):
         else:
             target.visit(self)
 
-    def visit_Assign(self, node: cst.Assign) -> bool:  # noqa: N802, D102
+    def visit_Assign(self, node: cst.Assign) -> bool:  # noqa: N802
         for one in node.targets:
             self._bind(one.target, self.site.span(node)[1])
         node.value.visit(self)
         return False
 
-    def visit_AnnAssign(self, node: cst.AnnAssign) -> bool:  # noqa: N802, D102
+    def visit_AnnAssign(self, node: cst.AnnAssign) -> bool:  # noqa: N802
         self._bind(node.target, self.site.span(node)[1])
         if node.value is not None:
             node.value.visit(self)
         return False
 
-    def visit_For(self, node: cst.For) -> bool:  # noqa: N802, D102
+    def visit_For(self, node: cst.For) -> bool:  # noqa: N802
         self._bind(node.target, self.site.span(node.body)[0])
         for part in (node.iter, node.body, node.orelse):
             if part is not None:
                 part.visit(self)
         return False
 
-    def visit_AsName(self, node: cst.AsName) -> bool:  # noqa: N802, D102
+    def visit_AsName(self, node: cst.AsName) -> bool:  # noqa: N802
         self._bind(node.name, self.site.span(node)[1])
         return False
 
-    def visit_Name(self, node: cst.Name) -> None:  # noqa: N802, D102
+    def visit_Name(self, node: cst.Name) -> None:  # noqa: N802
         self.uses.append((node, self.site.span(node)[0]))
 
-    def visit_Call(self, node: cst.Call) -> bool:  # noqa: N802, D102
+    def visit_Call(self, node: cst.Call) -> bool:  # noqa: N802
         if not isinstance(node.func, cst.Name):
             node.func.visit(self)
         for arg in node.args:
             arg.value.visit(self)
         return False
 
-    def visit_Attribute(self, node: cst.Attribute) -> bool:  # noqa: N802, D102
+    def visit_Attribute(self, node: cst.Attribute) -> bool:  # noqa: N802
         node.value.visit(self)
         return False
 
-    def _leave_alone(self, node: cst.CSTNode) -> bool:
+    def _leave_alone(self, node: cst.CSTNode) -> bool:  # noqa: ARG002
         return False
 
     visit_FunctionDef = visit_ClassDef = visit_Lambda = visit_Annotation = visit_Raise = _leave_alone  # noqa: N815

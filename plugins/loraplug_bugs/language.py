@@ -9,7 +9,6 @@ attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from attrs import field, frozen
@@ -145,8 +144,11 @@ class Language(Protocol):
     def mutations(self, text: str) -> Sequence[Mutation]:
         """Every bug that could be put into the functions of a file, in a fixed order, each giving a valid file."""
 
-    def suite(self, tree: Path, arguments: Sequence[str], command: str) -> Suite:
-        """The tests of a tree; `arguments` for the test runner, `command` the program that runs it ("": ours)."""
+    def suite(self, tests: Sequence[str], arguments: Sequence[str], command: str) -> Suite:
+        """The tests of a tree: `tests`, files or folders in it (all where empty), with `arguments` for the test runner.
+
+        `command` is the program that runs it; "" stands for the usual one.
+        """
 
 
 def language(name: str) -> Language:

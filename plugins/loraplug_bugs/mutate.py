@@ -170,7 +170,10 @@ class _Finder(cst.CSTVisitor):
         """All that was proposed, each with the lines of the outermost function it is in."""
         for (name, start, stop, replacement, note), function, outermost in self.found:
             line = self.site.line(start)
-            yield Mutation(name, function, start, stop, replacement, self._statement.get(line, (line, line)), note), outermost
+            yield (
+                Mutation(name, function, start, stop, replacement, self._statement.get(line, (line, line)), note),
+                outermost,
+            )
 
     def _propose(self, node: cst.CSTNode) -> None:
         for kind in self._kinds.get(type(node), ()):

@@ -57,15 +57,16 @@ class Python:
 
         return python_mutations(text)
 
-    def suite(self, tree: Path, arguments: Sequence[str], command: str) -> PytestSuite:  # noqa: ARG002
+    def suite(self, tests: Sequence[str], arguments: Sequence[str], command: str) -> PytestSuite:
         """pytest with these arguments, run by the Python `command`."""
-        return PytestSuite(tuple(arguments), command or sys.executable)
+        return PytestSuite(tuple(tests), tuple(arguments), command or sys.executable)
 
 
 @frozen
 class PytestSuite:
     """A suite that pytest runs; `python` needs pytest and coverage installed."""
 
+    tests: tuple[str, ...]
     arguments: tuple[str, ...]
     python: str
 
@@ -98,7 +99,7 @@ class PytestSuite:
 
     def _whole(self, box: Sandbox, mode: str, *more: str, bytecode: bool = False) -> Any:
         env = box.environment() | ({"PYTHONDONTWRITEBYTECODE": ""} if bytecode else {})
-        process = start(box, [self.python, str(_WORKER), mode, *self.arguments, *more], env)
+        process = start(box, [self.python, str(_WORKER), mode, *self.arguments, *more, *self.tests], env)
         try:
             out, errors = process.communicate(timeout=box.limits.seconds)
         except subprocess.TimeoutExpired:
@@ -114,7 +115,9 @@ class PytestSuite:
                                 todo=f"see that {self.python} has pytest and coverage") from None  # fmt: skip
 
     def _no_tests(self, told: Mapping[str, Any]) -> LoraplugError:
-        seen = told["broken"][:1] or [f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"][:1]]
+        seen = told["broken"][:1] or [
+            f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"][:1]
+        ]
         return LoraplugError(
             f"no test passes ({len(told['outcomes'])} ran, pytest ended with {told['code']})"
             + "".join(f"; the first trouble: {one}" for one in seen),

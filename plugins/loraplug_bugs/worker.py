@@ -162,15 +162,15 @@ def sides(
     if not isinstance(error, AssertionError | pytest.fail.Exception):
         return "", f"{type(error).__name__}: {clean(str(error))[:LONG]}"
     last = frames[-1][0]
-    asserting = next((frame for frame, _ in frames if isinstance(frame.f_locals.get("self"), unittest.TestCase)
-                      and frame.f_code.co_filename == unittest.case.__file__), None)  # fmt: skip
-    if asserting is not None and {"first", "second"} <= asserting.f_locals.keys():
+    asserting = next((frame for frame, _ in frames if frame.f_code.co_filename == unittest.case.__file__
+                      and {"first", "second"} <= frame.f_locals.keys()), None)  # fmt: skip
+    if asserting is not None:
         call = getattr(statement, "value", None)
         arguments = call.args[:2] if isinstance(call, ast.Call) else []
         pair = shown(asserting.f_locals["first"]), shown(asserting.f_locals["second"])
         return ordered(arguments, pair) if asserting.f_code.co_name == "assertEqual" else ("", "")
-    if "DID NOT RAISE" in str(error) or (asserting is not None and "not raised" in str(error)):
-        return clean(str(error)).replace("DID NOT RAISE ", "")[:LONG].replace(" not raised", ""), "no exception"
+    if (match := re.match(r"DID NOT RAISE (.+)|(\S+) not raised", str(error))) is not None:
+        return (match[1] or match[2])[:LONG], "no exception"
     if isinstance(statement, ast.Assert) and isinstance(statement.test, ast.Compare) and len(statement.test.ops) == 1:
         if compared is not None and compared[0] == "==" and last.f_code.co_filename.startswith(TREE):
             return ordered([statement.test.left, statement.test.comparators[0]], compared[1:])
@@ -197,7 +197,7 @@ def shown(value: object) -> str:
     """A value as short text."""
     try:
         return clean(_REPR.repr(value))[:LONG]
-    except Exception as error:  # noqa: BLE001 - a stranger's __repr__ may do anything
+    except Exception as error:
         return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
 
 
@@ -291,7 +291,7 @@ def forked(job: Say) -> Say:
         os.close(reading)
         try:
             done = run_tests(job)
-        except BaseException as error:  # noqa: BLE001 - whatever the code under test did to pytest
+        except BaseException as error:
             done = {"verdict": "crash", "detail": [f"{type(error).__name__}: {error}"[:LONG]]}
         with open(writing, "wb") as pipe:  # noqa: PTH123
             pipe.write(json.dumps(done).encode() + b"\n")
