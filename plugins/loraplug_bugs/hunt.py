@@ -8,6 +8,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,25 +120,13 @@ class _Crew:
     def decide(self, stream: Iterator[Candidate], known: Mapping[str, Verdict]) -> Iterator[tuple[Candidate, Verdict]]:
         """Every candidate with its verdict, in the order of `stream`, which is read a little ahead."""
         waiting: deque[tuple[Candidate, Verdict | Future[Verdict]]] = deque()
-        running = 0
-        ended = False
         while True:
-            while not ended and running < self._wanted.workers * _AHEAD:
-                if (one := next(stream, None)) is None:
-                    ended = True
-                    break
-                done = known.get(one.key)
-                waiting.append((one, done or self._pool.submit(self._try, one)))
-                running += done is None
-                if done is not None and len(waiting) == 1:
-                    break
+            for one in islice(stream, self._wanted.workers * _AHEAD - len(waiting)):
+                waiting.append((one, known.get(one.key) or self._pool.submit(self._try, one)))
             if not waiting:
                 return
             one, verdict = waiting.popleft()
-            if isinstance(verdict, Future):
-                running -= 1
-                verdict = verdict.result()
-            yield one, verdict
+            yield one, verdict.result() if isinstance(verdict, Future) else verdict
 
     def _try(self, one: Candidate) -> Verdict:
         bench: _Bench | None = getattr(self._own, "bench", None)

@@ -141,10 +141,10 @@ def off_by_one_range(site: Site, node: cst.Call) -> Proposals:
 
 def off_by_one_dropped(site: Site, node: cst.BinaryOperation) -> Proposals:
     """`n` for `n - 1` or `n + 1`."""
-    if isinstance(node.right, cst.Integer) and node.right.value == "1":
-        if isinstance(node.operator, cst.Add | cst.Subtract):
-            start, stop = site.span(node)
-            yield "off_by_one", start, stop, site.source(node.left), f"`{site.text[start:stop]}` lost its 1"
+    one = isinstance(node.right, cst.Integer) and node.right.value == "1"
+    if one and isinstance(node.operator, cst.Add | cst.Subtract):
+        start, stop = site.span(node)
+        yield "off_by_one", start, stop, site.source(node.left), f"`{site.text[start:stop]}` lost its 1"
 
 
 def slice_boundary(site: Site, node: cst.Slice) -> Proposals:

@@ -70,9 +70,9 @@ def _removable(site: Site, statement: cst.BaseSmallStatement) -> str | None:
         target = statement.targets[0].target
         if isinstance(target, cst.Attribute | cst.Subscript):
             return "missing_update"
-        if isinstance(target, cst.Name) and target.value in site.functions[-1][2] | site.first_use.keys():
-            if site.first_use.get(target.value, -1) < site.span(target)[0]:
-                return "missing_update"
+        if isinstance(target, cst.Name):
+            since = site.first_use.get(target.value, -1 if target.value in site.functions[-1][2] else None)
+            return "missing_update" if since is not None and since < site.span(target)[0] else None
     return None
 
 

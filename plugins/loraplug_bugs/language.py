@@ -6,6 +6,8 @@ here: the classes below are protocols, and `Mutation`, `Span`, `Survey` and `Out
 attributes.
 """
 
+# mypy: disable-error-code="empty-body"
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -131,9 +133,17 @@ class Language(Protocol):
         kinds: all kinds of mutation there are.
     """
 
-    name: str
-    suffixes: Sequence[str]
-    kinds: Sequence[str]
+    @property
+    def name(self) -> str:
+        """See the class."""
+
+    @property
+    def suffixes(self) -> Sequence[str]:
+        """See the class."""
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """See the class."""
 
     def is_test(self, path: str) -> bool:
         """Whether a file belongs to the tests, and gets no bugs."""

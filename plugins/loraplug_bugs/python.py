@@ -104,7 +104,7 @@ class PytestSuite:
             out, errors = process.communicate(timeout=box.limits.seconds)
         except subprocess.TimeoutExpired:
             raise LoraplugError(f"the test suite takes more than {box.limits.seconds:g} s", where=box.source,
-                                todo="raise dataset.suite_timeout, or choose tests with pytest_args") from None  # fmt: skip
+                                todo="raise dataset.limits.suite_seconds, or choose tests with dataset.tests") from None  # fmt: skip
         finally:
             end(process)
         try:
@@ -115,13 +115,12 @@ class PytestSuite:
                                 todo=f"see that {self.python} has pytest and coverage") from None  # fmt: skip
 
     def _no_tests(self, told: Mapping[str, Any]) -> LoraplugError:
-        seen = told["broken"][:1] or [
-            f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"][:1]
-        ]
+        failed = [f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"]]
+        seen = (told["broken"] or failed)[:1]
         return LoraplugError(
             f"no test passes ({len(told['outcomes'])} ran, pytest ended with {told['code']})"
             + "".join(f"; the first trouble: {one}" for one in seen),
-            todo="run pytest there by hand; pytest_args chooses tests, python names the interpreter that has what they need",
+            todo="run pytest there by hand; python names the interpreter that has what the tests need",
         )
 
 

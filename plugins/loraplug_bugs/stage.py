@@ -1,4 +1,4 @@
-"""The code under test as a folder of one's own: a commit of a git repository, a plain folder, or an installed package."""
+"""The code under test as a folder of one's own: a commit of a git repository, a plain folder, or a package."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def digest(tree: Path) -> str:
     found = hashlib.sha256()
     for name in sorted(stamps(tree)):
         path = tree / name
-        data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+        data = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
         found.update(f"{name}\0{len(data)}\0".encode("utf-8", "surrogateescape") + data)
     return found.hexdigest()
 

@@ -16,8 +16,8 @@ from loraplug_bugs.stage import Staged
 from loraplug_bugs.statement import problem_statement
 
 METHOD = (
-    "the target tests pass on the tree without the bug, run alone; with it they fail, twice, in the same way, once among "
-    "the related tests and once alone; the suite passed twice before"
+    "the target tests pass on the tree without the bug, run alone; with it they fail, twice, in the same way, once "
+    "among the related tests and once alone; the suite passed twice before"
 )
 
 

@@ -7,7 +7,8 @@ A program, not a module: it imports nothing but the standard library, pytest and
     worker.py serve MODULES       jobs, one JSON object a line on stdin, each answered by one line
 
 `serve` imports pytest and all the modules the suite needs from outside the tree once, and forks for every job: what a
-job changes in the process ends with it. Without fork (Windows) each job is a fresh process (`once`). What tests print
+job changes in the process ends with it. Each job is a fresh process (`once`) where there is no fork
+(Windows), and where pytest itself stands on the code under test. What tests print
 is thrown away; answers go to a copy of stdout that tests do not know.
 """
 
@@ -171,9 +172,10 @@ def sides(
         return ordered(arguments, pair) if asserting.f_code.co_name == "assertEqual" else ("", "")
     if (match := re.match(r"DID NOT RAISE (.+)|(\S+) not raised", str(error))) is not None:
         return (match[1] or match[2])[:LONG], "no exception"
-    if isinstance(statement, ast.Assert) and isinstance(statement.test, ast.Compare) and len(statement.test.ops) == 1:
-        if compared is not None and compared[0] == "==" and last.f_code.co_filename.startswith(TREE):
-            return ordered([statement.test.left, statement.test.comparators[0]], compared[1:])
+    test = statement.test if isinstance(statement, ast.Assert) else None
+    equal = compared is not None and compared[0] == "==" and last.f_code.co_filename.startswith(TREE)
+    if compared is not None and equal and isinstance(test, ast.Compare) and len(test.ops) == 1:
+        return ordered([test.left, test.comparators[0]], compared[1:])
     return "", ""
 
 
@@ -269,16 +271,17 @@ def serve(modules: Sequence[str], out: int) -> None:
     for name in modules:
         with contextlib.suppress(BaseException):  # what cannot be imported alone is imported by the tests
             importlib.import_module(name)
-    if any(in_tree(module) for module in list(sys.modules.values())):  # the code under test must be read afresh
-        if modules:
-            os.execv(sys.executable, [sys.executable, __file__, "serve", "[]", str(out)])  # noqa: S606
+    stale = any(in_tree(module) for module in list(sys.modules.values()))  # each job must read the tree's code itself
+    if stale and modules:
+        os.execv(sys.executable, [sys.executable, __file__, "serve", "[]", str(out)])  # noqa: S606
+    run = forked if hasattr(os, "fork") and not stale else fresh  # stale even so: pytest itself stands on the code
     gc.collect()
     gc.freeze()
     answer(out, {"ready": True})
     for line in sys.stdin:
         job = json.loads(line)
         begun = time.perf_counter()
-        done = forked(job) if hasattr(os, "fork") else fresh(job)
+        done = run(job)
         answer(out, done | {"seconds": time.perf_counter() - begun})
 
 
