@@ -151,6 +151,10 @@ class PytestTester:
         """End the process."""
         if self._process is not None:
             process, self._process = self._process, None
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                if process.stdin is not None:
+                    process.stdin.close()
+                process.wait(2)
             end(process)
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:

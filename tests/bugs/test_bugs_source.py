@@ -85,7 +85,7 @@ class Cases(unittest.TestCase):
 
 
 def test_remember_first():
-    assert sums.remember(1) == [1]
+    sums.remember(1)
 
 
 def test_remember_second():
@@ -191,7 +191,8 @@ def test_rows_lead_back(made: tuple[Any, Path, Run]) -> None:
         assert row["group"] == ["local/sums", f"sums.py::{task['generation']['function']}"]
         assert task["bug"]["problem_statement"] in row["instruction"]
         assert f"`{task['generation']['function']}` in `sums.py`" in row["instruction"]
-    assert {row["group"][1] for row in rows} == {f"sums.py::{name}" for name in ("clamp", "mean", "remember")}
+    groups = {row["group"][1] for row in rows}  # append for extend breaks remember at once, whatever came before
+    assert groups == {f"sums.py::{name}" for name in ("clamp", "mean", "remember")}
 
 
 def buggy(task: dict[str, Any]) -> str:
@@ -209,14 +210,11 @@ def test_what_is_no_bug(made: tuple[Any, Path, Run], repository: Path) -> None:
     assert targets <= {f"test_sums.py::{name}" for name in
                        ("test_clamp", "test_mean[values0-0]", "test_mean[values1-2]", "test_mean[values2-2]",
                         "Cases::test_mean_of_one", "test_remember_first", "test_remember_second")}  # fmt: skip
-    for task in tasks:  # which needs the first to have been there
-        if "test_sums.py::test_remember_second" in task["bug"]["target_tests"]:
-            assert "test_sums.py::test_remember_first" in task["bug"]["target_tests"]
+    for task in tasks:  # which leans on the first
+        assert task["bug"]["target_tests"] != ["test_sums.py::test_remember_second"]
     assert "test_sums.py::test_failing" not in tasks[0]["original"]["all_tests"]
     statements = [task["bug"]["problem_statement"] for task in tasks]
-    assert len(
-        {(text, tuple(task["bug"]["target_tests"])) for text, task in zip(statements, tasks, strict=True)}
-    ) == len(tasks)
+    assert len(set(statements)) == len(tasks)
     for task in tasks:
         assert task["bug"]["bug_types"][0] not in task["bug"]["problem_statement"]
         assert task["bug"]["description"].split(": ")[1] not in task["bug"]["problem_statement"]
@@ -229,7 +227,7 @@ def test_what_is_no_bug(made: tuple[Any, Path, Run], repository: Path) -> None:
 
 @pytest.mark.slow
 def test_same_again_and_after_a_kill(made: tuple[Any, Path, Run], repository: Path, tmp_path: Path) -> None:
-    """Killed at work and started again, in another cache and with one worker, it ends with the same rows and tasks."""
+    """Killed and started again, in another cache and with one worker, it ends with the same rows and tasks."""
     rows, folder, _ = made
     code = (
         "import sys; from pathlib import Path; from loraplug import Run; from loraplug_bugs.source import SweBugsSource;"
