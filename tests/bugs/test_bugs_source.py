@@ -203,7 +203,7 @@ def buggy(task: dict[str, Any]) -> str:
 
 
 def test_what_is_no_bug(made: tuple[Any, Path, Run], repository: Path) -> None:
-    """Failing tests and those that need others are no target; no two tasks fail alike; statements name no mutation."""
+    """Failing tests and those that need others are no target, no two tasks fail alike, statements name no mutation."""
     _, folder, run = made
     tasks = tasks_of(folder)
     targets = {test for task in tasks for test in task["bug"]["target_tests"]}
@@ -230,7 +230,7 @@ def test_same_again_and_after_a_kill(made: tuple[Any, Path, Run], repository: Pa
     """Killed and started again, in another cache and with one worker, it ends with the same rows and tasks."""
     rows, folder, _ = made
     code = (
-        "import sys; from pathlib import Path; from loraplug import Run; from loraplug_bugs.source import SweBugsSource;"
+        "from pathlib import Path; from loraplug import Run; from loraplug_bugs.source import SweBugsSource;"
         f"run = Run('t', outputs=Path({str(tmp_path)!r}) / 'outputs', cache=Path({str(tmp_path)!r}) / 'cache');"
         f"print(len(list(SweBugsSource({str(repository)!r}, count=500, per_function=12, workers=1).rows(run))))"
     )
