@@ -296,7 +296,7 @@ def remember_distributions() -> None:
     def distributions(**context: Any) -> Any:
         return iter(known) if not context and sys.path == path else plain(**context)
 
-    metadata.Distribution.entry_points = property(entry_points)  # type: ignore[misc,assignment]
+    metadata.Distribution.entry_points = property(entry_points)  # type: ignore[assignment]
     metadata.distributions = distributions
 
 
