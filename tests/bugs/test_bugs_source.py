@@ -270,14 +270,28 @@ def test_formats_and_contexts(made: tuple[Any, Path, Run], repository: Path) -> 
             assert ("```python\ndef " in row["instruction"]) == (context == "function")
 
 
-def test_other_sources_read_the_tasks(made: tuple[Any, Path, Run], tmp_path: Path) -> None:
-    """`swe-synth` makes rows of the same tasks, with the bug patch taken back; the table has its columns."""
+def test_other_sources_read_the_tasks(made: tuple[Any, Path, Run], repository: Path, tmp_path: Path) -> None:
+    """`swe-synth` makes rows of the same tasks, with the bug patch taken back; our own table has its columns."""
     rows, folder, _run = made
     source = load_registry().find("dataset", "swe-synth")
     done = source(tasks=str(folder)).load(run_in(tmp_path))
     assert len(done) == len(rows)
+    table = SweBugsSource(str(repository), count=2, per_function=12).load(made[2])
+    assert table.column_names == ["instruction", "response", "task_id", "group"] and table[0] == rows[0]
     for row, task in zip(done, tasks_of(folder), strict=True):
         assert apply(row["response"], {"sums.py": buggy(task)}, "diff") == Applied({"sums.py": CODE})
+
+
+def test_a_gap_in_the_isolation_is_told(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses namespaces, the run says which of them; the tests run all the same."""
+    from loraplug_bugs import sandbox
+
+    refusing = tmp_path / "jail.py"
+    refusing.write_text(sandbox._JAIL.read_text().replace('self._call("unshare", flags)', 'raise OSError(1, "no")'))
+    monkeypatch.setattr(sandbox, "_JAIL", refusing)
+    run = run_in(tmp_path)
+    assert len(list(SweBugsSource(str(repository), count=2, workers=1).rows(run))) == 2
+    assert any("no own files, processes, network" in text for text in run.reporter.warnings)
 
 
 def test_bad_input(repository: Path, tmp_path: Path) -> None:
