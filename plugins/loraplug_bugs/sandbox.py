@@ -72,7 +72,8 @@ class Sandbox:
 
     Commands run in `box.tree` with an environment of their own: nothing of the caller's but PATH and LD_LIBRARY_PATH,
     HOME and TMPDIR inside the sandbox, PYTHONPATH at the tree and its `src` (or `roots`). On Linux they have no
-    network, see only their own processes and can write nothing but the copy; `gaps` names what of this the system refused.
+    network, see only their own processes and can write nothing but the copy; `gaps` names what of this the system
+    refused.
 
     Args:
         tree: a folder. Version control, virtual environments and caches in it are not copied, nor are symbolic links
