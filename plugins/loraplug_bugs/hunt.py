@@ -1,0 +1,217 @@
+"""Tries bugs in parallel, keeps those that tests notice, and remembers every verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, field, frozen
+
+from loraplug import LoraplugError, Run
+from loraplug_bugs.candidates import Candidate, Found
+from loraplug_bugs.language import Failure, Suite, Survey, Tester
+from loraplug_bugs.sandbox import Limits, Sandbox
+
+_PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
+_AHEAD = 4  # candidates a worker has in its queue
+
+
+@frozen
+class Verdict:
+    """What became of a candidate: `bug`, with what its tests said, or why it is none."""
+
+    reason: str
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def signature(self) -> str:
+        """Equal for bugs that cannot be told apart from outside."""
+        return json.dumps(sorted((one.test, one.error, one.message) for one in self.failures))
+
+
+@frozen
+class Bug:
+    """A candidate that was kept."""
+
+    candidate: Candidate
+    failures: tuple[Failure, ...]
+
+
+@frozen
+class Wanted:
+    """How many bugs, and which."""
+
+    count: int
+    per_function: int
+    max_failing: int
+    timeout: float
+    seed: int
+    workers: int
+
+
+@frozen
+class Hunt:
+    """One tree, its suite, and the journal of what was tried; `scratch` is where workers make their copies."""
+
+    tree: Path
+    suite: Suite
+    survey: Survey
+    limits: Limits
+    journal: Path
+    scratch: Path
+    roots: tuple[str, ...] = ("src", ".")
+    tally: Counter[str] = field(factory=Counter)
+    kinds: dict[str, Counter[str]] = field(factory=dict)
+
+    def bugs(self, found: Found, wanted: Wanted, run: Run) -> list[Bug]:
+        """Bugs in the order of the candidates, whatever the order in which they were decided."""
+        known = read_journal(self.journal)
+        kept: list[Bug] = []
+        seen: set[str] = set()
+        by_function: Counter[str] = Counter()
+        with run.progress("bugs", wanted.count) as bar, _Crew(self, found, wanted) as crew:
+            stream = (one for one in found.in_order(wanted.seed) if by_function[one.group] < wanted.per_function)
+            for one, verdict in crew.decide(stream, known):
+                reason = verdict.reason
+                if by_function[one.group] >= wanted.per_function:
+                    continue
+                if reason == "bug":
+                    reason = "like another" if verdict.signature in seen else reason
+                    seen.add(verdict.signature)
+                self.tally[reason] += 1
+                self.kinds.setdefault(one.mutation.kind, Counter())[reason] += 1
+                if reason == "bug":
+                    kept.append(Bug(one, verdict.failures))
+                    by_function[one.group] += 1
+                bar.advance(int(reason == "bug"), tried=self.tally.total())
+                if len(kept) == wanted.count:
+                    break
+        return kept
+
+
+class _Crew:
+    """Threads, each with a sandbox and a warm tester of its own, that decide candidates in order."""
+
+    def __init__(self, hunt: Hunt, found: Found, wanted: Wanted) -> None:
+        self._hunt, self._texts, self._wanted = hunt, found.texts, wanted
+        self._names = list(hunt.survey.tests)
+        self._own = threading.local()
+        self._benches: list[_Bench] = []
+        self._lock = threading.Lock()
+        self._steady: dict[tuple[str, ...], bool] = {}
+
+    def __enter__(self) -> _Crew:
+        self._pool = ThreadPoolExecutor(self._wanted.workers, "bugs")
+        self._file = self._hunt.journal.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for bench in self._benches:
+            bench.close()
+        self._file.close()
+
+    def decide(self, stream: Iterator[Candidate], known: Mapping[str, Verdict]) -> Iterator[tuple[Candidate, Verdict]]:
+        """Every candidate with its verdict, in the order of `stream`, which is read a little ahead."""
+        waiting: deque[tuple[Candidate, Verdict | Future[Verdict]]] = deque()
+        while True:
+            for one in islice(stream, self._wanted.workers * _AHEAD - len(waiting)):
+                waiting.append((one, known.get(one.key) or self._pool.submit(self._try, one)))
+            if not waiting:
+                return
+            one, verdict = waiting.popleft()
+            yield one, verdict.result() if isinstance(verdict, Future) else verdict
+
+    def _try(self, one: Candidate) -> Verdict:
+        bench: _Bench | None = getattr(self._own, "bench", None)
+        if bench is None:
+            bench = self._own.bench = _Bench(self._hunt)
+            with self._lock:
+                self._benches.append(bench)
+        verdict = self._judge(bench, one)
+        line = json.dumps(
+            {"key": one.key, "reason": verdict.reason, "failures": [asdict(each) for each in verdict.failures]}
+        )
+        with self._lock:
+            self._file.write(line + "\n")
+            self._file.flush()
+        return verdict
+
+    def _judge(self, bench: _Bench, one: Candidate) -> Verdict:
+        """A bug is kept if some tests fail with it, fail again alone in the same way, and pass alone without it."""
+        tests = [self._names[at] for at in one.tests]
+        broken = {one.path: one.mutation.apply(self._texts[one.path])}
+        most = self._wanted.max_failing
+        first = bench.run(broken, tests, self._seconds(tests), most + 1)
+        if first.verdict != "failed":
+            return Verdict({"passed": "no test notices", "time": "takes too long", "memory": "takes too much memory",
+                            "broken": "cannot be imported", "crash": "ends the process"}[first.verdict])  # fmt: skip
+        names = tuple(dict.fromkeys(failure.test for failure in first.failures))
+        if len(names) > most:
+            return Verdict("breaks too much")
+        if names not in self._steady:
+            self._steady[names] = bench.run({}, list(names), self._seconds(names), 1).verdict == "passed"
+        if not self._steady[names]:
+            return Verdict("tests lean on others")
+        again = bench.run(broken, list(names), self._seconds(names), most + 1)
+        found, same = Verdict("bug", tuple(again.failures)), Verdict("bug", tuple(first.failures))
+        return found if found.signature == same.signature else Verdict("fails differently each time")
+
+    def _seconds(self, tests: list[str] | tuple[str, ...]) -> float:
+        return self._wanted.timeout + _PATIENCE * sum(self._hunt.survey.tests.get(test, 0.0) for test in tests)
+
+
+class _Bench:
+    """A sandbox with a tester in it."""
+
+    def __init__(self, hunt: Hunt) -> None:
+        self.box = Sandbox(hunt.tree, hunt.limits, home=hunt.scratch, roots=hunt.roots)
+        self.tester: Tester = hunt.suite.tester(self.box, hunt.survey)
+
+    def run(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Any:
+        """The outcome of tests with these files changed; all is put back after."""
+        self.box.write(files)
+        try:
+            return self.tester.run(tests, seconds, stop_after)
+        finally:
+            self.box.restore()
+
+    def close(self) -> None:
+        """End and remove."""
+        self.tester.close()
+        self.box.close()
+
+
+def read_journal(path: Path) -> dict[str, Verdict]:
+    """All whole lines of a journal; what a kill cut short is tried again."""
+    if not path.exists():
+        return {}
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    known = {}
+    for line in whole.splitlines():
+        try:
+            told = json.loads(line)
+            known[told["key"]] = Verdict(told["reason"], tuple(_failure(one) for one in told["failures"]))
+        except (ValueError, KeyError, TypeError):
+            raise LoraplugError("not a journal of verdicts", where=path, todo="remove the file") from None
+    return known
+
+
+def _failure(told: Mapping[str, Any]) -> Failure:
+    return Failure(**{**told, "trace": [tuple(place) for place in told["trace"]]})
+
+
+def usable_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
