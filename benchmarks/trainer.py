@@ -49,6 +49,14 @@ SEARCH = {
 SIDES = "trl,trl:batch=1+checkpointing=0,ours"
 
 
+def chat_rows(data: Path) -> list[dict[str, str]]:
+    """The alpaca rows, each as an instruction and a response."""
+    rows = json.loads((data / "alpaca_en_demo.json").read_text())
+    return [
+        {"instruction": f"{row['instruction']}\n\n{row['input']}".strip(), "response": row["output"]} for row in rows
+    ]
+
+
 def make_rows(kind: str, data: Path, count: int, out: Path) -> None:
     """Encode `count` rows drawn from the data, with the formatter that training would use."""
     from datasets import Dataset
@@ -58,13 +66,7 @@ def make_rows(kind: str, data: Path, count: int, out: Path) -> None:
 
     run = Run("benchmark", outputs=out / "outputs")
     if kind == "chat":
-        given = json.loads((data / "alpaca_en_demo.json").read_text())
-        rows = Dataset.from_list(
-            [
-                {"instruction": f"{row['instruction']}\n\n{row['input']}".strip(), "response": row["output"]}
-                for row in given
-            ]
-        )
+        rows = Dataset.from_list(chat_rows(data))
     else:
         from loraplug_swe.synth import SweSynthSource
 

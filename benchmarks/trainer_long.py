@@ -2,7 +2,7 @@
 
     python benchmarks/trainer_long.py tiny                    # 1,000 steps of a random two-layer model
     python benchmarks/trainer_long.py small                   # 100 steps of SmolLM2-135M
-    python benchmarks/trainer_long.py billion --tmp /dev/shm  # 2.2 GB there for a while: QLoRA beside LoRA, one step each
+    python benchmarks/trainer_long.py billion --tmp /dev/shm  # takes 2.2 GB there: QLoRA beside LoRA, a step each
 
 `tiny` and `small` train rows of one length and print the median time of a step (wall and CPU, milliseconds) and the
 resident memory, by stretches of the run. `billion` makes a random Llama of 1.1 billion parameters (TinyLlama's sizes)
@@ -64,9 +64,9 @@ class Record:
 def make_model(size: str, out: Path) -> None:
     """A random Llama, in bfloat16 on disk, beside SmolLM2's tokenizer (which nothing here asks for a token)."""
     import torch
+    import trainer
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    import trainer
     from loraplug import Run
     from loraplug_hf.loader import TransformersModel
 
@@ -79,9 +79,8 @@ def make_model(size: str, out: Path) -> None:
 
 def child(size: str, model: str, out: Path, bits: int) -> None:
     """Train, and print every step."""
-    from datasets import Dataset
-
     import trainer
+    from datasets import Dataset
 
     draw, vocabulary = random.Random(0), SIZES.get(size, SIZES["billion"])["vocab_size"]  # noqa: S311 - made-up rows
     ids = [[draw.randrange(3, vocabulary) for _ in range(ROW[size])] for _ in range(4 * min(STEPS[size], 100))]
