@@ -5,13 +5,13 @@
     python benchmarks/quality.py --data DIR --longest 96     # shorter rows, for slow machines
 
 DIR holds alpaca_en_demo.json. The 400 rows are drawn from those of at most `--longest` tokens; the split is the same
-for everybody. Both trainers get the same encoded rows and masks, the same hyper-parameters (ours) and one epoch; held-out
-loss is the mean cross-entropy of all trained tokens of the held-out rows, in nats, computed by the same code here.
-trl runs with a row a batch and no checkpointing, which changes no loss (see trainer.py) and takes half the time.
+for everybody. Both trainers get the same encoded rows and masks, the same hyper-parameters (ours) and one epoch.
+Held-out loss is the mean cross-entropy of all trained tokens of the held-out rows, in nats, computed by the same code
+here. trl runs with a row a batch and no checkpointing: the same losses (see trainer.py) in half the time.
 
-The sweep halves: every configuration trains on a quarter of the rows, each with its own whole schedule, the best four on
-half of them, and the best two on all. Results are appended to `--results`, and
-what is there already is not done again, so that a sweep can be stopped at any time.
+The sweep halves: every configuration trains on a quarter of the rows, each with its own whole schedule, the best four
+on half of them, and the best two on all. Results are appended to `--results`, and what is there already is not done
+again, so that a sweep can be stopped at any time.
 """
 
 from __future__ import annotations

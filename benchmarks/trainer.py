@@ -213,10 +213,14 @@ def finish(folder: Path, sides: list[Side], rows: str) -> None:
     for number, side in enumerate(sides):
         if side.ended and not side.ended.endswith(" 0"):
             print(side.name, (folder / f"{number}.log").read_text()[-2000:], file=sys.stderr)
-    given = Dataset.load_from_disk(str(folder / "rows"))
-    tokens = sum(map(len, given["input_ids"]))
-    print(f"{rows} rows, {len(given)} of them, {BATCH} a step; {tokens} real tokens, {os.cpu_count()} cores")
-    report(sides, tokens)
+    if any(side.steps for side in sides):
+        steps = max(len(side.steps) for side in sides)
+        tokens = sum(map(len, Dataset.load_from_disk(str(folder / "rows"))["input_ids"]))
+        tokens = int(
+            next((side.steps[-1]["tokens"] for side in sides if side.steps and "tokens" in side.steps[-1]), tokens)
+        )
+        print(f"{rows} rows, {steps} steps of {BATCH}, {tokens} real tokens, {os.cpu_count()} cores")
+        report([side for side in sides if side.steps], tokens)
 
 
 def report(sides: list[Side], tokens: int) -> None:
@@ -229,9 +233,6 @@ def report(sides: list[Side], tokens: int) -> None:
     print(f"{'':42}{'tok/s':>7}{'tok/CPU s':>11}{'peak GB':>9}   to the first side: wall (lowest-highest), CPU, memory")
     first = sides[0]
     for side in sides:
-        if not side.steps:
-            print(f"{side.name:42}{side.ended}")
-            continue
         done = side.steps[-1].get("tokens") or tokens
         speed, thrift = done / side.sum("wall"), done / side.sum("cpu")
         peak = max(step["peak"] for step in side.steps)
@@ -252,7 +253,7 @@ def report(sides: list[Side], tokens: int) -> None:
 
 def apart(one: Side, other: Side) -> float:
     """The largest relative difference between the losses of two sides; infinite if they took unlike steps."""
-    if len(one.steps) != len(other.steps):
+    if len(one.steps) != len(other.steps) or not one.steps:
         return float("inf")
     return max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one.steps, other.steps, strict=True))
 

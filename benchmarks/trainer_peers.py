@@ -163,7 +163,7 @@ def litgpt(gate: Gate, folder: Path, base: Path, batch: int = BATCH) -> None:  #
             lr_warmup_steps=0,
             epochs=1,
         ),
-        eval=EvalArgs(interval=10**6, final_validation=False),
+        eval=EvalArgs(interval=10**6, max_new_tokens=1, final_validation=False),
         seed=SEED,
     )
 

@@ -90,7 +90,7 @@ class Side:
     def stop(self) -> None:
         """End the child where it stands."""
         if not self.ended:
-            self.process.stdin.close()  # type: ignore[union-attr]
+            self.process.kill()
             self.process.wait()
 
     def sum(self, key: str, steps: slice = slice(None)) -> float:
@@ -99,14 +99,23 @@ class Side:
 
 
 def in_turn(sides: Sequence[Side], steps: int) -> None:
-    """A step of every side, `steps` times: A B C, then C B A, so that nobody always follows the same neighbour."""
-    for side in sides:
-        if not side.ready():
-            print(f"{side.name}: {side.ended}; see its log", file=sys.stderr)
-    for number in range(steps):
-        for side in sides if number % 2 == 0 else reversed(sides):
-            if not side.turn() and not side.ended.endswith(" 0"):
-                print(f"{side.name}: {side.ended} in step {number + 1}; see its log", file=sys.stderr)
-        print(f"step {number + 1} of {steps}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    """A step of every side, `steps` times: A B C, then C B A, so that nobody always follows the same neighbour.
+
+    Ctrl-C ends it after the last step that all have taken.
+    """
+    try:
+        for side in sides:
+            if not side.ready():
+                print(f"{side.name}: {side.ended}; see its log", file=sys.stderr)
+        for number in range(steps):
+            for side in sides if number % 2 == 0 else reversed(sides):
+                if side.turn():
+                    step = side.steps[-1]
+                    told = f"{step['wall']:.1f} s, {step['cpu']:.1f} s CPU, peak {step['peak'] / 1e9:.2f} GB"
+                    print(f"{number + 1}/{steps} {side.name}: {told}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    except KeyboardInterrupt:
+        taken = min(len(side.steps) for side in sides if side.steps)
+        for side in sides:
+            del side.steps[taken:]
     for side in sides:
         side.stop()
