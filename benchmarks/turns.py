@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,8 +102,9 @@ class Side:
 def in_turn(sides: Sequence[Side], steps: int) -> None:
     """A step of every side, `steps` times: A B C, then C B A, so that nobody always follows the same neighbour.
 
-    Ctrl-C ends it after the last step that all have taken.
+    Ctrl-C or SIGTERM ends it after the last step that all have taken.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for side in sides:
             if not side.ready():
