@@ -7,7 +7,7 @@ Each peer lives in a virtual environment of its own in DIR2 (about 2 GB each; LL
 2.13.0), as neither installs beside current transformers. LLaMA-Factory's torchvision and torchaudio do not load beside
 a CPU torch and are taken out, an empty torchaudio put in their place, which is all that training on text needs.
 
-LLaMA-Factory gets the rows as a tokenised data set, LitGPT as a data module, so templates and masks are ours everywhere.
+LLaMA-Factory gets the rows as a tokenised data set, LitGPT as a data module: templates and masks are ours everywhere.
 Both also run at micro-batch 1 with accumulation 4, and LLaMA-Factory without checkpointing, which it has on by default.
 All train in fp32, rank 16 on all linear layers, without dropout.
 
