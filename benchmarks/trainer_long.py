@@ -44,7 +44,8 @@ class Record:
         self.anonymous = 0
 
     def open(self, **_: Any) -> None:
-        """Training begins."""
+        """Training begins; the model is loaded and has its adapters."""
+        self.loaded = memory("VmHWM")
         self.now = time.perf_counter(), time.process_time()
 
     def step(self, loss: float) -> None:
@@ -89,7 +90,11 @@ def child(size: str, model: str, out: Path, bits: int) -> None:
     threading.Thread(target=record.watch, daemon=True).start()
     batch = 1 if size == "billion" else 4
     trainer.ours(record, out, rows, model, bits, max_steps=STEPS[size], batch_size=batch)  # type: ignore[arg-type]
-    print(json.dumps({"steps": record.steps, "peak": memory("VmHWM"), "anonymous": record.anonymous}))
+    print(
+        json.dumps(
+            {"steps": record.steps, "peak": memory("VmHWM"), "loaded": record.loaded, "anonymous": record.anonymous}
+        )
+    )
 
 
 def measure(size: str, model: str, folder: Path, bits: int = 0) -> dict[str, Any]:
@@ -142,10 +147,11 @@ def main() -> None:
             stretches(measure(given.size, model, folder / "run"))
             return
         taken = {name: measure("billion", model, folder / name, bits) for name, bits in (("LoRA", 0), ("QLoRA", 4))}
-        print(f"{'':8}{'peak GB':>9}{'not files GB':>14}{'step s':>8}")
+        print(f"{'':8}{'peak GB':>9}{'before the step':>17}{'not files GB':>14}{'step s':>8}")
         for name, one in taken.items():
             seconds = one["steps"][0]["wall"]
-            print(f"{name:8}{one['peak'] / 1e9:9.2f}{one['anonymous'] / 1e9:14.2f}{seconds:8.1f}")
+            peak, loaded, anonymous = (one[key] / 1e9 for key in ("peak", "loaded", "anonymous"))
+            print(f"{name:8}{peak:9.2f}{loaded:17.2f}{anonymous:14.2f}{seconds:8.1f}")
         ratio = {key: taken["QLoRA"][key] / taken["LoRA"][key] for key in ("peak", "anonymous")}
         print(f"QLoRA / LoRA: {ratio['peak']:.2f} of the peak, {ratio['anonymous']:.2f} of what is not files")
 
