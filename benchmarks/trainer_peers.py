@@ -77,6 +77,7 @@ def llamafactory(gate: Gate, folder: Path, base: Path, batch: int = BATCH, check
         "lora_alpha": 32,
         "lora_target": "all",
         "template": "smollm2",
+        "dataset": "tokenised",  # must be said, is not looked at
         "tokenized_path": str(folder / "tokenised"),
         "cutoff_len": 2048,
         "output_dir": str(folder / f"llamafactory-{os.getpid()}"),
