@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import zip_longest
@@ -56,12 +57,18 @@ class Found:
     left: dict[str, int] = field(factory=dict)
 
     def in_order(self, seed: int) -> Iterator[Candidate]:
-        """One of each function in turn; within a function one of each kind in turn."""
+        """One of each function in turn; within a function one of each kind in turn, rare kinds mostly first."""
+        spread = Counter(kind for group in self.functions.values() for kind in {one.mutation.kind for one in group})
         queues = []
         for group in _shuffled(sorted(self.functions), f"{seed}"):
+            draw = random.Random(f"{seed} {group}")  # noqa: S311 - a draw, not a secret
+            members = list(self.functions[group])
+            draw.shuffle(members)
             kinds: dict[str, list[Candidate]] = {}
-            for one in _shuffled(self.functions[group], f"{seed} {group}"):
+            for one in members:
                 kinds.setdefault(one.mutation.kind, []).append(one)
+            turns = {kind: draw.expovariate(1) * spread[kind] for kind in sorted(kinds)}  # the rarer, the sooner
+            kinds = {kind: kinds[kind] for kind in sorted(kinds, key=turns.__getitem__)}
             queues.append([one for turn in zip_longest(*kinds.values()) for one in turn if one is not None])
         for turn in zip_longest(*queues):
             yield from (one for one in turn if one is not None)

@@ -57,8 +57,17 @@ class _Refusal(Exception):  # noqa: N818 - a verdict
         self.verdict = Refused(reason, detail)
 
 
-def render(path: str, old: str, new: str, form: Format, find: Finder = python_functions) -> str:
+def render(
+    path: str,
+    old: str,
+    new: str,
+    form: Format,
+    find: Finder = python_functions,
+    target: tuple[str, str] | None = None,
+) -> str:
     """The answer that takes the file `path` from `old` to `new`, ending in a line feed.
+
+    `target` and `find` are those of `apply`; where a target is given, blocks need only be plain inside it.
 
     Raises:
         ValueError: nothing differs, or for `function`: the change is not inside one function.
@@ -68,7 +77,7 @@ def render(path: str, old: str, new: str, form: Format, find: Finder = python_fu
     if form == "diff":
         return unified_diff(path, old, new)
     if form == "search-replace":
-        return _search_replace(path, old, new)
+        return _search_replace(path, old, new, target, find)
     return _function(old, new, find)
 
 
@@ -120,19 +129,36 @@ def _looks_like(answer: str) -> Format:
 # search and replace
 
 
-def _search_replace(path: str, old: str, new: str) -> str:
-    """Blocks with as few unchanged lines round each change as make them apply without a doubt."""
+def _search_replace(path: str, old: str, new: str, target: tuple[str, str] | None, find: Finder) -> str:
+    """Blocks with as few unchanged lines round each change, before it sooner than after, as leave no doubt."""
     before, after = old.removesuffix("\n").split("\n"), new.removesuffix("\n").split("\n")
-    for around in range(len(before) + 1):
-        blocks = f"{path}\n"
-        matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)  # grouping changes what it remembers
-        for group in matcher.get_grouped_opcodes(around):
-            search = before[group[0][1] : group[-1][2]]
-            replace = after[group[0][3] : group[-1][4]]
-            blocks += "\n".join(["<<<<<<< SEARCH", *search, "=======", *replace, ">>>>>>> REPLACE", ""])
-        if apply(blocks, {path: old}, "search-replace") == Applied({path: new}):
-            return blocks
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    changes = [one[1:] for one in matcher.get_opcodes() if one[0] != "equal"]
+    for more in range(2 * len(before) + 1):
+        for above in range(more, more // 2 - 1, -1):
+            blocks = f"{path}\n"
+            for start, stop, new_start, new_stop in _widened(changes, above, more - above, len(before)):
+                sides = before[start:stop], after[new_start:new_stop]
+                blocks += "\n".join(["<<<<<<< SEARCH", *sides[0], "=======", *sides[1], ">>>>>>> REPLACE", ""])
+            if apply(blocks, {path: old}, "search-replace", target, find) == Applied({path: new}):
+                return blocks
     raise ValueError("the change cannot be told in blocks: lines that look like marks, or only the last line feed")
+
+
+_Region = tuple[int, int, int, int]
+
+
+def _widened(changes: Sequence[_Region], above: int, below: int, end: int) -> list[_Region]:
+    """Changed line ranges of both sides with so many lines round them; those that meet become one."""
+    found: list[_Region] = []
+    for start, stop, new_start, new_stop in changes:
+        up, down = min(above, start), min(below, end - stop)
+        one = (start - up, stop + down, new_start - up, new_stop + down)
+        if found and one[0] < found[-1][1]:
+            last = found.pop()
+            one = (last[0], max(last[1], one[1]), last[2], max(last[3], one[3]))
+        found.append(one)
+    return found
 
 
 def _apply_blocks(answer: str, files: Mapping[str, str], target: tuple[str, str] | None, find: Finder) -> Applied:

@@ -158,8 +158,8 @@ def slice_boundary(site: Site, node: cst.Slice) -> Proposals:
             yield "slice_boundary", stop, stop, " + 1", f"a slice {name}s one later"
             yield "slice_boundary", stop, stop, " - 1", f"a slice {name}s one earlier"
     if node.lower is not None and node.upper is None:
-        start, stop = site.whole(node.lower)
-        yield "slice_boundary", start, stop, f":{site.text[start:stop]}", "a slice takes the other part"
+        source = f":{site.source(node.lower)}"
+        yield "slice_boundary", *site.span(node), source, "a slice takes the other part"
 
 
 def swapped_arguments(site: Site, node: cst.Call) -> Proposals:

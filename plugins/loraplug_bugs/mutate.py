@@ -1,8 +1,7 @@
 """Bugs a person would make, as changes of a few characters in Python source; layout and comments stay.
 
 A file is parsed by libcst once; every kind of bug looks at the nodes it knows (`kinds_expressions`,
-`kinds_statements`) and proposes replacements for the characters of a node. What is not valid Python, or means the same
-as before, is left out.
+`kinds_statements`) and proposes replacements for the characters of a node. What is not valid Python is left out.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import ast
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import libcst as cst
@@ -94,26 +92,22 @@ def python_mutations(text: str) -> list[Mutation]:
         finder.mutations(), key=lambda pair: (pair[0].start, pair[0].stop, pair[0].kind, pair[0].replacement)
     ):
         key = (one.start, one.stop, one.replacement)
-        if key not in seen and _changes(text, one, *site.whole_range(first, last)):
+        if key not in seen and _valid(text, one, *site.whole_range(first, last)):
             seen.add(key)
             found.append(one)
     return found
 
 
-def _changes(text: str, one: Mutation, start: int, stop: int) -> bool:
-    """Whether the outermost function at these characters is valid with the bug, and means something else."""
-    after = stop + len(one.replacement) - (one.stop - one.start)
+def _valid(text: str, one: Mutation, start: int, stop: int) -> bool:
+    """Whether the outermost function at these characters is still Python with the bug in it."""
+    function = one.apply(text)[start : stop + len(one.replacement) - (one.stop - one.start)]
     try:
-        return _meaning(one.apply(text)[start:after]) != _meaning(text[start:stop])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(f"if True:\n{function}" if function[0] in " \t" else function)
     except (SyntaxError, ValueError):
         return False
-
-
-@lru_cache(16)
-def _meaning(function: str) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ast.dump(ast.parse(f"if True:\n{function}" if function[0] in " \t" else function))
+    return True
 
 
 class _Finder(cst.CSTVisitor):
@@ -134,8 +128,11 @@ class _Finder(cst.CSTVisitor):
         self._statement: dict[int, tuple[int, int]] = {}  # line to the lines of the innermost statement on it
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        """See CSTVisitor; False for what is not looked at: annotations, decorators, docstrings."""
-        if isinstance(node, cst.Annotation | cst.Decorator | cst.Import | cst.ImportFrom | cst.Global | cst.Nonlocal):
+        """See CSTVisitor; False for what is not looked at: annotations, decorators, parameters."""
+        if isinstance(
+            node,
+            cst.Annotation | cst.Decorator | cst.Parameters | cst.Import | cst.ImportFrom | cst.Global | cst.Nonlocal,
+        ):
             return False
         if isinstance(node, cst.ClassDef):
             self._names.append(node.name.value)

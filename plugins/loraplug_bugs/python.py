@@ -72,7 +72,9 @@ class PytestSuite:
 
     def survey(self, box: Sandbox) -> Survey:
         """See `Suite.survey`. The second run is without coverage; its seconds count."""
-        first, second = self._whole(box, "survey"), self._whole(box, "plain")
+        first = self._whole(box, "survey")
+        box.restore()
+        second = self._whole(box, "plain")
         box.restore()
         passed = [test for test, outcome in first["outcomes"].items() if outcome == "passed"]
         steady = [test for test in passed if second["outcomes"].get(test) == "passed"]
@@ -103,8 +105,11 @@ class PytestSuite:
         try:
             out, errors = process.communicate(timeout=box.limits.seconds)
         except subprocess.TimeoutExpired:
-            raise LoraplugError(f"the test suite takes more than {box.limits.seconds:g} s", where=box.source,
-                                todo="raise dataset.limits.suite_seconds, or choose tests with dataset.tests") from None  # fmt: skip
+            raise LoraplugError(
+                f"the test suite takes more than {box.limits.seconds:g} s",
+                where=box.source,
+                todo="raise dataset.limits.suite_seconds, or choose tests with dataset.tests",
+            ) from None
         finally:
             end(process)
         try:
@@ -146,6 +151,10 @@ class PytestTester:
         """End the process."""
         if self._process is not None:
             process, self._process = self._process, None
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                if process.stdin is not None:
+                    process.stdin.close()
+                process.wait(2)
             end(process)
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:

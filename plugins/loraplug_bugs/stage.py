@@ -61,6 +61,7 @@ def stage(path: str, revision: str, repo: str | None, tests: Path | None, out: P
             raise InputError("no such folder", where=path, todo="name a git repository, a folder or package:NAME")
         if _is_repository(source):
             commit = _commit(source, revision)
+            repo = repo or _origin(source)
             _export(source, commit, tree)
         else:
             copy_tree(source.resolve(), tree)
@@ -133,6 +134,17 @@ def _commit(source: Path, revision: str) -> str:
     return (
         _git(source, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
     )
+
+
+def _origin(source: Path) -> str | None:
+    """owner/name of the remote a repository was cloned from, where it tells them."""
+    configured = _git(source, "config", "--default", "", "--get", "remote.origin.url").decode().strip()
+    match = (
+        re.search(r"[:/]([A-Za-z0-9][\w.-]*/[\w.-]+?)(?:\.git)?/?$", configured)
+        if "://" in configured or "@" in configured
+        else None
+    )
+    return match[1] if match and ".." not in match[1] else None
 
 
 def _export(source: Path, commit: str, tree: Path) -> None:

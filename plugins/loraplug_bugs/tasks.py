@@ -70,8 +70,8 @@ def make_row(
     """
     one = bug.candidate
     broken = one.mutation.apply(text)
-    answer = render(one.path, broken, text, edit, language.functions)
     target = (one.path, one.mutation.function)
+    answer = render(one.path, broken, text, edit, language.functions, target)
     if apply(answer, {one.path: broken}, edit, target, language.functions) != Applied({one.path: text}):
         raise ValueError("the answer does not lead back")
     return {

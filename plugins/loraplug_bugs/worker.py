@@ -134,11 +134,10 @@ def explain(test: str, error: BaseException, compared: tuple[str, str, str] | No
     told: Say = {"test": test, "error": type(error).__name__, "message": clean(str(error))[:LONG], "trace": trace,
                  "check": "", "expected": "", "actual": ""}  # fmt: skip
     if trace:
-        frame, line = next((frame, line) for frame, line in reversed(frames)
-                           if relative(frame.f_code.co_filename) == trace[-1][0] and line == trace[-1][1])  # fmt: skip
-        statement = statement_at(frame.f_code.co_filename, line)
-        told["check"] = ast.unparse(statement)[:LONG] if statement is not None else trace[-1][3]
-        told["expected"], told["actual"] = sides(statement, error, frames, compared)
+        place = next(one for one in reversed(trace) if one[0] == trace[0][0])  # the last one in the test's own file
+        statement = statement_at(str(Path(TREE, place[0])), place[1])
+        told["check"] = ast.unparse(statement)[:LONG] if statement is not None else place[3]
+        told["expected"], told["actual"] = sides(statement, error, frames, compared if place == trace[-1] else None)
     return told
 
 
@@ -162,7 +161,6 @@ def sides(
     """What a failed check expected and what it got, as text; empty where it cannot be told."""
     if not isinstance(error, AssertionError | pytest.fail.Exception):
         return "", f"{type(error).__name__}: {clean(str(error))[:LONG]}"
-    last = frames[-1][0]
     asserting = next((frame for frame, _ in frames if frame.f_code.co_filename == unittest.case.__file__
                       and {"first", "second"} <= frame.f_locals.keys()), None)  # fmt: skip
     if asserting is not None:
@@ -173,16 +171,15 @@ def sides(
     if (match := re.match(r"DID NOT RAISE (.+)|(\S+) not raised", str(error))) is not None:
         return (match[1] or match[2])[:LONG], "no exception"
     test = statement.test if isinstance(statement, ast.Assert) else None
-    equal = compared is not None and compared[0] == "==" and last.f_code.co_filename.startswith(TREE)
-    if compared is not None and equal and isinstance(test, ast.Compare) and len(test.ops) == 1:
+    if compared is not None and compared[0] == "==" and isinstance(test, ast.Compare) and len(test.ops) == 1:
         return ordered([test.left, test.comparators[0]], compared[1:])
     return "", ""
 
 
 def ordered(sources: Sequence[ast.expr], pair: tuple[str, str]) -> tuple[str, str]:
-    """(expected, actual): the side written without a call is what was expected; where both have one, the right."""
-    calls = [any(isinstance(node, ast.Call) for node in ast.walk(one)) for one in sources]
-    return (pair[0], pair[1]) if calls == [False, True] else (pair[1], pair[0])
+    """(expected, actual): what was expected is the side written without calls or attributes, else the right one."""
+    made = [any(isinstance(node, ast.Call | ast.Attribute) for node in ast.walk(one)) for one in sources]
+    return (pair[0], pair[1]) if made == [False, True] else (pair[1], pair[0])
 
 
 class _Repr(reprlib.Repr):
@@ -301,9 +298,9 @@ def forked(job: Say) -> Say:
         os._exit(0)
     os.close(writing)
     text, late = read_until(reading, time.monotonic() + job["seconds"])
-    for kill in (lambda: os.killpg(child, signal.SIGKILL), lambda: os.kill(child, signal.SIGKILL)):
+    for kill in (os.killpg, os.kill):  # the group may not be there yet
         with contextlib.suppress(OSError):
-            kill()
+            kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     end_strays()
     if late:

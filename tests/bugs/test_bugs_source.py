@@ -1,0 +1,401 @@
+"""The source `swe-bugs` on real code: bugs that tests prove, the same each time, also after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
+from loraplug_bugs.edits import Applied, apply
+from loraplug_bugs.hunt import read_journal
+from loraplug_bugs.language import GROUP, Failure, Mutation, Outcome, Survey
+from loraplug_bugs.sandbox import Limits, Sandbox
+from loraplug_bugs.source import SweBugsSource
+from loraplug_bugs.stage import stage
+from loraplug_bugs.statement import problem_statement
+
+SAMPLE = Path(__file__).parents[2] / "data" / "sample_package"
+CODE = '''\
+"""Small sums."""
+
+_seen = []
+
+
+def clamp(value, low=0, high=10):
+    """Keep a value between two bounds."""
+    if value < low:
+        return low
+    if value > high:
+        return high
+    return value
+
+
+def mean(values):
+    """The mean, 0 of nothing."""
+    if not values:
+        return 0
+    total = 0
+    for value in values:
+        total += value
+    return total / len(values)
+
+
+def remember(value):
+    """All that was said."""
+    _seen.append(value)
+    return list(_seen)
+
+
+def never():
+    """Not tested."""
+    return 1 + 1
+'''
+TESTS = """\
+import sys
+import unittest
+
+import pytest
+
+import sums
+
+
+def test_clamp():
+    assert sums.clamp(-1) == 0
+    assert sums.clamp(11) == 10
+    assert sums.clamp(5, 1, 3) == 3
+
+
+@pytest.mark.parametrize("values, wanted", [([], 0), ([1, 2, 3], 2), ([2, 2], 2)])
+def test_mean(values, wanted):
+    assert sums.mean(values) == wanted
+
+
+class Cases(unittest.TestCase):
+    def test_mean_of_one(self):
+        self.assertEqual(sums.mean([7]), 7)
+
+
+def test_remember_first():
+    sums.remember(1)
+
+
+def test_remember_second():
+    assert sums.remember(2) == [1, 2]
+
+
+def test_flaky():
+    assert sys.gettrace() is None  # so it is in one of the two runs
+
+
+def test_failing():
+    assert sums.mean([1]) == 99
+
+
+def test_writes_where_it_stands(tmp_path):
+    with open("left_behind.txt", "a") as file:
+        file.write("x")
+    assert len(open("left_behind.txt").read()) == 1
+"""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git with a fixed author."""
+    env = os.environ | {f"GIT_{who}_{what}": text for who in ("AUTHOR", "COMMITTER")
+                        for what, text in (("NAME", "Ada"), ("EMAIL", "a@example.org"))}  # fmt: skip
+    return subprocess.run(["git", *arguments], cwd=folder, env=env, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git repository with a module, its tests (one failing, some that lean on each other), and an unsaved change."""
+    folder = tmp_path_factory.mktemp("repo") / "sums"
+    folder.mkdir()
+    (folder / "sums.py").write_text(CODE)
+    (folder / "test_sums.py").write_text(TESTS)
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "first")
+    (folder / "sums.py").write_text(CODE.replace("total = 0", "total = 0.0"))
+    return folder
+
+
+def run_in(folder: Path) -> Run:
+    """A run with folders of its own."""
+    return Run("t", outputs=folder / "outputs", cache=folder / "cache", reporter=Reporter())
+
+
+def tree_hash(folder: Path) -> str:
+    """Names, bytes and times of a tree."""
+    told = "".join(
+        f"{path}{path.stat().st_mtime_ns}{path.read_bytes()!r}" for path in sorted(folder.rglob("*")) if path.is_file()
+    )
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path, Run]:
+    """All bugs of the repository: rows, folder of tasks, run."""
+    place = tmp_path_factory.mktemp("made")
+    run = run_in(place)
+    before = tree_hash(repository)
+    source = SweBugsSource(str(repository), count=500, per_function=12, tasks_out=place / "tasks", workers=2)
+    rows = list(source.rows(run))
+    assert tree_hash(repository) == before  # the original is never touched
+    return rows, place / "tasks", run
+
+
+def tasks_of(folder: Path) -> list[dict[str, Any]]:
+    """Tasks in the order of their numbers."""
+    files = sorted(folder.glob("task_*.json"), key=lambda path: int(path.stem[5:]))
+    return [json.loads(path.read_text()) for path in files]
+
+
+def test_bugs_are_real(made: tuple[Any, Path, Run], repository: Path, tmp_path: Path) -> None:
+    """In a fresh checkout the patch applies, the target tests fail, and with the patch taken back they pass."""
+    tasks = tasks_of(made[1])
+    assert len(tasks) >= 12
+    commit = git(repository, "rev-parse", "HEAD").strip()
+    git(tmp_path, "clone", "-q", str(repository), "copy")
+    copy = tmp_path / "copy"
+    for task in (tasks[0], tasks[-1]):
+        assert task["source"]["base_commit"] == commit and task["verification"]["verified"] is True
+        (tmp_path / "bug.patch").write_text(task["bug"]["patch"])
+        targets = task["bug"]["target_tests"]
+        for flags, code in (([], 1), (["-R"], 0)):
+            git(copy, "apply", *flags, str(tmp_path / "bug.patch"))
+            with Sandbox(copy, Limits(seconds=60)) as box:
+                done = box.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *targets])
+                assert done.returncode == code, done.output
+                assert f"{len(targets)} {'failed' if code else 'passed'}" in done.output
+        assert git(copy, "status", "--porcelain") == ""
+
+
+def test_rows_lead_back(made: tuple[Any, Path, Run]) -> None:
+    """The answer of each row, applied to the tree with the bug, gives the committed text; groups are functions."""
+    rows, folder, _ = made
+    tasks = tasks_of(folder)
+    assert len(rows) == len(tasks)
+    for row, task in zip(rows, tasks, strict=True):
+        old = buggy(task)
+        done = apply(row["response"], {"sums.py": old}, target=("sums.py", task["generation"]["function"]))
+        assert done == Applied({"sums.py": CODE})
+        assert row["group"] == ["local/sums", f"sums.py::{task['generation']['function']}"]
+        assert task["bug"]["problem_statement"] in row["instruction"]
+        assert f"`{task['generation']['function']}` in `sums.py`" in row["instruction"]
+    groups = {row["group"][1] for row in rows}  # append for extend breaks remember at once, whatever came before
+    assert groups == {f"sums.py::{name}" for name in ("clamp", "mean", "remember")}
+
+
+def buggy(task: dict[str, Any]) -> str:
+    """The file with the bug: its patch applied by our own code."""
+    done = apply(task["bug"]["patch"], {"sums.py": CODE}, "diff")
+    assert isinstance(done, Applied)
+    return done.files["sums.py"]
+
+
+def test_what_is_no_bug(made: tuple[Any, Path, Run], repository: Path) -> None:
+    """Failing tests and those that need others are no target; no two tasks fail alike; statements name no mutation."""
+    _, folder, run = made
+    tasks = tasks_of(folder)
+    targets = {test for task in tasks for test in task["bug"]["target_tests"]}
+    assert targets <= {f"test_sums.py::{name}" for name in
+                       ("test_clamp", "test_mean[values0-0]", "test_mean[values1-2]", "test_mean[values2-2]",
+                        "Cases::test_mean_of_one", "test_remember_first", "test_remember_second")}  # fmt: skip
+    for task in tasks:  # which leans on the first
+        assert task["bug"]["target_tests"] != ["test_sums.py::test_remember_second"]
+    assert "test_sums.py::test_failing" not in tasks[0]["original"]["all_tests"]
+    statements = [task["bug"]["problem_statement"] for task in tasks]
+    assert len(set(statements)) == len(tasks)
+    for task in tasks:
+        assert task["bug"]["bug_types"][0] not in task["bug"]["problem_statement"]
+        assert task["bug"]["description"].split(": ")[1] not in task["bug"]["problem_statement"]
+    assert any("1 tests are left out: they fail as it is" in text for text in run.reporter.warnings)
+    assert any("1 tests are left out: they end differently" in text for text in run.reporter.warnings)
+    (journal,) = run.cache.glob("bugs/*/journal.jsonl")
+    reasons = {verdict.reason for verdict in read_journal(journal).values()}
+    assert {"bug", "tests lean on others"} <= reasons
+
+
+@pytest.mark.slow
+def test_same_again_and_after_a_kill(made: tuple[Any, Path, Run], repository: Path, tmp_path: Path) -> None:
+    """Killed and started again, in another cache and with one worker, it ends with the same rows and tasks."""
+    rows, folder, _ = made
+    code = (
+        "import sys; from pathlib import Path; from loraplug import Run; from loraplug_bugs.source import SweBugsSource;"
+        f"run = Run('t', outputs=Path({str(tmp_path)!r}) / 'outputs', cache=Path({str(tmp_path)!r}) / 'cache');"
+        f"print(len(list(SweBugsSource({str(repository)!r}, count=500, per_function=12, workers=1).rows(run))))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        journals = list(tmp_path.glob("cache/bugs/*/journal.jsonl"))
+        if journals and journals[0].read_bytes().count(b"\n") >= 5:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    with journals[0].open("ab") as file:
+        file.write(b'{"key": "cut sho')
+    before = len(read_journal(journals[0]))
+    run = run_in(tmp_path)
+    again = list(SweBugsSource(str(repository), count=500, per_function=12, workers=1).rows(run))
+    assert again == rows
+    assert tasks_of(run.folder / "tasks") == tasks_of(folder)
+    assert 5 <= before < len(read_journal(journals[0]))
+    assert not list(tmp_path.glob("cache/bugs/work-*"))  # what the killed one left is swept
+    few = list(SweBugsSource(str(repository), count=3, per_function=12, seed=7).rows(run))
+    other = list(SweBugsSource(str(repository), count=3, per_function=12, seed=8).rows(run))
+    assert len(few) == len(other) == 3 and few != other
+
+
+def test_formats_and_contexts(made: tuple[Any, Path, Run], repository: Path) -> None:
+    """Each edit format leads back, and each context shows what it says; all from the cache."""
+    _, _, run = made
+    for edit, context in (("diff", "none"), ("function", "file"), ("search-replace", "function")):
+        source = SweBugsSource(str(repository), count=4, per_function=12, edit=edit, context=context)
+        rows = list(source.rows(run))
+        for row, task in zip(rows, tasks_of(run.folder / "tasks"), strict=True):
+            target = ("sums.py", task["generation"]["function"])
+            assert apply(row["response"], {"sums.py": buggy(task)}, edit, target) == Applied({"sums.py": CODE})
+            assert ("def never" in row["instruction"]) == (context == "file")
+            assert ("```python\ndef " in row["instruction"]) == (context == "function")
+
+
+def test_other_sources_read_the_tasks(made: tuple[Any, Path, Run], tmp_path: Path) -> None:
+    """`swe-synth` makes rows of the same tasks, with the bug patch taken back; the table has its columns."""
+    rows, folder, _run = made
+    source = load_registry().find("dataset", "swe-synth")
+    done = source(tasks=str(folder)).load(run_in(tmp_path))
+    assert len(done) == len(rows)
+    for row, task in zip(done, tasks_of(folder), strict=True):
+        assert apply(row["response"], {"sums.py": buggy(task)}, "diff") == Applied({"sums.py": CODE})
+
+
+def test_bad_input(repository: Path, tmp_path: Path) -> None:
+    """Wrong places, revisions, kinds, languages and folders are told, not tripped over."""
+    run = run_in(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"path": str(tmp_path / "missing")}, "no such folder"),
+        ({"path": str(repository), "revision": "nowhere"}, "git: "),
+        ({"path": str(repository), "revision": "--help"}, "is no revision"),
+        ({"path": str(repository), "kinds": ("typo",)}, "no kind of bug 'typo'"),
+        ({"path": str(repository), "language": "cobol"}, "no language 'cobol'"),
+        ({"path": "package:no_such_package"}, "no package no_such_package"),
+        ({"path": "package:os;rm"}, "no package's import name"),
+        ({"path": str(repository), "tests_path": tmp_path / "none"}, "no such folder"),
+        ({"path": str(tmp_path / "empty")}, "no test passes"),
+    ]
+    for options, told in cases:
+        with pytest.raises(LoraplugError, match=told):
+            list(SweBugsSource(**options).rows(run))
+    with pytest.raises(ValueError, match="count"):
+        SweBugsSource("x", count=0)
+
+
+def test_stage_is_the_commit(repository: Path, tmp_path: Path) -> None:
+    """A repository gives its commit as stored, a plain folder its files; both have one digest, installed code too."""
+    first = stage(str(repository), "HEAD", None, None, tmp_path / "a")
+    assert (first.tree / "sums.py").read_text() == CODE  # not the work tree's
+    assert first.repo == "local/sums" and len(first.commit) == 40
+    git(repository, "config", "remote.origin.url", "git@example.org:ada/adder.git")
+    assert stage(str(repository), "main", None, None, tmp_path / "b").repo == "ada/adder"
+    git(repository, "config", "--unset", "remote.origin.url")
+    plain = stage(str(first.tree), "HEAD", "ada/sums", None, tmp_path / "c")
+    assert (plain.commit, plain.repo, plain.digest) == ("", "ada/sums", first.digest)
+    package = stage("package:iniconfig", "HEAD", None, repository, tmp_path / "d")
+    assert (package.tree / "iniconfig" / "__init__.py").exists()
+    assert (package.tree / "tests" / "test_sums.py").exists()
+
+
+def test_statements() -> None:
+    """What was checked, expected and got, the way there, and the other tests; long things are cut."""
+    trace = [(f"f{n}.py", n, "f", "x" * 300) for n in range(1, 12)]
+    first = Failure("t.py::test_a[1]", "KeyError", "k" * 900, trace, "f(1)", "", "KeyError: k")
+    told = problem_statement([first, *(Failure(f"t.py::b{n}", "E", "") for n in range(5))])
+    assert told.startswith(
+        "`test_a[1]` fails with KeyError.\n\n```python\nf(1)\n```\n\nActual: KeyError: k\n\nTraceback:\n  f1.py:1"
+    )
+    assert "  ... 5 more\n" in told and "t.py::b0, t.py::b1, t.py::b2 and 2 more" in told
+    assert told.endswith("Test: t.py::test_a[1]") and len(told) < 2500
+    assert "Traceback" not in problem_statement([Failure("t", "AssertionError", "no", trace[:1], "assert 0")])
+
+
+class Lists:
+    """A toy language: files of numbers, one function each; a test is a file that wants a sum."""
+
+    # ruff: noqa: D102
+
+    name, suffixes, kinds = "lists", (".lst",), ("lost_line",)
+
+    def is_test(self, path: str) -> bool:
+        return path.endswith(".want")
+
+    def functions(self, text: str) -> list[Any]:
+        from loraplug_bugs.functions import Span
+
+        return [Span("all", 0, text.count("\n"), "", 0)]
+
+    def mutations(self, text: str) -> list[Mutation]:
+        spots = [at for at, char in enumerate(text) if char == "\n"]
+        return [Mutation("lost_line", "all", start, at + 1, "", (n + 1, n + 1), "a line is gone")
+                for n, (start, at) in enumerate(zip([0, *(at + 1 for at in spots)], spots, strict=False))]  # fmt: skip
+
+    def suite(self, tests: Any, arguments: Any, command: str) -> Any:
+        return self
+
+    def survey(self, box: Sandbox) -> Survey:
+        lines = (box.tree / "a.lst").read_text().count("\n")
+        return Survey({"a.want": 0.01}, lines={"a.lst": {n + 1: (0,) for n in range(lines)}})
+
+    def tester(self, box: Sandbox, survey: Survey) -> Any:
+        self_box = box
+
+        class Sum:
+            def run(self, tests: Any, seconds: float, stop_after: int) -> Outcome:
+                done = self_box.run(["awk", "{ n += $1 } END { print n }", "a.lst"], seconds)
+                wanted, got = (self_box.tree / "a.want").read_text().strip(), done.output.strip()
+                failure = Failure("a.want", "WrongSum", f"{got} is not {wanted}", (), "sum", wanted, got)
+                return Outcome("passed") if got == wanted else Outcome("failed", [failure])
+
+            def close(self) -> None: ...
+
+        return Sum()
+
+
+def test_another_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin package brings a language by an entry point; all the rest works on it."""
+    package = tmp_path / "site" / "lists_language-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: lists-language\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(f"[{GROUP}]\nlists = lists_language:LISTS\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setitem(sys.modules, "lists_language", type(sys)("lists_language"))
+    sys.modules["lists_language"].LISTS = Lists()  # type: ignore[attr-defined]
+    code = tmp_path / "numbers"
+    code.mkdir()
+    (code / "a.lst").write_text("1\n2\n3\n0\n2\n")
+    (code / "a.want").write_text("8\n")
+    run = run_in(tmp_path)
+    rows = list(SweBugsSource(str(code), language="lists", edit="diff", count=9, per_function=9).rows(run))
+    assert len(rows) == 3  # 1, 2 (once: the other one fails alike), 3; without the 0 nothing fails
+    assert all("WrongSum" in row["instruction"] and "```lists\n" in row["instruction"] for row in rows)
+
+
+def test_hub_of_errors_is_ours() -> None:
+    """The options of the source are checked by attrs with messages for users."""
+    for options in ({"workers": -1}, {"timeout": 0}, {"per_function": 0}, {"max_failing": 0}, {"repo": "no slash"}):
+        with pytest.raises(ValueError):
+            SweBugsSource("x", **options)
+    assert issubclass(InputError, LoraplugError)
