@@ -22,7 +22,7 @@ _PATIENCE = 6.0  # times the usual seconds of some tests, on top of the spare ti
 
 
 @frozen
-class Testing:
+class Checking:
     """How tests are run.
 
     Attributes:
@@ -86,7 +86,7 @@ class Bench:
     """
 
     def __init__(
-        self, tree: Path, home: Path, testing: Testing, tongue: Language, suffixes: Sequence[str] = ()
+        self, tree: Path, home: Path, testing: Checking, tongue: Language, suffixes: Sequence[str] = ()
     ) -> None:
         self.box = Sandbox(tree, testing.limits, home=home)
         self._spare = testing.spare

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from loraplug import InputError
 from loraplug_bugs.edits import Format
-from loraplug_bugs.evals.bench import Bench, Files, Testing
+from loraplug_bugs.evals.bench import Bench, Checking, Files
 from loraplug_bugs.evals.reading import Task
 from loraplug_bugs.language import Language, language
 from loraplug_bugs.prompts import Context, ask
@@ -70,7 +70,7 @@ class Workroom:
     """
 
     def __init__(
-        self, repos: Mapping[str, str], tests_path: Path | None, testing: Testing, scratch: Path, whole: bool
+        self, repos: Mapping[str, str], tests_path: Path | None, testing: Checking, scratch: Path, whole: bool
     ) -> None:
         self._repos, self._tests_path, self._testing, self._scratch = repos, tests_path, testing, scratch
         self._whole = whole

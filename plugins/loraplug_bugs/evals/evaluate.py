@@ -16,7 +16,7 @@ import click
 from attrs import asdict, evolve, frozen
 
 from loraplug import Formatter, InputError, Run, fresh_place, only_one, open_model, working_on
-from loraplug_bugs.evals.bench import Testing
+from loraplug_bugs.evals.bench import Checking
 from loraplug_bugs.evals.cases import Asked, Case, Unfit, Workroom, by_commit
 from loraplug_bugs.evals.command import OWN
 from loraplug_bugs.evals.judge import Judge, Verdict
@@ -62,11 +62,11 @@ class Wanted:
     fresh: bool
 
     @property
-    def testing(self) -> Testing:
+    def testing(self) -> Checking:
         """How tests are run."""
         command = tuple(shlex.split(self.test_command)) if self.test_command else None
         limits = Limits(seconds=900.0, memory_mb=self.memory_mb)
-        return Testing(command, self.test_args, self.python, self.timeout, limits)
+        return Checking(command, self.test_args, self.python, self.timeout, limits)
 
     @property
     def sampling(self) -> Sampling:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 NOT_TRAINED = -100
+_ENDLESS = 1 << 30
 
 
 @frozen
@@ -61,14 +62,13 @@ class Prompts:
 def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run: Run) -> Prompts:
     """What stands before the last trained turn of each row, as the formatter encodes it for training.
 
-    So a prompt is by construction what the model has been trained on; rows that are longer than its context are left
-    out. The trained tokens of control that follow an answer end an answer.
+    So a prompt is by construction what the model has been trained on. The trained tokens of control that follow an
+    answer end an answer.
 
     Args:
         rows: of any shape; what answer they hold does not matter.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
-    wanted = {"overlong": "drop", "packing": False, "max_lost": 1.0, "max_length": context, "train_on": "assistant"}
+    wanted = {"packing": False, "max_length": _ENDLESS, "train_on": "assistant"}
     own = fields_dict(type(formatter))
     formatter = evolve(formatter, **{name: value for name, value in wanted.items() if name in own})
     control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
@@ -95,6 +95,11 @@ class Speaker:
     tokenizer: Any
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
+    @property
+    def context(self) -> int:
+        """Tokens the model reads at most."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or _ENDLESS
+
     def answers(
         self, asked: Prompts, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling
     ) -> Iterator[tuple[str, int, Said]]:
@@ -102,12 +107,12 @@ class Speaker:
 
         Batches are the same whatever is done, so that an interrupted evaluation comes to the same answers.
         """
-        lacking = [name for name in names if name not in asked.ids]
-        for name in lacking:
+        long = [name for name in names if len(asked.ids[name]) >= self.context]
+        for name in long:
             for sample in range(sampling.samples):
                 if (name, sample) not in done:
                     yield name, sample, Said("", "prompt-too-long", 0, 0, 0.0)
-        order = sorted((name for name in names if name in asked.ids), key=lambda name: len(asked.ids[name]))
+        order = sorted(set(names) - set(long), key=lambda name: (len(asked.ids[name]), name))
         pairs = [(name, sample) for name in order for sample in range(sampling.samples)]
         for at in range(0, len(pairs), sampling.batch):
             batch = pairs[at : at + sampling.batch]
@@ -126,7 +131,6 @@ class Speaker:
 
         begun = time.perf_counter()
         longest = max(map(len, prompts))
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
         pad = next(iter(sorted(stops)), 0)
         ids = torch.tensor([[pad] * (longest - len(one)) + list(one) for one in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts], device=self.model.device)
@@ -134,7 +138,7 @@ class Speaker:
             torch.manual_seed(seed)
             out = self.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=_plain(sampling, stops, pad),
-                max_new_tokens=max(1, min(sampling.max_tokens, context - longest)),
+                max_new_tokens=max(1, min(sampling.max_tokens, self.context - longest)),
             )  # fmt: skip
         taken = (time.perf_counter() - begun) / len(prompts)
         return [
