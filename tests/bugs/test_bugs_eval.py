@@ -74,8 +74,8 @@ def patch(old: str, new: str) -> str:
 
 def task(**more: Any) -> dict[str, Any]:
     """A task about `clamp` as swe-bugs writes it."""
-    made = {"mode": "swe-bugs", "language": "python", "file": "sums.py", "function": "clamp", "kind": "wrong_comparison",
-            "related_tests": ALL[:2]}  # fmt: skip
+    made = {"mode": "swe-bugs", "language": "python", "file": "sums.py", "function": "clamp",
+            "kind": "wrong_comparison", "related_tests": ALL[:2]}  # fmt: skip
     return {
         "source": {"swe_instance_id": "local__sums-1", "repo": "local/sums", "base_commit": ""},
         "bug": {"patch": patch(CODE, BUGGY), "bug_types": ["wrong_comparison"], "target_tests": [ALL[1]],
@@ -178,7 +178,8 @@ def test_sign_test_is_the_binomial() -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "reason"),
     [
-        ("sums.py\n<<<<<<< SEARCH\n    if value < high:\n=======\n    if value > high:\n>>>>>>> REPLACE\n", "resolved", ""),
+        ("sums.py\n<<<<<<< SEARCH\n    if value < high:\n=======\n    if value > high:\n>>>>>>> REPLACE\n",
+         "resolved", ""),
         ("", "invalid", "empty"),
         ("I cannot help with that.", "invalid", "no-edit"),
         ("sums.py\n<<<<<<< SEARCH\n    if nothing:\n=======\n    if all:\n>>>>>>> REPLACE\n", "invalid", "not-found"),
@@ -194,9 +195,9 @@ def test_sign_test_is_the_binomial() -> None:
          "applied", "takes too long"),
         ("<<<<<<< SEARCH\n    if value < high:\n=======\n    if value <\n>>>>>>> REPLACE\n",
          "applied", "cannot be imported or run"),
-        ("<<<<<<< SEARCH\n    if value < high:\n=======\n    import os\n    os._exit(0)\n    if 0:\n>>>>>>> REPLACE\n",
+        ("<<<<<<< SEARCH\n    if value < high:\n        return high\n=======\n    import os\n    os._exit(0)\n>>>>>>> REPLACE\n",
          "applied", "ends the process"),
-        ("<<<<<<< SEARCH\n    if value < high:\n=======\n    import pytest\n    pytest.skip()\n    if 0:\n>>>>>>> REPLACE\n",
+        ("<<<<<<< SEARCH\n    if value < high:\n        return high\n=======\n    import pytest\n    pytest.skip()\n>>>>>>> REPLACE\n",
          "applied", "cannot be imported or run"),
     ],
 )  # fmt: skip
@@ -259,7 +260,7 @@ def test_any_task_with_a_test_command(repo: Path, tmp_path: Path) -> None:
         "".join(json.dumps({"task_id": "sums-1", "answer": text}) + "\n" for text in answers)
     )
     done = run_cli(["eval", "--tasks", "tasks.jsonl", "--repo", f"Acme/sums={repo}", "--answers", "answers.jsonl",
-                    "--test-command", "python -m pytest -q -p no:cacheprovider {tests}", "--json"], tmp_path)  # fmt: skip
+                    "--test-command", "python -m pytest -q {tests}", "--json"], tmp_path)  # fmt: skip
     found = told(done)
     assert [one["status"] for one in found["cases"]] == ["resolved", "applied", "invalid"]
     assert found["models"]["answers"]["all"]["rate"] == pytest.approx(1 / 3)
@@ -307,7 +308,7 @@ def test_the_page_escapes_and_needs_nothing(repo: Path, tmp_path: Path) -> None:
     done = run_cli(["eval", "--tasks", "one.json", "--repo", repo, "--answers", "answers.jsonl", "--html", "page.html"],
                    tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[1].split() == ["all", "answers", "1", "2", "1", "0", "1", "50.0%", "9.5%-90.5%"]
+    assert done.stdout.split("\n")[1].split() == ["all", "answers", "1", "2", "1", "0", "1", "50.0%", "5.5%-94.5%"]
     text = (tmp_path / "page.html").read_text()
     tags = Tags()
     tags.feed(text)
@@ -418,7 +419,7 @@ def test_answers_are_the_models_own(tiny_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_model_against_its_base_goes_on_after_a_kill(repo: Path, tasks: Path, tmp_path: Path, tiny_model: Path) -> None:
-    """An adapter and its base in one table; results that were cut off are answered again, the same; the rest is kept."""
+    """An adapter and its base in one table; results that were cut off are answered again, the same."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -431,8 +432,8 @@ def test_model_against_its_base_goes_on_after_a_kill(repo: Path, tasks: Path, tm
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
     adapted.save_pretrained(tmp_path / "adapter")
-    words = ["eval", "adapter", "--base", tiny_model, "--tasks", tasks, "--repo", repo, "--samples", "3", "--max-tokens",
-             "16", "--context", "none", "--json", "--out", "out"]  # fmt: skip
+    words = ["eval", "adapter", "--base", tiny_model, "--tasks", tasks, "--repo", repo, "--samples", "3",
+             "--max-tokens", "16", "--context", "none", "--json", "--out", "out"]  # fmt: skip
     first = told(run_cli(words, tmp_path))
     assert set(first["models"]) == {"model", "base"}
     assert {each["all"]["answers"] for each in first["models"].values()} == {3}
@@ -483,7 +484,7 @@ def test_a_journal_keeps_whole_lines_and_its_settings(tmp_path: Path) -> None:
         journal.add(one)
     with Journal(path, {"seed": 1}, False) as journal:
         assert journal.results == [one, one]
-    with pytest.raises(InputError, match="another evaluation.*seed: 1"):
+    with pytest.raises(InputError, match=r"another evaluation.*seed: 1"):
         Journal(path, {"seed": 2}, False)
     with Journal(path, {"seed": 2}, True) as journal:
         assert journal.results == []
@@ -505,10 +506,54 @@ def test_tasks_and_answers_are_read(tmp_path: Path) -> None:
     assert read_answers(tmp_path / "rows.jsonl") == {"1": ["a", "b"]}
 
 
-def test_help_loads_no_torch(tmp_path: Path) -> None:
-    """Listing the command costs nothing."""
-    program = (
-        "import sys, loraplug_bugs; print([n for n in ('torch', 'libcst', 'datasets', 'attr') if n in sys.modules])"
-    )
+def test_listing_the_command_loads_nothing_heavy() -> None:
+    """What `loraplug --help` imports of this plugin is without torch, transformers, datasets and libcst."""
+    heavy = ("torch", "transformers", "libcst", "datasets", "loraplug_bugs.evals.evaluate")
+    program = f"import sys, loraplug_bugs; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() in ("['attr']", "[]")
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_a_recipe_is_trained_and_its_held_out_bugs_are_evaluated(repo: Path, tmp_path: Path, tiny_model: Path) -> None:
+    """Only the rows that the recipe holds out are asked; the lock beside an adapter tells code, format and context."""
+    (tmp_path / "recipe.toml").write_text(f"""\
+run_name = "small"
+[dataset]
+use = "swe-bugs"
+path = "sums"
+count = 6
+workers = 1
+edit = "function"
+context = "none"
+tasks_out = "made"
+[formatter]
+use = "chat-template"
+max_length = 512
+[validation]
+rows = 2
+group_by = "row"
+[model]
+use = "transformers"
+id = '{tiny_model}'
+[trainer]
+use = "sft"
+max_steps = 2
+samples = 0
+[[exporter]]
+use = "adapter"
+""")
+    trained = run_cli(["run", "recipe.toml"], tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    words = ["eval", "outputs/adapters/small", "--base", "--max-tokens", "8", "--json"]
+    held = told(run_cli([*words, "--recipe", "recipe.toml"], tmp_path))
+    assert {each["all"]["tasks"] for each in held["models"].values()} == {2}
+    assert held["settings"]["edit"] == "function" and held["settings"]["context"] == "none"
+    every = told(run_cli([*words, "--tasks", "made", "--out", "all"], tmp_path))
+    assert every["models"]["model"]["all"]["tasks"] == 6
+    assert (every["settings"]["edit"], every["settings"]["context"]) == ("function", "none")
+
+    def answers(report: dict[str, Any]) -> dict[tuple[str, str], tuple[str, int]]:
+        return {(one["model"], one["task"]): (one["answer"], one["prompt_tokens"]) for one in report["cases"]}
+
+    assert answers(held).items() <= answers(every).items()

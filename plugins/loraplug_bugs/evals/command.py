@@ -27,7 +27,7 @@ OWN = "its own"
 @click.option("--temperature", type=click.FloatRange(0, 10), help="Default: 0, or 0.8 with --samples.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Draw from the likeliest only.")
 @click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Longest answer.")
-@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Answers made at once.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers made at once.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=42, show_default=True, help="The same draws again.")
 @click.option("--test-command", metavar="COMMAND", help="In place of pytest; {tests} stands for test ids.")
 @click.option("--test-arg", "test_args", multiple=True, metavar="WORD", help="Further option for pytest.")

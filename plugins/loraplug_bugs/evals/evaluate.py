@@ -273,9 +273,9 @@ def _answers(
         if strange := [name for name in given if name not in {task.id for task in plan.tasks}]:
             run.warn(f"{len(strange)} answers are to tasks that are not asked ({strange[0]}, ...)")
         done = journal.done("answers")
-        said = ((name, at, Said(text, "given", 0, 0, 0.0)) for name in cases for at, text in enumerate(given.get(name, [""]))
-                if (name, at) not in done)  # fmt: skip
-        yield "answers", said
+        every = ((name, at, text) for name in cases for at, text in enumerate(given.get(name, [""])))
+        lacking = ((name, at, Said(text, "given", 0, 0, 0.0)) for name, at, text in every if (name, at) not in done)
+        yield "answers", lacking
         return
     names = list(cases)
     everything = {(name, sample) for name in names for sample in range(sampling.samples)}
@@ -321,8 +321,8 @@ def _settings(wanted: Wanted, plan: Plan, sampling: Sampling) -> dict[str, Any]:
     """All that results depend on."""
     tasks = hashlib.sha256(json.dumps([asdict(task) for task in plan.tasks]).encode()).hexdigest()[:16]
     settings = {
-        "model": wanted.model, "weights": _weights(wanted.model), "base": wanted.base, "base_weights": _weights(wanted.base),
-        "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit, "context": plan.asked.context,
+        "model": wanted.model, "weights": _weights(wanted.model), "base": wanted.base,
+        "base_weights": _weights(wanted.base), "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit, "context": plan.asked.context,
         "recipe": None if wanted.recipe is None else str(wanted.recipe), "test_command": wanted.test_command,
         "test_args": list(wanted.test_args), "suite": wanted.suite, "timeout": wanted.timeout,
         "memory_mb": wanted.memory_mb,

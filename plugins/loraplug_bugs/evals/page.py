@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from loraplug_bugs.evals.results import Result
-from loraplug_bugs.evals.table import rows, unfit_counts
+from loraplug_bugs.evals.table import paired_line, rows, unfit_counts
 
 
 def page(title: str, told: Mapping[str, Any], cases: Mapping[str, Mapping[str, str]], results: Sequence[Result]) -> str:
@@ -23,8 +23,7 @@ def page(title: str, told: Mapping[str, Any], cases: Mapping[str, Mapping[str, s
         by_task.setdefault(one.task, []).append(one)
     body = [_table(told)]
     if pair := told.get("paired"):
-        body.append(f"<p>First answers: {pair['both']} tasks resolved by both, {pair['only_model']} by the model alone, "
-                    f"{pair['only_base']} by the base alone (sign test: p = {pair['p']:.3g}).</p>")  # fmt: skip
+        body.append(f"<p>{escape(paired_line(pair))}</p>")
     if told.get("unfit"):
         listed = "".join(
             f"<li>{escape(one['task'])}: {escape(one['reason'])} <small>{escape(one['detail'])}</small></li>"

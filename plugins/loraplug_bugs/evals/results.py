@@ -70,8 +70,8 @@ class Journal:
             lines = whole.splitlines()
             head = json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()
             if lines and lines[0] != head:
-                raise InputError(f"holds the results of another evaluation ({_difference(lines[0], settings)})",
-                                 where=path, todo="name another folder with --out, or begin anew with --fresh")  # fmt: skip
+                what = f"holds the results of another evaluation ({_difference(lines[0], settings)})"
+                raise InputError(what, where=path, todo="name another folder with --out, or begin anew with --fresh")
             try:
                 self.results = [Result(**json.loads(line)) for line in lines[1:]]
             except (ValueError, TypeError) as error:
@@ -128,9 +128,10 @@ def summary(results: Iterable[Result], tasks: Sequence[str], ks: Sequence[int]) 
     total = Counter(one.task for one in mine)
     shares = {k: [pass_at(k, n, right[task]) for task, n in total.items() if n >= k] for k in ks}
     rates = {k: sum(each) / len(each) if each else 0.0 for k, each in shares.items()}
+    reasons = Counter(f"{one.status}: {one.reason}" for one in mine if one.status != "resolved")
     return {
-        "tasks": len(total), "answers": len(mine), **{name: counts[name] for name in ("resolved", "applied", "invalid")},
-        "reasons": dict(Counter(f"{one.status}: {one.reason}" for one in mine if one.status != "resolved").most_common()),
+        "tasks": len(total), "answers": len(mine), "resolved": counts["resolved"], "applied": counts["applied"],
+        "invalid": counts["invalid"], "reasons": dict(reasons.most_common()),
         "lenient": sum(not one.exact for one in mine), "rate": rates[1], "interval": wilson(rates[1], len(total)),
         "pass_at": {str(k): rate for k, rate in rates.items()},
         "seconds": round(sum(one.seconds for one in mine), 1), "tokens": sum(one.tokens for one in mine),

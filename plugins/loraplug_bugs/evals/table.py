@@ -34,10 +34,17 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
             told_reasons = ", ".join(f"{count} {reason}" for reason, count in each["all"]["reasons"].items())
             yield f"{model}, not resolved: {told_reasons}"
     if pair := told.get("paired"):
-        yield (f"first answers: {pair['both']} tasks resolved by both, {pair['only_model']} by the model alone, "
-               f"{pair['only_base']} by the base alone (sign test: p = {pair['p']:.3g})")  # fmt: skip
+        yield paired_line(pair)
     if told.get("unfit"):
         yield f"left out: {len(told['unfit'])} tasks (" + ", ".join(unfit_counts(told["unfit"])) + ")"
+
+
+def paired_line(pair: Mapping[str, Any]) -> str:
+    """A model against its base, task by task."""
+    return (
+        f"first answers: {pair['both']} tasks resolved by both, {pair['only_model']} by the model alone, "
+        f"{pair['only_base']} by the base alone (sign test: p = {pair['p']:.3g})"
+    )
 
 
 def unfit_counts(unfit: Sequence[Mapping[str, str]]) -> list[str]:
