@@ -195,9 +195,11 @@ def test_sign_test_is_the_binomial() -> None:
          "applied", "takes too long"),
         ("<<<<<<< SEARCH\n    if value < high:\n=======\n    if value <\n>>>>>>> REPLACE\n",
          "applied", "cannot be imported or run"),
-        ("<<<<<<< SEARCH\n    if value < high:\n        return high\n=======\n    import os\n    os._exit(0)\n>>>>>>> REPLACE\n",
+        ("<<<<<<< SEARCH\n    if value < high:\n        return high\n=======\n    import os\n    os._exit(0)\n"
+         ">>>>>>> REPLACE\n",
          "applied", "ends the process"),
-        ("<<<<<<< SEARCH\n    if value < high:\n        return high\n=======\n    import pytest\n    pytest.skip()\n>>>>>>> REPLACE\n",
+        ("<<<<<<< SEARCH\n    if value < high:\n        return high\n=======\n    import pytest\n    pytest.skip()\n"
+         ">>>>>>> REPLACE\n",
          "applied", "cannot be imported or run"),
     ],
 )  # fmt: skip

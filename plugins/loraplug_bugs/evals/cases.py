@@ -178,14 +178,14 @@ def by_commit(tasks: Sequence[Task]) -> Iterator[Task]:
 def _format(name: str) -> Format:
     for known in ("diff", "search-replace", "function"):
         if name == known:
-            return known  # type: ignore[return-value]
+            return known
     raise InputError(f"no format {name!r}", todo="known: diff, search-replace, function")
 
 
 def _context(name: str) -> Context:
     for known in ("function", "file", "none"):
         if name == known:
-            return known  # type: ignore[return-value]
+            return known
     raise InputError(f"no context {name!r}", todo="known: function, file, none")
 
 

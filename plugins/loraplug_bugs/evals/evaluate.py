@@ -322,10 +322,10 @@ def _settings(wanted: Wanted, plan: Plan, sampling: Sampling) -> dict[str, Any]:
     tasks = hashlib.sha256(json.dumps([asdict(task) for task in plan.tasks]).encode()).hexdigest()[:16]
     settings = {
         "model": wanted.model, "weights": _weights(wanted.model), "base": wanted.base,
-        "base_weights": _weights(wanted.base), "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit, "context": plan.asked.context,
-        "recipe": None if wanted.recipe is None else str(wanted.recipe), "test_command": wanted.test_command,
-        "test_args": list(wanted.test_args), "suite": wanted.suite, "timeout": wanted.timeout,
-        "memory_mb": wanted.memory_mb,
+        "base_weights": _weights(wanted.base), "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit,
+        "context": plan.asked.context, "recipe": None if wanted.recipe is None else str(wanted.recipe),
+        "test_command": wanted.test_command, "test_args": list(wanted.test_args), "suite": wanted.suite,
+        "timeout": wanted.timeout, "memory_mb": wanted.memory_mb,
     }  # fmt: skip
     if wanted.answers is not None:
         return settings | {"answers": hashlib.sha256(wanted.answers.read_bytes()).hexdigest()[:16]}
