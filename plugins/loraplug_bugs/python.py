@@ -112,6 +112,7 @@ class PytestSuite:
             ) from None
         finally:
             end(process)
+            box.told()
         try:
             return json.loads(out)
         except ValueError:

@@ -134,7 +134,7 @@ class Sandbox:
                 end(process)
             taken = time.monotonic() - begun
             text = clipped(output, self.limits.output_bytes)
-        return Result(shell_code(process.returncode), text, taken, killed or self._told())
+        return Result(shell_code(process.returncode), text, taken, killed or self.told())
 
     def command(self, command: Sequence[str]) -> list[str]:
         """`command` with the jail before it, for those who start and feed it themselves (with `environment`)."""
@@ -214,8 +214,8 @@ class Sandbox:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return len(wrong)
 
-    def _told(self) -> Killed | None:
-        """Read what the jail reported."""
+    def told(self) -> Killed | None:
+        """Read what the jail reported of the last command: sets `gaps`; the limit it was killed for, if it was."""
         killed: Killed | None = None
         if self._report.exists():
             for line in self._report.read_text().splitlines():

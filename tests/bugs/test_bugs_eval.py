@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command import Cli
 from loraplug import InputError, Run, load_registry
 from loraplug_bugs.edits import render
 from loraplug_bugs.evals.bench import Bench, Checking
@@ -114,22 +114,6 @@ def prepared(repo: Path, tasks: Path, tmp_path: Path) -> Any:
         case = room.prepare(found[0], Asked("search-replace"))
         assert isinstance(case, Case)
         yield room.bench(found[0]), case
-
-
-def run_cli(arguments: list[object], tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """The real command line, with a cache of its own; the plugin is registered here where it is not installed."""
-    program = (
-        "import sys, loraplug_bugs\n"
-        "from loraplug import load_registry\n"
-        "from loraplug.cli import cli, main\n"
-        "found = load_registry()\n"
-        "named = any(command.name == 'eval' for command, _ in found.commands)\n"
-        "cli.registry = found if named else load_registry([('bugs', loraplug_bugs)])\n"
-        "main(sys.argv[1:])\n"
-    )
-    env = {**os.environ, "LORAPLUG_CACHE": str(tmp_path / "cache")}
-    return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=tmp_path, env=env,
-                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -249,7 +233,7 @@ def test_a_task_that_is_none_here_is_left_out_with_its_reason(repo: Path, tmp_pa
             assert room.prepare(one, Asked()).reason == reason  # type: ignore[union-attr]
 
 
-def test_any_task_with_a_test_command(repo: Path, tmp_path: Path) -> None:
+def test_any_task_with_a_test_command(repo: Path, tmp_path: Path, loraplug: Cli) -> None:
     """A task that does not say where its bug is, in a git repository, is asked by its statement, answered by a diff."""
     for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
         subprocess.run(["git", *words], cwd=repo, check=True)
@@ -261,8 +245,8 @@ def test_any_task_with_a_test_command(repo: Path, tmp_path: Path) -> None:
     (tmp_path / "answers.jsonl").write_text(
         "".join(json.dumps({"task_id": "sums-1", "answer": text}) + "\n" for text in answers)
     )
-    done = run_cli(["eval", "--tasks", "tasks.jsonl", "--repo", f"Acme/sums={repo}", "--answers", "answers.jsonl",
-                    "--test-command", "python -m pytest -q {tests}", "--json"], tmp_path)  # fmt: skip
+    done = loraplug("eval", "--tasks", "tasks.jsonl", "--repo", f"Acme/sums={repo}", "--answers", "answers.jsonl",
+                    "--test-command", "python -m pytest -q {tests}", "--json")  # fmt: skip
     found = told(done)
     assert [one["status"] for one in found["cases"]] == ["resolved", "applied", "invalid"]
     assert found["models"]["answers"]["all"]["rate"] == pytest.approx(1 / 3)
@@ -272,15 +256,15 @@ def test_any_task_with_a_test_command(repo: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gold_answers_of_every_format_resolve(tmp_path: Path, repo: Path) -> None:
+def test_gold_answers_of_every_format_resolve(tmp_path: Path, repo: Path, loraplug: Cli) -> None:
     """Bugs that swe-bugs makes are all resolved by the answers it trains on, in each format."""
     for edit in ("search-replace", "diff", "function"):
         source = SweBugsSource(path=str(repo), count=5, edit=edit, tasks_out=tmp_path / "made", workers=1)
         run = Run(name="made", cache=tmp_path / "cache", outputs=tmp_path / "outputs")
         rows = list(source.rows(run))
         (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        done = run_cli(["eval", "--tasks", "made", "--repo", repo, "--answers", "gold.jsonl", "--edit", edit,
-                        "--out", f"out-{edit}", "--json"], tmp_path)  # fmt: skip
+        done = loraplug("eval", "--tasks", "made", "--repo", repo, "--answers", "gold.jsonl", "--edit", edit,
+                        "--out", f"out-{edit}", "--json")  # fmt: skip
         found = told(done)["models"]["answers"]
         assert found["all"]["resolved"] == found["all"]["tasks"] == 5
         assert sum(each["tasks"] for each in found["kinds"].values()) == 5
@@ -298,7 +282,7 @@ class Tags(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
-def test_the_page_escapes_and_needs_nothing(repo: Path, tmp_path: Path) -> None:
+def test_the_page_escapes_and_needs_nothing(repo: Path, tmp_path: Path, loraplug: Cli) -> None:
     """Answers, statements, kinds and names with markup stay text; no script, link or image is in the page."""
     mean = '"></pre><script>alert(1)</script><img src=x onerror=alert(2)>'
     one = task(task_id=mean, bug={**task()["bug"], "problem_statement": mean})
@@ -307,8 +291,7 @@ def test_the_page_escapes_and_needs_nothing(repo: Path, tmp_path: Path) -> None:
     block = f"<<<<<<< SEARCH\n    if value < high:\n=======\n    if value > high:  # {mean}\n>>>>>>> REPLACE\n"
     lines = [{"task_id": mean, "answer": block}, {"task_id": mean, "answer": mean}]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run_cli(["eval", "--tasks", "one.json", "--repo", repo, "--answers", "answers.jsonl", "--html", "page.html"],
-                   tmp_path)  # fmt: skip
+    done = loraplug("eval", "--tasks", "one.json", "--repo", repo, "--answers", "answers.jsonl", "--html", "page.html")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[1].split() == ["all", "answers", "1", "2", "1", "0", "1", "50.0%", "5.5%-94.5%"]
     text = (tmp_path / "page.html").read_text()
@@ -323,7 +306,7 @@ def test_the_page_escapes_and_needs_nothing(repo: Path, tmp_path: Path) -> None:
     assert text.count("&lt;script&gt;alert(1)") >= 4
 
 
-def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path, loraplug: Cli) -> None:
     """Each mistake is one block with what to do, and exit code 2."""
     (tmp_path / "bad.jsonl").write_text('{"task_id": "1"}\n')
     (tmp_path / "empty").mkdir()
@@ -336,7 +319,7 @@ def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path) -> None:
         (["eval", "m", *given, "--samples", "2", "--temperature", "0"], "are the same at temperature 0"),
         (["eval", "m", *given, "--ids", "7-9"], "no task is left"),
     ):
-        done = run_cli(words, tmp_path)
+        done = loraplug(*words)
         assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
@@ -420,7 +403,9 @@ def test_answers_are_the_models_own(tiny_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_model_against_its_base_goes_on_after_a_kill(repo: Path, tasks: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_model_against_its_base_goes_on_after_a_kill(
+    repo: Path, tasks: Path, tmp_path: Path, tiny_model: Path, loraplug: Cli
+) -> None:
     """An adapter and its base in one table; results that were cut off are answered again, the same."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -436,7 +421,7 @@ def test_model_against_its_base_goes_on_after_a_kill(repo: Path, tasks: Path, tm
     adapted.save_pretrained(tmp_path / "adapter")
     words = ["eval", "adapter", "--base", tiny_model, "--tasks", tasks, "--repo", repo, "--samples", "3",
              "--max-tokens", "16", "--context", "none", "--json", "--out", "out"]  # fmt: skip
-    first = told(run_cli(words, tmp_path))
+    first = told(loraplug(*words))
     assert set(first["models"]) == {"model", "base"}
     assert {each["all"]["answers"] for each in first["models"].values()} == {3}
     assert first["paired"]["p"] == 1.0
@@ -445,11 +430,14 @@ def test_model_against_its_base_goes_on_after_a_kill(repo: Path, tasks: Path, tm
     journal = tmp_path / "out" / "results.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:3]) + lines[3][:40])
-    again = told(run_cli(words, tmp_path))
+    again = told(loraplug(*words))
     assert sorted(map(_told, again["cases"])) == sorted(map(_told, first["cases"]))
     assert journal.read_bytes().startswith(b"".join(lines[:3]))
-    other = run_cli([*words, "--seed", "3"], tmp_path)
+    other = loraplug(*words, "--seed", "3")
     assert other.returncode == 2 and "another evaluation (sampling" in other.stderr
+    twice = told(loraplug("eval", tiny_model, "--base", tiny_model, *words[4:-2], "--out", "same"))
+    mine, others = ([one["answer"] for one in twice["cases"] if one["model"] == name] for name in ("model", "base"))
+    assert len(mine) == 3 and mine == others
 
 
 def _told(one: dict[str, Any]) -> str:
@@ -517,7 +505,9 @@ def test_listing_the_command_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_a_recipe_is_trained_and_its_held_out_bugs_are_evaluated(repo: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_a_recipe_is_trained_and_its_held_out_bugs_are_evaluated(
+    repo: Path, tmp_path: Path, tiny_model: Path, loraplug: Cli
+) -> None:
     """Only the rows that the recipe holds out are asked; the lock beside an adapter tells code, format and context."""
     (tmp_path / "recipe.toml").write_text(f"""\
 run_name = "small"
@@ -545,13 +535,13 @@ samples = 0
 [[exporter]]
 use = "adapter"
 """)
-    trained = run_cli(["run", "recipe.toml"], tmp_path)
+    trained = loraplug("run", "recipe.toml")
     assert trained.returncode == 0, trained.stderr
     words = ["eval", "outputs/adapters/small", "--base", "--max-tokens", "8", "--json"]
-    held = told(run_cli([*words, "--recipe", "recipe.toml"], tmp_path))
+    held = told(loraplug(*words, "--recipe", "recipe.toml"))
     assert {each["all"]["tasks"] for each in held["models"].values()} == {2}
     assert held["settings"]["edit"] == "function" and held["settings"]["context"] == "none"
-    every = told(run_cli([*words, "--tasks", "made", "--out", "all"], tmp_path))
+    every = told(loraplug(*words, "--tasks", "made", "--out", "all"))
     assert every["models"]["model"]["all"]["tasks"] == 6
     assert (every["settings"]["edit"], every["settings"]["context"]) == ("function", "none")
 

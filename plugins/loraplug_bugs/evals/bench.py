@@ -86,16 +86,16 @@ class Bench:
     """
 
     def __init__(
-        self, tree: Path, home: Path, testing: Checking, tongue: Language, suffixes: Sequence[str] = ()
+        self, tree: Path, home: Path, checking: Checking, tongue: Language, suffixes: Sequence[str] = ()
     ) -> None:
-        self.box = Sandbox(tree, testing.limits, home=home)
-        self._spare = testing.spare
+        self.box = Sandbox(tree, checking.limits, home=home)
+        self._spare = checking.spare
         self._suites: dict[object, tuple[tuple[str, ...], float] | None] = {}
         try:
-            if testing.command is not None:
-                self.runner: Runner = CommandRunner(self.box, testing.command)
+            if checking.command is not None:
+                self.runner: Runner = CommandRunner(self.box, checking.command)
             else:
-                suite = tongue.suite((), testing.arguments, testing.python)
+                suite = tongue.suite((), checking.arguments, checking.python)
                 self.runner = suite.tester(self.box, Survey({}))
             self.texts = _texts(self.box.tree, tongue, suffixes)
         except BaseException:

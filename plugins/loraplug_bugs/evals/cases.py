@@ -70,9 +70,9 @@ class Workroom:
     """
 
     def __init__(
-        self, repos: Mapping[str, str], tests_path: Path | None, testing: Checking, scratch: Path, whole: bool
+        self, repos: Mapping[str, str], tests_path: Path | None, checking: Checking, scratch: Path, whole: bool
     ) -> None:
-        self._repos, self._tests_path, self._testing, self._scratch = repos, tests_path, testing, scratch
+        self._repos, self._tests_path, self._checking, self._scratch = repos, tests_path, checking, scratch
         self._whole = whole
         self._benches: dict[tuple[str, str, str], Bench] = {}
         self._trees: dict[tuple[str, str], Path] = {}
@@ -104,7 +104,7 @@ class Workroom:
             self._benches.pop(next(iter(self._benches))).close()
         tongue = tongue_of(task)
         suffixes = tongue.suffixes if task.language else ()
-        self._benches[key] = Bench(self._tree(place, task.commit), self._scratch, self._testing, tongue, suffixes)
+        self._benches[key] = Bench(self._tree(place, task.commit), self._scratch, self._checking, tongue, suffixes)
         return self._benches[key]
 
     def _tree(self, place: str, commit: str) -> Path:

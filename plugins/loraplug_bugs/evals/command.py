@@ -48,6 +48,7 @@ def evaluate(app: Any, /, as_json: bool, page: Path | None, **given: Any) -> Non
 
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.
     """
-    from loraplug_bugs.evals.evaluate import Wanted, run_eval
+    from loraplug_bugs.evals.evaluate import run_eval
+    from loraplug_bugs.evals.plan import Wanted
 
     run_eval(app, Wanted(**given), as_json, page)

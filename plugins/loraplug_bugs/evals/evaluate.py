@@ -4,91 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
-import shlex
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve
 
-from loraplug import Formatter, InputError, Run, fresh_place, only_one, open_model, working_on
-from loraplug_bugs.evals.bench import Checking
-from loraplug_bugs.evals.cases import Asked, Case, Unfit, Workroom, by_commit
+from loraplug import InputError, Run, fresh_place, only_one, open_model, working_on
+from loraplug_bugs.evals.cases import Case, Unfit, Workroom, by_commit
 from loraplug_bugs.evals.command import OWN
 from loraplug_bugs.evals.judge import Judge, Verdict
 from loraplug_bugs.evals.page import page as html_page
-from loraplug_bugs.evals.reading import Task, read_answers, read_tasks
+from loraplug_bugs.evals.plan import Plan, Wanted, make_plan
+from loraplug_bugs.evals.reading import read_answers
 from loraplug_bugs.evals.results import Journal, Result, report
 from loraplug_bugs.evals.speaker import Said, Sampling, Speaker, load, prompts
 from loraplug_bugs.evals.table import lines
 from loraplug_bugs.make import workshop
-from loraplug_bugs.sandbox import Limits
-
-_SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
-
-
-@frozen
-class Wanted:
-    """The command's options; see its help."""
-
-    model: str | None
-    tasks: Path | None
-    repos: tuple[str, ...]
-    recipe: Path | None
-    answers: Path | None
-    base: str | None
-    edit: Any
-    context: Any
-    ids: str | None
-    limit: int | None
-    samples: int
-    temperature: float | None
-    top_p: float
-    max_tokens: int
-    batch: int
-    seed: int
-    test_command: str | None
-    test_args: tuple[str, ...]
-    tests_path: Path | None
-    python: str
-    suite: str
-    timeout: float
-    memory_mb: int
-    out: Path | None
-    fresh: bool
-
-    @property
-    def testing(self) -> Checking:
-        """How tests are run."""
-        command = tuple(shlex.split(self.test_command)) if self.test_command else None
-        limits = Limits(seconds=900.0, memory_mb=self.memory_mb)
-        return Checking(command, self.test_args, self.python, self.timeout, limits)
-
-    @property
-    def sampling(self) -> Sampling:
-        """How answers are drawn."""
-        temperature = self.temperature if self.temperature is not None else 0.8 if self.samples > 1 else 0.0
-        if self.samples > 1 and temperature == 0:
-            raise InputError("all answers to a task are the same at temperature 0", where="--samples",
-                             todo="raise --temperature, or leave --samples out")  # fmt: skip
-        return Sampling(temperature, self.top_p, self.max_tokens, self.samples, self.batch, self.seed)
-
-
-@frozen
-class Plan:
-    """What is to be answered: tasks, how they are told, and the rows of a recipe that tell them, by task id."""
-
-    tasks: Sequence[Task]
-    asked: Asked
-    formatter: Formatter
-    repos: Mapping[str, str]
-    tests_path: Path | None
-    rows: Any = None
-    broken: Sequence[InputError] = ()
 
 
 def run_eval(app: Any, wanted: Wanted, as_json: bool, page: Path | None) -> None:
@@ -101,12 +35,12 @@ def run_eval(app: Any, wanted: Wanted, as_json: bool, page: Path | None) -> None
         raise InputError("give a MODEL or --answers FILE, one of them", todo="see loraplug eval --help")
     sampling = wanted.sampling
     run = Run(name=_name(wanted), seed=wanted.seed, reporter=app.reporter())
-    plan = _plan(app, wanted, run)
+    plan = make_plan(app, wanted, run)
     out = wanted.out or run.outputs / "evals" / run.name
     settings = _settings(wanted, plan, sampling)
     with only_one(out, str(out)), Journal(out / "results.jsonl", settings, wanted.fresh) as journal, \
             workshop(run.cache / "evals") as scratch, \
-            Workroom(plan.repos, plan.tests_path, wanted.testing, scratch, wanted.suite == "all") as room:  # fmt: skip
+            Workroom(plan.repos, plan.tests_path, plan.checking, scratch, wanted.suite == "all") as room:  # fmt: skip
         cases, unfit = _prepare(plan, room, run)
         judge = Judge()
         for model, answers in _answers(app, wanted, plan, cases, journal, sampling, run):
@@ -151,83 +85,6 @@ def _leave(
     else:
         for line in lines(told):
             click.echo(line)
-
-
-def _plan(app: Any, wanted: Wanted, run: Run) -> Plan:
-    """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
-    lock = _lock(wanted.model)
-    formatter: Any = app.registry.find("formatter", "chat-template")()
-    table: Mapping[str, Any] = lock.get("dataset", {})
-    rows, place, folder = None, wanted.tasks, Path(str(lock.get("lock", {}).get("folder", ".")))
-    if wanted.recipe is not None:
-        pipeline = app.pipeline(wanted.recipe)
-        _, rows = pipeline.split_rows(pipeline.load_rows())
-        if rows is None:
-            todo = "write a [validation] table, as in the training; or give --tasks alone"
-            raise InputError("holds out no rows", where=wanted.recipe, todo=todo)
-        formatter, source, folder = pipeline.recipe.formatter, pipeline.recipe.dataset, pipeline.recipe.folder
-        table = {name: value for name in ("edit", "context", "path", "tests_path", "tasks_out", "tasks")
-                 if (value := getattr(source, name, None))}  # fmt: skip
-        place = place or table.get("tasks_out") or table.get("tasks") or pipeline.run.folder / "tasks"
-    elif lock.get("formatter", {}).get("use", "chat-template") != "chat-template":
-        run.warn(f"the model was trained by the formatter {lock['formatter']['use']}, and is asked by chat-template; "
-                 "--recipe asks by the recipe's own")  # fmt: skip
-    if place is None:
-        raise InputError("no tasks", where="--tasks", todo="name a folder of task_<n>.json, or a file of them")
-    read = read_tasks(Path(place))
-    tasks = [one for one in read if isinstance(one, Task)]
-    if len({one.id for one in tasks}) < len(tasks):
-        raise InputError("two tasks have the same id", where=place, todo="give each an own task_id")
-    if rows is not None:
-        held = set(map(str, rows["task_id"])) if "task_id" in rows.column_names else set()
-        tasks = [one for one in tasks if one.id in held]
-        if not tasks:
-            raise InputError("none of the rows held out is about one of the tasks", where=place,
-                             todo="name the recipe's own tasks with --tasks")  # fmt: skip
-    if wanted.ids is not None:
-        numbers = _numbers(wanted.ids)
-        tasks = [one for one in tasks if one.number in numbers]
-    if wanted.limit is not None and len(tasks) > wanted.limit:
-        kept = set(random.Random(wanted.seed).sample(range(len(tasks)), wanted.limit))  # noqa: S311 - a draw
-        tasks = [one for at, one in enumerate(tasks) if at in kept]
-    if not tasks:
-        raise InputError("no task is left", where="--ids", todo="choose other numbers")
-    asked = Asked(wanted.edit or table.get("edit"), wanted.context or table.get("context"))
-    ours = table.get("use", "swe-bugs") == "swe-bugs"
-    elsewhere = table.get("tests_path") if ours else None
-    return Plan(
-        tasks, asked, formatter, _repos(wanted.repos, table.get("path") if ours else None, folder),
-        wanted.tests_path or (folder / elsewhere if elsewhere else None), rows,
-        [one for one in read if isinstance(one, InputError)],
-    )  # fmt: skip
-
-
-def _repos(given: Sequence[str], trained_on: Any, folder: Path) -> dict[str, str]:
-    """Places of code by owner/name; the one that the model was trained on where none is given."""
-    repos: dict[str, str] = {}
-    for word in given:
-        name, sign, path = word.partition("=")
-        named = bool(sign) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
-        repos[name.lower() if named else ""] = path if named else word
-    if not repos and trained_on:
-        repos[""] = str(trained_on) if str(trained_on).startswith("package:") else str(folder / str(trained_on))
-    if not repos:
-        raise InputError("no code to fix", where="--repo", todo="name the git repository or folder of the tasks")
-    return repos
-
-
-def _lock(model: str | None) -> Mapping[str, Any]:
-    """The recipe lock beside a model, as a table; empty where there is none."""
-    if model is None:
-        return {}
-    folder = Path(model).expanduser()
-    for place in (folder, folder.parent) if folder.name == "adapter" else (folder,):
-        if (place / "recipe.lock.toml").is_file():
-            try:
-                return tomllib.loads((place / "recipe.lock.toml").read_text(encoding="utf-8"))
-            except (ValueError, OSError) as error:
-                raise InputError(f"cannot be read ({error})", where=place / "recipe.lock.toml") from None
-    return {}
 
 
 def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], list[dict[str, str]]]:
@@ -324,8 +181,9 @@ def _settings(wanted: Wanted, plan: Plan, sampling: Sampling) -> dict[str, Any]:
         "model": wanted.model, "weights": _weights(wanted.model), "base": wanted.base,
         "base_weights": _weights(wanted.base), "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit,
         "context": plan.asked.context, "recipe": None if wanted.recipe is None else str(wanted.recipe),
-        "test_command": wanted.test_command, "test_args": list(wanted.test_args), "suite": wanted.suite,
-        "timeout": wanted.timeout, "memory_mb": wanted.memory_mb,
+        "test_command": wanted.test_command, "test_args": list(plan.checking.arguments),
+        "python": plan.checking.python, "suite": wanted.suite, "timeout": wanted.timeout,
+        "memory_mb": wanted.memory_mb,
     }  # fmt: skip
     if wanted.answers is not None:
         return settings | {"answers": hashlib.sha256(wanted.answers.read_bytes()).hexdigest()[:16]}
@@ -352,13 +210,3 @@ def _name(wanted: Wanted) -> str:
     path = Path(str(wanted.model).rstrip("/"))
     name = path.parent.name if path.name == "adapter" else path.name
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
-
-
-def _numbers(text: str) -> set[int]:
-    numbers: set[int] = set()
-    for part in text.split(","):
-        match = _SPAN.fullmatch(part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InputError(f"{part.strip()!r} is not a number or a span", where="--ids", todo='write "0-99,205"')
-        numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return numbers
