@@ -66,6 +66,7 @@ class Hunt:
     limits: Limits
     journal: Path
     scratch: Path
+    roots: tuple[str, ...] = ("src", ".")
     tally: Counter[str] = field(factory=Counter)
     kinds: dict[str, Counter[str]] = field(factory=dict)
 
@@ -171,7 +172,7 @@ class _Bench:
     """A sandbox with a tester in it."""
 
     def __init__(self, hunt: Hunt) -> None:
-        self.box = Sandbox(hunt.tree, hunt.limits, home=hunt.scratch)
+        self.box = Sandbox(hunt.tree, hunt.limits, home=hunt.scratch, roots=hunt.roots)
         self.tester: Tester = hunt.suite.tester(self.box, hunt.survey)
 
     def run(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Any:

@@ -68,7 +68,7 @@ def _hunt(
                          todo="see that the tests import the code from this folder, not an installed copy")  # fmt: skip
     wanted = Wanted(source.count, source.per_function, source.max_failing, source.timeout,
                     run.seed if source.seed is None else source.seed, source.workers or usable_cpus())  # fmt: skip
-    hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent)
+    hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent, source.roots)
     bugs = hunt.bugs(found, wanted, run)
     tried = sum(map(len, found.functions.values()))
     aside = Counter({reason: count for reason, count in hunt.tally.items() if reason != "bug"})
@@ -97,7 +97,7 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
         told["lines"] = {name: {int(line): tests for line, tests in by.items()} for name, by in told["lines"].items()}
         return Survey(**told)
     run.say(f"running the tests of {source.path} twice, to see which lines each of them runs")
-    with Sandbox(staged.tree, box_limits(source), home=staged.tree.parent) as box:
+    with Sandbox(staged.tree, box_limits(source), home=staged.tree.parent, roots=source.roots) as box:
         survey = suite.survey(box)
         gaps = box.gaps
     if gaps:
@@ -120,7 +120,8 @@ def box_limits(source: SweBugsSource) -> Limits:
 
 def _key(source: SweBugsSource, staged: Staged) -> str:
     """Names all that verdicts depend on."""
-    told = [_VERSION, staged.digest, source.tests, source.test_args, source.python or sys.executable, sys.version,
+    told = [_VERSION, staged.digest, source.tests, source.roots, source.test_args,
+            source.python or sys.executable, sys.version,
             source.language, source.max_failing, source.timeout, asdict(source.limits)]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
 

@@ -112,7 +112,6 @@ class PytestSuite:
             ) from None
         finally:
             end(process)
-            box.told()
         try:
             return json.loads(out)
         except ValueError:
@@ -142,9 +141,9 @@ class PytestTester:
         process = self._process or self._start()
         job = {"tests": list(tests), "seconds": seconds, "stop_after": stop_after, "arguments": self._suite.arguments}
         told = self._ask(process, json.dumps(job).encode() + b"\n", seconds)
-        if told is None:  # the jail ended it: memory or processes of all together
+        if told is None:  # the worker is gone: ended by the jail, or by the code under test
             self.close()
-            return Outcome("memory")
+            return Outcome("memory" if self._box.told() else "crash")
         failures = [Failure(**one) for one in told.get("failures", ())]
         return Outcome(told["verdict"], failures, told.get("seconds", 0.0))
 

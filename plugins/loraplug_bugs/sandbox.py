@@ -71,8 +71,9 @@ class Sandbox:
         box.restore()
 
     Commands run in `box.tree` with an environment of their own: nothing of the caller's but PATH and LD_LIBRARY_PATH,
-    HOME and TMPDIR inside the sandbox, PYTHONPATH at the tree (and its `src`). On Linux they have no network, see only
-    their own processes and can write nothing but the copy; `gaps` names what of this the system did not allow.
+    HOME and TMPDIR inside the sandbox, PYTHONPATH at the tree and its `src` (or `roots`). On Linux they have no
+    network, see only their own processes and can write nothing but the copy; `gaps` names what of this the system
+    refused.
 
     Args:
         tree: a folder. Version control, virtual environments and caches in it are not copied, nor are symbolic links
@@ -80,10 +81,16 @@ class Sandbox:
         limits: for every run.
         env: further environment variables.
         home: folder to make the copy in; the system's temporary folder by default.
+        roots: folders of the tree, relative to it, that go on PYTHONPATH where they are there.
     """
 
     def __init__(
-        self, tree: Path, limits: Limits | None = None, env: Mapping[str, str] | None = None, home: Path | None = None
+        self,
+        tree: Path,
+        limits: Limits | None = None,
+        env: Mapping[str, str] | None = None,
+        home: Path | None = None,
+        roots: Sequence[str] = ("src", "."),
     ) -> None:
         self.source, self.limits = tree.resolve(), limits or Limits()
         if not self.source.is_dir():
@@ -92,8 +99,8 @@ class Sandbox:
             home.mkdir(parents=True, exist_ok=True)
         self.root = Path(tempfile.mkdtemp(prefix="loraplug-box-", dir=home)).resolve()
         self.tree, self._tmp, self._home = self.root / "tree", self.root / "tmp", self.root / "home"
-        self._env = dict(env or {})
-        self.gaps: tuple[str, ...] = ()
+        self._env, self._roots = dict(env or {}), tuple(roots)
+        self._gaps: tuple[str, ...] = ()
         try:
             with working_on(self.root):
                 copy_tree(self.source, self.tree)
@@ -149,7 +156,7 @@ class Sandbox:
             "report": str(self._report),
         }
         if sys.platform == "win32":  # no namespaces, no setrlimit: a copy and a time limit only
-            self.gaps = ("network", "files", "processes", "memory")
+            self._gaps = ("network", "files", "processes", "memory")
             return list(command)
         return [sys.executable, "-I", "-S", str(_JAIL), json.dumps(spec), *command]
 
@@ -163,7 +170,9 @@ class Sandbox:
             "TMPDIR": str(self._tmp),
             "LANG": "C.UTF-8",
             "TZ": "UTC",
-            "PYTHONPATH": os.pathsep.join(str(folder) for folder in (self.tree / "src", self.tree) if folder.is_dir()),
+            "PYTHONPATH": os.pathsep.join(
+                str(folder) for folder in (self.tree / root for root in self._roots) if folder.is_dir()
+            ),
             "PYTHONHASHSEED": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONNOUSERSITE": "1",
@@ -197,30 +206,38 @@ class Sandbox:
         now = stamps(self.tree)
         wrong = [name for name in now.keys() | self._stamps.keys() if now.get(name) != self._stamps.get(name)]
         for name in wrong:
+            if name in now:
+                (self.tree / name).unlink()
+        for name in sorted(wrong):
             path, source = self.tree / name, self.source / name
-            if path.is_symlink() or path.is_file():
-                path.unlink()
-            elif path.is_dir():
+            if name not in self._stamps:
+                continue
+            if "__pycache__" in path.parts or not os.path.lexists(source):  # was made here, and can be again
+                del self._stamps[name]
+                continue
+            if path.is_dir():
                 shutil.rmtree(path)
-            if name in self._stamps and os.path.lexists(source) and "__pycache__" not in path.parts:
-                _clear_way(path.parent, self.tree)
-                shutil.copy2(source, path, follow_symlinks=False)
-            if os.path.lexists(path):
-                self._stamps[name] = _stamp(path.lstat())
-            else:
-                self._stamps.pop(name, None)
+            _clear_way(path.parent, self.tree)
+            shutil.copy2(source, path, follow_symlinks=False)
+            self._stamps[name] = _stamp(path.lstat())
         for folder in (self._tmp, self._home):
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return len(wrong)
 
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What of the isolation the last command had to do without: `network`, `files`, `processes`, `memory`."""
+        self.told()
+        return self._gaps
+
     def told(self) -> Killed | None:
-        """Read what the jail reported of the last command: sets `gaps`; the limit it was killed for, if it was."""
+        """The limit for which the jail ended the last command, or None."""
         killed: Killed | None = None
         if self._report.exists():
             for line in self._report.read_text().splitlines():
                 told = json.loads(line)
-                self.gaps = tuple(told.get("gaps", self.gaps))
+                self._gaps = tuple(told.get("gaps", self._gaps))
                 killed = told.get("killed", killed)
         return killed
 

@@ -35,6 +35,7 @@ class SweBugsSource(DatasetSource):
         None
     )
     tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
+    roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
     test_args: Annotated[tuple[str, ...], Doc('options for pytest, such as ["-k", "not slow"]')] = ()
     python: Annotated[
         str, Doc("the interpreter that has what the tests need, pytest and coverage among it; by default this one")

@@ -32,6 +32,7 @@ import traceback
 import unittest
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -275,6 +276,7 @@ def serve(modules: Sequence[str], out: int) -> None:
     if stale and modules:
         os.execv(sys.executable, [sys.executable, __file__, "serve", "[]", str(out)])  # noqa: S606
     run = forked if hasattr(os, "fork") and not stale else fresh  # stale even so: pytest itself stands on the code
+    remember_distributions()
     gc.collect()
     gc.freeze()
     answer(out, {"ready": True})
@@ -283,6 +285,22 @@ def serve(modules: Sequence[str], out: int) -> None:
         begun = time.perf_counter()
         done = run(job)
         answer(out, done | {"seconds": time.perf_counter() - begun})
+
+
+def remember_distributions() -> None:
+    """Read what is installed once: pytest looks for its plugins twice a session, in every distribution there is."""
+    known, path, plain = list(metadata.distributions()), list(sys.path), metadata.distributions
+    entries = {id(one): one.entry_points for one in known}
+    read: Any = metadata.Distribution.entry_points.fget  # type: ignore[attr-defined]
+
+    def entry_points(self: metadata.Distribution) -> Any:
+        return entries[id(self)] if id(self) in entries else read(self)
+
+    def distributions(**context: Any) -> Any:
+        return iter(known) if not context and sys.path == path else plain(**context)
+
+    metadata.Distribution.entry_points = property(entry_points)  # type: ignore[assignment]
+    metadata.distributions = distributions
 
 
 def forked(job: Say) -> Say:

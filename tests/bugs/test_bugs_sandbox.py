@@ -78,6 +78,8 @@ def test_the_original_is_never_touched(tree: Path) -> None:
         assert (box.tree / "notes.txt").read_text() == "kept\n"
         assert not (box.tree / "new" / "f").exists()
         assert box.restore() == 0
+        assert box.run([PYTHON, "-c", "import os; os.remove('notes.txt'); os.mkdir('notes.txt')"]).returncode == 0
+        assert box.restore() == 1 and (box.tree / "notes.txt").read_text() == "kept\n"
         box.write({"lib/code.py": "VALUE = 2\n", "notes.txt": None, "more/deep.txt": b"d"})
         assert box.restore() == 3
     assert digest(tree) == before

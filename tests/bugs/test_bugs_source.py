@@ -203,7 +203,7 @@ def buggy(task: dict[str, Any]) -> str:
 
 
 def test_what_is_no_bug(made: tuple[Any, Path, Run], repository: Path) -> None:
-    """Failing tests and those that need others are no target; no two tasks fail alike; statements name no mutation."""
+    """Failing tests and those that need others are no target, no two tasks fail alike, statements name no mutation."""
     _, folder, run = made
     tasks = tasks_of(folder)
     targets = {test for task in tasks for test in task["bug"]["target_tests"]}
@@ -230,7 +230,7 @@ def test_same_again_and_after_a_kill(made: tuple[Any, Path, Run], repository: Pa
     """Killed and started again, in another cache and with one worker, it ends with the same rows and tasks."""
     rows, folder, _ = made
     code = (
-        "import sys; from pathlib import Path; from loraplug import Run; from loraplug_bugs.source import SweBugsSource;"
+        "from pathlib import Path; from loraplug import Run; from loraplug_bugs.source import SweBugsSource;"
         f"run = Run('t', outputs=Path({str(tmp_path)!r}) / 'outputs', cache=Path({str(tmp_path)!r}) / 'cache');"
         f"print(len(list(SweBugsSource({str(repository)!r}, count=500, per_function=12, workers=1).rows(run))))"
     )
@@ -270,14 +270,28 @@ def test_formats_and_contexts(made: tuple[Any, Path, Run], repository: Path) -> 
             assert ("```python\ndef " in row["instruction"]) == (context == "function")
 
 
-def test_other_sources_read_the_tasks(made: tuple[Any, Path, Run], tmp_path: Path) -> None:
-    """`swe-synth` makes rows of the same tasks, with the bug patch taken back; the table has its columns."""
+def test_other_sources_read_the_tasks(made: tuple[Any, Path, Run], repository: Path, tmp_path: Path) -> None:
+    """`swe-synth` makes rows of the same tasks, with the bug patch taken back; our own table has its columns."""
     rows, folder, _run = made
     source = load_registry().find("dataset", "swe-synth")
     done = source(tasks=str(folder)).load(run_in(tmp_path))
     assert len(done) == len(rows)
+    table = SweBugsSource(str(repository), count=2, per_function=12).load(made[2])
+    assert table.column_names == ["instruction", "response", "task_id", "group"] and table[0] == rows[0]
     for row, task in zip(done, tasks_of(folder), strict=True):
         assert apply(row["response"], {"sums.py": buggy(task)}, "diff") == Applied({"sums.py": CODE})
+
+
+def test_a_gap_in_the_isolation_is_told(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses namespaces, the run says which of them; the tests run all the same."""
+    from loraplug_bugs import sandbox
+
+    refusing = tmp_path / "jail.py"
+    refusing.write_text(sandbox._JAIL.read_text().replace('self._call("unshare", flags)', 'raise OSError(1, "no")'))
+    monkeypatch.setattr(sandbox, "_JAIL", refusing)
+    run = run_in(tmp_path)
+    assert len(list(SweBugsSource(str(repository), count=2, workers=1).rows(run))) == 2
+    assert any("no own files, processes, network" in text for text in run.reporter.warnings)
 
 
 def test_bad_input(repository: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Checking:
         command: words of a test command; `{tests}` stands for test ids. None: pytest in a warm process.
         arguments: further options for pytest.
         python: the interpreter for pytest; "" is this one.
+        roots: folders of the tree that the tests import from.
         spare: seconds that tests may take on top of six times what they take on the tree without the bug.
     """
 
@@ -36,6 +37,7 @@ class Checking:
     arguments: tuple[str, ...] = ()
     python: str = ""
     spare: float = 10.0
+    roots: tuple[str, ...] = ("src", ".")
     limits: Limits = field(factory=lambda: Limits(seconds=900.0))
 
 
@@ -88,7 +90,7 @@ class Bench:
     def __init__(
         self, tree: Path, home: Path, checking: Checking, tongue: Language, suffixes: Sequence[str] = ()
     ) -> None:
-        self.box = Sandbox(tree, checking.limits, home=home)
+        self.box = Sandbox(tree, checking.limits, home=home, roots=checking.roots)
         self._spare = checking.spare
         self._suites: dict[object, tuple[tuple[str, ...], float] | None] = {}
         try:
