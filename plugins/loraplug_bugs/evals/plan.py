@@ -123,7 +123,8 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
     checking = Checking(
         tuple(shlex.split(wanted.test_command)) if wanted.test_command else None,
         wanted.test_args or tuple(ours.get("test_args", ())), wanted.python or ours.get("python", ""),
-        wanted.timeout, tuple(ours.get("roots", ("src", "."))), Limits(seconds=_SUITE_SECONDS, memory_mb=wanted.memory_mb),
+        wanted.timeout, tuple(ours.get("roots", ("src", "."))),
+        Limits(seconds=_SUITE_SECONDS, memory_mb=wanted.memory_mb),
     )  # fmt: skip
     return Plan(
         tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),
