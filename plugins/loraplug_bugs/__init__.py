@@ -1,8 +1,11 @@
-"""Bugs made from a repository of one's own, each one proved by its tests: the dataset source `swe-bugs`."""
+"""Bugs made from a repository of one's own, each proved by its tests: the dataset source `swe-bugs`; and `eval`."""
 
 from collections.abc import Sequence
 
+import click
+
 from loraplug import DatasetSource, hookimpl
+from loraplug_bugs.evals.command import evaluate
 from loraplug_bugs.source import SweBugsSource
 
 
@@ -10,3 +13,9 @@ from loraplug_bugs.source import SweBugsSource
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """The source."""
     return [SweBugsSource]
+
+
+@hookimpl
+def loraplug_commands() -> Sequence[click.Command]:
+    """`eval`."""
+    return [evaluate]

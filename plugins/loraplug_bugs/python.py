@@ -95,9 +95,9 @@ class PytestSuite:
 
     def tester(self, box: Sandbox, survey: Survey) -> PytestTester:
         """See `Suite.tester`. The byte code of the tree is made first, in the box."""
-        self._whole(box, "plain", "--collect-only", bytecode=True)
+        told = self._whole(box, "plain", "--collect-only", bytecode=True)
         box.settle()
-        return PytestTester(box, self, survey.more.get("modules", ()))
+        return PytestTester(box, self, survey.more.get("modules", told["modules"]))
 
     def _whole(self, box: Sandbox, mode: str, *more: str, bytecode: bool = False) -> Any:
         env = box.environment() | ({"PYTHONDONTWRITEBYTECODE": ""} if bytecode else {})

@@ -117,6 +117,8 @@ def run_tests(job: Say) -> Say:
     code = run_pytest([*job["arguments"], f"--maxfail={job['stop_after']}", *places], watch)
     if watch.broken or code not in (0, 1, 2) or not watch.outcomes:
         return {"verdict": "broken", "detail": watch.broken[:1] or [f"pytest ended with {code}"]}
+    if not watch.failures and (idle := [test for test in tests if watch.outcomes.get(test) != "passed"]):
+        return {"verdict": "broken", "detail": [f"{idle[0]} did not run, or was skipped"]}
     return {"verdict": "failed" if watch.failures else "passed", "failures": watch.failures}
 
 
@@ -241,7 +243,8 @@ def survey(arguments: Sequence[str]) -> Say:
 def plain(arguments: Sequence[str]) -> Say:
     """All tests, once."""
     watch = Watch()
-    return told(watch, run_pytest(arguments, watch))
+    code = run_pytest(arguments, watch)
+    return told(watch, code) | {"modules": foreign_modules()}
 
 
 def told(watch: Watch, code: int) -> Say:

@@ -1,0 +1,1 @@
+"""`loraplug eval`: answers to tasks, applied and tested in a sandbox, and what they are worth."""

@@ -1,0 +1,199 @@
+"""Tasks made ready: the bug put in and seen to fail, the question that a model gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
+from loraplug import InputError
+from loraplug_bugs.edits import Format
+from loraplug_bugs.evals.bench import Bench, Checking, Files
+from loraplug_bugs.evals.reading import Task
+from loraplug_bugs.language import Language, language
+from loraplug_bugs.prompts import Context, ask
+from loraplug_bugs.stage import stage
+
+_OPEN = 3  # commits whose copies are kept at once
+Style = Literal["swe-bugs", "swe-synth"]
+
+
+@frozen
+class Asked:
+    """How tasks are told; None leaves it to the task, then to what `swe-bugs` does by default."""
+
+    edit: Format | None = None
+    context: Context | None = None
+
+
+@frozen
+class Case:
+    """A task that can be answered here.
+
+    Attributes:
+        instruction: what the model is asked.
+        edit: the format of the answer.
+        broken: the files as the bug leaves them, where they differ from the commit's.
+        target: path and function the bug is in, where the task tells.
+        seconds: what the failing tests take without the bug.
+        suite: the tests that must pass in the end, and their seconds; None where only the failing tests decide.
+    """
+
+    task: Task
+    instruction: str
+    edit: Format
+    broken: Files
+    target: tuple[str, str] | None
+    seconds: float
+    suite: tuple[tuple[str, ...], float] | None
+
+
+@frozen
+class Unfit:
+    """A task that cannot be answered here, and why."""
+
+    task: Task
+    reason: str
+    detail: str = ""
+
+
+class Workroom:
+    """Opens benches by commit, a few at a time.
+
+    Args:
+        repos: places of code by owner/name in lower case; "" is for all others.
+        tests_path: a folder of tests that lies elsewhere.
+        scratch: an own folder, removed by whoever made it.
+        whole: run all tests that pass without the bug in the end, not only the related ones.
+    """
+
+    def __init__(
+        self, repos: Mapping[str, str], tests_path: Path | None, checking: Checking, scratch: Path, whole: bool
+    ) -> None:
+        self._repos, self._tests_path, self._checking, self._scratch = repos, tests_path, checking, scratch
+        self._whole = whole
+        self._benches: dict[tuple[str, str, str], Bench] = {}
+        self._trees: dict[tuple[str, str], Path] = {}
+        self.gaps: tuple[str, ...] = ()
+
+    def __enter__(self) -> Workroom:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bench in self._benches.values():
+            bench.close()
+
+    def bench(self, task: Task) -> Bench:
+        """The bench of a task's commit.
+
+        Raises:
+            InputError: there is no such code or commit here, or nobody brings the language.
+            LoraplugError: the tests cannot be run.
+        """
+        place = self._repos.get(task.repo.lower()) or self._repos.get("")
+        if place is None:
+            todo = f"say where its code is: --repo {task.repo}=PATH"
+            raise InputError(f"no repository {task.repo} was named", where=f"task {task.id}", todo=todo)
+        key = (place, task.commit, task.language)
+        if key in self._benches:
+            self._benches[key] = self._benches.pop(key)  # the latest is last
+            return self._benches[key]
+        while len(self._benches) >= _OPEN:
+            self._benches.pop(next(iter(self._benches))).close()
+        tongue = tongue_of(task)
+        suffixes = tongue.suffixes if task.language else ()
+        self._benches[key] = Bench(self._tree(place, task.commit), self._scratch, self._checking, tongue, suffixes)
+        return self._benches[key]
+
+    def _tree(self, place: str, commit: str) -> Path:
+        if (place, commit) not in self._trees:
+            out = self._scratch / f"tree-{len(self._trees)}"
+            self._trees[place, commit] = stage(place, commit or "HEAD", None, self._tests_path, out).tree
+        return self._trees[place, commit]
+
+    def prepare(self, task: Task, asked: Asked) -> Case | Unfit:
+        """Put the bug in, see that it fails the tests that it should, and write the question."""
+        bench = self.bench(task)
+        clean = bench.patched([task.gold_patch])
+        if isinstance(clean, str):
+            return Unfit(task, "the gold patch does not apply", clean)
+        broken = bench.patched([task.gold_patch, task.bug_patch])
+        if isinstance(broken, str):
+            return Unfit(task, "the bug patch does not apply", broken)
+        most = bench.box.limits.seconds
+        without = bench.run(clean, task.targets, most)
+        self.gaps = bench.box.gaps
+        if without.verdict != "passed":
+            return Unfit(task, "its tests do not pass without the bug", _told(without))
+        if bench.run(broken, task.targets, bench.seconds(without.seconds)).verdict == "passed":
+            return Unfit(task, "its tests pass with the bug in")
+        wanted = task.suite if self._whole or not task.related else task.related
+        suite = bench.suite(clean, wanted)
+        target = (task.file, task.function) if task.file and task.function else None
+        try:
+            instruction, edit = question(task, bench.texts | _there(broken), tongue_of(task), asked)
+        except InputError as error:
+            return Unfit(task, "it cannot be told", error.what)
+        return Case(task, instruction, edit, broken, target, without.seconds, suite)
+
+
+def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: Asked) -> tuple[str, Format]:
+    """What a model is asked, and the format of its answer: as `swe-bugs` and `swe-synth` ask it in training.
+
+    A task that does not tell where its bug is (`generation.function`) is told by its statement alone and answered by a
+    diff, as `swe-synth` does.
+
+    Raises:
+        InputError: the code to show is not there.
+    """
+    if not task.function or not task.file:
+        return task.statement, asked.edit or "diff"
+    edit = asked.edit or _format(task.asked.get("edit", "search-replace"))
+    context = asked.context or _context(task.asked.get("context", "function"))
+    text = texts.get(task.file)
+    try:
+        known = text is not None and any(span.name == task.function for span in tongue.functions(text))
+    except SyntaxError:
+        known = False
+    if text is None or (context == "function" and not known):
+        raise InputError(f"no function {task.function} in {task.file}", where=f"task {task.id}")
+    return ask(task.statement, task.file, text, task.function, tongue, context, edit), edit
+
+
+def tongue_of(task: Task) -> Language:
+    """The language of a task; Python where it does not tell."""
+    return language(task.language or "python")
+
+
+def by_commit(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Tasks so that those of one commit follow each other, else in their order."""
+    first: dict[tuple[str, str], int] = {}
+    for at, task in enumerate(tasks):
+        first.setdefault((task.repo, task.commit), at)
+    yield from sorted(tasks, key=lambda task: first[task.repo, task.commit])
+
+
+def _format(name: str) -> Format:
+    for known in ("diff", "search-replace", "function"):
+        if name == known:
+            return known
+    raise InputError(f"no format {name!r}", todo="known: diff, search-replace, function")
+
+
+def _context(name: str) -> Context:
+    for known in ("function", "file", "none"):
+        if name == known:
+            return known
+    raise InputError(f"no context {name!r}", todo="known: function, file, none")
+
+
+def _there(files: Files) -> dict[str, str]:
+    return {path: text for path, text in files.items() if text is not None}
+
+
+def _told(outcome: object) -> str:
+    failures = getattr(outcome, "failures", ())
+    return f"{failures[0].test} {failures[0].error} {failures[0].message}"[:300] if failures else str(
+        getattr(outcome, "verdict", ""))  # fmt: skip

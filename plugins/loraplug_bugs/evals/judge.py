@@ -1,0 +1,84 @@
+"""An answer, applied and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import asdict, field, frozen
+
+from loraplug_bugs.edits import Refused, apply, unified_diff
+from loraplug_bugs.evals.bench import Bench
+from loraplug_bugs.evals.cases import Case, tongue_of
+from loraplug_bugs.language import Outcome
+
+Status = Literal["resolved", "applied", "invalid"]
+_WHY = {"time": "takes too long", "memory": "takes too much memory", "broken": "cannot be imported or run",
+        "crash": "ends the process"}  # fmt: skip
+_SHOWN = 5
+
+
+@frozen
+class Verdict:
+    """What an answer did.
+
+    Attributes:
+        status: `resolved`: the failing tests pass, and so does the suite; `applied`: it changes the code, but not so;
+            `invalid`: it changes nothing.
+        reason: of the two latter, short enough to be counted.
+        detail: a sentence on it.
+        exact: False where it was applied with leniency.
+        diff: what it changes in the code with the bug.
+        failing: the first few tests that fail with it.
+    """
+
+    status: Status
+    reason: str = ""
+    detail: str = ""
+    exact: bool = True
+    diff: str = ""
+    failing: tuple[str, ...] = ()
+
+
+@frozen
+class Judge:
+    """Remembers what it has judged, so that equal changes are tested once."""
+
+    _known: dict[tuple[str, str], Verdict] = field(factory=dict)
+
+    def judge(self, bench: Bench, case: Case, answer: str) -> Verdict:
+        """Apply an answer to the code with the bug, and run the failing tests, then the suite."""
+        files: dict[str, str] = {path: text for path, text in bench.texts.items() if path not in case.broken}
+        files |= {path: text for path, text in case.broken.items() if text is not None and not _is_test(case, path)}
+        done = apply(answer, files, case.edit, case.target, tongue_of(case.task).functions)
+        if isinstance(done, Refused):
+            return Verdict("invalid", done.reason, done.detail)
+        diff = "".join(unified_diff(path, files[path], text) for path, text in sorted(done.files.items()))
+        key = (case.task.id, diff)
+        if key not in self._known:
+            self._known[key] = self._tested(bench, case, done.files, diff)
+        told = asdict(self._known[key]) | {"exact": done.exact}
+        return Verdict(**told)
+
+    def _tested(self, bench: Bench, case: Case, changed: Mapping[str, str], diff: str) -> Verdict:
+        files = {**case.broken, **changed}
+        outcome = bench.run(files, case.task.targets, bench.seconds(case.seconds), _SHOWN)
+        if outcome.verdict != "passed":
+            return _applied(outcome, "the failing tests still fail", diff)
+        if case.suite is not None:
+            tests, usual = case.suite
+            outcome = bench.run(files, tests, bench.seconds(usual), _SHOWN)
+            if outcome.verdict != "passed":
+                return _applied(outcome, "breaks other tests", diff)
+        return Verdict("resolved", diff=diff)
+
+
+def _applied(outcome: Outcome, reason: str, diff: str) -> Verdict:
+    first: Any = next(iter(outcome.failures), None)
+    detail = f"{first.test}: {first.error}: {first.message}".removeprefix(": ").rstrip(": ")[-600:] if first else ""
+    failing = tuple(failure.test for failure in outcome.failures if failure.test)
+    return Verdict("applied", _WHY.get(outcome.verdict, reason), detail, True, diff, failing)
+
+
+def _is_test(case: Case, path: str) -> bool:
+    return tongue_of(case.task).is_test(path)

@@ -1,0 +1,171 @@
+"""What an evaluation asks of whom: options, recipe and lock become one plan."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from loraplug import Formatter, InputError, Run
+from loraplug_bugs.evals.bench import Checking
+from loraplug_bugs.evals.cases import Asked
+from loraplug_bugs.evals.reading import Task, read_tasks
+from loraplug_bugs.evals.speaker import Sampling
+from loraplug_bugs.sandbox import Limits
+
+_SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
+_SUITE_SECONDS = 900.0  # for the suite on the tree without the bug
+
+
+@frozen
+class Wanted:
+    """The command's options; see its help."""
+
+    model: str | None
+    tasks: Path | None
+    repos: tuple[str, ...]
+    recipe: Path | None
+    answers: Path | None
+    base: str | None
+    edit: Any
+    context: Any
+    ids: str | None
+    limit: int | None
+    samples: int
+    temperature: float | None
+    top_p: float
+    max_tokens: int
+    batch: int
+    seed: int
+    test_command: str | None
+    test_args: tuple[str, ...]
+    tests_path: Path | None
+    python: str
+    suite: str
+    timeout: float
+    memory_mb: int
+    out: Path | None
+    fresh: bool
+
+    @property
+    def sampling(self) -> Sampling:
+        """How answers are drawn."""
+        temperature = self.temperature if self.temperature is not None else 0.8 if self.samples > 1 else 0.0
+        if self.samples > 1 and temperature == 0:
+            raise InputError("all answers to a task are the same at temperature 0", where="--samples",
+                             todo="raise --temperature, or leave --samples out")  # fmt: skip
+        return Sampling(temperature, self.top_p, self.max_tokens, self.samples, self.batch, self.seed)
+
+
+@frozen
+class Plan:
+    """What is to be answered: tasks, how they are told, and the rows of a recipe that tell them, by task id."""
+
+    tasks: Sequence[Task]
+    asked: Asked
+    formatter: Formatter
+    repos: Mapping[str, str]
+    tests_path: Path | None
+    checking: Checking
+    rows: Any = None
+    broken: Sequence[InputError] = ()
+
+
+def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
+    """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
+    lock = _lock(wanted.model)
+    formatter: Any = app.registry.find("formatter", "chat-template")()
+    table: Mapping[str, Any] = lock.get("dataset", {})
+    rows, place, folder = None, wanted.tasks, Path(str(lock.get("lock", {}).get("folder", ".")))
+    if wanted.recipe is not None:
+        pipeline = app.pipeline(wanted.recipe)
+        _, rows = pipeline.split_rows(pipeline.load_rows())
+        if rows is None:
+            todo = "write a [validation] table, as in the training; or give --tasks alone"
+            raise InputError("holds out no rows", where=wanted.recipe, todo=todo)
+        formatter, source, folder = pipeline.recipe.formatter, pipeline.recipe.dataset, pipeline.recipe.folder
+        names = ("edit", "context", "path", "tests_path", "tasks_out", "tasks", "test_args", "python", "roots")
+        told = {name: value for name in names if (value := getattr(source, name, None))}
+        table = {"use": source.name, **told}
+        place = place or table.get("tasks_out") or table.get("tasks") or pipeline.run.folder / "tasks"
+    elif lock.get("formatter", {}).get("use", "chat-template") != "chat-template":
+        run.warn(f"the model was trained by the formatter {lock['formatter']['use']}, and is asked by chat-template; "
+                 "--recipe asks by the recipe's own")  # fmt: skip
+    if place is None:
+        raise InputError("no tasks", where="--tasks", todo="name a folder of task_<n>.json, or a file of them")
+    read = read_tasks(Path(place))
+    tasks = [one for one in read if isinstance(one, Task)]
+    if len({one.id for one in tasks}) < len(tasks):
+        raise InputError("two tasks have the same id", where=place, todo="give each an own task_id")
+    if rows is not None:
+        held = set(map(str, rows["task_id"])) if "task_id" in rows.column_names else set()
+        tasks = [one for one in tasks if one.id in held]
+        if not tasks:
+            raise InputError("none of the rows held out is about one of the tasks", where=place,
+                             todo="name the recipe's own tasks with --tasks")  # fmt: skip
+    if wanted.ids is not None:
+        numbers = _numbers(wanted.ids)
+        tasks = [one for one in tasks if one.number in numbers]
+    if wanted.limit is not None and len(tasks) > wanted.limit:
+        kept = set(random.Random(wanted.seed).sample(range(len(tasks)), wanted.limit))  # noqa: S311 - a draw
+        tasks = [one for at, one in enumerate(tasks) if at in kept]
+    if not tasks:
+        raise InputError("no task is left", where="--ids", todo="choose other numbers")
+    asked = Asked(wanted.edit or table.get("edit"), wanted.context or table.get("context"))
+    ours = table if table.get("use", "swe-bugs") == "swe-bugs" else {}
+    elsewhere = ours.get("tests_path")
+    checking = Checking(
+        tuple(shlex.split(wanted.test_command)) if wanted.test_command else None,
+        wanted.test_args or tuple(ours.get("test_args", ())), wanted.python or ours.get("python", ""),
+        wanted.timeout, tuple(ours.get("roots", ("src", "."))),
+        Limits(seconds=_SUITE_SECONDS, memory_mb=wanted.memory_mb),
+    )  # fmt: skip
+    return Plan(
+        tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),
+        wanted.tests_path or (folder / elsewhere if elsewhere else None), checking, rows,
+        [one for one in read if isinstance(one, InputError)],
+    )  # fmt: skip
+
+
+def _repos(given: Sequence[str], trained_on: Any, folder: Path) -> dict[str, str]:
+    """Places of code by owner/name; the one that the model was trained on where none is given."""
+    repos: dict[str, str] = {}
+    for word in given:
+        name, sign, path = word.partition("=")
+        named = bool(sign) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None
+        repos[name.lower() if named else ""] = path if named else word
+    if not repos and trained_on:
+        repos[""] = str(trained_on) if str(trained_on).startswith("package:") else str(folder / str(trained_on))
+    if not repos:
+        raise InputError("no code to fix", where="--repo", todo="name the git repository or folder of the tasks")
+    return repos
+
+
+def _lock(model: str | None) -> Mapping[str, Any]:
+    """The recipe lock beside a model, as a table; empty where there is none."""
+    if model is None:
+        return {}
+    folder = Path(model).expanduser()
+    for place in (folder, folder.parent) if folder.name == "adapter" else (folder,):
+        if (place / "recipe.lock.toml").is_file():
+            try:
+                return tomllib.loads((place / "recipe.lock.toml").read_text(encoding="utf-8"))
+            except (ValueError, OSError) as error:
+                raise InputError(f"cannot be read ({error})", where=place / "recipe.lock.toml") from None
+    return {}
+
+
+def _numbers(text: str) -> set[int]:
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = _SPAN.fullmatch(part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise InputError(f"{part.strip()!r} is not a number or a span", where="--ids", todo='write "0-99,205"')
+        numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return numbers

@@ -1,0 +1,239 @@
+"""A model that answers many prompts: what it was trained to read goes in, its words come out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, fields_dict, frozen
+
+from loraplug import Formatter, InputError, LoraplugError, Opened, Run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+NOT_TRAINED = -100
+_ENDLESS = 1 << 30
+
+
+@frozen
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest token each time.
+        top_p: only the likeliest tokens that together have this probability.
+        max_tokens: the longest answer.
+        samples: answers a prompt.
+        batch: answers made at once.
+        seed: the same draws again, whatever was answered before.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    samples: int = 1
+    batch: int = 1
+    seed: int = 42
+
+
+@frozen
+class Said:
+    """One answer; `finish` is "stop", "length" or "prompt-too-long"; `seconds` is its share of its batch's time."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+
+
+@frozen
+class Prompts:
+    """Token ids of prompts by task id, and the ids of tokens that end an answer."""
+
+    ids: Mapping[str, Sequence[int]]
+    stops: frozenset[int]
+
+
+def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run: Run) -> Prompts:
+    """What stands before the last trained turn of each row, as the formatter encodes it for training.
+
+    So a prompt is by construction what the model has been trained on. The trained tokens of control that follow an
+    answer end an answer.
+
+    Args:
+        rows: of any shape; what answer they hold does not matter.
+    """
+    wanted = {"packing": False, "max_length": _ENDLESS, "train_on": "assistant"}
+    own = fields_dict(type(formatter))
+    formatter = evolve(formatter, **{name: value for name, value in wanted.items() if name in own})
+    control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    stops = {tokenizer.eos_token_id, *_several(model.generation_config.eos_token_id)} - {None}
+    found: dict[str, Sequence[int]] = {}
+    for row in formatter.encode(rows, tokenizer, run):
+        labels = row["labels"]
+        last = len(labels) - 1
+        while last > 0 and labels[last] == NOT_TRAINED:
+            last -= 1
+        first = last
+        while first > 0 and labels[first - 1] != NOT_TRAINED:
+            first -= 1
+        stops |= control & {labels[last]} | control & {labels[max(first, last - 1)]}
+        found[str(row["row"][0])] = row["input_ids"][:first]
+    return Prompts(found, frozenset(stops))
+
+
+@frozen
+class Speaker:
+    """A loaded model. `around` is entered while it answers: takes its adapter off, for one."""
+
+    model: Any
+    tokenizer: Any
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    @property
+    def context(self) -> int:
+        """Tokens the model reads at most."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or _ENDLESS
+
+    def answers(
+        self, asked: Prompts, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling
+    ) -> Iterator[tuple[str, int, Said]]:
+        """Answers to the prompts called `names`, each with its sample's number, but those that are `done`.
+
+        Batches are the same whatever is done, so that an interrupted evaluation comes to the same answers.
+        """
+        long = [name for name in names if len(asked.ids[name]) >= self.context]
+        for name in long:
+            for sample in range(sampling.samples):
+                if (name, sample) not in done:
+                    yield name, sample, Said("", "prompt-too-long", 0, 0, 0.0)
+        order = sorted(set(names) - set(long), key=lambda name: (len(asked.ids[name]), name))
+        pairs = [(name, sample) for name in order for sample in range(sampling.samples)]
+        for at in range(0, len(pairs), sampling.batch):
+            batch = pairs[at : at + sampling.batch]
+            if not set(batch) <= done:
+                made = self._batch(
+                    [asked.ids[name] for name, _ in batch], asked.stops, sampling, _seed(batch, sampling)
+                )
+                for (name, sample), said in zip(batch, made, strict=True):
+                    if (name, sample) not in done:
+                        yield name, sample, said
+
+    def _batch(
+        self, prompts: Sequence[Sequence[int]], stops: frozenset[int], sampling: Sampling, seed: int
+    ) -> list[Said]:
+        import torch
+
+        begun = time.perf_counter()
+        longest = max(map(len, prompts))
+        pad = next(iter(sorted(stops)), 0)
+        ids = torch.tensor([[pad] * (longest - len(one)) + list(one) for one in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts], device=self.model.device)
+        with torch.inference_mode(), torch.random.fork_rng(), self.around():
+            torch.manual_seed(seed)
+            out = self.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=_plain(sampling, stops, pad),
+                max_new_tokens=max(1, min(sampling.max_tokens, self.context - longest)),
+            )  # fmt: skip
+        taken = (time.perf_counter() - begun) / len(prompts)
+        return [
+            self._said(list(one), new[longest:].tolist(), stops, taken) for one, new in zip(prompts, out, strict=True)
+        ]
+
+    def _said(self, prompt: list[int], new: list[int], stops: frozenset[int], seconds: float) -> Said:
+        end = next((at for at, token in enumerate(new) if token in stops), None)
+        kept = new if end is None else new[:end]
+        # behind a few tokens of the prompt, since decoders treat the first of a text apart
+        before, whole = self._text(prompt[-4:]), self._text(prompt[-4:] + kept)
+        return Said(whole[len(before) :], "length" if end is None else "stop", len(prompt), len(kept), seconds)
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _plain(sampling: Sampling, stops: frozenset[int], pad: int) -> Any:
+    """Nothing but what was asked for: no penalties or cuts of the model's own generation config."""
+    from transformers import GenerationConfig
+
+    drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    return GenerationConfig(**(drawn if sampling.temperature > 0 else {"do_sample": False}), repetition_penalty=1.0,
+                            no_repeat_ngram_size=0, num_beams=1, use_cache=True, eos_token_id=sorted(stops),
+                            pad_token_id=pad)  # fmt: skip
+
+
+def _seed(batch: Sequence[tuple[str, int]], sampling: Sampling) -> int:
+    told = f"{sampling.seed} {list(batch)}"
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:7], "big")
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def load(opened: Opened, run: Run, where: object, both: bool) -> list[Speaker]:
+    """The model, and with `both` its base after it: one model in memory that takes its adapter off.
+
+    Raises:
+        InputError: the base is missing, or the adapter is broken or does not fit it.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    model = opened.loader.load_model(run, opened.quantizer)
+    folder = opened.adapter
+    if folder is None:
+        return [Speaker(model, _chat(opened.loader.load_tokenizer(run), where))]
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    tokenizer = (
+        AutoTokenizer.from_pretrained(folder, local_files_only=True) if own else opened.loader.load_tokenizer(run)
+    )
+    adapted = _put_on(model, folder)
+    speakers = [Speaker(adapted, _chat(tokenizer, where))]
+    return [*speakers, Speaker(adapted, tokenizer, adapted.disable_adapter)] if both else speakers
+
+
+def _chat(tokenizer: Any, where: object) -> Any:
+    if not tokenizer.chat_template:
+        todo = "give a model that was trained on chats"
+        raise InputError("has no chat template", where=where, todo=todo)
+    return tokenizer
+
+
+def _put_on(model: Any, folder: Any) -> Any:
+    """The model with the adapter, every tensor of which must have found its place, and be finite."""
+    import warnings
+
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / "adapter_model.safetensors"
+    try:
+        stored = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot be read ({error})", where=file, todo="copy the whole adapter again") from None
+    if bad := [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]:
+        raise InputError(f"{bad[0]} holds NaN or infinite values", where=file, todo="train again")
+    todo = "name the base it was trained on with --base"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is an error below
+            adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"does not fit this base: {' '.join(str(error).split())[:300]}", where=folder, todo=todo
+        ) from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    strange = [name for name in stored if "lora_" in name and name not in wanted]
+    if lacking := [name for name in wanted if name not in stored] or strange:
+        raise LoraplugError(
+            f"does not fit this base: {len(lacking)} tensors, such as {lacking[0]}", where=folder, todo=todo
+        )
+    return adapted.eval()
