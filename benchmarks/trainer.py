@@ -208,19 +208,21 @@ def child(side: str, folder: Path, model_id: str) -> None:
 
 def finish(folder: Path, sides: list[Side], rows: str) -> None:
     """Show why a side failed, and the table of the others."""
+    import torch
     from datasets import Dataset
 
     for number, side in enumerate(sides):
         if side.ended and not side.ended.endswith(" 0"):
             print(side.name, (folder / f"{number}.log").read_text()[-2000:], file=sys.stderr)
-    if any(side.steps for side in sides):
-        steps = max(len(side.steps) for side in sides)
-        tokens = sum(map(len, Dataset.load_from_disk(str(folder / "rows"))["input_ids"]))
-        tokens = int(
-            next((side.steps[-1]["tokens"] for side in sides if side.steps and "tokens" in side.steps[-1]), tokens)
-        )
+    taken = [side for side in sides if side.steps]
+    if taken:
+        steps = max(len(side.steps) for side in taken)
+        lengths = [len(ids) for ids in Dataset.load_from_disk(str(folder / "rows"))["input_ids"]]
+        # the order in which transformers' sampler hands rows out: an interrupted run has seen the first of them
+        order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(SEED)).tolist()
+        tokens = sum(lengths[at] for at in order[: BATCH * steps])
         print(f"{rows} rows, {steps} steps of {BATCH}, {tokens} real tokens, {os.cpu_count()} cores")
-        report([side for side in sides if side.steps], tokens)
+        report(taken, tokens)
 
 
 def report(sides: list[Side], tokens: int) -> None:

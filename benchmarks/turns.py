@@ -1,11 +1,14 @@
 """Trainers in processes of their own that take a step each in turn, so that a busy machine is busy for all of them.
 
 A child calls `Gate.open` where its training begins and `Gate.step` after every optimizer step; both hold it until the
-parent gives it the next turn. Peak memory is the child's own `VmHWM`; CPU time is that of all its threads.
+parent gives it the next turn. Peak memory is the child's own `VmHWM`; CPU time is that of all its threads. A child that
+waits gives freed memory back to the system, or the sides together would need the sum of their peaks.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -24,6 +27,7 @@ class Gate:
     def __init__(self) -> None:
         self.out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
+        self.libc = ctypes.CDLL(None)
 
     def open(self, **facts: Any) -> None:
         """Everything is loaded; the first step may begin."""
@@ -36,6 +40,7 @@ class Gate:
     def _send(self, **line: Any) -> None:
         self.out.write(json.dumps(line | {"peak": memory("VmHWM"), "now": memory("VmRSS")}) + "\n")
         self.out.flush()
+        self.libc.malloc_trim(0)
         if not sys.stdin.readline():  # the parent has seen enough
             os._exit(0)
         self.wall, self.cpu = time.perf_counter(), time.process_time()
@@ -75,8 +80,9 @@ class Side:
         """Let the child take a step; False once it has none left."""
         if self.ended:
             return False
-        self.process.stdin.write("go\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
+        with contextlib.suppress(BrokenPipeError):  # killed while it waited: reading tells
+            self.process.stdin.write("go\n")  # type: ignore[union-attr]
+            self.process.stdin.flush()  # type: ignore[union-attr]
         line = self._read()
         if line is not None:
             self.steps.append(line)
