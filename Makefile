@@ -10,10 +10,10 @@ quickstart: $(READY)  ## the main job on the embedded model: a few minutes on tw
 	$(BIN)/loraplug run recipes/quickstart.toml
 
 test: $(READY) lint  ## everything CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 fast: $(READY) lint  ## the tests that take no real model
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

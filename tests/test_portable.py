@@ -16,7 +16,8 @@ import pytest
 
 from command import ROOT, Cli
 
-SOURCES = sorted([*(ROOT / "loraplug").glob("**/*.py"), *(ROOT / "plugins").glob("**/*.py")])
+LINUX = ROOT / "plugins/loraplug_bugs/jail.py"  # a program of its own, started on Linux only
+SOURCES = sorted({*(ROOT / "loraplug").glob("**/*.py"), *(ROOT / "plugins").glob("**/*.py")} - {LINUX})
 POSIX_MODULES = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "posix", "crypt", "syslog"}
 POSIX_NAMES = {
     "fork", "forkpty", "killpg", "getuid", "geteuid", "getpgid", "setsid", "mkfifo", "nice", "wait3", "wait4", "uname",

@@ -235,7 +235,7 @@ class Sandbox:
         """The limit for which the jail ended the last command, or None."""
         killed: Killed | None = None
         if self._report.exists():
-            for line in self._report.read_text().splitlines():
+            for line in self._report.read_text(encoding="utf-8").splitlines():
                 told = json.loads(line)
                 self._gaps = tuple(told.get("gaps", self._gaps))
                 killed = told.get("killed", killed)

@@ -275,7 +275,7 @@ def serve(modules: Sequence[str], out: int) -> None:
     stale = any(in_tree(module) for module in list(sys.modules.values()))  # each job must read the tree's code itself
     if stale and modules:
         os.execv(sys.executable, [sys.executable, __file__, "serve", "[]", str(out)])  # noqa: S606
-    run = forked if hasattr(os, "fork") and not stale else fresh  # stale even so: pytest itself stands on the code
+    run = fresh if stale else forked  # stale even so: pytest itself stands on the code
     remember_distributions()
     gc.collect()
     gc.freeze()
@@ -304,7 +304,9 @@ def remember_distributions() -> None:
 
 
 def forked(job: Say) -> Say:
-    """A job in a child of this process."""
+    """A job in a child of this process, where there is fork."""
+    if sys.platform == "win32":
+        return fresh(job)
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -349,7 +351,7 @@ def read_until(pipe: int, deadline: float) -> tuple[bytes, bool]:
 
 def end_strays() -> None:
     """End what a job left behind, where this process and its first one are all that may be in the process table."""
-    if own_table():
+    if sys.platform != "win32" and own_table():
         for name in os.listdir("/proc"):  # noqa: PTH208
             if name.isdecimal() and name not in ("1", str(os.getpid())):
                 with contextlib.suppress(OSError):

@@ -77,7 +77,7 @@ def test_recipes_use_them(python: Path, recipe: Path, tmp_path: Path) -> None:
         subprocess.run([*git, "add", "-A"], check=True)
         subprocess.run([*git, "commit", "-q", "-m", f"Add the part number {number}"], check=True)
     text = recipe.read_text().replace('use = "jsonl"\npath = "rows.jsonl"', 'use = "git-log"\npath = "sources"')
-    text = text.replace('use = "merged"', 'use = "zip"').replace("max_steps = 4", "max_steps = 1")
+    text = text.replace('use = "merged"', 'use = "zip"').replace("max_steps = 4", "max_steps = 1\nbatch_size = 2")
     text = text.replace("max_length = 256", "max_length = 512")
     recipe.write_text(text)
     run(python, tmp_path, "loraplug", "run", recipe)
