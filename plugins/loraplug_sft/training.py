@@ -32,11 +32,14 @@ def train(
     held: Dataset | None,
 ) -> TrainingResult:
     """See `Trainer.train`. On further processes of one training the rows are None and come from the first."""
+    from logging import ERROR, getLogger
+
     from transformers import set_seed
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
     rows, held = world.same_rows(train_rows, held)
     lengths = [len(ids) for ids in rows["input_ids"]]
     tokens = _check_rows(options, run, model, rows, lengths)
