@@ -93,6 +93,8 @@ def read_task(data: object, number: int, *, numbered: bool, where: str) -> Task:
         raise Reject("unknown-shape", f"{where}: a task is a table, not {type(data).__name__}")
     fields = {str(key).lower(): value for key, value in data.items() if value is not None}
     own_id = fields.get("task_id", number if numbered else None)
+    if own_id is not None:
+        own_id = _whole(str(own_id), "task_id", where)
     source, bug, original = (_table(fields, key, where) for key in ("source", "bug", "original"))
     if source is not None and (bug is not None or original is not None):
         bug, original = bug or {}, original or {}
@@ -160,6 +162,7 @@ def clean_statement(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == '"':
         try:
             unquoted = json.loads(text, strict=False)
+            unquoted.encode()  # an escape may stand for half a surrogate pair, which is no text
         except (ValueError, RecursionError):
             pass  # a text that merely begins and ends with a quotation mark
         else:
@@ -183,6 +186,10 @@ def _text(fields: Mapping[str, Any], key: str, where: str) -> str:
     value = fields.get(key, "")
     if not isinstance(value, str):
         raise Reject("unknown-shape", f"{where}: {key} is {type(value).__name__}, not text")
+    return _whole(value, key, where)
+
+
+def _whole(value: str, key: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:

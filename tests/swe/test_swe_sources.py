@@ -14,6 +14,7 @@ from loraplug import InputError, Run, conversation, shape_of
 from loraplug_swe import loraplug_dataset_sources
 from loraplug_swe.options import parse_ids
 from loraplug_swe.places import open_place
+from loraplug_swe.rejects import Reject
 from loraplug_swe.swe import SweSource
 from loraplug_swe.synth import SweSynthSource
 from loraplug_swe.tasks import clean_statement, read_task
@@ -361,3 +362,12 @@ def test_every_shared_row_makes_a_row_or_a_reject(run: Run) -> None:
     assert len(rows(run, str(SHARED / "swe_bench_dup_rows.jsonl"))) == 2
     quoted = rows(run, str(SHARED / "swe_bench_pro_rows.jsonl"))
     assert not any(one["instruction"].startswith('"#') for one in quoted)
+
+
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands() -> None:
+    r"""`"\ud800"` is JSON but no text: a task of that name is a reject, in a quoted statement it stays as written."""
+    row = {"instance_id": "a__b-1", "patch": "diff", "problem_statement": '"\\ud800"', "task_id": "\ud800"}
+    with pytest.raises(Reject, match="half a surrogate pair"):
+        read_task(row, 0, numbered=False, where="x.json")
+    assert clean_statement('"\\ud800"') == '"\\ud800"'
+    assert clean_statement('"it\\nfails"') == "it\nfails"
