@@ -118,7 +118,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
                 )
             rows_at_once = f"{self.layout.most_rows} row{'s' * (self.layout.most_rows > 1)} at once"
             self.run.warn(f"out of memory at step {self.state.global_step + 1}; going on with {rows_at_once}")
-        if world > 1 and not self.sharded:
+        if world > 1:
             loss = self._sum_over_processes(loss)
         self.step_loss = float(loss)
         return loss
@@ -155,10 +155,9 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         """Cross-entropy in nats, summed over the trained tokens and divided by `num_items_in_batch`."""
         # trl counts accuracy and entropy over all processes here, which must then have equally many micro-batches
-        if self.fast and not self.sharded:
+        if self.fast:
             return kernel.label_loss(self.model, inputs, num_items_in_batch)
-        module = model if self.sharded else self.model
-        outputs = module(**inputs, use_cache=False, fused_lm_head=True)
+        outputs = self.model(**inputs, use_cache=False, fused_lm_head=True)
         return -outputs.log_probs.sum() / num_items_in_batch
 
     def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:

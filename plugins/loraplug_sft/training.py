@@ -62,6 +62,12 @@ def train(
         train_dataset=rows,
         plus_ratio=options.lora.plus_ratio,
     )
+    if trainer.sharded:  # the steps add up whole gradients; shards would stay apart, and nobody would notice
+        raise InputError(
+            "FSDP and DeepSpeed, which spread one model over devices, are not supported",
+            where="accelerate's config",
+            todo="take plain data parallelism (`accelerate launch --multi_gpu`), with bits = 4 where memory is short",
+        )
     watcher = Watcher(
         run,
         trainer,
@@ -77,7 +83,7 @@ def train(
 
 def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> TrainingResult:
     run, trainer, held = watcher.run, watcher.trainer, watcher.held
-    probes = measure.prompts(held or trainer.train_dataset, 0 if trainer.sharded else options.samples)
+    probes = measure.prompts(held or trainer.train_dataset, options.samples)
     start = {name: parameter.detach().clone() for name, parameter in trainer.trained.items()}
     before = _measured_before(watcher, tokenizer, probes)
     kept = world.from_first(watcher.checkpoints.latest() if watcher.leads else None)

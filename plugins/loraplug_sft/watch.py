@@ -164,11 +164,11 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def _write(self) -> None:
         self.saved = (self.trainer.state.global_step, time.perf_counter())
-        if self.leads and not self.trainer.sharded:
+        if self.leads:
             self.checkpoints.save(self.trainer.checkpoint(self.facts()))
 
     def _save_interrupted(self) -> None:
-        if not self.leads or self.trainer.sharded:
+        if not self.leads:
             return
         step = self.trainer.state.global_step
         if step != self.saved[0]:
