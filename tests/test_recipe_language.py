@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,24 @@ def test_a_name_that_only_looks_alike_is_no_secret(recipe: Path, monkeypatch: py
     recipe.write_text(recipe.read_text().replace('"rows.jsonl"', f'"${{{name}}}.jsonl"'))
     monkeypatch.setenv(name, "value")
     assert read(recipe).dataset.path.name == "value.jsonl"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("setting", ["run_name=a\udcff", "trainer.lora.rank_pattern.a\udcff=1"])
+def test_bytes_that_are_no_text_are_refused(recipe: Path, setting: str) -> None:
+    """What cannot be written into a lock file is refused before anything runs; found by fuzz."""
+    with pytest.raises(InputError, match="not UTF-8: the byte 0xff"):
+        read(recipe, setting)
+
+
+def test_a_recipe_in_a_folder_whose_name_is_no_text_is_refused(recipe: Path, tmp_path: Path) -> None:
+    """Its place is written into the lock file."""
+    if os.name == "nt" or sys.platform == "darwin":
+        pytest.skip("here every name of a folder is text")
+    moved = tmp_path / "a\udcff" / "recipe.toml"
+    moved.parent.mkdir()
+    moved.write_bytes(recipe.read_bytes())
+    with pytest.raises(InputError, match="not UTF-8"):
+        read(moved)
 
 
 def test_a_lock_file_is_not_expanded(recipe: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -25,7 +26,8 @@ class Span:
     definition: int
 
 
-def python_functions(text: str) -> list[Span]:
+@lru_cache(maxsize=16)  # an answer is tried many ways on one text
+def python_functions(text: str) -> tuple[Span, ...]:
     """All functions in the order of the text; of several of one name (overloads, redefinitions) the last has the name.
 
     Raises:
@@ -40,7 +42,7 @@ def python_functions(text: str) -> list[Span]:
         found[name] = Span(
             name, start, node.end_lineno or node.lineno, line[: len(line) - len(line.lstrip())], node.lineno - 1
         )
-    return list(found.values())
+    return tuple(found.values())
 
 
 def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from loraplug import LoraplugError
-from loraplug_bugs.functions import Span, python_functions
+from loraplug_bugs.functions import python_functions
 from loraplug_bugs.language import Failure, Mutation, Outcome, Survey
 from loraplug_bugs.sandbox import Sandbox, end
 
@@ -47,9 +47,7 @@ class Python:
             or any(part in ("test", "tests", "testing") for part in parts[:-1])
         )
 
-    def functions(self, text: str) -> Sequence[Span]:
-        """See `python_functions`."""
-        return python_functions(text)
+    functions = staticmethod(python_functions)
 
     def mutations(self, text: str) -> Sequence[Mutation]:
         """See `python_mutations`."""

@@ -61,8 +61,8 @@ class SweBugsSource(DatasetSource):
         Literal["function", "file", "none"], Doc("what of the code the instruction shows beside what failed")
     ] = "function"
     edit: Annotated[
-        Literal["diff", "search-replace", "function"],
-        Doc("the answer: a unified diff, search/replace blocks, or the whole corrected function"),
+        Literal["diff", "search-replace", "lines", "function"],
+        Doc("the answer: a unified diff, search/replace blocks, numbered lines, or the whole corrected function"),
     ] = "search-replace"
     tasks_out: Annotated[
         Path | None, Doc("folder for the tasks, task_<n>.json, as swe-synth and swe read them; by default in the run's")

@@ -15,6 +15,7 @@ is thrown away; answers go to a copy of stdout that tests do not know.
 from __future__ import annotations
 
 import ast
+import builtins
 import contextlib
 import gc
 import importlib
@@ -180,9 +181,16 @@ def sides(
 
 
 def ordered(sources: Sequence[ast.expr], pair: tuple[str, str]) -> tuple[str, str]:
-    """(expected, actual): what was expected is the side written without calls or attributes, else the right one."""
-    made = [any(isinstance(node, ast.Call | ast.Attribute) for node in ast.walk(one)) for one in sources]
+    """(expected, actual): what was expected is the side written out, as `{1}` or `set([1])` is, else the right one."""
+    made = [any(map(computes, ast.walk(one))) for one in sources]
     return (pair[0], pair[1]) if made == [False, True] else (pair[1], pair[0])
+
+
+def computes(node: ast.AST) -> bool:
+    """Whether a value comes from elsewhere; a call of a builtin type writes one out."""
+    if isinstance(node, ast.Call):
+        return not (isinstance(node.func, ast.Name) and isinstance(getattr(builtins, node.func.id, None), type))
+    return isinstance(node, ast.Attribute)
 
 
 class _Repr(reprlib.Repr):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loraplug_sft.kernel_block import Block, Unsupported
+from loraplug_sft.kernel_block import DTYPES, Block, Unsupported
 from loraplug_sft.kernel_math import product, rms, rms_backward
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -74,19 +74,23 @@ class _FastLoss:
         trained = self.head.weight.requires_grad or self.backbone.norm.weight.requires_grad
         if type(self.head) is not torch.nn.Linear or self.head.bias is not None or trained:
             raise Unsupported("the output layer is trained (or the norm before it), quantised or has a bias")
-        if self.head.weight.dtype != torch.float32:
-            raise Unsupported(f"it computes in float32, the model in {self.head.weight.dtype}")
+        if self.head.weight.dtype not in DTYPES:
+            raise Unsupported(f"it computes in float32 or bfloat16, the model in {self.head.weight.dtype}")
         if self.backbone.rotary_emb.rope_type not in _ROPES:
             raise Unsupported(f"rope of type {self.backbone.rotary_emb.rope_type}")
         self.blocks = [Block(layer, model.active_adapter) for layer in self.backbone.layers]
 
-    def __call__(self, count: Tensor | float, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
+    def __call__(self, *given: Any, **inputs: Any) -> Tensor:
+        with torch.autocast("cpu", enabled=False):  # it chooses itself what is computed in what
+            return self._loss(*given, **inputs)
+
+    def _loss(self, count: Tensor | float, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
         mask, places = inputs.get("attention_mask"), inputs.get("position_ids")
         real = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
         starts = [0, *real.sum(1).cumsum(0).tolist()[:-1]]
         if mask is None and places is not None:
             starts = (places[real] == 0).nonzero().flatten().tolist()
-        x = self.backbone.embed_tokens(input_ids)[real]  # (tokens, hidden)
+        x = self.backbone.embed_tokens(input_ids)[real].float()  # (tokens, hidden)
         bounds = [*starts, len(x)]
         targets = torch.cat([labels[real][1:], labels.new_full((1,), _IGNORED)])
         targets[torch.tensor(bounds[1:]) - 1] = _IGNORED  # the last token of a row predicts nothing

@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from loraplug_sft.kernel_math import attend, attend_backward, product, rms, rms_backward, turn_
 
+DTYPES = (torch.float32, torch.bfloat16)
+
 
 class Unsupported(Exception):  # noqa: N818 - a reason, not a failure
     """Why a model cannot take the fast path, for the user to read."""
@@ -45,18 +47,21 @@ class _Linear:
             raise Unsupported(f"a layer is a {type(self.base).__name__}")
         if any(parameter.requires_grad for parameter in self.base.parameters()):
             raise Unsupported("layers are trained whole")
-        parts = (*self.adapter, self.base.bias, None if self.packed else self.base.weight)
-        if any(part is not None and part.dtype != torch.float32 for part in parts):
-            raise Unsupported("it computes in float32, and not all of the model is")
+        if any(part.dtype != torch.float32 for part in self.adapter):
+            raise Unsupported("adapters are not in float32")
+        self.dtype = (self.base.compute_dtype or torch.float32) if self.packed else self.base.weight.dtype
+        biases = {self.dtype} if self.base.bias is None else {self.dtype, self.base.bias.dtype}
+        if len(biases) > 1 or self.dtype not in DTYPES:
+            raise Unsupported("it computes in float32 or bfloat16, and a layer is neither, or of two minds")
 
     @property
     def weight(self) -> Tensor:
-        """(out, in), float32; made anew where it is stored in 4 bits."""
+        """(out, in), float32 or bfloat16; made anew where it is stored in 4 bits."""
         if not self.packed:
             return self.base.weight
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(self.base.weight, self.base.weight.quant_state).float()
+        return dequantize_4bit(self.base.weight, self.base.weight.quant_state).to(self.dtype)
 
 
 class _Group:

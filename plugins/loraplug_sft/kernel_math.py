@@ -1,4 +1,8 @@
-"""Products, norms and turns of the fast path, with their backward; float32, the first axis is tokens."""
+"""Products, norms and turns of the fast path, with their backward; float32, the first axis is tokens.
+
+Weights may be bfloat16: then products take bfloat16 inputs, add up in float32 and give float32, as Micikevicius et al.
+(2018) train in mixed precision; everything between products stays float32.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,15 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·weightᵀ + bias; `weight` may be a transposed view. oneDNN is a tenth to a half quicker than torch's BLAS."""
+    """x·weightᵀ + bias in float32; `weight` may be a transposed view, and bfloat16.
+
+    oneDNN is a tenth to a half quicker than torch's BLAS.
+    """
+    x = x.to(weight.dtype)
     if _ONEDNN:
         with suppress(RuntimeError):  # where memory has no room for the code it writes, BLAS may still find some
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return functional.linear(x, weight, bias)
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "").float()
+    return functional.linear(x, weight, bias).float()
 
 
 def _root(x: Tensor, norm: Any) -> Tensor:

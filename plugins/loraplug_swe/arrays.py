@@ -68,6 +68,10 @@ def json_entries(path: Path) -> Iterator[tuple[str, Any]]:
                             f"not JSON behind entry {index - 1}: {error}", where=path, todo="mend the file"
                         ) from None
                     break
+                except ValueError as error:  # a number of 5,000 digits
+                    raise InputError(
+                        f"entry {index} cannot be read: {error}", where=path, todo="mend the file"
+                    ) from None
                 if not ended and not isinstance(value, dict | list | str) and len(text) - end < _LONGEST_NUMBER:
                     break  # a number might go on
                 yield f"{path.name}, entry {index}", value

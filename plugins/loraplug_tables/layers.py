@@ -53,6 +53,7 @@ class Layers:
         """
         if file in below:
             raise InputError("extends itself", where=file, todo="take one `extends` out of the circle")
+        _check_text(str(file), f"the recipe's path {file}")
         table = _parsed(file, below)
         bases = table.pop("extends", [])
         for base in bases if isinstance(bases, list) else [bases]:
@@ -79,6 +80,8 @@ class Layers:
         self._record(value, origin, place)
 
     def _record(self, value: Any, origin: Origin, place: Place) -> None:
+        for text in (place[-1] if place else "", value):
+            _check_text(text, f"{dotted(place)}, by {origin.label}")
         self.origins[place] = origin
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         for key, item in items:
@@ -174,6 +177,7 @@ class Layers:
             origin = self.origin(here)
             if option.is_path and isinstance(value, str) and origin is not None:
                 table[option.name] = absolute(value, origin.folder, sure=option.is_path is True)
+                _check_text(table[option.name], f"{dotted(here)}, the path it comes to")
             elif option.nested is not None and value is not None:
                 table[option.name] = self.located(option.nested, value, here)
         return table
@@ -187,6 +191,15 @@ def absolute(value: str, folder: Path, sure: bool = True) -> str:
     path = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))  # noqa: PTH100, PTH111, PTH118
     looks = value.startswith((".", "/", "~")) or value.endswith(".gguf")
     return path if sure or looks or os.path.exists(path) else value  # noqa: PTH110
+
+
+def _check_text(value: Any, where: str) -> None:
+    """Refuse what the command line, the environment or a folder's name hold of bytes that are not UTF-8."""
+    if isinstance(value, str) and (wrong := re.search("[\ud800-\udfff]", value)):
+        byte = ord(wrong[0]) - 0xDC00
+        told = f"the byte 0x{byte:02x}" if 0x80 <= byte <= 0xFF else "half a surrogate pair"
+        raise InputError(f"not UTF-8: {told} in it", where=where.encode("utf-8", "backslashreplace").decode(),
+                         todo="write it in UTF-8, or choose another name")  # fmt: skip
 
 
 def dotted(place: Place) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug_bugs.edits import Applied, Format, Refused, apply, render, unified_diff
+from loraplug_bugs import functions
+from loraplug_bugs.edits import Applied, Format, Refused, apply, numbered, render, unified_diff
 from loraplug_bugs.functions import dedented, indented, python_functions
 
 FORMATS = get_args(Format)
@@ -88,6 +90,27 @@ def test_any_texts_round_trip_as_diff_and_blocks(old: str, new: str) -> None:
         assert apply(answer, {"a.txt": old}, "search-replace") == Applied({"a.txt": new})
 
 
+_body = st.lists(st.sampled_from(["x", "    y", "", "3|4", "7-", "\t", "''"]), max_size=8)
+
+
+@given(_body, _body, st.sampled_from(["", "    "]))
+def test_any_function_round_trips_as_numbered_lines(old: list[str], new: list[str], indent: str) -> None:
+    """Whatever changes below the def line, at any depth; the target may be named or not."""
+    old, new = (
+        [f"{indent}def f():", *(f"{indent}    {line}" if line else "" for line in body), f"{indent}    return , "]
+        for body in (old, new)
+    )
+    head = ["class C:"] if indent else ["c = 1"]
+    texts = ["\n".join([*head, *body, "d = 2", ""]) for body in (old, new)]
+    if old == new:
+        return
+    span = functions.Span("f", 1, 1 + len(old), indent, 1)
+    find = {texts[0]: [span], texts[1]: [evolve(span, stop=1 + len(new))]}.__getitem__
+    for target in (("p.py", "f"), None):
+        answer = render("p.py", texts[0], texts[1], "lines", find, target)
+        assert apply(answer, {"p.py": texts[0]}, "lines", ("p.py", "f"), find) == Applied({"p.py": texts[1]})
+
+
 @given(_texts, _texts)
 def test_git_takes_the_diffs(tmp_path_factory: pytest.TempPathFactory, old: str, new: str) -> None:
     """Our diffs are git's: the same change applies with git apply, also without a last line feed."""
@@ -142,11 +165,29 @@ def test_refusals_have_reasons() -> None:
     assert reason("@@ -1,2 +1,2 @@\n-nowhere\n+x\n") == "not-found"
     assert reason("--- a/z.py\n+++ b/z.py\n@@ -1 +1 @@\n-a\n+b\n") == "unknown-file"
     assert reason("@@ -1,0 +1,1 @@\n+x\n") == "no-edit"
+    count = ("p.py", "count")
+    assert reason("line 3 is wrong", "lines", target=count) == "no-edit"
+    assert reason("3|    return 0", "lines") == "unknown-function"
+    assert reason("3|    return 0", "lines", target=("p.py", "total")) == "unknown-function"
+    assert reason("9|    return 0", "lines", target=count) == "not-found"
+    assert reason("3|    return len(items)", "lines", target=count) == "no-change"
     assert reason("def count(items):\n    return (", "function") == "syntax"
     assert reason("def total(items):\n    return 1", "function") == "unknown-function"
     assert reason("def count(items):\n    return 1", "function") == "ambiguous"
     assert reason("def count(items):\n    return 1", "function", target=("p.py", "Pager.last")) == "unknown-function"
     assert reason("def last(self): pass", "function", files={"p.py": "x = 1\n"}) == "unknown-function"
+
+
+def test_numbered_lines_say_more_than_one_change() -> None:
+    """A number twice makes two lines of one, a number with a dash takes its line away; numbers are those shown."""
+    assert numbered("def count(items):\n    # how many\n") == "1|def count(items):\n2|    # how many\n"
+    answer = "The fix:\n2-\n3|    items = list(items)\n3|    return sum(items)\nThat is all."
+    wanted = OLD.replace("    # how many\n", "").replace(
+        "return len(items)", "items = list(items)\n    return sum(items)"
+    )
+    assert apply(answer, {"p.py": OLD}, None, ("p.py", "count")) == Applied({"p.py": wanted})
+    answer = render("p.py", OLD, COUNT, "lines", target=("p.py", "Pager.count"))
+    assert answer == "2|    return len(self.items) // max(1, self.size)\n"
 
 
 def test_the_function_in_question_decides_between_equal_places() -> None:
@@ -188,8 +229,12 @@ def test_several_files_in_one_answer() -> None:
 
 def test_a_change_outside_functions_has_no_function_answer() -> None:
     """Such a change cannot be rendered, and neither can none."""
-    with pytest.raises(ValueError, match="not inside"):
-        render("p.py", OLD, OLD.replace('"""Pages."""', '"""Page."""'), "function")
+    outside = OLD.replace('"""Pages."""', '"""Page."""')
+    for form, target in (("function", None), ("lines", None), ("lines", ("p.py", "count"))):
+        with pytest.raises(ValueError, match="not inside"):
+            render("p.py", OLD, outside, form, target=target)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no function total"):
+        render("p.py", OLD, COUNT, "lines", target=("p.py", "total"))
     for form in FORMATS:
         with pytest.raises(ValueError, match="nothing differs"):
             render("p.py", OLD, OLD, form)

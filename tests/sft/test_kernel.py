@@ -280,10 +280,10 @@ def test_steps_aside_for_models(family, options, reason):
 
 
 def test_steps_aside_for_other_precisions():
-    """bfloat16 is left to the plain path."""
+    """float16 is left to the plain path."""
     from loraplug_sft import kernel
 
-    done, sentence = kernel.install(adapted(tiny("llama").to(torch.bfloat16)))
+    done, sentence = kernel.install(adapted(tiny("llama").to(torch.float16)))
     assert not done
     assert "float32" in sentence
 
@@ -299,3 +299,29 @@ def test_a_row_of_one_token():
     batch["labels"][0, 1:] = -100
     assert kernel.label_loss(model, {name: part[:1, :1] for name, part in batch.items()}).item() == 0
     assert kernel.label_loss(model, batch).item() == pytest.approx(plain_loss(model, batch).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bfloat16_only_products_are_rounded(family: str) -> None:
+    """With weights in bfloat16 loss and gradients are nearer to float32's than the plain path's in bfloat16."""
+    from loraplug_sft import kernel
+
+    exact, batch = adapted(tiny(family)), made_batch()
+    wanted = plain_loss(exact, batch)
+    by_exact = gradients(exact, wanted)
+    model = adapted(tiny(family).bfloat16())
+    plain = plain_loss(model, batch).float()
+    by_plain = gradients(model, plain)
+    done, sentence = kernel.install(model)
+    assert done, sentence
+    loss = kernel.label_loss(model, batch)
+    by_fast = gradients(model, loss)
+    assert loss.dtype == torch.float32
+    assert abs(loss - wanted) < max(2e-3 * wanted, abs(plain - wanted))
+
+    def off(found: dict[str, Any]) -> float:
+        pairs = [(found[name].float(), by_exact[name]) for name in by_exact]
+        return float(sum((a - b).norm() ** 2 for a, b in pairs) / sum(b.norm() ** 2 for _, b in pairs)) ** 0.5
+
+    assert all(gradient.dtype == torch.float32 for gradient in by_fast.values())
+    assert off(by_fast) < min(0.05, 1.05 * off(by_plain))

@@ -117,6 +117,7 @@ def test_json_arrays_are_streamed_truly(
         ("t.json", "7", "not a JSON array"),
         ("t.json", "[{} {}]", "no comma"),
         ("t.json", "[] x", "follows"),
+        pytest.param("t.json", f"[{'1' * 5000}]", "cannot be read", id="a number of 5,000 digits"),
         ("t.txt", "x", "known: .json"),
         ("t.parquet", "x", "parquet"),
         ("t.jsonl", "nonsense", "1 bad-json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from attrs import frozen
 
@@ -176,10 +176,10 @@ def by_commit(tasks: Sequence[Task]) -> Iterator[Task]:
 
 
 def _format(name: str) -> Format:
-    for known in ("diff", "search-replace", "function"):
+    for known in get_args(Format):
         if name == known:
             return known
-    raise InputError(f"no format {name!r}", todo="known: diff, search-replace, function")
+    raise InputError(f"no format {name!r}", todo=f"known: {', '.join(get_args(Format))}")
 
 
 def _context(name: str) -> Context:

@@ -19,7 +19,8 @@ OWN = "its own"
 @click.option("--answers", type=click.Path(path_type=Path), help="Judge these {task_id, answer} lines; needs no MODEL.")
 @click.option("--base", is_flag=False, flag_value=OWN, metavar="[MODEL]",
               help="Answer with the base too: an adapter's own, or this one.")  # fmt: skip
-@click.option("--edit", type=click.Choice(["diff", "search-replace", "function"]), help="Format of the answers.")
+@click.option("--edit", type=click.Choice(["diff", "search-replace", "lines", "function"]),
+              help="Format of the answers.")  # fmt: skip
 @click.option("--context", type=click.Choice(["function", "file", "none"]), help="What of the code the model is shown.")
 @click.option("--ids", metavar="0-99,205", help="Only the tasks of these numbers.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many tasks, drawn by the seed.")
