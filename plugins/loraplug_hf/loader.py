@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,7 +68,6 @@ class TransformersModel(ModelLoader):
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        getLogger("bitsandbytes").setLevel("ERROR")  # peft imports it; it misses an optional kernel package, loudly
         dtype = self.torch_dtype()
         options: dict[str, Any] = {}
         if quantization is not None:

@@ -129,6 +129,9 @@ class Sft(Trainer):
         validation: Dataset | None,
     ) -> TrainingResult:
         """Train, going on from the newest whole checkpoint; leave the adapter in `run.folder / "adapter"`."""
+        from logging import ERROR, getLogger
+
+        getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
         from loraplug_sft.training import train as train_adapters
 
         return train_adapters(self, run, model, tokenizer, train, validation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
@@ -32,14 +33,11 @@ def train(
     held: Dataset | None,
 ) -> TrainingResult:
     """See `Trainer.train`. On further processes of one training the rows are None and come from the first."""
-    from logging import ERROR, getLogger
-
     from transformers import set_seed
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
     rows, held = world.same_rows(train_rows, held)
     lengths = [len(ids) for ids in rows["input_ids"]]
     tokens = _check_rows(options, run, model, rows, lengths)
@@ -49,7 +47,7 @@ def train(
     )
     adapted = options.lora.attach(model)
     fast, said = kernel.install(adapted) if options.kernel == "auto" else (False, "plain kernel, as asked")
-    run.say(said)
+    run.say(said + _machine(model))
     layout = _layout(options, run, adapted, lengths, fast)
     trainer = LoraTrainer(
         run,
@@ -223,6 +221,15 @@ def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layou
         disable_tqdm=True,
         log_level="error",
     )
+
+
+def _machine(model: PreTrainedModel) -> str:
+    """What of the machine a training on the CPU uses; `loraplug` sets the policy where the user has not."""
+    if model.device.type != "cpu":
+        return ""
+    import torch
+
+    return f"; {torch.get_num_threads()} threads, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'not set')}"
 
 
 def _save(run: Run, trainer: Any, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -41,7 +41,7 @@ def coverage_guided(name: str, minutes: float, counts: Counter[str]) -> None:
         for module in GUIDED:
             import_module(module)
 
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    folder, kept = Path(tempfile.mkdtemp(prefix="fuzz-")), tempfile.mkdtemp(prefix="found-")
     os.chdir(folder)
 
     @settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))
@@ -52,9 +52,9 @@ def coverage_guided(name: str, minutes: float, counts: Counter[str]) -> None:
         if counts["tried"] % 500 == 0:
             print(name, dict(counts), flush=True)
 
-    atheris.Setup(
-        [sys.argv[0], f"-max_total_time={int(minutes * 60)}", "-timeout=60"], attempt.hypothesis.fuzz_one_input
-    )
+    # a busy machine is no hang, so an input has ten minutes; what breaks is kept outside the folder that is watched
+    limits = [f"-max_total_time={int(minutes * 60)}", "-timeout=600", f"-artifact_prefix={kept}{os.sep}"]
+    atheris.Setup([sys.argv[0], *limits], attempt.hypothesis.fuzz_one_input)
     atheris.Fuzz()
 
 
