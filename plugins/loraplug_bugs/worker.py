@@ -247,6 +247,8 @@ def answer(out: int, told: Say) -> None:
 
 def main() -> None:
     """See the module."""
+    # `python FILE` puts the file's folder first, where code under test that has an `options` would find ours
+    sys.path[:] = [place for place in sys.path if place != str(Path(__file__).parent)]
     mode, *arguments = sys.argv[1:]
     if mode == "serve":
         out = int(arguments[1]) if len(arguments) > 1 else keep_stdout()

@@ -282,6 +282,20 @@ def test_other_sources_read_the_tasks(made: tuple[Any, Path, Run], repository: P
         assert apply(row["response"], {"sums.py": buggy(task)}, "diff") == Applied({"sums.py": CODE})
 
 
+def test_our_modules_hide_none_of_the_code(tmp_path: Path) -> None:
+    """Code under test that has modules named as our own files are finds its own, in every way its tests are run."""
+    code = tmp_path / "own"
+    (code / "tests").mkdir(parents=True)
+    names = ("options", "telling", "worker")
+    for number, name in enumerate(names):
+        (code / f"{name}.py").write_text(f"def add(n):\n    if n < 0:\n        return 0\n    return n + {number}\n")
+    tests = [f"import {name}\n\n\ndef test_{name}():\n    assert {name}.add(2) == {number + 2}\n"
+             for number, name in enumerate(names)]  # fmt: skip
+    (code / "tests" / "test_own.py").write_text("\n\n".join(tests))
+    made = list(SweBugsSource(str(code), count=50, per_function=5, workers=1).rows(run_in(tmp_path)))
+    assert {row["group"][1] for row in made} == {f"{name}.py::add" for name in names}
+
+
 def test_a_gap_in_the_isolation_is_told(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system refuses namespaces, the run says which of them; the tests run all the same."""
     from loraplug_bugs import sandbox
