@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bugs_helpers import CLAMP_AND_MEAN
 
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
 from loraplug_bugs.edits import Applied, apply
@@ -24,30 +25,13 @@ from loraplug_bugs.stage import stage
 from loraplug_bugs.statement import problem_statement
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_package"
-CODE = '''\
+CODE = f'''\
 """Small sums."""
 
 _seen = []
 
 
-def clamp(value, low=0, high=10):
-    """Keep a value between two bounds."""
-    if value < low:
-        return low
-    if value > high:
-        return high
-    return value
-
-
-def mean(values):
-    """The mean, 0 of nothing."""
-    if not values:
-        return 0
-    total = 0
-    for value in values:
-        total += value
-    return total / len(values)
-
+{CLAMP_AND_MEAN}
 
 def remember(value):
     """All that was said."""
