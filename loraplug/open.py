@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
 from loraplug.components import Exporter, ModelLoader, Quantizer
-from loraplug.errors import InputError
+from loraplug.context import Run
+from loraplug.errors import InputError, LoraplugError
 from loraplug.registry import Registry
 
 LOCK, ADAPTER = "recipe.lock.toml", "adapter_config.json"
@@ -20,6 +22,37 @@ class Opened:
     loader: ModelLoader
     quantizer: Quantizer | None = None
     adapter: Path | None = None
+
+    def load(self, run: Run, where: object) -> tuple[Any, Any]:
+        """Model and tokenizer; with an adapter a `PeftModel` in evaluation mode, and the tokenizer saved with it.
+
+        Args:
+            where: the model as the user named it; errors name it.
+
+        Raises:
+            InputError: the base is missing, or the adapter is broken or of another shape.
+        """
+        from transformers import AutoTokenizer
+        from transformers.utils import logging
+
+        from loraplug_adapters.load import put_on, tensor_names
+
+        logging.set_verbosity_error()
+        folder = self.adapter
+        if folder is None:
+            return self.loader.load_model(run, self.quantizer), self.loader.load_tokenizer(run)
+        names = tensor_names(folder)
+        try:
+            model = self.loader.load_model(run, self.quantizer)
+            if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # with the training's template
+            else:
+                tokenizer = self.loader.load_tokenizer(run)
+        except LoraplugError as error:
+            todo = f"{error.todo}; or name another place of the same base with --base"
+            what = f"its base cannot be loaded: {error.where}: {error.what}"
+            raise type(error)(what, where=where, todo=todo) from error
+        return put_on(model, folder, names), tokenizer
 
 
 def open_model(model: str | Path, registry: Registry, base: str | None = None) -> Opened:

@@ -1,6 +1,7 @@
 """Runs pytest for `loraplug_bugs.python`, inside the sandbox and under the Python the tests want.
 
-A program, not a module: it imports nothing but the standard library, pytest and (to survey) coverage.
+A program, not a module: it imports nothing but the standard library, pytest, (to survey) coverage, and by its path
+`telling.py`, which tells how tests ended.
 
     worker.py survey ARGUMENTS…   the whole suite, with the tests that run each line
     worker.py plain ARGUMENTS…    the whole suite
@@ -14,95 +15,46 @@ is thrown away; answers go to a copy of stdout that tests do not know.
 
 from __future__ import annotations
 
-import ast
-import builtins
 import contextlib
 import gc
 import importlib
 import json
-import linecache
 import os
-import re
-import reprlib
 import select
 import signal
 import subprocess
 import sys
 import time
-import traceback
-import unittest
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-TREE = str(Path.cwd())
 ALWAYS = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cov", "-o", "addopts=",
           "-W", "ignore"]  # fmt: skip
 MANY = 40  # from so many ids on, whole files are collected and filtered
-LONG = 400  # characters of a value or a message
 Say = dict[str, Any]
 
 
-class Watch:
-    """A pytest plugin: what was collected, how each test ended, and why."""
-
-    def __init__(self, wanted: Sequence[str] | None = None, coverage: Any = None) -> None:
-        self.wanted = None if wanted is None else set(wanted)
-        self.coverage = coverage
-        self.seconds: dict[str, float] = {}
-        self.outcomes: dict[str, str] = {}
-        self.failures: list[Say] = []
-        self.broken: list[str] = []
-        self.compared: tuple[str, str, str] | None = None
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave only the tests asked for."""
-        if self.wanted is not None:
-            items[:] = [item for item in items if item.nodeid in self.wanted]
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A module that cannot be imported."""
-        if report.failed:
-            self.broken.append(f"{report.nodeid}: {report.longreprtext[-LONG:]}")
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Tell coverage which test runs."""
-        if self.coverage is not None:
-            self.coverage.switch_context(item.nodeid)
-        self.compared = None
-        begun = time.perf_counter()
-        try:
-            return (yield)
-        finally:
-            self.seconds[item.nodeid] = time.perf_counter() - begun
-            if self.coverage is not None:
-                self.coverage.switch_context("")
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_assertrepr_compare(self, op: str, left: object, right: object) -> None:
-        """Remember what an assert compared, for `expected` and `actual`."""
-        self.compared = (op, shown(left), shown(right))
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-        """Keep the worst outcome of a test's phases, and the first failure."""
-        report: Any = yield
-        if report.failed:
-            if self.outcomes.get(item.nodeid) != "failed" and call.excinfo is not None:
-                self.failures.append(explain(item.nodeid, call.excinfo.value, self.compared))
-            self.outcomes[item.nodeid] = "failed"
-        elif report.when == "call" or report.skipped:
-            self.outcomes.setdefault(item.nodeid, "skipped" if report.skipped else report.outcome)
-        return report  # type: ignore[no-any-return]
+def beside(file: str) -> Any:
+    """The module in a file of this folder: not one of `sys.modules`, where the tests could meet it."""
+    spec: Any = util.spec_from_file_location(f"loraplug_bugs_{file.removesuffix('.py')}", Path(__file__).parent / file)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def run_pytest(arguments: Sequence[str], watch: Watch) -> int:
+if TYPE_CHECKING:
+    from loraplug_bugs import telling
+else:
+    telling = beside("telling.py")
+
+
+def run_pytest(arguments: Sequence[str], watch: telling.Watch) -> int:
     """One session of pytest in this process."""
     return int(pytest.main([*ALWAYS, *arguments], plugins=[watch]))
 
@@ -114,115 +66,13 @@ def run_tests(job: Say) -> Say:
         places, wanted = list(dict.fromkeys(test.split("::")[0] for test in tests)), tests
     else:
         places, wanted = tests, None
-    watch = Watch(wanted)
+    watch = telling.Watch(wanted)
     code = run_pytest([*job["arguments"], f"--maxfail={job['stop_after']}", *places], watch)
     if watch.broken or code not in (0, 1, 2) or not watch.outcomes:
         return {"verdict": "broken", "detail": watch.broken[:1] or [f"pytest ended with {code}"]}
     if not watch.failures and (idle := [test for test in tests if watch.outcomes.get(test) != "passed"]):
         return {"verdict": "broken", "detail": [f"{idle[0]} did not run, or was skipped"]}
     return {"verdict": "failed" if watch.failures else "passed", "failures": watch.failures}
-
-
-# why a test failed
-
-
-def explain(test: str, error: BaseException, compared: tuple[str, str, str] | None) -> Say:
-    """A failure as a `Failure` of `loraplug_bugs.language`."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    trace = [
-        (relative(frame.f_code.co_filename), line, frame.f_code.co_name,
-         linecache.getline(frame.f_code.co_filename, line).strip()[:200])
-        for frame, line in frames
-        if frame.f_code.co_filename.startswith(TREE + os.sep)
-    ]  # fmt: skip
-    told: Say = {"test": test, "error": type(error).__name__, "message": clean(str(error))[:LONG], "trace": trace,
-                 "check": "", "expected": "", "actual": ""}  # fmt: skip
-    if trace:
-        place = next(one for one in reversed(trace) if one[0] == trace[0][0])  # the last one in the test's own file
-        statement = statement_at(str(Path(TREE, place[0])), place[1])
-        told["check"] = ast.unparse(statement)[:LONG] if statement is not None else place[3]
-        told["expected"], told["actual"] = sides(statement, error, frames, compared if place == trace[-1] else None)
-    return told
-
-
-def statement_at(path: str, line: int) -> ast.stmt | None:
-    """The innermost statement on a line of a file; of a compound one nothing."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(path)))
-    except SyntaxError:
-        return None
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)
-             and node.lineno <= line <= (node.end_lineno or node.lineno) and not hasattr(node, "body")]  # fmt: skip
-    return min(found, key=lambda node: (node.end_lineno or node.lineno) - node.lineno, default=None)
-
-
-def sides(
-    statement: ast.stmt | None,
-    error: BaseException,
-    frames: Sequence[tuple[FrameType, int]],
-    compared: tuple[str, str, str] | None,
-) -> tuple[str, str]:
-    """What a failed check expected and what it got, as text; empty where it cannot be told."""
-    if not isinstance(error, AssertionError | pytest.fail.Exception):
-        return "", f"{type(error).__name__}: {clean(str(error))[:LONG]}"
-    asserting = next((frame for frame, _ in frames if frame.f_code.co_filename == unittest.case.__file__
-                      and {"first", "second"} <= frame.f_locals.keys()), None)  # fmt: skip
-    if asserting is not None:
-        call = getattr(statement, "value", None)
-        arguments = call.args[:2] if isinstance(call, ast.Call) else []
-        pair = shown(asserting.f_locals["first"]), shown(asserting.f_locals["second"])
-        return ordered(arguments, pair) if asserting.f_code.co_name == "assertEqual" else ("", "")
-    if (match := re.match(r"DID NOT RAISE (.+)|(\S+) not raised", str(error))) is not None:
-        return (match[1] or match[2])[:LONG], "no exception"
-    test = statement.test if isinstance(statement, ast.Assert) else None
-    if compared is not None and compared[0] == "==" and isinstance(test, ast.Compare) and len(test.ops) == 1:
-        return ordered([test.left, test.comparators[0]], compared[1:])
-    return "", ""
-
-
-def ordered(sources: Sequence[ast.expr], pair: tuple[str, str]) -> tuple[str, str]:
-    """(expected, actual): what was expected is the side written out, as `{1}` or `set([1])` is, else the right one."""
-    made = [any(map(computes, ast.walk(one))) for one in sources]
-    return (pair[0], pair[1]) if made == [False, True] else (pair[1], pair[0])
-
-
-def computes(node: ast.AST) -> bool:
-    """Whether a value comes from elsewhere; a call of a builtin type writes one out."""
-    if isinstance(node, ast.Call):
-        return not (isinstance(node.func, ast.Name) and isinstance(getattr(builtins, node.func.id, None), type))
-    return isinstance(node, ast.Attribute)
-
-
-class _Repr(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 4, 200, 200, 60
-        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = self.maxdeque = 20
-
-
-_REPR = _Repr()
-
-
-def shown(value: object) -> str:
-    """A value as short text."""
-    try:
-        return clean(_REPR.repr(value))[:LONG]
-    except Exception as error:
-        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-
-
-def clean(text: str) -> str:
-    """Text without addresses, and without the places of the sandbox."""
-    text = text.replace(TREE + os.sep, "").replace(TREE, ".")
-    for name in ("TMPDIR", "HOME"):
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "/tmp" if name == "TMPDIR" else "~")  # noqa: S108
-    return re.sub(r"\b0x[0-9a-fA-F]{5,}\b", "0x...", text)
-
-
-def relative(path: str) -> str:
-    """A path below the tree."""
-    return path[len(TREE) + 1 :].replace(os.sep, "/") if path.startswith(TREE + os.sep) else path
 
 
 # the whole suite
@@ -232,8 +82,8 @@ def survey(arguments: Sequence[str]) -> Say:
     """All tests, once, and the lines each of them runs."""
     import coverage
 
-    cover = coverage.Coverage(data_file=None, source=[TREE], config_file=False, messages=False)
-    watch = Watch(coverage=cover)
+    cover = coverage.Coverage(data_file=None, source=[telling.TREE], config_file=False, messages=False)
+    watch = telling.Watch(coverage=cover)
     cover.start()
     cover.switch_context("")
     code = run_pytest(arguments, watch)
@@ -243,19 +93,19 @@ def survey(arguments: Sequence[str]) -> Say:
     data = cover.get_data()
     for path in data.measured_files():
         by_line = data.contexts_by_lineno(path)
-        lines[relative(path)] = {line: sorted(order[one] for one in tests if one in order)
+        lines[telling.relative(path)] = {line: sorted(order[one] for one in tests if one in order)
                                  for line, tests in by_line.items()}  # fmt: skip
     return told(watch, code) | {"lines": lines, "modules": foreign_modules()}
 
 
 def plain(arguments: Sequence[str]) -> Say:
     """All tests, once."""
-    watch = Watch()
+    watch = telling.Watch()
     code = run_pytest(arguments, watch)
     return told(watch, code) | {"modules": foreign_modules()}
 
 
-def told(watch: Watch, code: int) -> Say:
+def told(watch: telling.Watch, code: int) -> Say:
     """What a whole run gave."""
     return {"code": code, "outcomes": watch.outcomes, "seconds": watch.seconds, "broken": watch.broken,
             "failures": watch.failures[:5]}  # fmt: skip
@@ -269,7 +119,7 @@ def foreign_modules() -> list[str]:
 def in_tree(module: ModuleType) -> bool:
     """Whether a module's file, or one of a namespace package's folders, lies in the tree."""
     places = [getattr(module, "__file__", None), *list(getattr(module, "__path__", None) or [])]
-    return any(isinstance(place, str) and place.startswith(TREE + os.sep) for place in places)
+    return any(isinstance(place, str) and place.startswith(telling.TREE + os.sep) for place in places)
 
 
 # jobs
@@ -323,7 +173,7 @@ def forked(job: Say) -> Say:
         try:
             done = run_tests(job)
         except BaseException as error:
-            done = {"verdict": "crash", "detail": [f"{type(error).__name__}: {error}"[:LONG]]}
+            done = {"verdict": "crash", "detail": [f"{type(error).__name__}: {error}"[: telling.LONG]]}
         with open(writing, "wb") as pipe:  # noqa: PTH123
             pipe.write(json.dumps(done).encode() + b"\n")
         os._exit(0)
@@ -397,6 +247,8 @@ def answer(out: int, told: Say) -> None:
 
 def main() -> None:
     """See the module."""
+    # `python FILE` puts the file's folder first, where code under test that has an `options` would find ours
+    sys.path[:] = [place for place in sys.path if place != str(Path(__file__).parent)]
     mode, *arguments = sys.argv[1:]
     if mode == "serve":
         out = int(arguments[1]) if len(arguments) > 1 else keep_stdout()

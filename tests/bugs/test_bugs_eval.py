@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bugs_helpers import CLAMP_AND_MEAN
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,25 +26,7 @@ from loraplug_bugs.evals.results import Journal, Result, report
 from loraplug_bugs.evals.statistics import pass_at, sign_test, wilson
 from loraplug_bugs.source import SweBugsSource
 
-CODE = '''\
-"""Small sums."""
-
-
-def clamp(value, low=0, high=10):
-    """Keep a value between two bounds."""
-    if value < low:
-        return low
-    if value > high:
-        return high
-    return value
-
-
-def mean(values):
-    """The mean, 0 of nothing."""
-    if not values:
-        return 0
-    return sum(values) / len(values)
-'''
+CODE = f'"""Small sums."""\n\n\n{CLAMP_AND_MEAN}'
 TESTS = """\
 import sums
 

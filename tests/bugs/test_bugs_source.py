@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bugs_helpers import CLAMP_AND_MEAN
 
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
 from loraplug_bugs.edits import Applied, apply
@@ -24,30 +25,13 @@ from loraplug_bugs.stage import stage
 from loraplug_bugs.statement import problem_statement
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_package"
-CODE = '''\
+CODE = f'''\
 """Small sums."""
 
 _seen = []
 
 
-def clamp(value, low=0, high=10):
-    """Keep a value between two bounds."""
-    if value < low:
-        return low
-    if value > high:
-        return high
-    return value
-
-
-def mean(values):
-    """The mean, 0 of nothing."""
-    if not values:
-        return 0
-    total = 0
-    for value in values:
-        total += value
-    return total / len(values)
-
+{CLAMP_AND_MEAN}
 
 def remember(value):
     """All that was said."""
@@ -280,6 +264,20 @@ def test_other_sources_read_the_tasks(made: tuple[Any, Path, Run], repository: P
     assert table.column_names == ["instruction", "response", "task_id", "group"] and table[0] == rows[0]
     for row, task in zip(done, tasks_of(folder), strict=True):
         assert apply(row["response"], {"sums.py": buggy(task)}, "diff") == Applied({"sums.py": CODE})
+
+
+def test_our_modules_hide_none_of_the_code(tmp_path: Path) -> None:
+    """Code under test that has modules named as our own files are finds its own, in every way its tests are run."""
+    code = tmp_path / "own"
+    (code / "tests").mkdir(parents=True)
+    names = ("options", "telling", "worker")
+    for number, name in enumerate(names):
+        (code / f"{name}.py").write_text(f"def add(n):\n    if n < 0:\n        return 0\n    return n + {number}\n")
+    tests = [f"import {name}\n\n\ndef test_{name}():\n    assert {name}.add(2) == {number + 2}\n"
+             for number, name in enumerate(names)]  # fmt: skip
+    (code / "tests" / "test_own.py").write_text("\n\n".join(tests))
+    made = list(SweBugsSource(str(code), count=50, per_function=5, workers=1).rows(run_in(tmp_path)))
+    assert {row["group"][1] for row in made} == {f"{name}.py::add" for name in names}
 
 
 def test_a_gap_in_the_isolation_is_told(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

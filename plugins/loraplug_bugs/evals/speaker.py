@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, fields_dict, frozen
 
-from loraplug import Formatter, InputError, LoraplugError, Opened, Run
+from loraplug import Formatter, InputError, Opened, Run
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -179,61 +179,10 @@ def load(opened: Opened, run: Run, where: object, both: bool) -> list[Speaker]:
     """The model, and with `both` its base after it: one model in memory that takes its adapter off.
 
     Raises:
-        InputError: the base is missing, or the adapter is broken or does not fit it.
+        InputError: as `Opened.load`, or there is no chat template.
     """
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    model = opened.loader.load_model(run, opened.quantizer)
-    folder = opened.adapter
-    if folder is None:
-        return [Speaker(model, _chat(opened.loader.load_tokenizer(run), where))]
-    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-    tokenizer = (
-        AutoTokenizer.from_pretrained(folder, local_files_only=True) if own else opened.loader.load_tokenizer(run)
-    )
-    adapted = _put_on(model, folder)
-    speakers = [Speaker(adapted, _chat(tokenizer, where))]
-    return [*speakers, Speaker(adapted, tokenizer, adapted.disable_adapter)] if both else speakers
-
-
-def _chat(tokenizer: Any, where: object) -> Any:
+    model, tokenizer = opened.load(run, where)
     if not tokenizer.chat_template:
-        todo = "give a model that was trained on chats"
-        raise InputError("has no chat template", where=where, todo=todo)
-    return tokenizer
-
-
-def _put_on(model: Any, folder: Any) -> Any:
-    """The model with the adapter, every tensor of which must have found its place, and be finite."""
-    import warnings
-
-    import torch
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    file = folder / "adapter_model.safetensors"
-    try:
-        stored = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot be read ({error})", where=file, todo="copy the whole adapter again") from None
-    if bad := [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]:
-        raise InputError(f"{bad[0]} holds NaN or infinite values", where=file, todo="train again")
-    todo = "name the base it was trained on with --base"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is missing is an error below
-            adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"does not fit this base: {' '.join(str(error).split())[:300]}", where=folder, todo=todo
-        ) from error
-    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-    strange = [name for name in stored if "lora_" in name and name not in wanted]
-    if lacking := [name for name in wanted if name not in stored] or strange:
-        raise LoraplugError(
-            f"does not fit this base: {len(lacking)} tensors, such as {lacking[0]}", where=folder, todo=todo
-        )
-    return adapted.eval()
+        raise InputError("has no chat template", where=where, todo="give a model that was trained on chats")
+    bare = [Speaker(model, tokenizer, model.disable_adapter)] if both and opened.adapter is not None else []
+    return [Speaker(model, tokenizer), *bare]

@@ -1,0 +1,73 @@
+"""A folder in peft's format onto a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from loraplug_tables.errors import InputError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """Names of the adapter's tensors.
+
+    Raises:
+        InputError: no weights, pickled ones, a broken file, or values that are no numbers.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    config, file = folder / CONFIG, folder / WEIGHTS
+    try:
+        if "peft_type" not in json.loads(config.read_text(encoding="utf-8")):
+            raise InputError("says no peft_type", where=config, todo="copy the adapter again")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"not JSON ({error})", where=config, todo="copy the adapter again") from None
+    if not file.is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        what = "has only pickled weights, which can run code when they are opened" if pickled else f"has no {WEIGHTS}"
+        raise InputError(what, where=folder, todo=f"copy the whole adapter, with {WEIGHTS}")
+    try:
+        with safe_open(file, "pt") as tensors:
+            names = list(tensors.keys())
+            bad = [name for name in names if not torch.isfinite(tensors.get_tensor(name)).all()]
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"is broken ({error})", where=file, todo="copy the adapter again") from None
+    if bad:
+        todo = "train again, with a smaller learning rate"
+        raise InputError(f"{bad[0]} holds NaN or infinite values", where=file, todo=todo)
+    return names
+
+
+def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
+    """A `PeftModel` in evaluation mode: the model with the adapter, every tensor of which has found its place.
+
+    Args:
+        names: what `tensor_names` found in the folder.
+
+    Raises:
+        InputError: the adapter belongs to another base.
+    """
+    import warnings
+
+    from peft import PeftModel, get_peft_model_state_dict
+
+    todo = "name the base it was trained on with --base"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is an error below
+            adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"does not fit this base: {text}", where=folder, todo=todo) from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    strange = [name for name in names if "lora_" in name and name not in wanted]
+    if lacking := [name for name in wanted if name not in names] or strange:
+        raise InputError(
+            f"does not fit this base: {len(lacking)} tensors, such as {lacking[0]}", where=folder, todo=todo
+        )
+    return adapted.eval()
