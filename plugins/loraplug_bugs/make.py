@@ -121,7 +121,7 @@ def box_limits(source: SweBugsSource) -> Limits:
 def _key(source: SweBugsSource, staged: Staged) -> str:
     """Names all that verdicts depend on."""
     told = [_VERSION, staged.digest, source.tests, source.roots, source.test_args,
-            source.python or sys.executable, sys.version,
+            source.python or sys.prefix, sys.version,
             source.language, source.max_failing, source.timeout, asdict(source.limits)]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
 
