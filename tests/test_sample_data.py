@@ -225,7 +225,7 @@ def test_swe_shows_the_bug_and_its_way_back(repo: Path, loraplug: Cli, tmp_path:
 
 @pytest.mark.slow
 def test_tasks_made_again_are_the_same(repo: Path, loraplug: Cli, tmp_path: Path) -> None:
-    """The recipe makes these very tasks: each byte in Python 3.11; elsewhere, where errors read otherwise, not statements."""
+    """The recipe makes these very tasks: every byte in Python 3.11; in others errors may read otherwise."""
     settings = ("--set", f"dataset.path={repo}", "--set", "dataset.tasks_out=tasks")
     done = loraplug("data", DATA.parent / "recipes" / "sample_tasks.toml", "-o", "rows.jsonl", *settings)
     assert done.returncode == 0, done.stderr
