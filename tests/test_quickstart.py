@@ -35,9 +35,10 @@ def test_the_quickstart_trains_and_its_results_load(loraplug: Cli, tmp_path: Pat
     messages = [{"role": "user", "content": "Why is the sky blue?"}]
     given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
     with torch.no_grad():
+        # in double precision: in single, two ways to the same logits of size 30 differ by as much as 1e-4
         plain = AutoModelForCausalLM.from_pretrained(base)
-        adapted = PeftModel.from_pretrained(plain, adapter)(**given).logits
-        model = AutoModelForCausalLM.from_pretrained(merged)
+        adapted = PeftModel.from_pretrained(plain, adapter).double()(**given).logits
+        model = AutoModelForCausalLM.from_pretrained(merged).double()
         assert (model(**given).logits - adapted).abs().max() < 1e-4
         answer = model.generate(**given, max_new_tokens=8, do_sample=False)
     assert len(tokenizer.decode(answer[0, given["input_ids"].shape[1] :])) > 3

@@ -344,6 +344,45 @@ def test_statements() -> None:
     assert "Traceback" not in problem_statement([Failure("t", "AssertionError", "no", trace[:1], "assert 0")])
 
 
+def test_a_statement_says_a_thing_once() -> None:
+    """The traceback ends with the error, which is not told before it; no frame only for a comprehension."""
+    trace = [("t.py", 1, "test_a", "f(1)"), ("f.py", 2, "f", "return [g(x) for x in y]"),
+             ("f.py", 2, "<listcomp>", "return [g(x) for x in y]"), ("f.py", 5, "g", "return z")]  # fmt: skip
+    told = problem_statement([Failure("t.py::test_a", "KeyError", "'k'", trace, "f(1)", "", "KeyError: 'k'")])
+    assert told.count("KeyError: 'k'") == 1 and "\nKeyError: 'k'\n\nTest:" in told
+    assert "listcomp" not in told and told.count("f.py:2") == 1 and "f.py:5 in g" in told
+    own = problem_statement([Failure("t.py::test_a", "AssertionError", "no z", trace, "f(1)")])
+    assert own.count("no z") == 1
+    raises = problem_statement([Failure("t", "Failed", "DID NOT RAISE E", trace[:1], "f(1)", "E", "no exception")])
+    assert raises.startswith("`t` fails.\n") and "Expected: E\nActual: no exception" in raises
+
+
+def test_a_statement_shows_where_long_values_differ() -> None:
+    """Two values alike for long are told from shortly before the difference; alike to the end, the message is told."""
+    left, right = "[" + "1, " * 120 + "2]", "[" + "1, " * 120 + "3]"
+    told = problem_statement([Failure("t", "AssertionError", "m", [], "assert a == b", left, right)])
+    assert "Expected: ...1, 1" in told.replace("... ", "...") and "1, 2]\nActual: ..." in told and "1, 3]\n" in told
+    same = problem_statement([Failure("t", "AssertionError", "assert 1 == 1.0", [], "assert a == b", "x", "x")])
+    assert "Expected" not in same and "assert 1 == 1.0" in same
+
+
+def test_a_statement_names_functions_by_their_expression() -> None:
+    """What pytest says of an assert keeps values and calls, without addresses wherever there is no doubt."""
+    message = (
+        "assert not True\n +  where True = <function is_email at 0x...>('ann')\n"
+        " +    where <function is_email at 0x...> = validation.is_email"
+    )
+    told = problem_statement([Failure("t", "AssertionError", message, [], "assert not validation.is_email(text)")])
+    assert "assert not True\n +  where True = validation.is_email('ann')\n" in told and "0x" not in told
+    came, deeper = (f" +{blank}where <C object at 0x...> = C()" for blank in ("    ", "      "))
+    method = f"assert None\n +  where None = get('a')\n +    where get = <C object at 0x...>.get\n{deeper}"
+    assert "where None = C().get('a')" in problem_statement([Failure("t", "AssertionError", method, [], "assert x")])
+    twice = f"assert False\n +  where False = eq(<C object at 0x...>, <C object at 0x...>)\n{came}"
+    assert twice in problem_statement([Failure("t", "AssertionError", twice, [], "assert x")])
+    values = "assert (False or False)\n +  where False = f(1)\n +  and   False = f(2)"
+    assert values in problem_statement([Failure("t", "AssertionError", values, [], "assert x")])
+
+
 class Lists:
     """A toy language: files of numbers, one function each; a test is a file that wants a sum."""
 
