@@ -94,19 +94,21 @@ def explain(test: str, error: BaseException, compared: tuple[str, str, str] | No
     if trace:
         place = next(one for one in reversed(trace) if one[0] == trace[0][0])  # the last one in the test's own file
         statement = statement_at(str(Path(TREE, place[0])), place[1])
-        told["check"] = ast.unparse(statement)[:LONG] if statement is not None else place[3]
+        told["check"] = place[3] if statement is None else ast.unparse(statement)[:LONG]
         told["expected"], told["actual"] = sides(statement, error, frames, compared if place == trace[-1] else None)
     return told
 
 
 def statement_at(path: str, line: int) -> ast.stmt | None:
-    """The innermost statement on a line of a file; of a compound one nothing."""
+    """The innermost statement on a line of a file; of a compound one nothing, but for a `with` round one statement."""
     try:
         tree = ast.parse("".join(linecache.getlines(path)))
     except SyntaxError:
         return None
     found = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)
-             and node.lineno <= line <= (node.end_lineno or node.lineno) and not hasattr(node, "body")]  # fmt: skip
+             and node.lineno <= line <= (node.end_lineno or node.lineno)
+             and (not hasattr(node, "body") or (isinstance(node, ast.With) and len(node.body) == 1
+                                                and not hasattr(node.body[0], "body")))]  # fmt: skip
     return min(found, key=lambda node: (node.end_lineno or node.lineno) - node.lineno, default=None)
 
 

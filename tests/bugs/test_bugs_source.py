@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from bugs_helpers import CLAMP_AND_MEAN
 
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
+from loraplug_bugs import telling
 from loraplug_bugs.edits import Applied, apply
 from loraplug_bugs.hunt import read_journal
 from loraplug_bugs.language import GROUP, Failure, Mutation, Outcome, Survey
@@ -342,6 +344,25 @@ def test_statements() -> None:
     assert "  ... 5 more\n" in told and "t.py::b0, t.py::b1, t.py::b2 and 2 more" in told
     assert told.endswith("Test: t.py::test_a[1]") and len(told) < 2500
     assert "Traceback" not in problem_statement([Failure("t", "AssertionError", "no", trace[:1], "assert 0")])
+
+
+@pytest.mark.parametrize(
+    ("check", "expected"),
+    [("m[1] == frozenset([2])", "right"), ("frozenset([2]) == m.of(1)", "left"), ("m.of(1) == [2]", "right"),
+     ("[2] == m.of(1)", "left"), ("m.of(1) == m.other", "right"), ("a == b", "right")],
+)  # fmt: skip
+def test_what_is_written_out_is_expected(check: str, expected: str) -> None:
+    """Also where a call of a builtin type writes it."""
+    compare: Any = ast.parse(check, mode="eval").body
+    assert telling.ordered([compare.left, *compare.comparators], ("left", "right"))[0] == expected
+
+
+def test_a_with_of_one_statement_is_shown_whole(tmp_path: Path) -> None:
+    """Without its body nobody knows what should have raised."""
+    (tmp_path / "t.py").write_text("with raises(E):\n    f(1)\nwith a:\n    b\n    c\nif a:\n    b\n")
+    shown = [telling.statement_at(str(tmp_path / "t.py"), line) for line in (1, 2, 3, 4, 6)]
+    told = [None if node is None else ast.unparse(node) for node in shown]
+    assert told == ["with raises(E):\n    f(1)", "f(1)", None, "b", None]
 
 
 def test_a_statement_says_a_thing_once() -> None:
