@@ -385,6 +385,35 @@ def test_answers_are_the_models_own(tiny_model: Path, tmp_path: Path) -> None:
     assert rest == {key: text for key, text in first.items() if key not in done}
 
 
+def test_of_beams_the_likeliest_usable_answer_is_given(tiny_model: Path, tmp_path: Path) -> None:
+    """Answers are looked at from the likeliest down; where none is usable the first is given."""
+    import torch
+
+    from loraplug import open_model
+    from loraplug_bugs.evals.speaker import Prompts, Sampling, load
+
+    run = Run(name="made", cache=tmp_path / "cache", outputs=tmp_path / "outputs")
+    speaker = load(open_model(tiny_model, load_registry()), run, "tiny", False)[0]
+    asked = Prompts({"a": [3, 9, 27, 81], "b": list(range(40, 60))}, frozenset({2}))
+    seen: dict[str, list[str]] = {"a": [], "b": []}
+
+    def never(name: str, text: str) -> bool:
+        seen[name].append(text)
+        return False
+
+    search = Sampling(max_tokens=1, batch=2, beams=4)
+    given = {name: one.text for name, _, one in speaker.answers(asked, ["a", "b"], set(), search, never)}
+    for name, ids in asked.ids.items():  # of one token each, so the likeliest are known
+        with torch.inference_mode():
+            likeliest = speaker.model(torch.tensor([ids])).logits[0, -1].topk(4).indices.tolist()
+        before = speaker.tokenizer.decode(ids)
+        texts = [speaker.tokenizer.decode([*ids, token])[len(before) :] for token in likeliest]
+        assert seen[name] == texts and given[name] == texts[0]
+    third = {name: texts[2] for name, texts in seen.items()}
+    chosen = speaker.answers(asked, ["a", "b"], set(), search, lambda name, text: text == third[name])
+    assert {name: one.text for name, _, one in chosen} == third
+
+
 @pytest.mark.slow
 def test_model_against_its_base_goes_on_after_a_kill(
     repo: Path, tasks: Path, tmp_path: Path, tiny_model: Path, loraplug: Cli

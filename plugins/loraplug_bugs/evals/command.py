@@ -29,6 +29,8 @@ OWN = "its own"
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Draw from the likeliest only.")
 @click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Longest answer.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers made at once.")
+@click.option("--beams", type=click.IntRange(1), default=1, show_default=True,
+              help="Search so many answers at once; give the likeliest that changes the code.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=42, show_default=True, help="The same draws again.")
 @click.option("--test-command", metavar="COMMAND", help="In place of pytest; {tests} stands for test ids.")
 @click.option("--test-arg", "test_args", multiple=True, metavar="WORD", help="Further option for pytest.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from attrs import asdict, evolve
 from loraplug import InputError, Run, fresh_place, only_one, open_model, working_on
 from loraplug_bugs.evals.cases import Case, Unfit, Workroom, by_commit
 from loraplug_bugs.evals.command import OWN
-from loraplug_bugs.evals.judge import Judge, Verdict
+from loraplug_bugs.evals.judge import Judge, Verdict, usable
 from loraplug_bugs.evals.page import page as html_page
 from loraplug_bugs.evals.plan import Plan, Wanted, make_plan
 from loraplug_bugs.evals.reading import read_answers
@@ -43,7 +43,11 @@ def run_eval(app: Any, wanted: Wanted, as_json: bool, page: Path | None) -> None
             Workroom(plan.repos, plan.tests_path, plan.checking, scratch, wanted.suite == "all") as room:  # fmt: skip
         cases, unfit = _prepare(plan, room, run)
         judge = Judge()
-        for model, answers in _answers(app, wanted, plan, cases, journal, sampling, run):
+
+        def may_be_given(name: str, answer: str) -> bool:
+            return usable(room.bench(cases[name].task), cases[name], answer)
+
+        for model, answers in _answers(app, wanted, plan, cases, journal, sampling, run, may_be_given):
             total = len(cases) * sampling.samples if wanted.answers is None else None
             with run.progress(f"answers of {model}", total) as bar:
                 resolved = 0
@@ -122,7 +126,14 @@ def _told(plan: Plan) -> dict[str, str]:
 
 
 def _answers(
-    app: Any, wanted: Wanted, plan: Plan, cases: Mapping[str, Case], journal: Journal, sampling: Sampling, run: Run
+    app: Any,
+    wanted: Wanted,
+    plan: Plan,
+    cases: Mapping[str, Case],
+    journal: Journal,
+    sampling: Sampling,
+    run: Run,
+    may_be_given: Callable[[str, str], bool],
 ) -> Iterator[tuple[str, Iterator[tuple[str, int, Said]]]]:
     """For each model its name and the answers that are lacking: task id, number of the sample, answer."""
     if wanted.answers is not None:
@@ -141,7 +152,7 @@ def _answers(
         return  # nothing to load a model for
     for label, speaker in _speakers(app, wanted, run):
         asked = prompts(_rows(plan, cases), plan.formatter, speaker.model, speaker.tokenizer, run)
-        yield label, speaker.answers(asked, names, journal.done(label), sampling)
+        yield label, speaker.answers(asked, names, journal.done(label), sampling, may_be_given)
 
 
 def _speakers(app: Any, wanted: Wanted, run: Run) -> Iterator[tuple[str, Speaker]]:

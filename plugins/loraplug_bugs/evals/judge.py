@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from attrs import asdict, field, frozen
 
-from loraplug_bugs.edits import Refused, apply, unified_diff
+from loraplug_bugs.edits import Applied, Refused, apply, unified_diff
 from loraplug_bugs.evals.bench import Bench
 from loraplug_bugs.evals.cases import Case, tongue_of
 from loraplug_bugs.language import Outcome
@@ -48,9 +48,7 @@ class Judge:
 
     def judge(self, bench: Bench, case: Case, answer: str) -> Verdict:
         """Apply an answer to the code with the bug, and run the failing tests, then the suite."""
-        files: dict[str, str] = {path: text for path, text in bench.texts.items() if path not in case.broken}
-        files |= {path: text for path, text in case.broken.items() if text is not None and not _is_test(case, path)}
-        done = apply(answer, files, case.edit, case.target, tongue_of(case.task).functions)
+        files, done = _done(bench, case, answer)
         if isinstance(done, Refused):
             return Verdict("invalid", done.reason, done.detail)
         diff = "".join(unified_diff(path, files[path], text) for path, text in sorted(done.files.items()))
@@ -71,6 +69,28 @@ class Judge:
             if outcome.verdict != "passed":
                 return _applied(outcome, "breaks other tests", diff)
         return Verdict("resolved", diff=diff)
+
+
+def usable(bench: Bench, case: Case, answer: str) -> bool:
+    """Whether an answer changes the code, and leaves files that can be read; no test is run."""
+    done = _done(bench, case, answer)[1]
+    if isinstance(done, Refused):
+        return False
+    tongue = tongue_of(case.task)
+    try:
+        for path, text in done.files.items():
+            if path.endswith(tuple(tongue.suffixes)):
+                tongue.functions(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _done(bench: Bench, case: Case, answer: str) -> tuple[dict[str, str], Applied | Refused]:
+    """The files that an answer may change, and what it makes of them."""
+    files: dict[str, str] = {path: text for path, text in bench.texts.items() if path not in case.broken}
+    files |= {path: text for path, text in case.broken.items() if text is not None and not _is_test(case, path)}
+    return files, apply(answer, files, case.edit, case.target, tongue_of(case.task).functions)
 
 
 def _applied(outcome: Outcome, reason: str, diff: str) -> Verdict:

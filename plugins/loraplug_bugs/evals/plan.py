@@ -42,6 +42,7 @@ class Wanted:
     top_p: float
     max_tokens: int
     batch: int
+    beams: int
     seed: int
     test_command: str | None
     test_args: tuple[str, ...]
@@ -60,7 +61,10 @@ class Wanted:
         if self.samples > 1 and temperature == 0:
             raise InputError("all answers to a task are the same at temperature 0", where="--samples",
                              todo="raise --temperature, or leave --samples out")  # fmt: skip
-        return Sampling(temperature, self.top_p, self.max_tokens, self.samples, self.batch, self.seed)
+        if self.beams > 1 and (self.samples > 1 or temperature > 0):
+            raise InputError("beams are for the one likeliest answer", where="--beams",
+                             todo="leave --samples and --temperature out, or --beams")  # fmt: skip
+        return Sampling(temperature, self.top_p, self.max_tokens, self.samples, self.batch, self.seed, self.beams)
 
 
 @frozen

@@ -30,6 +30,7 @@ class Sampling:
         samples: answers a prompt.
         batch: answers made at once.
         seed: the same draws again, whatever was answered before.
+        beams: answers searched for at once; the likeliest that can be used is taken.
     """
 
     temperature: float = 0.0
@@ -38,6 +39,7 @@ class Sampling:
     samples: int = 1
     batch: int = 1
     seed: int = 42
+    beams: int = 1
 
 
 @frozen
@@ -101,11 +103,18 @@ class Speaker:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or _ENDLESS
 
     def answers(
-        self, asked: Prompts, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling
+        self,
+        asked: Prompts,
+        names: Sequence[str],
+        done: set[tuple[str, int]],
+        sampling: Sampling,
+        usable: Callable[[str, str], bool] = lambda name, text: True,  # noqa: ARG005 - names are part of the type
     ) -> Iterator[tuple[str, int, Said]]:
         """Answers to the prompts called `names`, each with its sample's number, but those that are `done`.
 
         Batches are the same whatever is done, so that an interrupted evaluation comes to the same answers.
+        `usable` tells of a prompt's name and an answer whether it is worth giving, where there are several to choose
+        from (`sampling.beams`).
         """
         long = [name for name in names if len(asked.ids[name]) >= self.context]
         for name in long:
@@ -120,13 +129,14 @@ class Speaker:
                 made = self._batch(
                     [asked.ids[name] for name, _ in batch], asked.stops, sampling, _seed(batch, sampling)
                 )
-                for (name, sample), said in zip(batch, made, strict=True):
+                for (name, sample), found in zip(batch, made, strict=True):
                     if (name, sample) not in done:
-                        yield name, sample, said
+                        yield name, sample, next((said for said in found if usable(name, said.text)), found[0])
 
     def _batch(
         self, prompts: Sequence[Sequence[int]], stops: frozenset[int], sampling: Sampling, seed: int
-    ) -> list[Said]:
+    ) -> list[list[Said]]:
+        """For each prompt its answers, the likeliest first."""
         import torch
 
         begun = time.perf_counter()
@@ -141,8 +151,10 @@ class Speaker:
                 max_new_tokens=max(1, min(sampling.max_tokens, self.context - longest)),
             )  # fmt: skip
         taken = (time.perf_counter() - begun) / len(prompts)
+        made = [out[at : at + sampling.beams, longest:].tolist() for at in range(0, len(out), sampling.beams)]
         return [
-            self._said(list(one), new[longest:].tolist(), stops, taken) for one, new in zip(prompts, out, strict=True)
+            [self._said(list(one), new, stops, taken) for new in found]
+            for one, found in zip(prompts, made, strict=True)
         ]
 
     def _said(self, prompt: list[int], new: list[int], stops: frozenset[int], seconds: float) -> Said:
@@ -162,8 +174,9 @@ def _plain(sampling: Sampling, stops: frozenset[int], pad: int) -> Any:
 
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     return GenerationConfig(**(drawn if sampling.temperature > 0 else {"do_sample": False}), repetition_penalty=1.0,
-                            no_repeat_ngram_size=0, num_beams=1, use_cache=True, eos_token_id=sorted(stops),
-                            pad_token_id=pad)  # fmt: skip
+                            no_repeat_ngram_size=0, num_beams=sampling.beams,
+                            num_return_sequences=sampling.beams, length_penalty=0.0, use_cache=True,
+                            eos_token_id=sorted(stops), pad_token_id=pad)  # fmt: skip
 
 
 def _seed(batch: Sequence[tuple[str, int]], sampling: Sampling) -> int:
