@@ -52,8 +52,10 @@ def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
     Raises:
         InputError: the adapter belongs to another base.
     """
+    import logging
     import warnings
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
     from peft import PeftModel, get_peft_model_state_dict
 
     todo = "name the base it was trained on with --base"

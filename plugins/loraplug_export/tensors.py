@@ -155,9 +155,11 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise InputError("no such file, though the model's index names it", where=path, todo="fetch the model again")
     try:
+        if not path.is_file():
+            raise InputError(
+                "no such file, though the model's index names it", where=path, todo="fetch the model again"
+            )
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:

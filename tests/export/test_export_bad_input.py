@@ -122,17 +122,18 @@ def test_shard_is_missing(make_base, make_adapter, trained, tmp_path):
     fails(trained, adapter, base, tmp_path / "out", shard.name)
 
 
-def test_index_leads_outside(make_base, make_adapter, trained, tmp_path):
-    """An index may not name files elsewhere."""
+@pytest.mark.parametrize(("name", "told"), [("../other.safetensors", "outside"), ("a" * 999, "not a whole")])
+def test_index_names_what_cannot_be(name, told, make_base, make_adapter, trained, tmp_path):
+    """An index may not name files elsewhere; a name too long for a file is an error of the model, found by fuzz."""
     from peft import LoraConfig
 
     base = make_base(shards="60KB")
     adapter = make_adapter(base, LoraConfig(r=4, target_modules=["q_proj"]))
     path = base / "model.safetensors.index.json"
     index = json.loads(path.read_text())
-    index["weight_map"]["model.norm.weight"] = "../other.safetensors"
+    index["weight_map"]["model.norm.weight"] = name
     path.write_text(json.dumps(index))
-    fails(trained, adapter, base, tmp_path / "out", "outside")
+    fails(trained, adapter, base, tmp_path / "out", told)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
