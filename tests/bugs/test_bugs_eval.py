@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from command import Cli
-from loraplug import InputError, Run, load_registry
+from loraplug import InputError, LoraplugError, Run, load_registry
 from loraplug_bugs.edits import render
 from loraplug_bugs.evals.bench import Bench, Checking
 from loraplug_bugs.evals.cases import Asked, Case, Workroom
@@ -235,13 +235,28 @@ def test_any_task_with_a_test_command(repo: Path, tmp_path: Path, loraplug: Cli)
     assert found["models"]["answers"]["all"]["rate"] == pytest.approx(1 / 3)
 
 
+def test_only_the_tests_that_the_recipe_names_are_collected(repo: Path, tasks: Path, tmp_path: Path) -> None:
+    """Others may not even be importable here."""
+    (repo / "tests" / "test_other.py").write_text("import os\nos._exit(3)\n")
+    found = [one for one in read_tasks(tasks) if isinstance(one, Task)]
+    for chosen in (("tests/test_sums.py",), ()):
+        scratch = tmp_path / f"scratch-{len(chosen)}"
+        scratch.mkdir()
+        with Workroom({"": str(repo)}, None, Checking(spare=5.0, tests=chosen), scratch, True) as room:
+            if chosen:
+                assert isinstance(room.prepare(found[0], Asked("lines")), Case)
+            else:
+                with pytest.raises(LoraplugError, match="cannot be run"):
+                    room.prepare(found[0], Asked("lines"))
+
+
 # the command
 
 
 @pytest.mark.slow
 def test_gold_answers_of_every_format_resolve(tmp_path: Path, repo: Path, loraplug: Cli) -> None:
     """Bugs that swe-bugs makes are all resolved by the answers it trains on, in each format."""
-    for edit in ("search-replace", "diff", "function"):
+    for edit in ("search-replace", "diff", "lines", "function"):
         source = SweBugsSource(path=str(repo), count=5, edit=edit, tasks_out=tmp_path / "made", workers=1)
         run = Run(name="made", cache=tmp_path / "cache", outputs=tmp_path / "outputs")
         rows = list(source.rows(run))

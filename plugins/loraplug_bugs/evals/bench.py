@@ -31,6 +31,7 @@ class Checking:
         python: the interpreter for pytest; "" is this one.
         roots: folders of the tree that the tests import from.
         spare: seconds that tests may take on top of six times what they take on the tree without the bug.
+        tests: files or folders that pytest looks for tests in; all where empty.
     """
 
     command: tuple[str, ...] | None = None
@@ -39,6 +40,7 @@ class Checking:
     spare: float = 10.0
     roots: tuple[str, ...] = ("src", ".")
     limits: Limits = field(factory=lambda: Limits(seconds=900.0))
+    tests: tuple[str, ...] = ()
 
 
 class Runner(Protocol):
@@ -97,7 +99,7 @@ class Bench:
             if checking.command is not None:
                 self.runner: Runner = CommandRunner(self.box, checking.command)
             else:
-                suite = tongue.suite((), checking.arguments, checking.python)
+                suite = tongue.suite(checking.tests, checking.arguments, checking.python)
                 self.runner = suite.tester(self.box, Survey({}))
             self.texts = _texts(self.box.tree, tongue, suffixes)
         except BaseException:

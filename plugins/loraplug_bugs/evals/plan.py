@@ -94,7 +94,8 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
             todo = "write a [validation] table, as in the training; or give --tasks alone"
             raise InputError("holds out no rows", where=wanted.recipe, todo=todo)
         formatter, source, folder = pipeline.recipe.formatter, pipeline.recipe.dataset, pipeline.recipe.folder
-        names = ("edit", "context", "path", "tests_path", "tasks_out", "tasks", "test_args", "python", "roots")
+        names = ("edit", "context", "path", "tests_path", "tasks_out", "tasks", "test_args", "python", "roots",
+                 "tests")  # fmt: skip
         told = {name: value for name in names if (value := getattr(source, name, None))}
         table = {"use": source.name, **told}
         place = place or table.get("tasks_out") or table.get("tasks") or pipeline.run.folder / "tasks"
@@ -128,7 +129,7 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
         tuple(shlex.split(wanted.test_command)) if wanted.test_command else None,
         wanted.test_args or tuple(ours.get("test_args", ())), wanted.python or ours.get("python", ""),
         wanted.timeout, tuple(ours.get("roots", ("src", "."))),
-        Limits(seconds=_SUITE_SECONDS, memory_mb=wanted.memory_mb),
+        Limits(seconds=_SUITE_SECONDS, memory_mb=wanted.memory_mb), tuple(ours.get("tests", ())),
     )  # fmt: skip
     return Plan(
         tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),
