@@ -1,7 +1,7 @@
 """Products, norms and turns of the fast path, with their backward; float32, the first axis is tokens.
 
-Weights may be bfloat16: then products take bfloat16 inputs, add up in float32 and give float32, as Micikevicius et al.
-(2018) train in mixed precision; everything between products stays float32.
+Weights may be bfloat16: then what goes into a product and what comes out of it is rounded to bfloat16, and added up in
+float32 between, as Micikevicius et al. (2018) train in mixed precision; everything between products stays float32.
 """
 
 from __future__ import annotations
