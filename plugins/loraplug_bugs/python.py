@@ -114,8 +114,11 @@ class PytestSuite:
             return json.loads(out)
         except ValueError:
             told = errors.decode("utf-8", "replace").strip()[-600:]
-            raise LoraplugError(f"the tests cannot be run: {told or 'the process ended early'}", where=box.source,
-                                todo=f"see that {self.python} has pytest and coverage") from None  # fmt: skip
+            early = f"the process ended early; {box.limits.memory_mb} MiB of memory may be too little"
+            todo = f"see that {self.python} has pytest and coverage"
+            if not told:
+                todo += ", or raise dataset.limits.memory_mb (`eval`: --memory-mb)"
+            raise LoraplugError(f"the tests cannot be run: {told or early}", where=box.source, todo=todo) from None
 
     def _no_tests(self, told: Mapping[str, Any]) -> LoraplugError:
         failed = [f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,12 @@ from loraplug_hf import places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def _shared_out() -> bool:
+    """Whether the trainer will share the weights out over several GPUs (FSDP): one of them may not hold them all."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return asked and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @frozen
@@ -72,7 +79,7 @@ class TransformersModel(ModelLoader):
         options: dict[str, Any] = {}
         if quantization is not None:
             options["quantization_config"] = quantization.config(dtype)
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and not _shared_out():
             options["device_map"] = {"": torch.cuda.current_device()}
         with self._reading():
             model = AutoModelForCausalLM.from_pretrained(

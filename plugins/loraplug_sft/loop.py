@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,13 +49,17 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     micro-batch from seed, step and row, so that no state of a random generator needs to be kept.
     """
 
-    def __init__(self, run: Run, plan: order.Order, layout: Layout, fast: bool, **options: Any) -> None:
-        self.run, self.plan, self.layout, self.fast = run, plan, layout, fast
+    def __init__(
+        self, run: Run, plan: order.Order, layout: Layout, *, fast: bool, sharded: bool, **options: Any
+    ) -> None:
+        self.run, self.plan, self.layout, self.fast, self.sharded = run, plan, layout, fast, sharded
         self.optimizer: Any
         self.resumed: Checkpoint | None = None
         self.plus_ratio: float | None = options.pop("plus_ratio", None)
         adapters = {parameter: parameter.data for parameter in options["model"].parameters() if parameter.requires_grad}
         super().__init__(**options)
+        # no DistributedDataParallel: gradients are added up here, once a step
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         # trl casts the adapters of a quantised model to bf16 whatever the hardware: on a CPU without bf16 units that
         # costs 1.6 times, and AdamW's small updates are lost in 8 bits of mantissa
@@ -68,11 +74,6 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that are trained, by name."""
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-
-    @property
-    def sharded(self) -> bool:
-        """Whether parameters or optimizer are spread over the processes (FSDP, DeepSpeed)."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     # the steps
 
@@ -100,16 +101,20 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         """
         self.step_rows = [name for row in rows for name in row["row"]]
         count = max(1, sum(map(trained_tokens, rows)))
-        world, rank = self.args.world_size, self.args.process_index
-        mine = order.share(range(len(rows)), [len(row["input_ids"]) for row in rows], rank, world)
         while True:
-            loss, failed = self._accumulate(model, rows, mine, count)
+            loss, failed = self._accumulate(model, rows, count)
             if not failed:
                 break
             model.zero_grad()
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            if self.sharded:  # the others wait for this process' part of the weights
+                raise LoraplugError(
+                    f"out of memory on {failed} rows, with weights that are shared out",
+                    where=f"trainer, step {self.state.global_step + 1}, rows {', '.join(self.step_rows)}",
+                    todo="set trainer.micro_batch = 1, formatter.max_length lower, or gradient_checkpointing = true",
+                )
             if not self.layout.halve(failed):
                 raise LoraplugError(
                     "out of memory on a single row",
@@ -118,30 +123,39 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
                 )
             rows_at_once = f"{self.layout.most_rows} row{'s' * (self.layout.most_rows > 1)} at once"
             self.run.warn(f"out of memory at step {self.state.global_step + 1}; going on with {rows_at_once}")
-        if world > 1:
+        if self.args.world_size > 1:
             loss = self._sum_over_processes(loss)
         self.step_loss = float(loss)
         return loss
 
-    def _accumulate(self, model: Any, rows: list[Row], mine: list[int], count: int) -> tuple[torch.Tensor, int]:
-        """The loss over `rows[at] for at in mine`, and 0; or the size of the micro-batch that did not fit in memory."""
+    def _accumulate(self, model: Any, rows: list[Row], count: int) -> tuple[torch.Tensor, int]:
+        """The loss over this process' rows, and 0; or the size of the micro-batch that did not fit in memory."""
         loss = torch.zeros((), device=self.args.device)
-        lengths = [len(rows[at]["input_ids"]) for at in mine]
-        for batch in order.micro_batches(lengths, self.layout.most_rows, self.layout.most_tokens):
-            taken = [mine[position] for position in batch]
+        everyones = [self._micro_batches(rows, rank) for rank in range(self.args.world_size)]
+        mine = everyones[self.args.process_index]
+        for taken in mine:
             seed = np.random.SeedSequence([self.args.seed, self.state.global_step, taken[0]])
             torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
             inputs = self.collate([rows[at] for at in taken])
             try:
-                with self.accelerator.no_sync(model):
-                    loss += super().training_step(model, inputs, torch.tensor(count))
+                loss += super().training_step(model, inputs, torch.tensor(count))
             except (torch.OutOfMemoryError, MemoryError):
                 return loss, len(taken)
             except RuntimeError as error:
                 if "allocate memory" not in str(error):  # the CPU allocator's own words
                     raise
                 return loss, len(taken)
+        if self.sharded:  # as many passes as the others, or they wait for weights; a sum divided by infinity adds 0
+            for _ in range(max(map(len, everyones)) - len(mine)):
+                super().training_step(model, self.collate([rows[0]]), torch.tensor(math.inf))
         return loss, 0
+
+    def _micro_batches(self, rows: list[Row], rank: int) -> list[list[int]]:
+        """The positions in `rows` that process `rank` computes, by what it computes at once."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        share = order.share(range(len(rows)), lengths, rank, self.args.world_size)
+        batches = order.micro_batches([lengths[at] for at in share], self.layout.most_rows, self.layout.most_tokens)
+        return [[share[position] for position in batch] for batch in batches]
 
     def collate(self, rows: list[Row]) -> dict[str, Any]:
         """Rows as one batch: documents end to end, kept apart by their positions, so nothing is padding."""

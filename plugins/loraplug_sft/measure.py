@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loraplug import InputError, Run
 
@@ -31,12 +32,16 @@ def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad(), run.progress("validation", len(rows)) as bar:
-        for at in range(rank, len(rows), world):
-            batch = trainer._prepare_inputs(trainer.collate([rows[at]]))
+        for at in range(rank, math.ceil(len(rows) / world) * world, world):
+            mine = at < len(rows)
+            if not mine and not trainer.sharded:
+                break
+            row = rows[at if mine else 0]  # with shards every process computes equally often
+            batch = trainer._prepare_inputs(trainer.collate([row]))
             with trainer.compute_loss_context_manager():
                 nats = float(trainer.compute_loss(model, batch, num_items_in_batch=1))
-            sums += torch.tensor([nats, trained_tokens(rows[at])])
-            bar.advance(min(world, len(rows) - at), loss=float(sums[0] / sums[1].clamp(min=1)))
+            sums += torch.tensor([nats, trained_tokens(row)]) * mine
+            bar.advance(max(0, min(world, len(rows) - at)), loss=float(sums[0] / sums[1].clamp(min=1)))
     model.train(was_training)
     if world > 1:
         sums = sums.to(trainer.args.device)
@@ -59,11 +64,11 @@ def prompts(rows: Dataset, count: int) -> list[list[int]]:
     return found
 
 
-def answers(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> list[str]:
+def answers(trainer: LoraTrainer, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> list[str]:
     """Greedy answers, as text."""
     import torch
 
-    texts = []
+    texts, model = [], trainer.model
     was_training = model.training
     model.eval()
     for ids in prompts:
@@ -74,6 +79,7 @@ def answers(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Se
                 attention_mask=torch.ones_like(given),
                 max_new_tokens=_ANSWER_TOKENS,
                 do_sample=False,
+                synced_gpus=trainer.sharded,
                 pad_token_id=tokenizer.pad_token_id,
             )
         texts.append(tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))

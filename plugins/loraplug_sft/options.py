@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from loraplug import Problem
+from loraplug import InputError, Problem
+from loraplug_sft import shards
 from loraplug_sft.interval import seconds_or_steps
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
         yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')
     if options.lora.start_from is not None and options.lora.init != "default":
         yield Problem("trainer.lora.init", "start_from goes on with values that are there; leave out one of the two")
+    try:
+        if shards.asked() and recipe.quantizer is not None:
+            yield Problem(shards.WHERE, shards.QUANTISED)
+    except InputError as error:
+        yield Problem(shards.WHERE, error.what)
     if options.report_to != "auto":
         for name in options.report_to:
             if find_spec(name) is None:

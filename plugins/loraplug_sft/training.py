@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
-from loraplug_sft import kernel, measure, order, world
+from loraplug_sft import kernel, measure, order, shards, world
 from loraplug_sft.checkpoints import Checkpoints
 from loraplug_sft.forecast import needs_checkpointing
 from loraplug_sft.health import Health, moved
@@ -46,26 +46,26 @@ def train(
         lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
     )
     adapted = options.lora.attach(model)
-    fast, said = kernel.install(adapted) if options.kernel == "auto" else (False, "plain kernel, as asked")
+    world.same_start(parameter for parameter in adapted.parameters() if parameter.requires_grad)
+    fast, said = False, "plain kernel, as asked"
+    if sharded := shards.asked():
+        said = shards.spread(adapted)
+    elif options.kernel == "auto":
+        fast, said = kernel.install(adapted)
     run.say(said + _machine(model))
     layout = _layout(options, run, adapted, lengths, fast)
     trainer = LoraTrainer(
         run,
         plan,
         layout,
-        fast,
+        fast=fast,
+        sharded=sharded,
         model=adapted,
         args=_arguments(options, run, model, len(plan.steps), layout),
         processing_class=tokenizer,
         train_dataset=rows,
         plus_ratio=options.lora.plus_ratio,
     )
-    if trainer.sharded:  # the steps add up whole gradients; shards would stay apart, and nobody would notice
-        raise InputError(
-            "FSDP and DeepSpeed, which spread one model over devices, are not supported",
-            where="accelerate's config",
-            todo="take plain data parallelism (`accelerate launch --multi_gpu`), with bits = 4 where memory is short",
-        )
     watcher = Watcher(
         run,
         trainer,
@@ -110,8 +110,8 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> 
     if held is not None:
         loss = measure.validation_loss(trainer, held, run)
         figures = {"validation_loss_before": before["validation_loss"], **figures, "validation_loss_after": loss}
-    if watcher.leads:
-        after = measure.answers(trainer.model, tokenizer, probes)
+    if watcher.leads or trainer.sharded:
+        after = measure.answers(trainer, tokenizer, probes)
     change = max(float((parameter.detach() - start[name]).abs().max()) for name, parameter in trainer.trained.items())
     moved(run, change, figures.get("validation_loss_before"), figures.get("validation_loss_after"))
     figures["peak_memory_bytes"] = measure.peak_memory()
@@ -131,8 +131,9 @@ def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probe
     found: dict[str, Any] = {"answers": [], "validation_loss": None}
     if held is not None:
         found["validation_loss"] = measure.validation_loss(trainer, held, watcher.run)
+    if watcher.leads or trainer.sharded:
+        found["answers"] = measure.answers(trainer, tokenizer, probes)
     if watcher.leads:
-        found["answers"] = measure.answers(trainer.model, tokenizer, probes)
         with fresh_place(place) as out:
             out.write_text(json.dumps(found), encoding="utf-8")
     return found

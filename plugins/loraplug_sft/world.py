@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
 
 _PATIENCE = timedelta(days=1)  # the first process may take long over data and downloads; launchers end dead ones
@@ -24,6 +26,7 @@ def meet(work: bool) -> bool:
     import torch
     from accelerate import PartialState
 
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else transformers loads the weights in the first only
     PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
     return bool(_from_first([work])[0])
 
@@ -42,6 +45,15 @@ def same_rows(train: Dataset | None, validation: Dataset | None) -> tuple[Datase
 def from_first(value: Any) -> Any:
     """The first process' value, on all of them."""
     return value if size() == 1 else _from_first([value])[0]
+
+
+def same_start(parameters: Iterable[torch.Tensor]) -> None:
+    """Give all processes the first one's values: what adapters begin with may be computed differently elsewhere."""
+    if size() > 1:
+        import torch.distributed as dist
+
+        for parameter in parameters:
+            dist.broadcast(parameter.data, 0)
 
 
 def _from_first(values: list[Any]) -> list[Any]:

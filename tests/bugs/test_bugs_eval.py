@@ -246,7 +246,7 @@ def test_only_the_tests_that_the_recipe_names_are_collected(repo: Path, tasks: P
             if chosen:
                 assert isinstance(room.prepare(found[0], Asked("lines")), Case)
             else:
-                with pytest.raises(LoraplugError, match="cannot be run"):
+                with pytest.raises(LoraplugError, match=r"cannot be run.*2048 MiB of memory may be too little"):
                     room.prepare(found[0], Asked("lines"))
 
 
@@ -546,6 +546,7 @@ workers = 1
 edit = "function"
 context = "none"
 tasks_out = "made"
+limits.memory_mb = 3000
 [formatter]
 use = "chat-template"
 max_length = 512
@@ -568,8 +569,10 @@ use = "adapter"
     held = told(loraplug(*words, "--recipe", "recipe.toml"))
     assert {each["all"]["tasks"] for each in held["models"].values()} == {2}
     assert held["settings"]["edit"] == "function" and held["settings"]["context"] == "none"
+    assert held["settings"]["memory_mb"] == 3000
     every = told(loraplug(*words, "--tasks", "made", "--out", "all"))
     assert every["models"]["model"]["all"]["tasks"] == 6
+    assert every["settings"]["memory_mb"] == 3000
     assert (every["settings"]["edit"], every["settings"]["context"]) == ("function", "none")
 
     def answers(report: dict[str, Any]) -> dict[tuple[str, str], tuple[str, int]]:

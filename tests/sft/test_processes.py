@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,8 +27,8 @@ def launched(recipe: Path, tmp_path: Path) -> Any:
     text = recipe.read_text(encoding="utf-8").replace("max_steps = 4", f"max_steps = {STEPS}")
     recipe.write_text(text, encoding="utf-8")
 
-    def start(*words: str) -> subprocess.Popen[str]:
-        env = {**os.environ, "LORAPLUG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    def start(*words: str, **given: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "LORAPLUG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", **given}
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         return subprocess.Popen(
             [*launcher, "-m", "loraplug", "run", str(recipe), *words],
@@ -37,13 +38,26 @@ def launched(recipe: Path, tmp_path: Path) -> Any:
     return start
 
 
-def test_two_processes_do_what_one_does(launched: Any, recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
-    """Losses step by step, validation and the adapter are the same; only the first process speaks and writes."""
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate's launcher says it
+
+
+@pytest.mark.parametrize("env", [{}, FSDP], ids=["whole", "sharded"])
+def test_two_processes_do_what_one_does(
+    launched: Any, recipe: Path, loraplug: Cli, tmp_path: Path, env: dict[str, str]
+) -> None:
+    """Losses step by step, validation and the adapter are the same; only the first process speaks and writes.
+
+    The third step has one row and validation three: with shards the second process computes something all the same.
+    """
     from safetensors.torch import load_file
 
-    both = launched("--set", "run_name=both")
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("samples = 0", "samples = 1"), encoding="utf-8")
+    both = launched("--set", "run_name=both", **env)
     said, _ = both.communicate(timeout=300)
     assert both.returncode == 0, said
+    if env:
+        held, total = map(_number, re.search(r"FSDP2: ([\d,]+) of ([\d,]+) parameters", said).groups())  # type: ignore[union-attr]
+        assert held < 0.7 * total  # adapters of rank 16 are large beside this model
     assert said.count("both: done") == 1
     assert said.count("rows held out") == 1
     assert loraplug("run", recipe, "--set", "run_name=one").returncode == 0
@@ -62,10 +76,11 @@ def test_two_processes_do_what_one_does(launched: Any, recipe: Path, loraplug: C
         assert float((adapters[1][name] - tensor).abs().max()) < 2e-3, name
 
 
-def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("env", [{}, FSDP], ids=["whole", "sharded"])
+def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path, env: dict[str, str]) -> None:
     """The second is killed: the first ends too, in time, and says so; what was done is kept and gone on from."""
     long = ("--set", "run_name=torn", "--set", "trainer.max_steps=2000", "--set", "trainer.save_every=1")
-    begun = launched(*long)
+    begun = launched(*long, **env)
     checkpoints = tmp_path / "outputs/runs/torn/checkpoints"
     for _ in range(1200):
         if list(checkpoints.glob("step-*")) or begun.poll() is not None:
@@ -76,7 +91,7 @@ def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path) -> N
     assert begun.returncode != 0
     assert "exitcode  : -9" in said or "Signal 9" in said
     done = max(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*"))
-    again = launched(*long)
+    again = launched(*long)  # without shards: a checkpoint does not know of them
     seen = ""
     assert again.stdout is not None
     for line in again.stdout:
@@ -86,6 +101,30 @@ def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path) -> N
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=120)
     assert f"going on from the checkpoint of step {done} of 2000" in seen
+
+
+REFUSED = {
+    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
+    "FSDP1": ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1 is not supported"),
+    "quantised": (FSDP, "a quantised model cannot be sharded"),
+    "offload": ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_accelerate_asks_and_is_not_done_is_refused(kind: str, recipe: Path, loraplug: Cli) -> None:
+    """With the recipe, before any data is read."""
+    env, words = REFUSED[kind]
+    if kind == "quantised":
+        recipe.write_text(recipe.read_text(encoding="utf-8") + '[quantizer]\nuse = "bitsandbytes"\n', encoding="utf-8")
+    done = loraplug("recipe", "check", recipe, env={"WORLD_SIZE": "2", **env})
+    assert done.returncode == 2
+    assert f"accelerate's config: {words}" in done.stderr
+    assert loraplug("recipe", "check", recipe).returncode == 0
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
 
 
 def _second(launcher: int) -> int:

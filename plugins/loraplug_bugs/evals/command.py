@@ -40,7 +40,8 @@ OWN = "its own"
               help="Tests that must pass in the end.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True,
               help="Seconds for tests, on top of six times what they usually take.")  # fmt: skip
-@click.option("--memory-mb", type=click.IntRange(64), default=2048, show_default=True, help="Memory of the tests.")
+@click.option("--memory-mb", type=click.IntRange(64),
+              help="Memory of the tests. Default: limits.memory_mb of the recipe, or 2048.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; default: outputs/evals/<name>.")
 @click.option("--fresh", is_flag=True, help="Throw away results that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

@@ -194,7 +194,7 @@ def _settings(wanted: Wanted, plan: Plan, sampling: Sampling) -> dict[str, Any]:
         "context": plan.asked.context, "recipe": None if wanted.recipe is None else str(wanted.recipe),
         "test_command": wanted.test_command, "test_args": list(plan.checking.arguments),
         "python": plan.checking.python, "roots": list(plan.checking.roots), "suite": wanted.suite,
-        "tests": list(plan.checking.tests), "timeout": wanted.timeout, "memory_mb": wanted.memory_mb,
+        "tests": list(plan.checking.tests), "timeout": wanted.timeout, "memory_mb": plan.checking.limits.memory_mb,
     }  # fmt: skip
     if wanted.answers is not None:
         return settings | {"answers": hashlib.sha256(wanted.answers.read_bytes()).hexdigest()[:16]}

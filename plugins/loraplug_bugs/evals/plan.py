@@ -21,6 +21,7 @@ from loraplug_bugs.sandbox import Limits
 
 _SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 _SUITE_SECONDS = 900.0  # for the suite on the tree without the bug
+_MEMORY_MB = 2048
 
 
 @frozen
@@ -50,7 +51,7 @@ class Wanted:
     python: str
     suite: str
     timeout: float
-    memory_mb: int
+    memory_mb: int | None
     out: Path | None
     fresh: bool
 
@@ -97,7 +98,7 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
         names = ("edit", "context", "path", "tests_path", "tasks_out", "tasks", "test_args", "python", "roots",
                  "tests")  # fmt: skip
         told = {name: value for name in names if (value := getattr(source, name, None))}
-        table = {"use": source.name, **told}
+        table = {"use": source.name, **told, "limits": {"memory_mb": _memory(source)}}
         place = place or table.get("tasks_out") or table.get("tasks") or pipeline.run.folder / "tasks"
     elif lock.get("formatter", {}).get("use", "chat-template") != "chat-template":
         run.warn(f"the model was trained by the formatter {lock['formatter']['use']}, and is asked by chat-template; "
@@ -125,17 +126,22 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
     asked = Asked(wanted.edit or table.get("edit"), wanted.context or table.get("context"))
     ours = table if table.get("use", "swe-bugs") == "swe-bugs" else {}
     elsewhere = ours.get("tests_path")
+    memory = wanted.memory_mb or ours.get("limits", {}).get("memory_mb")
     checking = Checking(
         tuple(shlex.split(wanted.test_command)) if wanted.test_command else None,
         wanted.test_args or tuple(ours.get("test_args", ())), wanted.python or ours.get("python", ""),
         wanted.timeout, tuple(ours.get("roots", ("src", "."))),
-        Limits(seconds=_SUITE_SECONDS, memory_mb=wanted.memory_mb), tuple(ours.get("tests", ())),
+        Limits(seconds=_SUITE_SECONDS, memory_mb=memory or _MEMORY_MB), tuple(ours.get("tests", ())),
     )  # fmt: skip
     return Plan(
         tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),
         wanted.tests_path or (folder / elsewhere if elsewhere else None), checking, rows,
         [one for one in read if isinstance(one, InputError)],
     )  # fmt: skip
+
+
+def _memory(source: Any) -> int | None:
+    return getattr(getattr(source, "limits", None), "memory_mb", None)
 
 
 def _repos(given: Sequence[str], trained_on: Any, folder: Path) -> dict[str, str]:
