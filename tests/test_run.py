@@ -150,9 +150,10 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_made(
 
 @pytest.mark.parametrize("stage", ["dataset", "formatter", "model", "quantizer", "trainer"])
 def test_until_stops_after_a_stage(recipe: Path, loraplug: Cli, tmp_path: Path, stage: str) -> None:
-    """Each stage can be the last; going on later finishes the run."""
-    done = loraplug("run", recipe, "--until", stage)
+    """Each stage can be the last; what is said to go on with is the whole command, overrides included."""
+    done = loraplug("run", recipe, "--until", stage, "--set", "seed=7")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"Next: loraplug run {recipe} --set seed=7")
     assert not (tmp_path / "outputs/adapters/tiny").exists()
     assert (tmp_path / "outputs/runs/tiny/adapter").exists() == (stage == "trainer")
 

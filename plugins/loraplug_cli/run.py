@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
         raise InputError(f'no stage "{until}"', where="--until", todo=f"stages: {', '.join(stages)}")
     pipeline = app.pipeline(recipe, settings)
     outcome = pipeline.execute(until, fresh)
+    given = shlex.join([str(recipe), *(word for setting in settings for word in ("--set", setting))])
     if outcome.reached == "assisting":
         return None
     if outcome.reached not in ("trainer", "exporter"):
-        return click.echo(f"Stopped after {outcome.reached}, as asked.\n\nNext: loraplug run {recipe}")
+        return click.echo(f"Stopped after {outcome.reached}, as asked.\n\nNext: loraplug run {given}")
     click.echo(f"\n{pipeline.run.name}: {'done' if outcome.reached == 'exporter' else 'trained'}")
     for name, text in _summary(outcome.figures):
         click.echo(f"  {name:16} {text}")
@@ -38,7 +40,7 @@ def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
     for sample in outcome.samples:
         for name, text in (("prompt", sample.prompt), ("before", sample.before), ("after", sample.after)):
             click.echo(f"\n--- {name} ---\n{_clipped(text)}")
-    return click.echo(f"\nNext: loraplug {_next(app, recipe, outcome)}")
+    return click.echo(f"\nNext: loraplug {_next(app, given, outcome)}")
 
 
 def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:
@@ -55,13 +57,13 @@ def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:
     return lines
 
 
-def _next(app: Any, recipe: Path, outcome: Any) -> str:
+def _next(app: Any, given: str, outcome: Any) -> str:
     if outcome.reached == "trainer":
-        return f"run {recipe}"
+        return f"run {given}"
     folders = [path for path in outcome.artefacts.values() if (path / "config.json").exists()]
     if folders and "chat" in app.list_commands(click.get_current_context()):
         return f"chat {_shown(folders[-1])}"
-    return f"recipe show {recipe}"
+    return f"recipe show {given}"
 
 
 def _clipped(text: str, most: int = 16) -> str:
