@@ -113,7 +113,8 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
                 raise LoraplugError(
                     f"out of memory on {failed} rows, with weights that are shared out",
                     where=f"trainer, step {self.state.global_step + 1}, rows {', '.join(self.step_rows)}",
-                    todo="set trainer.micro_batch = 1, formatter.max_length lower, or gradient_checkpointing = true",
+                    todo="set trainer.micro_batch = 1, formatter.max_length lower, or gradient_checkpointing = true; "
+                    "then run with --fresh",
                 )
             if not self.layout.halve(failed):
                 raise LoraplugError(
