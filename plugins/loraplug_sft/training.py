@@ -46,12 +46,12 @@ def train(
         lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
     )
     adapted = options.lora.attach(model)
-    world.same_start(parameter for parameter in adapted.parameters() if parameter.requires_grad)
     fast, said = False, "plain kernel, as asked"
     if sharded := shards.asked():
         said = shards.spread(adapted)
     elif options.kernel == "auto":
         fast, said = kernel.install(adapted)
+    world.same_start(parameter for parameter in adapted.parameters() if parameter.requires_grad)
     run.say(said + _machine(model))
     layout = _layout(options, run, adapted, lengths, fast)
     trainer = LoraTrainer(
