@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data DIR                  # 300 held-in rows, 100 held out, 3 seeds, ours and trl
     python benchmarks/quality.py --data DIR --sweep          # ours with other learning rates, ranks, schedules …
-    python benchmarks/quality.py --data DIR --longest 96     # shorter rows, for slow machines
+    python benchmarks/quality.py --data DIR --longest 200    # shorter rows, for slow machines
 
 DIR holds alpaca_en_demo.json. The 400 rows are drawn from those of at most `--longest` tokens; the split is the same
 for everybody. Both trainers get the same encoded rows and masks, the same hyper-parameters (ours) and one epoch.
@@ -59,6 +59,8 @@ def make_rows(data: Path, longest: int, out: Path) -> None:
     tokenizer = TransformersModel(id=trainer.MODEL).load_tokenizer(run)
     formatter = ChatTemplate(max_length=longest, packing=False, overlong="drop", max_lost=1.0)
     encoded = formatter.encode(given, tokenizer, run)
+    if len(encoded) < HELD_IN + HELD_OUT:
+        sys.exit(f"{len(encoded)} rows have at most {longest} tokens, {HELD_IN + HELD_OUT} are wanted: raise --longest")
     drawn = random.Random(0).sample(range(len(encoded)), HELD_IN + HELD_OUT)  # noqa: S311 - the same draw every time
     encoded.select(drawn[:HELD_IN]).save_to_disk(str(out / "held-in"))
     encoded.select(drawn[HELD_IN:]).save_to_disk(str(out / "held-out"))
@@ -175,7 +177,10 @@ class Results:
         self.done = [json.loads(line) for line in lines]
         self.rows = {"longest": longest}
         self.command = [sys.executable, __file__, "--data", str(data), "--folder", str(folder)]
-        subprocess.run([*self.command, "--longest", str(longest), "--job", "rows"], check=True, capture_output=True)
+        made = [*self.command, "--longest", str(longest), "--job", "rows"]
+        run = subprocess.run(made, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise SystemExit(run.stderr[-2000:])
 
     def loss(self, side: str, seed: int = SEEDS[0], rows: int = HELD_IN, **settings: Any) -> float:
         """Held-out loss of one training, done now if it was not."""
