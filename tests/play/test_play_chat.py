@@ -145,6 +145,7 @@ class Terminal:
         child, self.tty = pty.fork()
         if child == 0:
             os.chdir(folder)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell ignores for what it runs in the background
             os.execv(command[0], command)  # noqa: S606 - the interpreter that runs the tests
         self.child = child
 
@@ -174,11 +175,9 @@ class Terminal:
         """
         for _ in range(6):
             self.type("\x03")
-            try:
-                while select.select([self.tty], [], [], 10)[0]:
-                    os.read(self.tty, 4096)
-            except OSError:
-                return  # the terminal is closed: it has ended
+            if select.select([self.tty], [], [], 10)[0]:  # heard: a line feed, or the terminal is closed
+                self.wait_for(lambda _: False, 120)
+                return
         raise AssertionError("ctrl-c at the prompt does not end it")
 
     def code(self) -> int:
