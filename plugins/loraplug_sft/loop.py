@@ -132,8 +132,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     def _accumulate(self, model: Any, rows: list[Row], count: int) -> tuple[torch.Tensor, int]:
         """The loss over this process' rows, and 0; or the size of the micro-batch that did not fit in memory."""
         loss = torch.zeros((), device=self.args.device)
-        everyones = [self._micro_batches(rows, rank) for rank in range(self.args.world_size)]
-        mine = everyones[self.args.process_index]
+        mine = self._micro_batches(rows, self.args.process_index)
         for taken in mine:
             seed = np.random.SeedSequence([self.args.seed, self.state.global_step, taken[0]])
             torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
@@ -147,7 +146,8 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
                     raise
                 return loss, len(taken)
         if self.sharded:  # as many passes as the others, or they wait for weights; a sum divided by infinity adds 0
-            for _ in range(max(map(len, everyones)) - len(mine)):
+            most = max(len(self._micro_batches(rows, rank)) for rank in range(self.args.world_size))
+            for _ in range(most - len(mine)):
                 super().training_step(model, self.collate([rows[0]]), torch.tensor(math.inf))
         return loss, 0
 

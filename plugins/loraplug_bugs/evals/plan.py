@@ -17,11 +17,11 @@ from loraplug_bugs.evals.bench import Checking
 from loraplug_bugs.evals.cases import Asked
 from loraplug_bugs.evals.reading import Task, read_tasks
 from loraplug_bugs.evals.speaker import Sampling
+from loraplug_bugs.options import BoxLimits
 from loraplug_bugs.sandbox import Limits
 
 _SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 _SUITE_SECONDS = 900.0  # for the suite on the tree without the bug
-_MEMORY_MB = 2048
 
 
 @frozen
@@ -131,7 +131,7 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
         tuple(shlex.split(wanted.test_command)) if wanted.test_command else None,
         wanted.test_args or tuple(ours.get("test_args", ())), wanted.python or ours.get("python", ""),
         wanted.timeout, tuple(ours.get("roots", ("src", "."))),
-        Limits(seconds=_SUITE_SECONDS, memory_mb=memory or _MEMORY_MB), tuple(ours.get("tests", ())),
+        Limits(seconds=_SUITE_SECONDS, memory_mb=memory or BoxLimits().memory_mb), tuple(ours.get("tests", ())),
     )  # fmt: skip
     return Plan(
         tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),
