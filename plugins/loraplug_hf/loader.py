@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 
 def _shared_out() -> bool:
-    """Whether the trainer will share the weights out over several GPUs (FSDP): one of them may not hold them all."""
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    return asked and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether the trainer will share the weights out over several GPUs: one of them may not hold them all."""
+    return os.environ.get("LORAPLUG_SHARDS") in ("fsdp2", "zero3")
 
 
 @frozen

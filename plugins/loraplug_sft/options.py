@@ -37,8 +37,9 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
     if options.lora.start_from is not None and options.lora.init != "default":
         yield Problem("trainer.lora.init", "start_from goes on with values that are there; leave out one of the two")
     try:
-        if shards.asked() and recipe.quantizer is not None:
-            yield Problem(shards.WHERE, shards.QUANTISED)
+        wrong = shards.quantised()
+        if wrong and recipe.quantizer is not None:
+            yield Problem(shards.WHERE, wrong)
     except InputError as error:
         yield Problem(shards.WHERE, error.what)
     if options.report_to != "auto":

@@ -1,7 +1,8 @@
-"""A model larger than one device: FSDP2 keeps a part of every frozen weight on each, adapters stay whole everywhere.
+"""A model larger than one device: each keeps a part of every frozen weight, adapters stay whole everywhere.
 
-A block's weights are gathered while it computes (https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html).
-What is trained is small and not sharded, so that gradients, optimizer and checkpoints are what they are without shards.
+FSDP2 is done here, DeepSpeed's ZeRO-3 in `zero`; accelerate's config says which. Under FSDP2 a block's weights are
+gathered while it computes (https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). What is trained is
+small and not sharded, so that gradients, optimizer and checkpoints are what they are without shards.
 """
 
 from __future__ import annotations
@@ -10,35 +11,52 @@ import os
 from typing import Any
 
 from loraplug import InputError
-from loraplug_sft import world
+from loraplug_sft import world, zero
 
-WHERE = "accelerate's config"
-QUANTISED = "a quantised model cannot be sharded; leave out [quantizer], or set use_fsdp: false"
+WHERE = zero.WHERE
+CUT = ("fsdp2", "zero3")  # the kinds in which a process holds a part of a weight only
+QUANTISED = "a quantised model cannot be sharded; leave out [quantizer], or {}"
+_FSDP, _DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
 
 
-def asked() -> bool:
-    """Whether accelerate's config, which its launcher gives through the environment, asks for FSDP.
+def asked() -> str:
+    """How the weights are to be shared out: "", "fsdp2", or "zero0" to "zero3".
+
+    accelerate's launcher says it through the environment; after `settle` that is `LORAPLUG_SHARDS`.
 
     Raises:
-        InputError: it asks for what is not done here: DeepSpeed, FSDP1, shards in the CPU's memory.
+        InputError: it asks for what is not done here: FSDP1, FSDP2 in the CPU's memory.
     """
-    if _yes("ACCELERATE_USE_DEEPSPEED"):
-        raise InputError(
-            "DeepSpeed is not supported; for models larger than one GPU take `--use_fsdp --fsdp_version 2`, "
-            "for those that fit `--multi_gpu`",
-            where=WHERE,
-        )
-    if not _yes("ACCELERATE_USE_FSDP") or world.size() == 1:
-        return False
+    if settled := os.environ.get("LORAPLUG_SHARDS"):
+        return settled
+    if _yes(_DEEPSPEED):
+        return f"zero{zero.settings()['stage']}"
+    if not _yes(_FSDP) or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ""
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise InputError("FSDP1 is not supported; set fsdp_version: 2", where=WHERE)
     if _yes("FSDP_OFFLOAD_PARAMS"):
-        raise InputError("fsdp_offload_params is not supported; set it to false", where=WHERE)
-    return True
+        raise InputError("fsdp_offload_params is not supported; set it to false, or take ZeRO-3", where=WHERE)
+    return "fsdp2"
+
+
+def quantised() -> str | None:
+    """What is wrong with a quantizer here, if anything."""
+    if (kind := asked()) not in CUT:
+        return None
+    return QUANTISED.format("set use_fsdp: false" if kind == "fsdp2" else "set zero_stage: 2")
+
+
+def settle() -> None:
+    """Leave what is asked in `LORAPLUG_SHARDS`, where loaders see it, and keep accelerate from doing it its own way."""
+    kind = asked()
+    for name in (_FSDP, _DEEPSPEED):
+        os.environ.pop(name, None)
+    os.environ["LORAPLUG_SHARDS"] = kind
 
 
 def spread(model: Any) -> str:
-    """Shard the frozen weights of a model with adapters, in place, over all processes; says what each holds.
+    """Share out the frozen weights of a model with adapters, in place, as `asked`; says what each process holds.
 
     Must come before its trainer is made: transformers and accelerate then leave it as it is. Calls of the model and of
     its `generate` are collective from here on: every process makes equally many, forward and backward.
@@ -46,12 +64,16 @@ def spread(model: Any) -> str:
     Raises:
         InputError: the model is quantised; its blocks are not known.
     """
+    if getattr(model, "quantization_method", None) is not None:
+        raise InputError(str(quantised()), where=WHERE)
+    return zero.spread(model, world.size()) if asked() == "zero3" else _fsdp2(model)
+
+
+def _fsdp2(model: Any) -> str:
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    if getattr(model, "quantization_method", None) is not None:
-        raise InputError(QUANTISED, where=WHERE)
     names = getattr(model, "_no_split_modules", None) or ()
     blocks = [module for module in model.modules() if type(module).__name__ in names]
     if not blocks:
@@ -66,7 +88,6 @@ def spread(model: Any) -> str:
         fully_shard(block, reshard_after_forward=not gathered_once, **options)
     fully_shard(model, **options)
     register_fsdp_forward_method(model, "generate")
-    os.environ.pop("ACCELERATE_USE_FSDP", None)  # or accelerate shards on its own, adapters too
     held = sum(getattr(parameter, "_local_tensor", parameter).numel() for parameter in model.parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
     return f"FSDP2: {held:,} of {total:,} parameters on each of {world.size()} processes"

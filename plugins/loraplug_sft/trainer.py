@@ -116,9 +116,10 @@ class Sft(Trainer):
 
     def meet(self, run: Run, work: bool) -> bool:  # noqa: ARG002
         """Wait for the other processes of this training; what the first one says about `work` holds for all."""
-        from loraplug_sft.world import meet
+        from loraplug_sft import shards, world
 
-        return meet(work)
+        shards.settle()
+        return world.meet(work)
 
     def train(
         self,

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
-from loraplug_sft import kernel, measure, order, shards, world
+from loraplug_sft import kernel, measure, order, shards, world, zero
 from loraplug_sft.checkpoints import Checkpoints
 from loraplug_sft.forecast import needs_checkpointing
 from loraplug_sft.health import Health, moved
@@ -47,12 +47,14 @@ def train(
     )
     adapted = options.lora.attach(model)
     fast, said = False, "plain kernel, as asked"
-    if sharded := shards.asked():
+    if sharded := (kind := shards.asked()) in shards.CUT:
         said = shards.spread(adapted)
     elif options.kernel == "auto":
         fast, said = kernel.install(adapted)
     world.same_start(parameter for parameter in adapted.parameters() if parameter.requires_grad)
     run.say(said + _machine(model))
+    if kind.startswith("zero") and not sharded:
+        run.say(zero.whole(adapted, int(kind[-1])))
     layout = _layout(options, run, adapted, lengths, fast)
     trainer = LoraTrainer(
         run,

@@ -26,7 +26,6 @@ def meet(work: bool) -> bool:
     import torch
     from accelerate import PartialState
 
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # else transformers loads the weights in the first only
     PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
     return bool(_from_first([work])[0])
 

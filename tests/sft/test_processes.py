@@ -23,13 +23,13 @@ STEPS = 6
 
 @pytest.fixture
 def launched(recipe: Path, tmp_path: Path) -> Any:
-    """Starts `loraplug run` on two processes."""
+    """Starts `loraplug run`, on two processes if nothing else is said."""
     text = recipe.read_text(encoding="utf-8").replace("max_steps = 4", f"max_steps = {STEPS}")
     recipe.write_text(text, encoding="utf-8")
 
-    def start(*words: str, **given: str) -> subprocess.Popen[str]:
+    def start(*words: str, processes: int = 2, **given: str) -> subprocess.Popen[str]:
         env = {**os.environ, "LORAPLUG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", **given}
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         return subprocess.Popen(
             [*launcher, "-m", "loraplug", "run", str(recipe), *words],
             cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -39,11 +39,37 @@ def launched(recipe: Path, tmp_path: Path) -> Any:
 
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate's launcher says it
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
+ZERO3 = {**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+ZERO3_FILE = {
+    **DEEPSPEED,
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE": '{"zero_optimization": {"stage": 3, "stage3_max_live_parameters": "auto", '
+    '"offload_param": {"device": "cpu"}}}',
+}
+REACHING = ("--set", "trainer.lora.dora=true", "--set", 'trainer.lora.modules_to_save=["lm_head"]')  # into base weights
+KINDS = {
+    "whole": ({}, None, ()),
+    "FSDP2": (FSDP, "FSDP2", ()),
+    "FSDP2, DoRA": (FSDP, "FSDP2", REACHING),
+    "ZeRO-2": (DEEPSPEED, None, ()),
+    "ZeRO-3": (ZERO3, "DeepSpeed ZeRO-3", ()),
+    "ZeRO-3 of a file, DoRA": (ZERO3_FILE, "DeepSpeed ZeRO-3", REACHING),
+}
 
 
-@pytest.mark.parametrize("env", [{}, FSDP], ids=["whole", "sharded"])
+@pytest.fixture(scope="session")
+def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which DeepSpeed is installed: apart, as transformers and accelerate change where it is."""
+    folder = tmp_path_factory.mktemp("deepspeed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    names = ("deepspeed==0.19.8", "einops", "hjson", "msgpack", "ninja", "py-cpuinfo")
+    subprocess.run([*command, *names], check=True, timeout=600)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_do_what_one_does(
-    launched: Any, recipe: Path, loraplug: Cli, tmp_path: Path, env: dict[str, str]
+    launched: Any, recipe: Path, loraplug: Cli, tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
     """Losses step by step, validation and the adapter are the same; only the first process speaks and writes.
 
@@ -51,16 +77,21 @@ def test_two_processes_do_what_one_does(
     """
     from safetensors.torch import load_file
 
+    env, sharded, options = KINDS[kind]
+    if kind.startswith("ZeRO-3"):
+        env = env | request.getfixturevalue("deepspeed")
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("samples = 0", "samples = 1"), encoding="utf-8")
-    both = launched("--set", "run_name=both", **env)
+    both = launched("--set", "run_name=both", *options, **env)
     said, _ = both.communicate(timeout=300)
     assert both.returncode == 0, said
-    if env:
-        held, total = map(_number, re.search(r"FSDP2: ([\d,]+) of ([\d,]+) parameters", said).groups())  # type: ignore[union-attr]
+    if kind == "ZeRO-2":
+        assert "DeepSpeed stage 2 shares out optimizer and gradients" in said
+    if sharded:
+        held, total = map(_number, re.search(rf"{sharded}: ([\d,]+) of ([\d,]+) parameters", said).groups())  # type: ignore[union-attr]
         assert held < 0.7 * total  # adapters of rank 16 are large beside this model
     assert said.count("both: done") == 1
     assert said.count("rows held out") == 1
-    assert loraplug("run", recipe, "--set", "run_name=one").returncode == 0
+    assert loraplug("run", recipe, "--set", "run_name=one", *options).returncode == 0
     figures, adapters = [], []
     for name in ("one", "both"):
         folder = tmp_path / "outputs/adapters" / name
@@ -74,6 +105,22 @@ def test_two_processes_do_what_one_does(
     for name, tensor in adapters[0].items():
         # AdamW divides by the root of tiny squares, which magnifies the last bit of a sum
         assert float((adapters[1][name] - tensor).abs().max()) < 2e-3, name
+
+
+def test_one_process_may_have_deepspeed_hold_the_weights(
+    launched: Any, recipe: Path, loraplug: Cli, tmp_path: Path, deepspeed: dict[str, str]
+) -> None:
+    """As one GPU with `offload_param_device` does; the loss is that of a run without."""
+    begun = launched("--set", "run_name=held", processes=1, **ZERO3_FILE, **deepspeed)
+    said, _ = begun.communicate(timeout=300)
+    assert begun.returncode == 0, said
+    assert "parameters on each of 1 process;" in said
+    assert loraplug("run", recipe, "--set", "run_name=plain").returncode == 0
+    losses = []
+    for name in ("held", "plain"):
+        lines = (tmp_path / "outputs/adapters" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines[:-1]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path) -> None:
@@ -103,7 +150,9 @@ def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path) -> N
 
 
 REFUSED = {
-    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
+    "no DeepSpeed": (ZERO3, "DeepSpeed is not installed"),
+    "no stage": ({**ZERO3, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "4"}, "zero_stage is 4, not 0, 1, 2 or 3"),
+    "no file": ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "gone.json"}, "its DeepSpeed file gone.json"),
     "FSDP1": ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1 is not supported"),
     "quantised": (FSDP, "a quantised model cannot be sharded"),
     "offload": ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported"),

@@ -1,0 +1,122 @@
+"""DeepSpeed by accelerate's config: ZeRO-3 keeps a part of every frozen weight on each process, or on the CPU.
+
+What is trained stays outside, whole on every process, as with FSDP2 (see `shards`): DeepSpeed gathers and frees frozen
+weights, and gradients, optimizer and checkpoints are what they are without it.
+https://deepspeed.readthedocs.io/en/latest/zero3.html, https://huggingface.co/docs/accelerate/usage_guides/deepspeed
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from loraplug import InputError
+
+WHERE = "accelerate's config"
+_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+
+
+def settings() -> dict[str, Any]:
+    """DeepSpeed's table `zero_optimization`, from the file that accelerate's config names, or else from its own keys.
+
+    Raises:
+        InputError: the file cannot be read; the stage is none that there is; stage 3 without DeepSpeed.
+    """
+    found = _of_file() if os.environ.get(_FILE, "none") != "none" else _of_keys()
+    if found.get("stage") not in (0, 1, 2, 3):
+        raise InputError(f"zero_stage is {found.get('stage')!r}, not 0, 1, 2 or 3", where=WHERE)
+    if found["stage"] == 3 and find_spec("deepspeed") is None:
+        raise InputError("DeepSpeed is not installed; pip install deepspeed", where=WHERE)
+    return found
+
+
+def spread(model: Any, world_size: int) -> str:
+    """Have DeepSpeed share out the frozen weights of a model with adapters, in place; says what each process holds.
+
+    Calls of the model are collective from here on. `model` computes and is saved as before; its frozen parameters are
+    empty between calls.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", device)  # which it would find out, and warn of
+    import deepspeed
+
+    given = {key: value for key, value in settings().items() if value != "auto" and key != "offload_optimizer"}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # nothing here goes by it, but there must be one
+        "zero_optimization": given,
+        "bf16": {"enabled": model.dtype == torch.bfloat16},
+        "fp16": {"enabled": model.dtype == torch.float16},
+    }
+    for tensor in [*filter(lambda one: one.requires_grad, model.parameters()), *model.buffers()]:
+        tensor.data = tensor.data.to(device)
+    with _apart(model), redirect_stdout(io.StringIO()):  # it prints that it built its collectives
+        deepspeed.init_distributed(dist_init_required=None if world_size > 1 else True)
+        deepspeed.zero.Init(module=model, config_dict_or_path=config)  # weight by weight: all would not fit at once
+        deepspeed.initialize(model=model, config=config)
+    every = list(model.parameters())
+    held = sum(getattr(one, "ds_tensor", one).numel() for one in every)
+    total = sum(getattr(one, "ds_numel", one.numel()) for one in every)
+    return f"DeepSpeed ZeRO-3: {held:,} of {total:,} parameters on each of {world_size} process{'es' * (world_size > 1)}"
+
+
+def whole(model: Any, stage: int) -> str:
+    """What to say of stages 0 to 2, which share out what with adapters is small."""
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    shared = {0: "nothing", 1: "the optimizer", 2: "optimizer and gradients"}[stage]
+    return (
+        f"DeepSpeed stage {stage} shares out {shared}: {count:,} adapter weights stay whole on every process instead, "
+        "and training is data-parallel"
+    )
+
+
+@contextmanager
+def _apart(model: Any) -> Iterator[None]:
+    """Take the trained modules out of the tree for a while, so that DeepSpeed leaves them alone."""
+    import torch
+
+    trained = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if (found := list(child.parameters())) and all(parameter.requires_grad for parameter in found)
+    ]
+    for parent, name, _ in trained:
+        setattr(parent, name, torch.nn.ModuleDict())
+    yield
+    for parent, name, child in trained:
+        setattr(parent, name, child)
+
+
+def _of_keys() -> dict[str, Any]:
+    given: dict[str, Any] = {"stage": int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))}
+    device = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none")
+    if device != "none":
+        path = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_NVME_PATH", "none")
+        given["offload_param"] = {"device": device} | ({"nvme_path": path} if path != "none" else {})
+    return given
+
+
+def _of_file() -> dict[str, Any]:
+    """A path, or JSON itself, plain or in base64: all that accelerate takes."""
+    named = os.environ[_FILE]
+    try:
+        if Path(named).is_file():
+            text = Path(named).read_text(encoding="utf-8")
+        else:
+            text = named if named.lstrip().startswith("{") else base64.urlsafe_b64decode(named).decode()
+        found = json.loads(text)["zero_optimization"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"its DeepSpeed file {named[:200]} cannot be used ({error!r})", where=WHERE) from None
+    if not isinstance(found, dict):
+        raise InputError(f"zero_optimization in {named[:200]} is no table", where=WHERE)
+    return found
