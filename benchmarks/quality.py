@@ -29,17 +29,17 @@ from statistics import mean, stdev
 from typing import Any
 
 HELD_IN, HELD_OUT, SEEDS = 300, 100, (1, 2, 3)
-DEFAULTS = {"learning_rate": 2e-4, "r": 16, "alpha": 32, "scheduler": "cosine", "warmup": 0.05, "batch_size": 4}
+DEFAULTS = {"learning_rate": 5e-4, "r": 16, "alpha": 32, "scheduler": "cosine", "warmup": 0.05, "batch_size": 4}
 SWEEP: list[dict[str, Any]] = [
     {},
-    {"learning_rate": 5e-4},
+    {"learning_rate": 2e-4},
     {"learning_rate": 1e-3},
     {"learning_rate": 2e-3},
-    {"learning_rate": 5e-4, "r": 8, "alpha": 16},
-    {"learning_rate": 5e-4, "r": 32, "alpha": 64},
+    {"r": 8, "alpha": 16},
+    {"r": 32, "alpha": 64},
     {"learning_rate": 1e-3, "alpha": 16},
-    {"learning_rate": 5e-4, "scheduler": "linear"},
-    {"learning_rate": 5e-4, "scheduler": "constant", "warmup": 0.0},
+    {"scheduler": "linear"},
+    {"scheduler": "constant", "warmup": 0.0},
     {"learning_rate": 1e-3, "batch_size": 8},
 ]
 ROUNDS = {HELD_IN // 4: 4, HELD_IN // 2: 2, HELD_IN: 1}  # rows trained on, and how many configurations go on

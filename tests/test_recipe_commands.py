@@ -69,7 +69,7 @@ def _plain(folder: Path) -> Path:
 def test_diff_marks_defaults(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
     """So that one sees which side said nothing."""
     told = loraplug("recipe", "diff", recipe, _plain(tmp_path)).stdout
-    assert "trainer.learning_rate\n  A  0.01\n  B  0.0002 (default)\n" in told
+    assert "trainer.learning_rate\n  A  0.01\n  B  0.0005 (default)\n" in told
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ class Sft(Trainer):
         int | Literal["auto"],
         Doc(
             "rows computed at once, end to end without padding; halved when memory does not suffice. auto: on a CPU "
-            "one, or with the fast kernel up to 1,024 tokens; on a GPU as many as are no longer than the longest row"
+            "one, or with the fast kernel up to 512 tokens; on a GPU as many as are no longer than the longest row"
         ),
     ] = "auto"
     optimizer: Annotated[
@@ -48,9 +48,9 @@ class Sft(Trainer):
         ],
         Doc("optimizer, by its name in transformers; 8-bit and paged ones are those of bitsandbytes", aka=("optim",)),
     ] = "adamw_torch"  # fmt: skip
-    learning_rate: Annotated[float, Doc("peak learning rate", aka=("lr",))] = field(
-        default=2e-4, validator=validators.gt(0)
-    )
+    learning_rate: Annotated[
+        float, Doc("peak learning rate; the smallest models want more (1e-3 for SmolLM2-135M)", aka=("lr",))
+    ] = field(default=5e-4, validator=validators.gt(0))
     scheduler: Annotated[
         Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"],
         Doc("course of the learning rate", aka=("lr_scheduler", "lr_scheduler_type")),

@@ -8,11 +8,10 @@ https://deepspeed.readthedocs.io/en/latest/zero3.html, https://huggingface.co/do
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,8 @@ def spread(model: Any, world_size: int) -> str:
         os.environ.setdefault("DS_ACCELERATOR", device)  # which it would find out, and warn of
     import deepspeed
 
+    if device == "cpu":  # else it compiles collectives of its own, for which there may be no compiler; gloo will do
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     given = {key: value for key, value in settings().items() if value != "auto" and key != "offload_optimizer"}
     config = {
         "train_micro_batch_size_per_gpu": 1,  # nothing here goes by it, but there must be one
@@ -59,14 +60,16 @@ def spread(model: Any, world_size: int) -> str:
     }
     for tensor in [*filter(lambda one: one.requires_grad, model.parameters()), *model.buffers()]:
         tensor.data = tensor.data.to(device)
-    with _apart(model), redirect_stdout(io.StringIO()):  # it prints that it built its collectives
+    with _apart(model):
         deepspeed.init_distributed(dist_init_required=None if world_size > 1 else True)
         deepspeed.zero.Init(module=model, config_dict_or_path=config)  # weight by weight: all would not fit at once
         deepspeed.initialize(model=model, config=config)
     every = list(model.parameters())
     held = sum(getattr(one, "ds_tensor", one).numel() for one in every)
     total = sum(getattr(one, "ds_numel", one.numel()) for one in every)
-    return f"DeepSpeed ZeRO-3: {held:,} of {total:,} parameters on each of {world_size} process{'es' * (world_size > 1)}"
+    return (
+        f"DeepSpeed ZeRO-3: {held:,} of {total:,} parameters on each of {world_size} process{'es' * (world_size > 1)}"
+    )
 
 
 def whole(model: Any, stage: int) -> str:
