@@ -9,8 +9,8 @@ for everybody. Both trainers get the same encoded rows and masks, the same hyper
 Held-out loss is the mean cross-entropy of all trained tokens of the held-out rows, in nats, computed by the same code
 here. trl runs with a row a batch and no checkpointing: the same losses (see trainer.py) in half the time.
 
-The sweep halves: every configuration trains on a quarter of the rows, each with its own whole schedule, the best four
-on half of them, and the best two on all. Results are appended to `--results`, and what is there already is not done
+The sweep halves: every configuration trains on a quarter of the rows, each with its own whole schedule, the best five
+on half of them, and the best three on all. Results are appended to `--results`, and what is there already is not done
 again, so that a sweep can be stopped at any time.
 """
 
@@ -42,7 +42,7 @@ SWEEP: list[dict[str, Any]] = [
     {"scheduler": "constant", "warmup": 0.0},
     {"learning_rate": 1e-3, "batch_size": 8},
 ]
-ROUNDS = {HELD_IN // 4: 4, HELD_IN // 2: 2, HELD_IN: 1}  # rows trained on, and how many configurations go on
+ROUNDS = {HELD_IN // 4: 5, HELD_IN // 2: 3, HELD_IN: 1}  # rows trained on, and how many configurations go on
 
 
 def make_rows(data: Path, longest: int, out: Path) -> None:
