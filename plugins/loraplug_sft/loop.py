@@ -132,7 +132,8 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     def _accumulate(self, model: Any, rows: list[Row], count: int) -> tuple[torch.Tensor, int]:
         """The loss over this process' rows, and 0; or the size of the micro-batch that did not fit in memory."""
         loss = torch.zeros((), device=self.args.device)
-        mine = self._micro_batches(rows, self.args.process_index)
+        everyone = self._micro_batches(rows)
+        mine = everyone[self.args.process_index]
         for taken in mine:
             seed = np.random.SeedSequence([self.args.seed, self.state.global_step, taken[0]])
             torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
@@ -146,17 +147,18 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
                     raise
                 return loss, len(taken)
         if self.sharded:  # as many passes as the others, or they wait for weights; a sum divided by infinity adds 0
-            most = max(len(self._micro_batches(rows, rank)) for rank in range(self.args.world_size))
-            for _ in range(most - len(mine)):
+            for _ in range(max(map(len, everyone)) - len(mine)):
                 super().training_step(model, self.collate([rows[0]]), torch.tensor(math.inf))
         return loss, 0
 
-    def _micro_batches(self, rows: list[Row], rank: int) -> list[list[int]]:
-        """The positions in `rows` that process `rank` computes, by what it computes at once."""
-        lengths = [len(row["input_ids"]) for row in rows]
-        share = order.share(range(len(rows)), lengths, rank, self.args.world_size)
-        batches = order.micro_batches([lengths[at] for at in share], self.layout.most_rows, self.layout.most_tokens)
-        return [[share[position] for position in batch] for batch in batches]
+    def _micro_batches(self, rows: list[Row]) -> list[list[list[int]]]:
+        """The positions in `rows` that each process computes, by what it computes at once."""
+        lengths, layout = [len(row["input_ids"]) for row in rows], self.layout
+        parts = []
+        for share in order.shares(lengths, self.args.world_size):
+            batches = order.micro_batches([lengths[at] for at in share], layout.most_rows, layout.most_tokens)
+            parts.append([[share[position] for position in batch] for batch in batches])
+        return parts
 
     def collate(self, rows: list[Row]) -> dict[str, Any]:
         """Rows as one batch: documents end to end, kept apart by their positions, so nothing is padding."""

@@ -73,16 +73,14 @@ def _by_tokens(order: list[int], lengths: Sequence[int], budget: int) -> list[li
     return steps
 
 
-def share(rows: Sequence[int], lengths: Sequence[int], rank: int, world: int) -> list[int]:
-    """The positions in `rows` that process `rank` of `world` computes: longest first to whoever has least to do."""
-    loads = [0] * world
-    mine = []
-    for at in sorted(range(len(rows)), key=lambda at: -lengths[rows[at]]):
+def shares(lengths: Sequence[int], world: int) -> list[list[int]]:
+    """The rows of a step that each of `world` processes computes, by position: longest first to who has least to do."""
+    loads, parts = [0] * world, [[] for _ in range(world)]  # type: list[int], list[list[int]]
+    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
         least = loads.index(min(loads))
-        loads[least] += lengths[rows[at]]
-        if least == rank:
-            mine.append(at)
-    return sorted(mine)
+        loads[least] += lengths[at]
+        parts[least].append(at)
+    return [sorted(part) for part in parts]
 
 
 def micro_batches(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug_sft.order import lay_out, micro_batches, share
+from loraplug_sft.order import lay_out, micro_batches, shares
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=40)
 
@@ -50,10 +50,10 @@ def test_the_order_is_that_of_the_usual_sampler() -> None:
 @given(LENGTHS, st.integers(1, 5))
 def test_processes_share_a_step_without_gap_or_overlap(lengths: list[int], world: int) -> None:
     """Every row of the step is computed by exactly one process, and loads differ by at most one row."""
-    rows = list(range(len(lengths)))
-    shares = [share(rows, lengths, rank, world) for rank in range(world)]
-    assert sorted(at for part in shares for at in part) == rows
-    loads = [sum(lengths[at] for at in part) for part in shares]
+    parts = shares(lengths, world)
+    assert len(parts) == world
+    assert sorted(at for part in parts for at in part) == list(range(len(lengths)))
+    loads = [sum(lengths[at] for at in part) for part in parts]
     assert max(loads) - min(loads) <= max(lengths)
 
 
