@@ -29,8 +29,8 @@ def settings() -> dict[str, Any]:
         InputError: the file cannot be read; the stage is none that there is; stage 3 without DeepSpeed.
     """
     found = _of_file() if os.environ.get(_FILE, "none") != "none" else _of_keys()
-    if found.get("stage") not in (0, 1, 2, 3):
-        raise InputError(f"zero_stage is {found.get('stage')!r}, not 0, 1, 2 or 3", where=WHERE)
+    if found.setdefault("stage", 0) not in (0, 1, 2, 3):  # DeepSpeed's own default
+        raise InputError(f"zero_stage is {found['stage']!r}, not 0, 1, 2 or 3", where=WHERE)
     if found["stage"] == 3 and find_spec("deepspeed") is None:
         raise InputError("DeepSpeed is not installed; pip install deepspeed", where=WHERE)
     return found
@@ -101,7 +101,8 @@ def _apart(model: Any) -> Iterator[None]:
 
 
 def _of_keys() -> dict[str, Any]:
-    given: dict[str, Any] = {"stage": int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))}
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    given: dict[str, Any] = {"stage": int(stage) if stage.isdecimal() else stage}
     device = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none")
     if device != "none":
         path = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_NVME_PATH", "none")
