@@ -85,7 +85,7 @@ id = "{model}"  # <-- {about}
 use = "sft"
 epochs = 2
 batch_size = 8                     # rows in one optimizer step
-learning_rate = 5e-4               # 1e-3 below half a billion parameters
+learning_rate = 5e-4               # the smallest models want more: 1e-3
 [trainer.lora]
 r = 16                             # rank: more can learn more, and remember more
 alpha = 32

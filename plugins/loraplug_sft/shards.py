@@ -31,7 +31,7 @@ def asked() -> str:
         return settled
     if _yes(_DEEPSPEED):
         return f"zero{zero.settings()['stage']}"
-    if not _yes(_FSDP) or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _yes(_FSDP) or world.size() == 1:
         return ""
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise InputError("FSDP1 is not supported; set fsdp_version: 2", where=WHERE)

@@ -95,9 +95,11 @@ def _apart(model: Any) -> Iterator[None]:
     ]
     for parent, name, _ in trained:
         setattr(parent, name, torch.nn.ModuleDict())
-    yield
-    for parent, name, child in trained:
-        setattr(parent, name, child)
+    try:
+        yield
+    finally:
+        for parent, name, child in trained:
+            setattr(parent, name, child)
 
 
 def _of_keys() -> dict[str, Any]:

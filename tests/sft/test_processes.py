@@ -49,7 +49,8 @@ ZERO3_FILE = {
 REACHING = ("--set", "trainer.lora.dora=true", "--set", 'trainer.lora.modules_to_save=["lm_head"]')  # into base weights
 KINDS = {
     "whole": ({}, None, ()),
-    "FSDP2": (FSDP, "FSDP2", REACHING),
+    "FSDP2": (FSDP, "FSDP2", ()),
+    "FSDP2, DoRA": (FSDP, "FSDP2", REACHING),
     "ZeRO-3": (ZERO3_FILE, "DeepSpeed ZeRO-3", REACHING),
 }
 
