@@ -2,7 +2,7 @@
 
     python benchmarks/trainer_long.py tiny                    # 1,000 steps of a random two-layer model
     python benchmarks/trainer_long.py small                   # 100 steps of SmolLM2-135M
-    python benchmarks/trainer_long.py billion --tmp /dev/shm  # takes 2.2 GB there: QLoRA beside LoRA, a step each
+    python benchmarks/trainer_long.py billion --tmp /dev/shm  # takes 2.2 GB there: QLoRA beside LoRA, 3 steps each
 
 `tiny` and `small` train rows of one length and print the median time of a step (wall and CPU, milliseconds) and the
 resident memory, by stretches of the run. `billion` makes a random Llama of 1.1 billion parameters (TinyLlama's sizes)
@@ -33,7 +33,7 @@ SIZES = {
     | {"num_attention_heads": 32, "num_key_value_heads": 4, "tie_word_embeddings": False},
 }
 ROW = {"tiny": 64, "small": 32, "billion": 256}
-STEPS = {"tiny": 1000, "small": 100, "billion": 1}
+STEPS = {"tiny": 1000, "small": 100, "billion": 3}
 
 
 class Record:
@@ -147,11 +147,13 @@ def main() -> None:
             stretches(measure(given.size, model, folder / "run"))
             return
         taken = {name: measure("billion", model, folder / name, bits) for name, bits in (("LoRA", 0), ("QLoRA", 4))}
-        print(f"{'':8}{'peak GB':>9}{'before the step':>17}{'not files GB':>14}{'step s':>8}")
+        heads = f"{'peak GB':>9}{'before the steps':>18}{'not files GB':>14}{'step s':>8}{'CPU s':>7}{'last loss':>11}"
+        print(" " * 8 + heads)
         for name, one in taken.items():
-            seconds = one["steps"][0]["wall"]
+            wall, cpu = (median(step[key] for step in one["steps"]) for key in ("wall", "cpu"))
             peak, loaded, anonymous = (one[key] / 1e9 for key in ("peak", "loaded", "anonymous"))
-            print(f"{name:8}{peak:9.2f}{loaded:17.2f}{anonymous:14.2f}{seconds:8.1f}")
+            loss = one["steps"][-1]["loss"]
+            print(f"{name:8}{peak:9.2f}{loaded:18.2f}{anonymous:14.2f}{wall:8.1f}{cpu:7.1f}{loss:11.4f}")
         ratio = {key: taken["QLoRA"][key] / taken["LoRA"][key] for key in ("peak", "anonymous")}
         print(f"QLoRA / LoRA: {ratio['peak']:.2f} of the peak, {ratio['anonymous']:.2f} of what is not files")
 

@@ -29,6 +29,29 @@ def test_a_folder_is_loaded_as_it_is(tiny_model: Path, run: Run) -> None:
     assert auto.base(run) == tiny_model
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="wants /proc")
+def test_weights_that_are_made_from_the_files_are_read_and_not_mapped(
+    tiny_model: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where dtype differs or a quantizer works on them no file is mapped while they load; as they are, they are."""
+    from transformers import modeling_utils
+
+    from loraplug_bnb.quantizer import BitsAndBytes
+
+    convert, mapped = modeling_utils.convert_and_load_state_dict_in_model, {}
+
+    def looking(*args: object, **options: object) -> object:
+        mapped[name] = str(tmp_path / name) in Path("/proc/self/maps").read_text()
+        return convert(*args, **options)
+
+    monkeypatch.setattr(modeling_utils, "convert_and_load_state_dict_in_model", looking)
+    cases = {"as it is": ("float32", None), "narrowed": ("bfloat16", None), "quantised": ("float32", BitsAndBytes())}
+    for name, (dtype, quantizer) in cases.items():
+        shutil.copytree(tiny_model, tmp_path / name)  # a file of its own: models of other tests may still live
+        TransformersModel(id=str(tmp_path / name), dtype=dtype).load_model(run, quantizer)
+    assert mapped == {"as it is": True, "narrowed": False, "quantised": False}
+
+
 def test_a_chat_template_file_takes_the_tokenizers_place(tiny_model: Path, run: Run, tmp_path: Path) -> None:
     """`chat_template = "file.jinja"`; a missing file is named."""
     (tmp_path / "t.jinja").write_text("{{ messages[0]['content'] }}")

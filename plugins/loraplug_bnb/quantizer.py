@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import Doc, Quantizer
+from loraplug import Doc, InputError, Quantizer
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -48,9 +48,36 @@ class BitsAndBytes(Quantizer):
         On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a layer's weights at the first forward in evaluation mode,
         for good, and the kernel for that layout has no backward: a model that is measured before it is trained would
         pass no gradient through any frozen layer, silently.
+
+        Raises:
+            InputError: bitsandbytes reads a layer's weights wrongly.
         """
+        _check_scales(model)
         model.requires_grad_(False)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
         return model
+
+
+def _check_scales(model: PreTrainedModel) -> None:
+    """Find layers whose rows end within a block of scales: read on a CPU, such rows get those of others (0.50)."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        state = getattr(weight, "quant_state", None)
+        if weight is None or state is None or weight.device.type != "cpu" or not state.shape[-1] % state.blocksize:
+            continue
+        shape, by_rows = state.shape, dequantize_4bit(weight, state)
+        state.shape = torch.Size((1, shape.numel()))
+        at_once = dequantize_4bit(weight, state)
+        state.shape = shape
+        if not torch.equal(by_rows.flatten(), at_once.flatten()):
+            raise InputError(
+                f"bitsandbytes gives wrong weights on a CPU for a layer of {shape[-1]} inputs, which is no multiple of "
+                f"{state.blocksize}",
+                where=f"quantizer, layer {name}",
+                todo="take quantizer.bits = 8, leave [quantizer] out, or train on a GPU",
+            )

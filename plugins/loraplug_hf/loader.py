@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import frozen
 
 from loraplug import Doc, InputError, ModelLoader, Quantizer, Run
-from loraplug_hf import places
+from loraplug_hf import memory, places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,15 +80,18 @@ class TransformersModel(ModelLoader):
             options["quantization_config"] = quantization.config(dtype)
         if torch.cuda.is_available() and not _shared_out():
             options["device_map"] = {"": torch.cuda.current_device()}
+        base = self.base(run)
         with self._reading():
-            model = AutoModelForCausalLM.from_pretrained(
-                self.base(run),
-                dtype=dtype,
-                attn_implementation=self.attention,
-                trust_remote_code=self.trust_remote_code,
-                use_safetensors=True,
-                **options,
-            )
+            as_stored = quantization is None and memory.stored_as(base, dtype)
+            with memory.sparing(mapped=as_stored or torch.cuda.is_available()):
+                model = AutoModelForCausalLM.from_pretrained(
+                    base,
+                    dtype=dtype,
+                    attn_implementation=self.attention,
+                    trust_remote_code=self.trust_remote_code,
+                    use_safetensors=True,
+                    **options,
+                )
         bits = "" if quantization is None else f", quantised by {quantization.name}"
         run.say(f"model: {self.id}, {model.num_parameters() / 1e6:,.0f} million parameters, {dtype}{bits}")
         return model

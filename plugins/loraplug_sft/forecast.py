@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from loraplug import Estimate
@@ -33,11 +34,12 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
 
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
-    weights = _bytes(model.parameters())
-    program = max(0.0, resident_memory() - weights)
+    program = max(0.0, resident_memory() - _bytes(model.parameters()))
     adapted: Any = options.lora.attach(model)
     fast = options.kernel == "auto" and kernel.install(adapted)[0]
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    weights = _bytes(parameter for parameter in adapted.parameters() if not parameter.requires_grad)
+    weights += _bytes(adapted.buffers())
     longest, usual = max(lengths), sorted(lengths)[len(lengths) // 2]
     checkpointing = options.gradient_checkpointing
     if needs_checkpointing(adapted, longest, fast) if checkpointing == "auto" else checkpointing:
@@ -104,7 +106,7 @@ def _kept_bytes(model: Any, tokens: int, fast: bool) -> int:
     """Bytes that autograd keeps of one forward pass for the backward pass."""
     import torch
 
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    parameters = {held.untyped_storage().data_ptr() for held in chain(model.parameters(), model.buffers())}
     kept: dict[int, int] = {}
 
     def pack(tensor: Any) -> Any:

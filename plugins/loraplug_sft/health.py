@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from attrs import define
 
 from loraplug import LoraplugError, Run
+
+if TYPE_CHECKING:
+    import torch
 
 _SLOWER = 'try a smaller trainer.learning_rate, a longer warmup, or model.dtype = "float32"'
 _STILL = 5  # steps without any gradient before a run is given up
@@ -64,24 +69,31 @@ class Health:
         self.best = min(self.best, self.average)
 
 
-def moved(run: Run, change: float, before: float | None, after: float | None) -> None:
+def fingerprint(values: Iterable[torch.Tensor]) -> bytes:
+    """A hash of all values: whether training changed any is told without a second copy of them."""
+    import torch
+
+    hashed = sha256()
+    for value in values:
+        hashed.update(value.detach().flatten().view(torch.uint8).cpu().numpy())
+    return hashed.digest()
+
+
+def moved(run: Run, changed: bool, before: float | None, after: float | None) -> None:
     """Warn when a finished training did nothing.
 
     Args:
-        change: the largest change of a trained value from its beginning.
+        changed: whether any trained value is another than at the beginning.
         before, after: validation loss, where there is one.
     """
-    if change == 0:
+    if not changed:
         raise LoraplugError(
             "the adapter is what it was before training",
             where="trainer",
             todo="raise learning_rate; see `loraplug preview` for the trained tokens",
         )
     if before is not None and after is not None and abs(after - before) < 1e-4 * before:
-        run.warn(
-            f"training changed the validation loss by only {after - before:+.1e}, and no value of the adapter by more "
-            f"than {change:.1e}; raise trainer.learning_rate"
-        )
+        run.warn(f"training changed the validation loss by only {after - before:+.1e}; raise trainer.learning_rate")
 
 
 def _where(step: int, rows: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from loraplug_sft.kernel_block import DTYPES, Block, Unsupported
-from loraplug_sft.kernel_math import product, rms, rms_backward
+from loraplug_sft.kernel_math import back, rms, rms_backward, times
+from loraplug_sft.kernel_vocabulary import Output, narrow
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPES = ("default", "linear", "llama3", "yarn")  # the others turn by the length of the whole sequence
@@ -44,6 +45,7 @@ def install(model: Any) -> tuple[bool, str]:
         return plain(*args, **inputs) if label_count is None else fast(label_count, **inputs)
 
     base.forward = forward
+    narrow(base)
     return True, f"fast kernel: {len(fast.blocks)} {type(base).__name__} blocks"
 
 
@@ -70,12 +72,12 @@ class _FastLoss:
             raise Unsupported(f"{type(base).__name__} is not one of {', '.join(_ARCHITECTURES)}")
         if any(parameter.device.type != "cpu" for parameter in base.parameters()):
             raise Unsupported("the model is not on the CPU")
-        self.backbone, self.head = base.model, base.lm_head
-        trained = self.head.weight.requires_grad or self.backbone.norm.weight.requires_grad
-        if type(self.head) is not torch.nn.Linear or self.head.bias is not None or trained:
+        self.base, self.backbone, head = base, base.model, base.lm_head
+        trained = head.weight.requires_grad or self.backbone.norm.weight.requires_grad
+        if type(head) is not torch.nn.Linear or head.bias is not None or trained:
             raise Unsupported("the output layer is trained (or the norm before it), quantised or has a bias")
-        if self.head.weight.dtype not in DTYPES:
-            raise Unsupported(f"it computes in float32 or bfloat16, the model in {self.head.weight.dtype}")
+        if head.weight.dtype not in DTYPES:
+            raise Unsupported(f"it computes in float32 or bfloat16, the model in {head.weight.dtype}")
         if self.backbone.rotary_emb.rope_type not in _ROPES:
             raise Unsupported(f"rope of type {self.backbone.rotary_emb.rope_type}")
         self.blocks = [Block(layer, model.active_adapter) for layer in self.backbone.layers]
@@ -102,7 +104,7 @@ class _FastLoss:
         rope = [part[0, :, None, None].chunk(2, -1)[0] for part in self.backbone.rotary_emb(x, positions[None])]
         for block in self.blocks:
             x = block(x, rope, rows, kept if block is self.blocks[-1] else ...)
-        total: Tensor = _Head.apply(x, self.backbone.norm, self.head.weight, targets[kept])
+        total: Tensor = _Head.apply(x, self.backbone.norm, self.base.lm_head, targets[kept])
         return total * 0.0 if empty else total / count
 
 
@@ -110,21 +112,22 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
     """Last norm, vocabulary and summed cross-entropy; the gradient is made with the logits at hand, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Any, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: Any, head: Any, targets: Tensor) -> Tensor:
         """The summed loss of `x` (labels, hidden) for `targets` (labels)."""
+        width, pieces = len(head.weight), head.pieces if isinstance(head, Output) else lambda: (head.weight,)
         normed = rms(x, norm)
         losses = x.new_empty(len(x))
         gradient = torch.empty_like(x)
-        size = max(16, _LOGIT_BYTES // (4 * len(weight)))
+        size = max(16, _LOGIT_BYTES // (4 * width))
         for at in range(0, len(x), size):
             part = slice(at, at + size)
-            logits = product(normed[part], weight)
+            logits = times(normed[part], pieces(), width)
             torch._log_softmax(logits, -1, False, out=logits)
             where = targets[part, None]
             losses[part] = -logits.gather(1, where)[:, 0]
             if ctx.needs_input_grad[0]:
                 logits.exp_().scatter_add_(1, where, logits.new_full(where.shape, -1.0))
-                gradient[part] = product(logits, weight.t())
+                gradient[part] = back(logits, pieces())
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(rms_backward(gradient, x, norm))
         return losses.sum()

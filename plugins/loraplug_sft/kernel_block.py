@@ -7,14 +7,14 @@ gate, up and the narrow x·Aᵀ; norms and activations are computed again. No gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loraplug_sft.kernel_math import attend, attend_backward, product, rms, rms_backward, turn_
+from loraplug_sft.kernel_math import attend, attend_backward, back, four_bits, product, rms, rms_backward, times, turn_
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -54,14 +54,9 @@ class _Linear:
         if len(biases) > 1 or self.dtype not in DTYPES:
             raise Unsupported("it computes in float32 or bfloat16, and a layer is neither, or of two minds")
 
-    @property
-    def weight(self) -> Tensor:
-        """(out, in), float32 or bfloat16; made anew where it is stored in 4 bits."""
-        if not self.packed:
-            return self.base.weight
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(self.base.weight, self.base.weight.quant_state).to(self.dtype)
+    def pieces(self) -> Iterable[Tensor]:
+        """The weight (out, in) in float32 or bfloat16; made anew and in pieces where it is stored in 4 bits."""
+        return four_bits(self.base.weight, self.dtype) if self.packed else (self.base.weight,)
 
 
 class _Group:
@@ -88,7 +83,7 @@ class _Group:
         stacked, outs = self._stacked(), []
         low = None if stacked is None else product(x, stacked)
         for layer, part in self._split(low):
-            outs.append(product(x, layer.weight, layer.base.bias))
+            outs.append(times(x, layer.pieces(), layer.base.out_features, layer.base.bias))
             if part is not None:
                 outs[-1].addmm_(part, layer.adapter[1].t())
         return outs, low
@@ -98,7 +93,7 @@ class _Group:
         into, lows, adapters = None, [], []
         for (layer, part), gradient in zip(self._split(low), gradients, strict=True):
             if wanted:
-                through = product(gradient, layer.weight.t())
+                through = back(gradient, layer.pieces())
                 into = through if into is None else into.add_(through)
             if part is not None:
                 lows.append(product(gradient, layer.adapter[1].t()))

@@ -10,7 +10,7 @@ from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
 from loraplug_sft import kernel, measure, order, shards, world, zero
 from loraplug_sft.checkpoints import Checkpoints
 from loraplug_sft.forecast import needs_checkpointing
-from loraplug_sft.health import Health, moved
+from loraplug_sft.health import Health, fingerprint, moved
 from loraplug_sft.interval import seconds_or_steps
 from loraplug_sft.loop import Layout, LoraTrainer, trained_tokens
 from loraplug_sft.options import trackers
@@ -84,7 +84,7 @@ def train(
 def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> TrainingResult:
     run, trainer, held = watcher.run, watcher.trainer, watcher.held
     probes = measure.prompts(held or trainer.train_dataset, options.samples)
-    start = {name: parameter.detach().clone() for name, parameter in trainer.trained.items()}
+    start = fingerprint(trainer.trained.values())
     before = _measured_before(watcher, tokenizer, probes)
     kept = world.from_first(watcher.checkpoints.latest() if watcher.leads else None)
     if kept is not None:
@@ -114,8 +114,8 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> 
         figures = {"validation_loss_before": before["validation_loss"], **figures, "validation_loss_after": loss}
     if watcher.leads or trainer.sharded:
         after = measure.answers(trainer, tokenizer, probes)
-    change = max(float((parameter.detach() - start[name]).abs().max()) for name, parameter in trainer.trained.items())
-    moved(run, change, figures.get("validation_loss_before"), figures.get("validation_loss_after"))
+    changed = fingerprint(trainer.trained.values()) != start
+    moved(run, changed, figures.get("validation_loss_before"), figures.get("validation_loss_after"))
     figures["peak_memory_bytes"] = measure.peak_memory()
     if watcher.leads:
         watcher.write(figures)

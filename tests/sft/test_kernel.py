@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -38,6 +40,17 @@ def adapted(model: Any, **options: Any) -> Any:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, 0, 0.1)
     return model.train()
+
+
+def quantised(folder: Any, quantizer: Any, published: Any = torch.float32, **options: Any) -> Any:
+    """A random model of widths that blocks of 64 scales divide, saved in a dtype and loaded with a quantizer."""
+    from transformers import AutoModelForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8}
+    tiny("qwen2", **sizes | options).to(published).save_pretrained(folder)
+    kind = {"quantization_config": quantizer.config(torch.float32)} if quantizer else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **kind)
+    return quantizer.prepare(model) if quantizer else model
 
 
 def made_batch(lengths: tuple[int, ...] = (17, 5, 30), seed: int = 0, left: bool = False) -> dict[str, Any]:
@@ -171,17 +184,95 @@ def test_equals_plain_with_checkpointing():
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("double", [True, False])
-def test_equals_plain_in_4_bits(kind, double, tmp_path):
-    """A base of bitsandbytes, whose weights are made again for each use."""
-    from transformers import AutoModelForCausalLM
+@pytest.mark.parametrize("piece", [4 << 10, 8 << 20])
+def test_equals_plain_in_4_bits(kind, double, piece, tmp_path, monkeypatch):
+    """A base of bitsandbytes, whose weights are made again for each use, whole or in pieces."""
+    from loraplug_bnb.quantizer import BitsAndBytes
+    from loraplug_sft import kernel_math
 
+    monkeypatch.setattr(kernel_math, "_PIECE_BYTES", piece)
+    assert_equal_paths(adapted(quantised(tmp_path, BitsAndBytes(type=kind, double=double))), made_batch())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_quantised_models_vocabulary_is_halved_where_nothing_changes(tied, tmp_path, monkeypatch):
+    """Published in bfloat16 it is kept so, and loss, gradients and answers are the same; the model stays float32."""
+    from loraplug_bnb.quantizer import BitsAndBytes
+    from loraplug_sft import kernel, kernel_vocabulary
+
+    monkeypatch.setattr(kernel_vocabulary, "_PIECE_ROWS", 40)
+    model = adapted(quantised(tmp_path, BitsAndBytes(), torch.bfloat16, tie_word_embeddings=tied))
+    ids = made_batch()["input_ids"][:1, :5]
+    logits, answer = model(input_ids=ids).logits, model.generate(input_ids=ids, max_new_tokens=9, do_sample=False)
+    assert_equal_paths(model, made_batch())
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert type(embedding) is kernel_vocabulary.Lookup
+    assert type(head) is kernel_vocabulary.Output
+    assert (embedding.weight is head.weight) is tied
+    assert embedding.weight.dtype == torch.bfloat16
+    assert model.dtype == torch.float32
+    torch.testing.assert_close(model(input_ids=ids).logits, logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.generate(input_ids=ids, max_new_tokens=9, do_sample=False), answer)
+    with torch.no_grad():
+        assert kernel.label_loss(model, made_batch()) > 0
+
+
+@pytest.mark.parametrize(
+    ("published", "bits", "options", "halved"),
+    [
+        ("bfloat16", 4, {}, "embedding head"),
+        ("bfloat16", 8, {}, ""),
+        ("float32", 4, {}, ""),
+        ("bfloat16", 0, {}, ""),
+        ("bfloat16", 4, {"modules_to_save": ["embed_tokens"]}, ""),
+        ("bfloat16", 4, {"target_modules": ["q_proj", "embed_tokens"]}, ""),
+    ],
+)
+def test_what_is_trained_or_would_change_is_not_halved(published, bits, options, halved, tmp_path):
+    """Other bits in it, a trained or adapted one, no quantizer, or no fast path: it stays as it was."""
+    from loraplug_bnb.quantizer import BitsAndBytes
+    from loraplug_sft import kernel
+
+    quantizer = BitsAndBytes(bits=bits) if bits else None
+    model = adapted(quantised(tmp_path, quantizer, getattr(torch, published)), **options)
+    kernel.install(model)
+    parts = {"embedding": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    assert " ".join(name for name, part in parts.items() if part.weight.dtype == torch.bfloat16) == halved
+
+
+def test_a_layer_that_bitsandbytes_misreads_is_refused(tmp_path):
+    """48 inputs, a scale for 64 values: on a CPU its weights would come back wrong, by up to their own size."""
+    from loraplug import InputError
     from loraplug_bnb.quantizer import BitsAndBytes
 
-    quantizer = BitsAndBytes(type=kind, double=double)
-    tiny("qwen2", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
-    options = {"dtype": torch.float32, "quantization_config": quantizer.config(torch.float32)}
-    model = quantizer.prepare(AutoModelForCausalLM.from_pretrained(tmp_path, **options))
-    assert_equal_paths(adapted(model), made_batch())
+    quantised(tmp_path, BitsAndBytes(bits=8), num_attention_heads=6)
+    with pytest.raises(InputError, match=r"layers\.0.*o_proj.*wrong weights on a CPU for a layer of 48 inputs"):
+        quantised(tmp_path, BitsAndBytes(bits=4), num_attention_heads=6)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    width=st.integers(1, 8).map(lambda n: 64 * n) | st.sampled_from([16, 48, 96]),
+    block=st.sampled_from([64, 128, 256]),
+    double=st.booleans(),
+    kind=st.sampled_from(["nf4", "fp4"]),
+    piece=st.sampled_from([1, 4 << 10, 1 << 20]),
+)
+def test_a_4_bit_weight_in_pieces_is_the_weight(rows, width, block, double, kind, piece):
+    """Bit for bit what bitsandbytes makes of it; none is larger than asked where rows are whole blocks of scales."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Params4bit
+
+    from loraplug_sft import kernel_math
+
+    options = {"blocksize": block, "quant_type": kind, "compress_statistics": double, "requires_grad": False}
+    weight = Params4bit(torch.randn(rows, width), **options).to("cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_math, "_PIECE_BYTES", piece)
+        pieces = list(kernel_math.four_bits(weight, torch.float32))
+    assert torch.equal(torch.cat(pieces), dequantize_4bit(weight, weight.quant_state))
+    assert width % block or all(part.nbytes <= max(piece, 4 * width) for part in pieces)
 
 
 def test_fifty_steps_end_where_plain_ones_do_and_twice_the_same():

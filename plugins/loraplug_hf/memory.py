@@ -1,0 +1,75 @@
+"""What loading a model takes of memory beside the model itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_NAMES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}  # in safetensors files
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_LOADING, _AFTER = 1 << 20, 32 << 20  # bytes; 32 MB is what glibc's own threshold grows to as large blocks are freed
+
+
+def stored_as(folder: Path, dtype: torch.dtype) -> bool:
+    """Whether the weights in a model's folder are of `dtype` already, by the first of them."""
+    from safetensors import safe_open
+
+    with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
+        first = next(iter(file.keys()), None)
+        return first is not None and file.get_slice(first).get_dtype() == _NAMES.get(str(dtype))
+
+
+@contextmanager
+def sparing(mapped: bool) -> Iterator[None]:
+    """Weights that transformers loads in here leave no holes in the heap, and are read from their files, or mapped.
+
+    A weight that is used as it is stored is best mapped: it is the file's page, shared by all processes that train.
+    Others are made from it, and transformers maps every file until the last is done, so at the end the process is the
+    model and its files in size: too much for a limit on address space (`ulimit -v`) or for batch systems that count
+    resident pages. On Windows it reads; no argument asks for that elsewhere.
+    """
+    from transformers import modeling_utils
+
+    mapping = modeling_utils.safe_open
+    if mapped:
+        with _large_blocks_given_back():
+            yield
+        return
+
+    def reading(*file: Any, **options: Any) -> Any:
+        return mapping(*file, **{**options, "backend": "pread"})
+
+    modeling_utils.safe_open = reading
+    try:
+        with _large_blocks_given_back():
+            yield
+    finally:
+        modeling_utils.safe_open = mapping
+
+
+@contextmanager
+def _large_blocks_given_back() -> Iterator[None]:
+    """Buffers between file and weight go back to the system when freed, where the C library is glibc.
+
+    In its heap they would leave holes, of half a gigabyte for a model of a billion parameters quantised to 4 bits. What
+    the user's environment says of malloc stays as it is.
+    """
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    ours = hasattr(libc, "mallopt") and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if libc is None or not ours:
+        yield
+        return
+    libc.mallopt(_MMAP_THRESHOLD, _LOADING)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, _AFTER)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * _AFTER)
+        libc.malloc_trim(0)
