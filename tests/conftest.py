@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,27 @@ def loraplug(tmp_path: Path) -> Cli:
         return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=600, check=False)
 
     return run
+
+
+@pytest.fixture
+def inside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """As `loraplug`, but in this process: for tests of what a command says, which load torch once for all of them."""
+    from loraplug.cli import main
+
+    def run(
+        *words: object, env: dict[str, str] | None = None, cwd: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as here, pytest.raises(SystemExit) as end:
+            here.chdir(cwd)
+            for name, value in {"LORAPLUG_CACHE": str(tmp_path / "cache"), **(env or {})}.items():
+                here.setenv(name, value)
+            for name in ("MODEL_ID", "RUN_NAME"):
+                here.delenv(name, raising=False)
+            main([*map(str, words)])
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess([*map(str, words)], int(end.value.code or 0), out, err)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)

@@ -97,14 +97,14 @@ def test_a_killed_export_goes_on_without_training_again(recipe: Path, loraplug: 
     assert (tmp_path / "outputs/runs/tiny/adapter/adapter_model.safetensors").stat().st_mtime_ns == kept
 
 
-def test_one_name_one_recipe(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+def test_one_name_one_recipe(recipe: Path, inside: Cli, tmp_path: Path) -> None:
     """Another recipe, or other data, under a name that is taken is refused; --fresh replaces."""
-    assert loraplug("run", recipe).returncode == 0
-    other = loraplug("run", recipe, "--set", "trainer.lora.r=2")
+    assert inside("run", recipe).returncode == 0
+    other = inside("run", recipe, "--set", "trainer.lora.r=2")
     assert other.returncode == 2
     assert "made with another recipe (different: trainer.lora.r)" in other.stderr
     before = weights(tmp_path / "outputs/adapters/tiny")
-    fresh = loraplug("run", recipe, "--set", "trainer.lora.r=2", "--fresh")
+    fresh = inside("run", recipe, "--set", "trainer.lora.r=2", "--fresh")
     assert fresh.returncode == 0, fresh.stderr
     assert weights(tmp_path / "outputs/adapters/tiny") != before
 

@@ -30,10 +30,11 @@ def changed(folder: Path, to: Path, **files: bytes | None) -> Path:
     return to
 
 
-def test_a_prompt_is_answered_and_reported(loraplug: Cli, merged: Path) -> None:
+def test_a_prompt_is_answered_and_reported(loraplug: Cli, inside: Cli, merged: Path) -> None:
     """Text on stdout, all else on stderr; --json gives the figures; --system reaches the model."""
     said = ["chat", merged, "--prompt", "what is 3 and one?", "--temperature", "0", "--max-tokens", "8"]
-    plain, data, more = (loraplug(*said, *extra) for extra in ([], ["--json"], ["--json", "--system", "be short"]))
+    plain, data = loraplug(*said), inside(*said, "--json")
+    more = inside(*said, "--json", "--system", "be short")
     assert plain.returncode == 0, plain.stderr
     answer = json.loads(data.stdout)
     assert plain.stdout == answer["text"] + "\n"
@@ -42,14 +43,14 @@ def test_a_prompt_is_answered_and_reported(loraplug: Cli, merged: Path) -> None:
     assert json.loads(more.stdout)["prompt_tokens"] > answer["prompt_tokens"]
 
 
-def test_a_pipe_is_a_prompt(merged: Path, tmp_path: Path, loraplug: Cli) -> None:
+def test_a_pipe_is_a_prompt(merged: Path, tmp_path: Path, inside: Cli) -> None:
     """The same answer as with --prompt, many lines and other scripts included."""
     text = "zwei\nZeilen 🎉 <|im_end|>"
     words = ["chat", str(merged), "--temperature", "0", "--max-tokens", "6", "--json"]
     command = [sys.executable, "-m", "loraplug", *words]
     done = subprocess.run(command, input=text.encode(), capture_output=True, cwd=tmp_path, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    piped, given = json.loads(done.stdout), json.loads(loraplug(*words, "--prompt", text).stdout)
+    piped, given = json.loads(done.stdout), json.loads(inside(*words, "--prompt", text).stdout)
     assert (piped["text"], piped["prompt_tokens"]) == (given["text"], given["prompt_tokens"])
     bad = subprocess.run(command, input=b"\xff\xfe\x00", capture_output=True, cwd=tmp_path, timeout=300, check=False)
     assert bad.returncode == 2
@@ -66,17 +67,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_broken_adapters_are_refused(kind: str, adapter: Path, tmp_path: Path, loraplug: Cli) -> None:
+def test_broken_adapters_are_refused(kind: str, adapter: Path, tmp_path: Path, inside: Cli) -> None:
     """One block, exit code 2, before the base is loaded."""
     files, words = BAD[kind]
-    done = loraplug("chat", changed(adapter, tmp_path / "bad", **files), "--prompt", "x")
+    done = inside("chat", changed(adapter, tmp_path / "bad", **files), "--prompt", "x")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert "million parameters" not in done.stderr
 
 
-def test_truncated_and_infinite_weights_are_refused(adapter: Path, tmp_path: Path, loraplug: Cli) -> None:
+def test_truncated_and_infinite_weights_are_refused(adapter: Path, tmp_path: Path, inside: Cli) -> None:
     """Half a file, and one with a NaN."""
     import torch
     from safetensors.torch import load, save
@@ -87,39 +88,37 @@ def test_truncated_and_infinite_weights_are_refused(adapter: Path, tmp_path: Pat
     tensors[name][0, 0] = torch.nan
     for number, (content, words) in enumerate([(whole[: len(whole) // 2], "is broken"), (save(tensors), "NaN")]):
         bad = changed(adapter, tmp_path / f"{number}", adapter_model__safetensors=content)
-        done = loraplug("chat", bad, "--prompt", "x")
+        done = inside("chat", bad, "--prompt", "x")
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
 
 
-def test_an_adapter_needs_its_base(
-    adapter: Path, merged: Path, tiny_model: Path, tmp_path: Path, loraplug: Cli
-) -> None:
+def test_an_adapter_needs_its_base(adapter: Path, merged: Path, tiny_model: Path, tmp_path: Path, inside: Cli) -> None:
     """Base gone, base of another shape, base with other layers; --base names another place of the right one."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = json.loads((adapter / "adapter_config.json").read_text())
     foreign = json.dumps(config | {"base_model_name_or_path": str(tmp_path / "gone")}).encode()
     lost = changed(adapter, tmp_path / "lost", recipe__lock__toml=None, adapter_config__json=foreign)
-    done = loraplug("chat", lost, "--prompt", "x")
+    done = inside("chat", lost, "--prompt", "x")
     assert done.returncode == 2, done.stderr
     assert "its base cannot be loaded" in done.stderr and "--base" in done.stderr
     nameless = json.dumps(config | {"base_model_name_or_path": None}).encode()
     changed(lost, tmp_path / "nameless", adapter_config__json=nameless)
-    assert "names no base model" in loraplug("chat", tmp_path / "nameless", "--prompt", "x").stderr
+    assert "names no base model" in inside("chat", tmp_path / "nameless", "--prompt", "x").stderr
     for name, changes in (("wide", {"hidden_size": 128}), ("short", {"num_hidden_layers": 1})):
         other = AutoConfig.from_pretrained(tiny_model, **changes)
         AutoModelForCausalLM.from_config(other).save_pretrained(tmp_path / name)
-        done = loraplug("chat", lost, "--prompt", "x", "--base", tmp_path / name)
+        done = inside("chat", lost, "--prompt", "x", "--base", tmp_path / name)
         assert done.returncode == 2, done.stderr
         assert "does not fit this base" in done.stderr
     words = ["--prompt", "what is 3 and one?", "--temperature", "0", "--max-tokens", "8"]
-    found = loraplug("chat", lost, *words, "--base", tiny_model)
+    found = inside("chat", lost, *words, "--base", tiny_model)
     assert found.returncode == 0, found.stderr
-    assert found.stdout == loraplug("chat", adapter, *words).stdout == loraplug("chat", merged, *words).stdout
+    assert found.stdout == inside("chat", adapter, *words).stdout == inside("chat", merged, *words).stdout
 
 
-def test_what_is_no_model_is_told(merged: Path, tmp_path: Path, loraplug: Cli) -> None:
+def test_what_is_no_model_is_told(merged: Path, tmp_path: Path, inside: Cli) -> None:
     """An unknown architecture, a pickled model, no template, no such place, an empty prompt."""
     config = json.loads((merged / "config.json").read_text())
     strange = json.dumps(config | {"model_type": "nonsense"}).encode()
@@ -129,12 +128,12 @@ def test_what_is_no_model_is_told(merged: Path, tmp_path: Path, loraplug: Cli) -
         ("cut", {"model__safetensors": (merged / "model.safetensors").read_bytes()[:5000]}, "cannot be loaded"),
         ("silent", {"chat_template__jinja": None}, "has no chat template"),
     ):
-        done = loraplug("chat", changed(merged, tmp_path / name, **files), "--prompt", "x")
+        done = inside("chat", changed(merged, tmp_path / name, **files), "--prompt", "x")
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
-    assert "no such folder" in loraplug("chat", "./nowhere", "--prompt", "x").stderr
-    assert "the prompt is empty" in loraplug("chat", merged, "--prompt", " ").stderr
+    assert "no such folder" in inside("chat", "./nowhere", "--prompt", "x").stderr
+    assert "the prompt is empty" in inside("chat", merged, "--prompt", " ").stderr
 
 
 class Terminal:

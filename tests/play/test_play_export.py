@@ -24,10 +24,12 @@ def digest(folder: Path) -> str:
     return text.hexdigest()
 
 
-def test_a_merged_model_is_the_runs_own(loraplug: Cli, adapter: Path, merged: Path, tmp_path: Path) -> None:
+def test_a_merged_model_is_the_runs_own(
+    loraplug: Cli, inside: Cli, adapter: Path, merged: Path, tmp_path: Path
+) -> None:
     """The weights are those that the run itself exported; a second export replaces the first."""
-    for _ in range(2):
-        done = loraplug("export", adapter, "--to", "merged")
+    for export in (loraplug, inside):
+        done = export("export", adapter, "--to", "merged")
         assert done.returncode == 0, done.stderr
         assert done.stdout == "merged: outputs/merged/tiny\n"
         made = tmp_path / "outputs/merged/tiny"
@@ -37,14 +39,14 @@ def test_a_merged_model_is_the_runs_own(loraplug: Cli, adapter: Path, merged: Pa
     assert "last training loss" in (made / "README.md").read_text()
 
 
-def test_settings_name_and_unfinished_place(loraplug: Cli, finished: Path, tmp_path: Path) -> None:
+def test_settings_name_and_unfinished_place(inside: Cli, finished: Path, tmp_path: Path) -> None:
     """--set as in a recipe, paths from the working folder; the run's own adapter folder goes by the run's name."""
     run = finished / "outputs/runs/tiny/adapter"
-    done = loraplug("export", run, "--to", "merged", "--set", "out=there", "--set", "verify=false")
+    done = inside("export", run, "--to", "merged", "--set", "out=there", "--set", "verify=false")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "there/tiny/config.json").is_file()
     assert "proved" not in done.stderr
-    assert loraplug("export", run, "--to", "merged", "--set", "out=there", "--name", "other").returncode == 0
+    assert inside("export", run, "--to", "merged", "--set", "out=there", "--name", "other").returncode == 0
     assert (tmp_path / "there/other/config.json").is_file()
 
 
@@ -64,12 +66,12 @@ def test_settings_name_and_unfinished_place(loraplug: Cli, finished: Path, tmp_p
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_input(loraplug: Cli, adapter: Path, merged: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_wrong_input(inside: Cli, adapter: Path, merged: Path, tmp_path: Path, words: list[str], said: str) -> None:
     """One block, exit code 2, nothing made and nothing replaced."""
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "thesis.txt").write_text("mine")
     before = digest(adapter)
-    done = loraplug("export", *(word.format(adapter=adapter, merged=merged, adapters=adapter.parent) for word in words))
+    done = inside("export", *(word.format(adapter=adapter, merged=merged, adapters=adapter.parent) for word in words))
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert digest(adapter) == before
@@ -77,9 +79,9 @@ def test_wrong_input(loraplug: Cli, adapter: Path, merged: Path, tmp_path: Path,
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_disk_that_fills_leaves_the_old_export_whole(loraplug: Cli, adapter: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_leaves_the_old_export_whole(inside: Cli, adapter: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: the system refuses to write in the same way."""
-    assert loraplug("export", adapter, "--to", "merged").returncode == 0
+    assert inside("export", adapter, "--to", "merged").returncode == 0
     made = tmp_path / "outputs/merged/tiny"
     before = digest(made)
     done = subprocess.run(
@@ -99,9 +101,9 @@ def test_a_disk_that_fills_leaves_the_old_export_whole(loraplug: Cli, adapter: P
     assert sorted(path.name for path in made.parent.iterdir()) == ["tiny"]
 
 
-def test_a_killed_export_leaves_the_old_one_whole(loraplug: Cli, adapter: Path, tmp_path: Path) -> None:
+def test_a_killed_export_leaves_the_old_one_whole(inside: Cli, adapter: Path, tmp_path: Path) -> None:
     """Killed with the new one begun; the next export clears up and replaces it."""
-    assert loraplug("export", adapter, "--to", "merged").returncode == 0
+    assert inside("export", adapter, "--to", "merged").returncode == 0
     made = tmp_path / "outputs/merged/tiny"
     before = digest(made)
     fresh = made.with_name(".tiny.new")
@@ -114,5 +116,5 @@ def test_a_killed_export_leaves_the_old_one_whole(loraplug: Cli, adapter: Path, 
     export.wait()
     assert fresh.exists(), "it was through before it could be killed"
     assert digest(made) == before
-    assert loraplug("export", adapter, "--to", "merged").returncode == 0
+    assert inside("export", adapter, "--to", "merged").returncode == 0
     assert sorted(path.name for path in made.parent.iterdir()) == ["tiny"]
