@@ -61,7 +61,11 @@ class BitsAndBytes(Quantizer):
 
 
 def _check_scales(model: PreTrainedModel) -> None:
-    """Find layers whose rows end within a block of scales: read on a CPU, such rows get those of others (0.50)."""
+    """Find layers whose weights come back wrong.
+
+    Where rows end within a block of scales, bitsandbytes' kernel for AVX-512 (0.50) takes another block's scale if rows
+    are a multiple of 16 long. It is tried out, as other processors and versions have kernels without this fault.
+    """
     import torch
     from bitsandbytes.functional import dequantize_4bit
 
@@ -76,8 +80,8 @@ def _check_scales(model: PreTrainedModel) -> None:
         state.shape = shape
         if not torch.equal(by_rows.flatten(), at_once.flatten()):
             raise InputError(
-                f"bitsandbytes gives wrong weights on a CPU for a layer of {shape[-1]} inputs, which is no multiple of "
-                f"{state.blocksize}",
+                f"bitsandbytes gives wrong weights on this CPU for a layer of {shape[-1]} inputs, which is no multiple "
+                f"of {state.blocksize}",
                 where=f"quantizer, layer {name}",
                 todo="take quantizer.bits = 8, leave [quantizer] out, or train on a GPU",
             )

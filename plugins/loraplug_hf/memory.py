@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,16 +15,20 @@ if TYPE_CHECKING:
 
 _NAMES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}  # in safetensors files
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_USERS = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}
 _LOADING, _AFTER = 1 << 20, 32 << 20  # bytes; 32 MB is what glibc's own threshold grows to as large blocks are freed
+
+_one_at_a_time = RLock()
 
 
 def stored_as(folder: Path, dtype: torch.dtype) -> bool:
-    """Whether the weights in a model's folder are of `dtype` already, by the first of them."""
-    from safetensors import safe_open
+    """Whether a model's weights are stored in `dtype`, by the first of them; False where that is unclear."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
-        first = next(iter(file.keys()), None)
-        return first is not None and file.get_slice(first).get_dtype() == _NAMES.get(str(dtype))
+    files = [folder / "model.safetensors", *sorted(folder.glob("model-*.safetensors"))]
+    with suppress(SafetensorError, OSError, StopIteration), safe_open(next(filter(Path.is_file, files)), "pt") as file:
+        return bool(file.get_slice(next(iter(file.keys()))).get_dtype() == _NAMES.get(str(dtype)))
+    return False
 
 
 @contextmanager
@@ -33,25 +38,28 @@ def sparing(mapped: bool) -> Iterator[None]:
     A weight that is used as it is stored is best mapped: it is the file's page, shared by all processes that train.
     Others are made from it, and transformers maps every file until the last is done, so at the end the process is the
     model and its files in size: too much for a limit on address space (`ulimit -v`) or for batch systems that count
-    resident pages. On Windows it reads; no argument asks for that elsewhere.
+    resident pages. On Windows it reads. Its argument `disable_mmap` is no way out: it takes whole files into memory.
+    While this is open, models that other threads load are read as well.
     """
     from transformers import modeling_utils
 
-    mapping = modeling_utils.safe_open
     if mapped:
         with _large_blocks_given_back():
             yield
         return
 
-    def reading(*file: Any, **options: Any) -> Any:
-        return mapping(*file, **{**options, "backend": "pread"})
+    with _one_at_a_time:
+        mapping = modeling_utils.safe_open
 
-    modeling_utils.safe_open = reading
-    try:
-        with _large_blocks_given_back():
-            yield
-    finally:
-        modeling_utils.safe_open = mapping
+        def reading(*file: Any, **options: Any) -> Any:
+            return mapping(*file, **{**options, "backend": "pread"})
+
+        modeling_utils.safe_open = reading
+        try:
+            with _large_blocks_given_back():
+                yield
+        finally:
+            modeling_utils.safe_open = mapping
 
 
 @contextmanager
@@ -59,10 +67,10 @@ def _large_blocks_given_back() -> Iterator[None]:
     """Buffers between file and weight go back to the system when freed, where the C library is glibc.
 
     In its heap they would leave holes, of half a gigabyte for a model of a billion parameters quantised to 4 bits. What
-    the user's environment says of malloc stays as it is.
+    the user's environment says of these thresholds stays as it is.
     """
     libc = ctypes.CDLL(None) if os.name == "posix" else None
-    ours = hasattr(libc, "mallopt") and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    ours = hasattr(libc, "mallopt") and not os.environ.keys() & _USERS
     if libc is None or not ours:
         yield
         return

@@ -75,7 +75,7 @@ def fingerprint(values: Iterable[torch.Tensor]) -> bytes:
 
     hashed = sha256()
     for value in values:
-        hashed.update(value.detach().flatten().view(torch.uint8).cpu().numpy())
+        hashed.update(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
     return hashed.digest()
 
 

@@ -74,7 +74,7 @@ class _FastLoss:
             raise Unsupported("the model is not on the CPU")
         self.base, self.backbone, head = base, base.model, base.lm_head
         trained = head.weight.requires_grad or self.backbone.norm.weight.requires_grad
-        if type(head) is not torch.nn.Linear or head.bias is not None or trained:
+        if type(head) not in (torch.nn.Linear, Output) or head.bias is not None or trained:
             raise Unsupported("the output layer is trained (or the norm before it), quantised or has a bias")
         if head.weight.dtype not in DTYPES:
             raise Unsupported(f"it computes in float32 or bfloat16, the model in {head.weight.dtype}")

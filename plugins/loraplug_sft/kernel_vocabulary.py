@@ -1,4 +1,4 @@
-"""Embedding and output layer of a quantised base, kept in the 16 bits they were published in."""
+"""Embedding and output layer of a quantised base, kept in bfloat16 where they were published so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Table(torch.nn.Module):  # type: ignore[misc]
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("weight", weight)
 
 
 class Lookup(_Table):
@@ -32,6 +32,8 @@ class Lookup(_Table):
 
 class Output(_Table):
     """An output layer that multiplies in float32."""
+
+    bias = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of (..., hidden)."""
@@ -46,16 +48,19 @@ def narrow(base: Any) -> None:
     """Halve embedding and output layer of a quantised model on the CPU, where no value changes by it.
 
     Quantizers leave both alone, and on a CPU they are float32: half of a model of a billion parameters. Most models are
-    published in bfloat16, so half of these bits are zero. What is trained, adapted or of another kind stays as it is.
+    published in bfloat16, so half of these bits are zero. Both stay as they are if one is trained, adapted or of
+    another kind.
     """
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    lookup, output = type(embedding) is torch.nn.Embedding, type(head) is torch.nn.Linear and head.bias is None
-    if getattr(base, "hf_quantizer", None) is None or not (lookup and output):
+    plain = type(embedding) is torch.nn.Embedding and type(head) is torch.nn.Linear and head.bias is None
+    if getattr(base, "hf_quantizer", None) is None or not plain:
         return
+    tied = head.weight is embedding.weight
     narrowed = _narrowed(embedding.weight)
+    del embedding  # or both tables would be there twice
     if narrowed is not None:
         base.set_input_embeddings(Lookup(narrowed))
-    if head.weight is not embedding.weight:
+    if not tied:
         narrowed = _narrowed(head.weight)
     if narrowed is not None:
         base.set_output_embeddings(Output(narrowed))

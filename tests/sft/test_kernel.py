@@ -214,7 +214,11 @@ def test_a_quantised_models_vocabulary_is_halved_where_nothing_changes(tied, tmp
     torch.testing.assert_close(model(input_ids=ids).logits, logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(model.generate(input_ids=ids, max_new_tokens=9, do_sample=False), answer)
     with torch.no_grad():
-        assert kernel.label_loss(model, made_batch()) > 0
+        loss = kernel.label_loss(model, made_batch())
+    assert kernel.install(model)[0], "an estimate before the training installs it first"
+    with torch.no_grad():
+        assert kernel.label_loss(model, made_batch()) == loss
+    assert {"model.embed_tokens.weight", "lm_head.weight"} <= model.get_base_model().state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -240,24 +244,25 @@ def test_what_is_trained_or_would_change_is_not_halved(published, bits, options,
     assert " ".join(name for name, part in parts.items() if part.weight.dtype == torch.bfloat16) == halved
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the fault is in a kernel for AVX-512")
 def test_a_layer_that_bitsandbytes_misreads_is_refused(tmp_path):
-    """48 inputs, a scale for 64 values: on a CPU its weights would come back wrong, by up to their own size."""
+    """48 inputs, a scale for 64 values: its weights would come back wrong, by up to their own size."""
     from loraplug import InputError
     from loraplug_bnb.quantizer import BitsAndBytes
 
     quantised(tmp_path, BitsAndBytes(bits=8), num_attention_heads=6)
-    with pytest.raises(InputError, match=r"layers\.0.*o_proj.*wrong weights on a CPU for a layer of 48 inputs"):
+    with pytest.raises(InputError, match=r"layers\.0.*o_proj.*wrong weights on this CPU for a layer of 48 inputs"):
         quantised(tmp_path, BitsAndBytes(bits=4), num_attention_heads=6)
 
 
 @settings(deadline=None)
 @given(
-    rows=st.integers(1, 70),
+    rows=st.integers(1, 70) | st.just(1100),
     width=st.integers(1, 8).map(lambda n: 64 * n) | st.sampled_from([16, 48, 96]),
     block=st.sampled_from([64, 128, 256]),
     double=st.booleans(),
     kind=st.sampled_from(["nf4", "fp4"]),
-    piece=st.sampled_from([1, 4 << 10, 1 << 20]),
+    piece=st.sampled_from([1, 4 << 10, 1 << 18]),
 )
 def test_a_4_bit_weight_in_pieces_is_the_weight(rows, width, block, double, kind, piece):
     """Bit for bit what bitsandbytes makes of it; none is larger than asked where rows are whole blocks of scales."""
@@ -272,7 +277,9 @@ def test_a_4_bit_weight_in_pieces_is_the_weight(rows, width, block, double, kind
         patch.setattr(kernel_math, "_PIECE_BYTES", piece)
         pieces = list(kernel_math.four_bits(weight, torch.float32))
     assert torch.equal(torch.cat(pieces), dequantize_4bit(weight, weight.quant_state))
-    assert width % block or all(part.nbytes <= max(piece, 4 * width) for part in pieces)
+    if not width % block:
+        assert all(part.nbytes <= max(piece, 4 * width) for part in pieces)
+        assert rows <= 512 or len(pieces) > 1 or 4 * rows * width <= piece
 
 
 def test_fifty_steps_end_where_plain_ones_do_and_twice_the_same():

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sft_rows import encoded
 
-from loraplug import InputError, LoraplugError, TrainingResult
+from loraplug import InputError, LoraplugError, Run, TrainingResult
 from loraplug_sft.lora import Lora
 
 Train = Callable[..., TrainingResult]
@@ -148,6 +148,25 @@ def test_a_learning_rate_that_does_nothing_is_told(train: Train) -> None:
     """Everything runs, nothing is learned: a warning says so."""
     train("idle", learning_rate=1e-9, held=encoded(4, seed=5))
     assert "changed the validation loss by only" in " ".join(train.reporter.warnings)  # type: ignore[attr-defined]
+
+
+def test_an_adapter_that_is_what_it_was_is_told() -> None:
+    """Told by a hash of all its values: any one of them, of any dtype and layout, makes another."""
+    import torch
+
+    from loraplug_sft.health import fingerprint, moved
+
+    values = [torch.zeros(3, 2), torch.ones(5, 4, dtype=torch.bfloat16)[:, :1].t(), torch.tensor(1.0)]
+    before = fingerprint(values)
+    assert fingerprint([value.clone() for value in values]) == before
+    for value in values:
+        value.view(-1)[-1] += 0.5
+        assert fingerprint(values) != before
+        value.view(-1)[-1] -= 0.5
+    assert fingerprint(values) == before
+    moved(Run("x"), changed=True, before=2.0, after=1.0)
+    with pytest.raises(LoraplugError, match="the adapter is what it was before training"):
+        moved(Run("x"), changed=False, before=2.0, after=2.0)
 
 
 def test_a_gradient_of_zero_is_stopped(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
