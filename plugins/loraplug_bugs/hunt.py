@@ -152,6 +152,8 @@ class _Crew:
         first = bench.run(broken, tests, self._seconds(tests), most + 1)
         if first.verdict != "failed":
             return Verdict({"passed": "no test notices", "time": "takes too long", "memory": "takes too much memory",
+                            "processes": "starts too many processes", "disk": "writes too much",
+                            "output": "says too much", "void": "works on its own verdict",
                             "broken": "cannot be imported", "crash": "ends the process"}[first.verdict])  # fmt: skip
         names = tuple(dict.fromkeys(failure.test for failure in first.failures))
         if len(names) > most:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loraplug_bugs.sandbox import Sandbox
 
 GROUP = "loraplug.languages"
-Verdict = Literal["passed", "failed", "broken", "time", "memory", "crash"]
+Verdict = Literal["passed", "failed", "broken", "time", "memory", "processes", "disk", "output", "crash", "void"]
 
 
 @frozen
@@ -93,9 +93,29 @@ class Failure:
 
 @frozen
 class Outcome:
-    """What some tests did: `failed` has `failures`; `broken` means they could not even be collected."""
+    """What some tests did: `failed` has `failures`; `broken` means they could not even be collected.
+
+    `time`, `memory`, `processes`, `disk` and `output` name the limit that was met; `void` means that what came was no
+    answer to what was asked.
+    """
 
     verdict: Verdict
+    failures: Sequence[Failure] = ()
+    seconds: float = 0.0
+
+
+@frozen
+class Report:
+    """How each test of a fresh process ended, for one who believes no summary.
+
+    Attributes:
+        outcomes: `passed`, `failed` or `skipped` by test id.
+        code: what the test runner says it ends with; exit: what its process ended with.
+    """
+
+    outcomes: Mapping[str, str]
+    code: int
+    exit: int
     failures: Sequence[Failure] = ()
     seconds: float = 0.0
 
@@ -126,6 +146,10 @@ class Suite(Protocol):
 
 class Language(Protocol):
     """A programming language.
+
+    A language may also have `controls(texts, tests, draw)`, see `loraplug_bugs.controls.python_controls`, and its
+    tester `report(tests, seconds, stop_after)`, see `loraplug_bugs.python.PytestTester.report`: `eval` then confirms
+    what passed in a fresh process, beside tests that must fail.
 
     Attributes:
         name: as the recipe names it; also the mark of code fences.

@@ -115,14 +115,16 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
 def box_limits(source: SweBugsSource) -> Limits:
     """The sandbox's limits; tests of single bugs have their own time."""
     own = source.limits
-    return Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network)
+    return Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
+                  disk_mb=own.disk_mb, weak=source.sandbox == "weak", readable=source.readable,
+                  python=source.python)  # fmt: skip
 
 
 def _key(source: SweBugsSource, staged: Staged) -> str:
     """Names all that verdicts depend on."""
     told = [_VERSION, staged.digest, source.tests, source.roots, source.test_args,
             source.python or sys.prefix, sys.version,
-            source.language, source.max_failing, source.timeout, asdict(source.limits)]  # fmt: skip
+            source.language, source.max_failing, source.timeout, asdict(source.limits), source.readable]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
 
 

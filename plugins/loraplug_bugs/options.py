@@ -21,4 +21,7 @@ class BoxLimits:
     )
     processes: Annotated[int, Doc("processes of one worker at once")] = field(default=64, validator=validators.ge(4))
     file_mb: Annotated[int, Doc("size of one file written, in MiB")] = field(default=64, validator=validators.ge(1))
+    disk_mb: Annotated[int, Doc("all files written by one worker, in MiB")] = field(
+        default=1024, validator=validators.ge(1)
+    )
     network: Annotated[bool, Doc("leave the network on")] = False

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 from attrs import frozen
 
 from loraplug import LoraplugError
+from loraplug_bugs.channel import WORD, Forged, Kept, Line, Reader, close, read_reply
+from loraplug_bugs.controls import python_controls
 from loraplug_bugs.functions import python_functions
-from loraplug_bugs.language import Failure, Mutation, Outcome, Survey
-from loraplug_bugs.sandbox import Sandbox, end
+from loraplug_bugs.language import Failure, Mutation, Outcome, Report, Survey, Verdict
+from loraplug_bugs.sandbox import LIMITS, Sandbox, end
 
 _WORKER = Path(__file__).with_name("worker.py")
 _SPARE = 30.0  # seconds for a worker to start, beyond what its tests may take
+_GRACE = 5.0  # seconds for the last output of a process that has ended
+_WORDS = 4_000  # bytes of a worker's stderr that are kept
 KINDS = (
     "copied_branch", "dropped_condition", "inverted_condition", "missing_argument", "missing_await",
     "missing_negation", "missing_return", "missing_update", "mutable_default", "off_by_one", "removed_call",
@@ -48,6 +55,7 @@ class Python:
         )
 
     functions = staticmethod(python_functions)
+    controls = staticmethod(python_controls)
 
     def mutations(self, text: str) -> Sequence[Mutation]:
         """See `python_mutations`."""
@@ -99,26 +107,28 @@ class PytestSuite:
 
     def _whole(self, box: Sandbox, mode: str, *more: str, bytecode: bool = False) -> Any:
         env = box.environment() | ({"PYTHONDONTWRITEBYTECODE": ""} if bytecode else {})
-        process = start(box, [self.python, str(_WORKER), mode, *self.arguments, *more, *self.tests], env)
-        try:
-            out, errors = process.communicate(timeout=box.limits.seconds)
-        except subprocess.TimeoutExpired:
+        words = [mode, _roots(env), str(box.limits.seconds), *self.arguments, *more, *self.tests]
+        with Worker(box, [self.python, str(_WORKER), *words], env) as worker:
+            told = worker.ask(b"", box.limits.seconds)
+        box.check()
+        verdict = told.get("verdict") if isinstance(told, dict) else None
+        if verdict is None and isinstance(told, dict):
+            return told
+        killed = box.told() or (verdict if verdict in LIMITS else "time" if told == "late" else None)
+        if killed == "time":
             raise LoraplugError(
                 f"the test suite takes more than {box.limits.seconds:g} s",
                 where=box.source,
                 todo="raise dataset.limits.suite_seconds, or choose tests with dataset.tests",
-            ) from None
-        finally:
-            end(process)
-        try:
-            return json.loads(out)
-        except ValueError:
-            told = errors.decode("utf-8", "replace").strip()[-600:]
-            early = f"the process ended early; {box.limits.memory_mb} MiB of memory may be too little"
-            todo = f"see that {self.python} has pytest and coverage"
-            if not told:
-                todo += ", or raise dataset.limits.memory_mb (`eval`: --memory-mb)"
-            raise LoraplugError(f"the tests cannot be run: {told or early}", where=box.source, todo=todo) from None
+            )
+        if killed is not None:
+            raise LoraplugError(f"the tests cannot be run: they take more than dataset.{LIMITS[killed]} allows",
+                                where=box.source, todo=f"raise dataset.{LIMITS[killed]}, or choose tests")  # fmt: skip
+        early = worker.words or f"the process ended early; {box.limits.memory_mb} MiB of memory may be too little"
+        todo = f"see that {self.python} has pytest and coverage"
+        if not worker.words:
+            todo += ", or raise dataset.limits.memory_mb (`eval`: --memory-mb)"
+        raise LoraplugError(f"the tests cannot be run: {early}", where=box.source, todo=todo)
 
     def _no_tests(self, told: Mapping[str, Any]) -> LoraplugError:
         failed = [f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"]]
@@ -135,57 +145,152 @@ class PytestTester:
 
     def __init__(self, box: Sandbox, suite: PytestSuite, modules: Sequence[str]) -> None:
         self._box, self._suite, self._modules = box, suite, list(modules)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: Worker | None = None
 
     def run(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome:
         """See `Tester.run`. A worker that has died is started again."""
-        process = self._process or self._start()
         job = {"tests": list(tests), "seconds": seconds, "stop_after": stop_after, "arguments": self._suite.arguments}
-        told = self._ask(process, json.dumps(job).encode() + b"\n", seconds)
-        if told is None:  # the worker is gone: ended by the jail, or by the code under test
-            self.close()
-            return Outcome("memory" if self._box.told() else "crash")
-        failures = [Failure(**one) for one in told.get("failures", ())]
-        return Outcome(told["verdict"], failures, told.get("seconds", 0.0))
+        told = self._told(job)
+        return told if isinstance(told, Outcome) else _outcome(told)
+
+    def report(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome | Report:
+        """How each of these tests ended in a new interpreter, and what that exited with.
+
+        An outcome where there is no report: too much was taken, or something else than one answer came.
+        """
+        job = {"tests": list(tests), "seconds": seconds, "stop_after": stop_after, "arguments": self._suite.arguments,
+               "fresh": True, "report": True}  # fmt: skip
+        told = self._told(job)
+        if isinstance(told, Outcome):
+            return told
+        if told.get("verdict") != "passed":
+            return _outcome(told)
+        try:
+            outcomes = {str(test): str(how) for test, how in told["outcomes"].items()}
+            return Report(outcomes, int(told["code"]), int(told["exit"]), _failures(told), float(told["seconds"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return Outcome("void")
+
+    def _told(self, job: Mapping[str, Any]) -> dict[str, Any] | Outcome:
+        """The answer to a job.
+
+        Where something else comes, the job is done once more by a new worker: what came may have been left by a job
+        before.
+        """
+        path = self._box.environment()["PYTHONPATH"]
+        line = json.dumps({**job, "path": path}).encode()
+        for _ in range(2):
+            worker = self._worker if self._worker is not None and self._worker.idle else self._start()
+            told = worker.ask(b"%08x" % len(line) + line, job["seconds"] + _SPARE)
+            if isinstance(told, dict):
+                return told
+            self.close()  # nothing runs inside any more
+            if told != "forged":  # ended by the jail, or by the code under test
+                killed = self._box.told()
+                return Outcome(killed or ("time" if told == "late" else "output" if told == "full" else "crash"))
+        return Outcome("void")
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                if process.stdin is not None:
-                    process.stdin.close()
-                process.wait(2)
-            end(process)
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            worker.close()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [self._suite.python, str(_WORKER), "serve", json.dumps(self._modules)]
-        self._process = start(self._box, command, self._box.environment())
-        if self._ask(self._process, b"", 0.0) is None:
-            raise LoraplugError("the process that runs the tests does not start", where=self._box.source)
-        return self._process
+    def _start(self) -> Worker:
+        self.close()
+        env = self._box.environment()
+        command = [self._suite.python, str(_WORKER), "serve", _roots(env), json.dumps(self._modules)]
+        self._worker = Worker(self._box, command, env)
+        if not isinstance(self._worker.ask(b"", _SPARE), dict):
+            words = self._worker.words
+            self.close()
+            self._box.check()
+            raise LoraplugError(f"the process that runs the tests does not start{words and ': '}{words}",
+                                where=self._box.source)  # fmt: skip
+        return self._worker
 
-    def _ask(self, process: subprocess.Popen[bytes], line: bytes, seconds: float) -> Any:
-        """The answer to a job, or None where the process has ended or does not answer in time."""
-        import select
 
-        if process.stdin is None or process.stdout is None:
-            return None
+class Worker:
+    """A process of `worker.py` in a box, and the pipes to it. Use as a context manager, or close it."""
+
+    def __init__(self, box: Sandbox, command: Sequence[str], env: Mapping[str, str]) -> None:
+        own = {name: value for name, value in env.items() if name != "PYTHONPATH"}  # none of the tree's code runs in it
+        self._process = subprocess.Popen(
+            box.command(command), cwd=box.tree, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None and self._process.stderr is not None  # noqa: S101 - for the types
+        self._line, self._words, most = Line(), Kept(_WORDS), box.limits.output_mb << 20
+        self._out = Reader(self._process.stdout, self._line.take, most, lambda: self._line.take(b""))
+        self._errors = Reader(self._process.stderr, self._words.add, most, lambda: None)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it lives and has said nothing that was not asked."""
+        return self._process.poll() is None and not self._line.waiting
+
+    @property
+    def words(self) -> str:
+        """The end of what it wrote to stderr, when it is closed."""
+        return self._words.text.strip()[-600:]
+
+    def ask(self, job: bytes, seconds: float) -> dict[str, Any] | Literal["late", "gone", "full", "forged"]:
+        """The answer to a job, or what there was in place of one."""
+        word = secrets.token_hex(WORD // 2)
+        pipe = self._process.stdin
+        assert pipe is not None  # noqa: S101 - for the type checker
+        begun = time.monotonic()
         try:
-            process.stdin.write(line)
-            process.stdin.flush()
-            if sys.platform != "win32" and not select.select([process.stdout], [], [], seconds + _SPARE)[0]:
-                return None
-            return json.loads(process.stdout.readline())
-        except (OSError, ValueError):
-            return None
+            pipe.write(job + word.encode())
+            pipe.flush()
+        except OSError:
+            return "gone"
+        line = self._line.get(seconds)
+        if line is None:
+            return "full" if self._out.over else "late" if time.monotonic() - begun >= seconds else "gone"
+        try:
+            return read_reply(line, word)
+        except Forged:
+            return "forged"
+
+    def close(self) -> None:
+        """End it, with all that runs inside."""
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        end(self._process)
+        for reader in (self._out, self._errors):
+            reader.join(_GRACE)
+        close(self._process)
 
 
-def start(box: Sandbox, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A command in the box with pipes, at the head of a session of its own."""
-    return subprocess.Popen(box.command(command), cwd=box.tree, env=dict(env), stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+def _roots(env: Mapping[str, str]) -> str:
+    return json.dumps([part for part in env["PYTHONPATH"].split(os.pathsep) if part])
+
+
+def _outcome(told: Mapping[str, Any]) -> Outcome:
+    """What a worker said of a job, whatever a job made it say."""
+    verdict = told.get("verdict")
+    try:
+        if verdict not in get_args(Verdict):
+            raise ValueError("no verdict")
+        return Outcome(verdict, _failures(told), float(told.get("seconds", 0.0)))
+    except (TypeError, ValueError, KeyError):
+        return Outcome("void")
+
+
+def _failures(told: Mapping[str, Any]) -> list[Failure]:
+    return [
+        Failure(
+            *(str(one[name]) for name in ("test", "error", "message")),
+            [(str(file), int(line), str(name), str(source)) for file, line, name, source in one["trace"]],
+            *(str(one[name]) for name in ("check", "expected", "actual")),
+        )
+        for one in told.get("failures", ())
+    ]

@@ -57,6 +57,13 @@ class SweBugsSource(DatasetSource):
         field(default=3.0, validator=validators.gt(0))
     )
     limits: Annotated[BoxLimits, Doc("what the code under test may take")] = field(factory=BoxLimits)
+    readable: Annotated[
+        tuple[str, ...], Doc("files and folders of this machine, elsewhere than the code, that the tests may read")
+    ] = ()
+    sandbox: Annotated[
+        Literal["strict", "weak"],
+        Doc("strict: nothing runs where the system cannot shut it in; weak: it runs all the same, for code you trust"),
+    ] = "strict"
     context: Annotated[
         Literal["function", "file", "none"], Doc("what of the code the instruction shows beside what failed")
     ] = "function"

@@ -7,16 +7,19 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from attrs import frozen
 
-from loraplug import InputError, LoraplugError
+from loraplug import InputError, LoraplugError, working_on
+from loraplug_bugs.copies import Copy, leaves
 from loraplug_bugs.sandbox import LEFT_OUT, copy_tree, stamps
 
 _OLD = 946_684_800  # every staged file is of the year 2000, so that a mutated one is never as old as its byte code
-_GIT = ("git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=" + os.devnull)
+_GIT = ("git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=" + os.devnull,
+        "-c", "core.alternateRefsCommand=" + os.devnull)  # fmt: skip
 
 
 @frozen
@@ -114,7 +117,8 @@ def _is_repository(source: Path) -> bool:
 def _git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull}  # fmt: skip
+            "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_OPTIONAL_LOCKS": "0", "GIT_ATTR_NOSYSTEM": "1"}  # fmt: skip
     try:
         done = subprocess.run([*_GIT, "-C", str(source), *arguments], input=stdin, env=env, capture_output=True,
                               check=False, timeout=600)  # fmt: skip
@@ -148,7 +152,11 @@ def _origin(source: Path) -> str | None:
 
 
 def _export(source: Path, commit: str, tree: Path) -> None:
-    """Write all files of a commit as they are stored: no filters, no attributes, no submodules."""
+    """Write all files of a commit as they are stored: no filters, no attributes, no submodules.
+
+    Files come first and symbolic links last, so that nothing is written through one; links that lead out of the tree
+    are left out, as `copy_tree` does.
+    """
     tree.mkdir(parents=True)
     entries = [entry for entry in _git(source, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0") if entry]
     listed = []
@@ -158,15 +166,40 @@ def _export(source: Path, commit: str, tree: Path) -> None:
         path = PurePosixPath(os.fsdecode(name))
         if kind == b"blob" and not path.is_absolute() and ".." not in path.parts and not LEFT_OUT & set(path.parts):
             listed.append((mode, oid, path))
+    _check_names([str(path) for _, _, path in listed], source)
     blobs = _blobs(_git(source, "cat-file", "--batch", stdin=b"".join(oid + b"\n" for _, oid, _ in listed)))
-    for (mode, _, path), data in zip(listed, blobs, strict=True):
-        place = tree / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if mode == b"120000":
-            place.symlink_to(os.fsdecode(data))
-        else:
-            place.write_bytes(data)
-            place.chmod(0o755 if mode == b"100755" else 0o644)
+    copy, links = Copy(tree), []
+    with working_on(tree):
+        for (mode, _, path), data in zip(listed, blobs, strict=True):
+            if mode == b"120000":
+                links.append((str(path), os.fsdecode(data)))
+            else:
+                copy.write(str(path), data, 0o755 if mode == b"100755" else 0o644)
+        for name, target in links:
+            if target and "\0" not in target:
+                copy.link(name, target)
+        for name, _ in links:
+            if leaves(tree / name, tree.resolve()):
+                copy.remove(name)
+
+
+def _check_names(names: Sequence[str], source: Path) -> None:
+    """See that no two entries have one name, nor one the name of another's folder: here, or on other disks.
+
+    Raises:
+        InputError: two do. git itself makes no such tree.
+    """
+    known: dict[str, str] = {}
+    seen: set[str] = set()
+    for name in names:
+        folders = [str(folder) for folder in PurePosixPath(name).parents][:-1]
+        for one, is_folder in [(name, False), *((folder, True) for folder in folders)]:
+            shown = f"{one}/" if is_folder else one
+            key = unicodedata.normalize("NFC", one).casefold()
+            if known.setdefault(key, shown) != shown or (not is_folder and name in seen):
+                raise InputError(f"the commit has two entries of one name: {known[key]!r} and {shown!r}", where=source,
+                                 todo="take another revision, or rename one of them")  # fmt: skip
+        seen.add(name)
 
 
 def _blobs(stream: bytes) -> Iterator[bytes]:

@@ -225,7 +225,7 @@ def test_nothing_but_the_copy_can_be_written(tree: Path, tmp_path: Path) -> None
         done = box.run([PYTHON, "-c", code])
         if "files" in box.gaps:
             pytest.skip("the system allows no own mounts")
-        assert done.output == "-1 -1\nRead-only file system\n"
+        assert done.output == "-1 -1\nNo such file or directory\n"
         signals = f"import os; os.kill({os.getpid()}, 0)"
         assert "ProcessLookupError" in box.run([PYTHON, "-c", signals]).output
     assert target.read_text() == "kept\n"

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,16 +283,27 @@ def test_our_modules_hide_none_of_the_code(tmp_path: Path) -> None:
     assert {row["group"][1] for row in made} == {f"{name}.py::add" for name in names}
 
 
-def test_a_gap_in_the_isolation_is_told(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system refuses namespaces, the run says which of them; the tests run all the same."""
+def test_where_nothing_can_be_shut_in_nothing_runs(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system refuses namespaces, the run says what is missing and runs nothing, unless `weak` is written."""
     from loraplug_bugs import sandbox
 
-    refusing = tmp_path / "jail.py"
-    refusing.write_text(sandbox._JAIL.read_text().replace('self._call("unshare", flags)', 'raise OSError(1, "no")'))
+    refusing = tmp_path / "jail"
+    shutil.copytree(sandbox._JAIL, refusing, ignore=shutil.ignore_patterns("__pycache__"))
+    kernel = refusing / "kernel.py"
+    kernel.write_text(kernel.read_text().replace('self._call("unshare", flags)', 'raise OSError(1, "not here")'))
     monkeypatch.setattr(sandbox, "_JAIL", refusing)
-    run = run_in(tmp_path)
-    assert len(list(SweBugsSource(str(repository), count=2, workers=1).rows(run))) == 2
-    assert any("no own files, processes, network" in text for text in run.reporter.warnings)
+    sandbox.probe.cache_clear()
+    try:
+        with pytest.raises(LoraplugError, match=r"cannot shut strangers' code in .*not here") as told:
+            list(SweBugsSource(str(repository), count=2, workers=1).rows(run_in(tmp_path)))
+        assert 'sandbox = "weak"' in str(told.value)
+        run = run_in(tmp_path)
+        assert len(list(SweBugsSource(str(repository), count=2, workers=1, sandbox="weak").rows(run))) == 2
+        assert any("files, network" in text for text in run.reporter.warnings)
+    finally:
+        sandbox.probe.cache_clear()
 
 
 def test_bad_input(repository: Path, tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from attrs import field, frozen
 
 from loraplug import LoraplugError
-from loraplug_bugs.language import Language, Outcome, Survey
+from loraplug_bugs.controls import Controls
+from loraplug_bugs.language import Failure, Language, Outcome, Report, Survey
 from loraplug_bugs.sandbox import Limits, Sandbox, stamps
 
 Files = Mapping[str, str | None]
@@ -19,6 +22,8 @@ Files = Mapping[str, str | None]
 
 _LARGEST = 1_000_000  # bytes of a file that an answer may change
 _PATIENCE = 6.0  # times the usual seconds of some tests, on top of the spare time
+_FRESH = 20.0  # seconds for a new interpreter to import what the tests need
+SHOWN = 5  # failing tests that are told
 
 
 @frozen
@@ -62,18 +67,23 @@ class CommandRunner:
 
     def run(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome:  # noqa: ARG002 - see Tester
         """The command with test ids in place of `{tests}`."""
-        from loraplug_bugs.language import Failure
-
         words = [each for word in self.words for each in (tests if word == "{tests}" else (word,))]
         done = self.box.run(words, seconds)
         if done.killed is not None:
-            return Outcome("time" if done.killed == "time" else "memory", seconds=done.seconds)
+            return Outcome(done.killed, seconds=done.seconds)
         if done.returncode in (126, 127):
             raise LoraplugError(f"the test command does not run: {done.output.strip()[-300:]}", where=words[0],
                                 todo="give a command that works in a copy of the repository")  # fmt: skip
         if done.returncode == 0:
             return Outcome("passed", seconds=done.seconds)
         return Outcome("failed", [Failure("", f"exit code {done.returncode}", done.output[-2000:])], done.seconds)
+
+    def confirmed(self, controls: Sequence[str], seconds: float) -> Outcome:
+        """What passed was a process of its own; where the command takes ids, controls must fail in another."""
+        if not controls or "{tests}" not in self.words:
+            return Outcome("passed")
+        done = self.run(controls, seconds, 1)
+        return Outcome("void") if done.verdict == "passed" else Outcome("passed")
 
     def close(self) -> None:
         """Nothing is held."""
@@ -87,13 +97,17 @@ class Bench:
         home: where the copy is made.
         tongue: decides which files are code and which are tests.
         suffixes: only files that end so may be changed by answers; all texts where empty.
+
+    Attributes:
+        texts: what answers may change; tests: the texts of test files; both by path.
     """
 
     def __init__(
         self, tree: Path, home: Path, checking: Checking, tongue: Language, suffixes: Sequence[str] = ()
     ) -> None:
         self.box = Sandbox(tree, checking.limits, home=home, roots=checking.roots)
-        self._spare = checking.spare
+        self._spare, self._tongue = checking.spare, tongue
+        self._draw = random.SystemRandom()
         self._suites: dict[object, tuple[tuple[str, ...], float] | None] = {}
         try:
             if checking.command is not None:
@@ -101,10 +115,15 @@ class Bench:
             else:
                 suite = tongue.suite(checking.tests, checking.arguments, checking.python)
                 self.runner = suite.tester(self.box, Survey({}))
-            self.texts = _texts(self.box.tree, tongue, suffixes)
+            self.texts, self.tests = _texts(self.box.tree, tongue, suffixes)
         except BaseException:
             self.box.close()
             raise
+
+    @property
+    def by_command(self) -> bool:
+        """Whether tests are run by a command, whose exit code is all it says."""
+        return isinstance(self.runner, CommandRunner)
 
     def close(self) -> None:
         """End and remove."""
@@ -136,6 +155,76 @@ class Bench:
         finally:
             self.box.restore()
 
+    def steady(self, files: Files, tests: Sequence[str], seconds: float) -> tuple[tuple[str, ...], frozenset[str]]:
+        """Those of `tests` whose controls fail with these files, as they must, and test files that are changed by it.
+
+        The tests themselves pass with these files.
+        """
+        controls = self._controls(files, tests)
+        outcome, changed = self._confirm(files, tests, controls, seconds)
+        if outcome.verdict == "passed":
+            return tuple(tests), frozenset(changed)
+        if isinstance(self.runner, CommandRunner):
+            return (), frozenset(changed)
+        failing = []
+        for test in tests:  # some copy cannot be told from its test, as where equality is anything's
+            outcome, more = self._confirm(files, [test], self._controls(files, [test]), seconds)
+            changed |= more
+            failing += [test] * (outcome.verdict == "passed")
+        return tuple(failing), frozenset(changed)
+
+    def confirm(
+        self, files: Files, tests: Sequence[str], controlled: Sequence[str], seconds: float, may_change: Set[str]
+    ) -> Outcome:
+        """Whether tests pass with these files in a fresh process, where control tests beside them fail.
+
+        Args:
+            controlled: tests that have controls.
+            may_change: test files that change while tests run without the bug as well.
+
+        Returns:
+            `passed`, or `void` where a control does not fail, exit code and report disagree, or the tests' own files
+            were changed; else how it ended.
+        """
+        outcome, changed = self._confirm(files, tests, self._controls(files, controlled), seconds)
+        if outcome.verdict == "passed" and changed - may_change:
+            return Outcome("void", [Failure("", "", f"changes {min(changed - may_change)} while the tests run")])
+        return outcome
+
+    def _confirm(
+        self, files: Files, tests: Sequence[str], controls: Controls, seconds: float
+    ) -> tuple[Outcome, set[str]]:
+        changed: set[str] = set()
+        try:
+            self.box.write({**files, **controls.files})
+            if isinstance(self.runner, CommandRunner):
+                return self.runner.confirmed(list(controls.ids), seconds), changed
+            report = getattr(self.runner, "report", None)
+            if report is None:  # a language whose tester has no reports
+                return self.runner.run(tests, seconds, SHOWN), changed
+            together = [*tests, *controls.ids]
+            self._draw.shuffle(together)
+            told = report(together, seconds + _FRESH, SHOWN + len(controls.ids))
+            return told if isinstance(told, Outcome) else judged(told, tests, controls.ids), changed
+        finally:
+            ours = files.keys() | controls.files.keys()
+            changed |= {name for name in self.box.restored() if name not in ours and self._is_test(name)}
+
+    def _is_test(self, name: str) -> bool:
+        """Whether a file is one of the tests, or byte code of one."""
+        path = PurePosixPath(name)
+        if path.parent.name == "__pycache__":
+            path = path.parent.parent / f"{path.name.partition('.')[0]}.py"
+        return self._tongue.is_test(str(path))
+
+    def _controls(self, files: Files, tests: Sequence[str]) -> Controls:
+        make = getattr(self._tongue, "controls", None)
+        if make is None:
+            return Controls({}, {})
+        texts = self.tests | {path: text for path, text in files.items() if text is not None}
+        made: Controls = make(texts, tests, self._draw)
+        return made
+
     def seconds(self, usual: float) -> float:
         """What tests may take that usually take this long."""
         return self._spare + _PATIENCE * usual
@@ -160,26 +249,50 @@ class Bench:
         return self._suites[key]
 
 
-def _texts(tree: Path, tongue: Language, suffixes: Sequence[str]) -> dict[str, str]:
-    """The files that an answer may change: texts that are not tests."""
+def judged(report: Report, tests: Sequence[str], controls: Iterable[str]) -> Outcome:
+    """What a report of tests and their controls is worth.
+
+    `void` where a control did not fail, or where the process ended otherwise than its report says.
+    """
+    controls = set(controls)
+    failed = [test for test in tests if report.outcomes.get(test) == "failed"]
+    failures = [failure for failure in report.failures if failure.test not in controls]
+    if passing := sum(report.outcomes.get(one) == "passed" for one in controls):
+        return Outcome("void", [Failure("", "", f"{passing} control tests pass that must fail")], report.seconds)
+    if report.exit != report.code:
+        said = f"the process ended with {report.exit}, its report says {report.code}"
+        return Outcome("void", [Failure("", "", said)], report.seconds)
+    if failed:
+        return Outcome("failed", failures, report.seconds)
+    if any(report.outcomes.get(test) != "passed" for test in tests):
+        return Outcome("broken", failures, report.seconds)
+    if any(report.outcomes.get(one) != "failed" for one in controls) or report.code != bool(controls):
+        return Outcome("void", [Failure("", "", "control tests did not run")], report.seconds)
+    return Outcome("passed", seconds=report.seconds)
+
+
+def _texts(tree: Path, tongue: Language, suffixes: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The files that an answer may change, and those of the tests."""
     found: dict[str, str] = {}
+    tests: dict[str, str] = {}
     for name in sorted(stamps(tree)):
         path = tree / name
-        if path.is_symlink() or tongue.is_test(name) or (suffixes and not name.endswith(tuple(suffixes))):
+        if path.is_symlink() or path.stat().st_size > _LARGEST:
             continue
-        if path.stat().st_size <= _LARGEST:
-            try:
-                found[name] = path.read_bytes().decode("utf-8")
-            except UnicodeDecodeError:
-                continue  # no answer can be about it
-    return found
+        is_test = tongue.is_test(name)
+        if suffixes and not name.endswith(tuple(suffixes)):
+            continue
+        with contextlib.suppress(UnicodeDecodeError):  # no answer can be about it
+            (tests if is_test else found)[name] = path.read_bytes().decode("utf-8")
+    return found, tests
 
 
 def _git_apply(box: Sandbox, patch: str) -> str:
     """Apply a patch to the copy; git's words where it does not. git keeps to the folder it runs in."""
     env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C",
-            "GIT_CEILING_DIRECTORIES": str(box.root)}  # fmt: skip
+            "GIT_CEILING_DIRECTORIES": str(box.root), "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1",
+            "GIT_ATTR_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}  # fmt: skip
     text = patch if patch.endswith("\n") else f"{patch}\n"
     try:
         done = subprocess.run(["git", "apply", "--whitespace=nowarn", "-"], cwd=box.tree, env=env, input=text.encode(),

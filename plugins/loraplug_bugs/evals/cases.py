@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from loraplug import InputError
 from loraplug_bugs.edits import Format
 from loraplug_bugs.evals.bench import Bench, Checking, Files
 from loraplug_bugs.evals.reading import Task
-from loraplug_bugs.language import Language, language
+from loraplug_bugs.language import Failure, Language, language
 from loraplug_bugs.prompts import Context, ask
 from loraplug_bugs.stage import stage
+from loraplug_bugs.statement import problem_statement
 
 _OPEN = 3  # commits whose copies are kept at once
 Style = Literal["swe-bugs", "swe-synth"]
@@ -22,10 +25,17 @@ Style = Literal["swe-bugs", "swe-synth"]
 
 @frozen
 class Asked:
-    """How tasks are told; None leaves it to the task, then to what `swe-bugs` does by default."""
+    """How tasks are told; None leaves it to the task, then to what `swe-bugs` does by default.
+
+    Attributes:
+        hidden: failing tests held back from the prompt, a number (1 or more) or a share (below 1); one is always told.
+        seed: of the draw which.
+    """
 
     edit: Format | None = None
     context: Context | None = None
+    hidden: float = 0.0
+    seed: int = 42
 
 
 @frozen
@@ -39,6 +49,10 @@ class Case:
         target: path and function the bug is in, where the task tells.
         seconds: what the failing tests take without the bug.
         suite: the tests that must pass in the end, and their seconds; None where only the failing tests decide.
+        clean: the files as they are without the bug, where they differ from the commit's.
+        controlled: the failing tests whose control tests fail without the bug, as they must.
+        may_change: test files that change while the tests run without the bug.
+        hidden: failing tests that the instruction does not tell.
     """
 
     task: Task
@@ -48,6 +62,10 @@ class Case:
     target: tuple[str, str] | None
     seconds: float
     suite: tuple[tuple[str, ...], float] | None
+    clean: Files = field(factory=dict)
+    controlled: tuple[str, ...] = ()
+    may_change: frozenset[str] = frozenset()
+    hidden: tuple[str, ...] = ()
 
 
 @frozen
@@ -127,16 +145,22 @@ class Workroom:
         self.gaps = bench.box.gaps
         if without.verdict != "passed":
             return Unfit(task, "its tests do not pass without the bug", _told(without))
-        if bench.run(broken, task.targets, bench.seconds(without.seconds)).verdict == "passed":
+        with_bug = bench.run(broken, task.targets, bench.seconds(without.seconds), stop_after=len(task.targets))
+        if with_bug.verdict == "passed":
             return Unfit(task, "its tests pass with the bug in")
+        controlled, may_change = bench.steady(clean, task.targets, bench.seconds(without.seconds))
+        hidden = held_back(task, asked)
         wanted = task.suite if self._whole or not task.related else task.related
         suite = bench.suite(clean, wanted)
         target = (task.file, task.function) if task.file and task.function else None
         try:
-            instruction, edit = question(task, bench.texts | _there(broken), tongue_of(task), asked)
+            told = evolve(task, statement=_without(task, with_bug.failures, hidden))
+            instruction, edit = question(told, bench.texts | _there(broken), tongue_of(task), asked)
         except InputError as error:
             return Unfit(task, "it cannot be told", error.what)
-        return Case(task, instruction, edit, broken, target, without.seconds, suite)
+        return Case(
+            task, instruction, edit, broken, target, without.seconds, suite, clean, controlled, may_change, hidden
+        )
 
 
 def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: Asked) -> tuple[str, Format]:
@@ -160,6 +184,29 @@ def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: Aske
     if text is None or (context == "function" and not known):
         raise InputError(f"no function {task.function} in {task.file}", where=f"task {task.id}")
     return ask(task.statement, task.file, text, task.function, tongue, context, edit), edit
+
+
+def held_back(task: Task, asked: Asked) -> tuple[str, ...]:
+    """The failing tests that are not told; one always is."""
+    tests = sorted(task.targets)
+    count = int(asked.hidden) if asked.hidden >= 1 else math.ceil(asked.hidden * len(tests))
+    random.Random(f"{asked.seed} {task.id}").shuffle(tests)  # noqa: S311 - a draw, not a secret
+    return tuple(tests[: min(count, len(tests) - 1)])
+
+
+def _without(task: Task, failures: Sequence[Failure], hidden: tuple[str, ...]) -> str:
+    """The statement, told anew by the other tests where it speaks of one of these.
+
+    Raises:
+        InputError: it cannot be, as no other test says how it fails.
+    """
+    names = {test.partition("[")[0].rpartition("::")[2] for test in hidden}
+    if not any(name in task.statement for name in names):
+        return task.statement
+    left = [failure for failure in failures if failure.test not in hidden and failure.test]
+    if not left:
+        raise InputError("its failing tests cannot be held back: none is left that tells how it fails")
+    return problem_statement(left, task.language or "python")
 
 
 def tongue_of(task: Task) -> Language:

@@ -42,6 +42,11 @@ OWN = "its own"
               help="Seconds for tests, on top of six times what they usually take.")  # fmt: skip
 @click.option("--memory-mb", type=click.IntRange(64),
               help="Memory of the tests. Default: limits.memory_mb of the recipe, or 2048.")  # fmt: skip
+@click.option("--hidden-tests", type=click.FloatRange(0, min_open=True), metavar="SHARE|COUNT",
+              help="Hold back some failing tests from the prompt; all judge.")  # fmt: skip
+@click.option("--readable", multiple=True, metavar="PATH", help="What the tests may read beside the code.")
+@click.option("--sandbox", type=click.Choice(["strict", "weak"]),
+              help="weak: run tests even where the system cannot shut them in.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; default: outputs/evals/<name>.")
 @click.option("--fresh", is_flag=True, help="Throw away results that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

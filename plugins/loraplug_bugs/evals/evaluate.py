@@ -95,7 +95,7 @@ def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], lis
     """Cases by task id, and the tasks that are none, with reasons."""
     cases: dict[str, Case] = {}
     unfit = [{"task": str(one.where), "reason": "not a bug task", "detail": one.what} for one in plan.broken]
-    told = _told(plan)
+    told, alone = _told(plan), list[str]()
     with run.progress("tasks", len(plan.tasks)) as bar:
         for task in by_commit(plan.tasks):
             case = room.prepare(task, plan.asked)
@@ -103,6 +103,8 @@ def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], lis
                 unfit.append({"task": task.id, "reason": case.reason, "detail": case.detail})
             else:
                 cases[task.id] = evolve(case, instruction=told[task.id]) if task.id in told else case
+                if plan.asked.hidden and not case.hidden:
+                    alone.append(task.id)
             bar.advance(1, fit=len(cases))
     if room.gaps:
         run.warn(f"the code under test is not shut in fully: this system gives no own {', '.join(room.gaps)}")
@@ -111,16 +113,20 @@ def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], lis
     if not cases:
         raise InputError("no task can be answered here", where="--repo",
                          todo="see that the code is the tasks' own, and that its tests pass")  # fmt: skip
-    if alone := [name for name, case in cases.items() if case.suite is None]:
+    if alone:
         run.warn(
-            f"{len(alone)} tasks are decided by their failing tests alone: the suite does not pass without the bug"
+            f"{len(alone)} tasks have one failing test, which is told: nothing is held back from them ({alone[0]})"
         )
+    if bare := [name for name, case in cases.items() if case.suite is None]:
+        run.warn(f"{len(bare)} tasks are decided by their failing tests alone: the suite does not pass without the bug")
+    if loose := [name for name, case in cases.items() if not case.controlled]:
+        run.warn(f"{len(loose)} tasks have no control tests: a verdict on them is easier to forge ({loose[0]}, ...)")
     return {task.id: cases[task.id] for task in plan.tasks if task.id in cases}, unfit
 
 
 def _told(plan: Plan) -> dict[str, str]:
-    """What the rows of a recipe ask, for the report."""
-    if plan.rows is None or "instruction" not in plan.rows.column_names:
+    """What the rows of a recipe ask, for the report; nothing where tests are held back, as they tell all of them."""
+    if plan.rows is None or plan.asked.hidden or "instruction" not in plan.rows.column_names:
         return {}
     return {str(name): text for name, text in zip(plan.rows["task_id"], plan.rows["instruction"], strict=True)}
 
@@ -172,7 +178,13 @@ def _rows(plan: Plan, cases: Mapping[str, Case]) -> Any:
     from datasets import Dataset
 
     if plan.rows is not None:
-        return plan.rows.select([at for at, name in enumerate(plan.rows["task_id"]) if str(name) in cases])
+        chosen = plan.rows.select([at for at, name in enumerate(plan.rows["task_id"]) if str(name) in cases])
+        if not plan.asked.hidden:
+            return chosen
+        if "instruction" not in chosen.column_names:
+            raise InputError("these rows have no instruction that could leave tests out", where="--hidden-tests",
+                             todo="give --tasks without --recipe")  # fmt: skip
+        return chosen.map(lambda row: {"instruction": cases[str(row["task_id"])].instruction})
     return Dataset.from_list(
         [{"instruction": case.instruction, "response": "x", "task_id": name} for name, case in cases.items()]
     )
@@ -195,6 +207,8 @@ def _settings(wanted: Wanted, plan: Plan, sampling: Sampling) -> dict[str, Any]:
         "test_command": wanted.test_command, "test_args": list(plan.checking.arguments),
         "python": plan.checking.python, "roots": list(plan.checking.roots), "suite": wanted.suite,
         "tests": list(plan.checking.tests), "timeout": wanted.timeout, "memory_mb": plan.checking.limits.memory_mb,
+        "hidden_tests": wanted.hidden_tests, "readable": list(plan.checking.limits.readable),
+        "sandbox": "weak" if plan.checking.limits.weak else "strict",
     }  # fmt: skip
     if wanted.answers is not None:
         return settings | {"answers": hashlib.sha256(wanted.answers.read_bytes()).hexdigest()[:16]}

@@ -1,4 +1,4 @@
-"""An answer, applied and tested."""
+"""An answer, applied and tested, and its verdict confirmed where it is a good one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any, Literal
 from attrs import asdict, field, frozen
 
 from loraplug_bugs.edits import Applied, Refused, apply, unified_diff
-from loraplug_bugs.evals.bench import Bench
+from loraplug_bugs.evals.bench import SHOWN, Bench
 from loraplug_bugs.evals.cases import Case, tongue_of
+from loraplug_bugs.evals.flags import flags
 from loraplug_bugs.language import Outcome
 
-Status = Literal["resolved", "applied", "invalid"]
-_WHY = {"time": "takes too long", "memory": "takes too much memory", "broken": "cannot be imported or run",
+Status = Literal["resolved", "applied", "invalid", "flagged", "void"]
+_WHY = {"time": "takes too long", "memory": "takes too much memory", "processes": "starts too many processes",
+        "disk": "writes too much", "output": "says too much", "broken": "cannot be imported or run",
         "crash": "ends the process"}  # fmt: skip
-_SHOWN = 5
+_FORGED = "works on its own verdict"
 
 
 @frozen
@@ -23,9 +25,10 @@ class Verdict:
     """What an answer did.
 
     Attributes:
-        status: `resolved`: the failing tests pass, and so does the suite; `applied`: it changes the code, but not so;
-            `invalid`: it changes nothing.
-        reason: of the two latter, short enough to be counted.
+        status: `resolved`: the failing tests pass, and so does the suite, in a fresh process with control tests;
+            `applied`: it changes the code, but not so; `invalid`: it changes nothing; `flagged`: the tests pass, but
+            it shows signs of fitting them alone; `void`: it works on its own verdict.
+        reason: of all but the first, short enough to be counted.
         detail: a sentence on it.
         exact: False where it was applied with leniency.
         diff: what it changes in the code with the bug.
@@ -60,15 +63,32 @@ class Judge:
 
     def _tested(self, bench: Bench, case: Case, changed: Mapping[str, str], diff: str) -> Verdict:
         files = {**case.broken, **changed}
-        outcome = bench.run(files, case.task.targets, bench.seconds(case.seconds), _SHOWN)
+        outcome = bench.run(files, case.task.targets, bench.seconds(case.seconds), SHOWN)
         if outcome.verdict != "passed":
             return _applied(outcome, "the failing tests still fail", diff)
-        if case.suite is not None:
-            tests, usual = case.suite
-            outcome = bench.run(files, tests, bench.seconds(usual), _SHOWN)
+        tests, usual = case.suite or ((), 0.0)
+        every = tuple(dict.fromkeys([*case.task.targets, *tests]))
+        if (not tests and case.suite is not None) or (bench.by_command and tests):  # all there are, by whatever command
+            outcome = bench.run(files, tests, bench.seconds(usual), SHOWN)
             if outcome.verdict != "passed":
                 return _applied(outcome, "breaks other tests", diff)
+        outcome = bench.confirm(files, every, case.controlled, bench.seconds(case.seconds + usual), case.may_change)
+        if outcome.verdict != "passed":
+            return _applied(outcome, "breaks other tests", diff)
+        if signs := _signs(bench, case, changed):
+            return Verdict("flagged", "fits the tests", "; ".join(signs)[:600], diff=diff)
         return Verdict("resolved", diff=diff)
+
+
+def _signs(bench: Bench, case: Case, changed: Mapping[str, str]) -> list[str]:
+    tests: dict[str, list[str]] = {}
+    for test in case.task.targets:
+        path, _, name = test.partition("::")
+        tests.setdefault(path, []).append(name)
+    before = bench.texts | {path: text for path, text in case.broken.items() if text is not None}
+    clean = bench.texts | {path: text for path, text in case.clean.items() if text is not None}
+    texts = bench.tests | {path: text for path, text in case.clean.items() if text is not None}
+    return flags(before, changed, clean, tests, texts)
 
 
 def usable(bench: Bench, case: Case, answer: str) -> bool:
@@ -97,6 +117,8 @@ def _applied(outcome: Outcome, reason: str, diff: str) -> Verdict:
     first: Any = next(iter(outcome.failures), None)
     detail = f"{first.test}: {first.error}: {first.message}".removeprefix(": ").rstrip(": ")[-600:] if first else ""
     failing = tuple(failure.test for failure in outcome.failures if failure.test)
+    if outcome.verdict == "void":
+        return Verdict("void", _FORGED, detail, diff=diff)
     return Verdict("applied", _WHY.get(outcome.verdict, reason), detail, True, diff, failing)
 
 

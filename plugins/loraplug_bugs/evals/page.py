@@ -94,8 +94,9 @@ tr.all { font-weight: bold }
 details { border-bottom: 1px solid var(--line); padding: .3rem 0 }
 summary { cursor: pointer }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; background: #8881; padding: .6rem }
-.resolved, .applied, .invalid { padding: 0 .4rem; border-radius: .3rem; color: #fff; font-size: .85em }
+.resolved, .applied, .invalid, .flagged, .void { padding: 0 .4rem; border-radius: .3rem; color: #fff; font-size: .85em }
 .resolved { background: #197a35 } .applied { background: #8a6500 } .invalid { background: #a32020 }
+.flagged { background: #6b3fa0 } .void { background: #555 }
 .add { color: #197a35 } .del { color: #c03030 } .at { color: #6a6af0 }
 </style></head><body><h1>{title}</h1>
 {body}

@@ -52,6 +52,9 @@ class Wanted:
     suite: str
     timeout: float
     memory_mb: int | None
+    hidden_tests: float | None
+    readable: tuple[str, ...]
+    sandbox: str | None
     out: Path | None
     fresh: bool
 
@@ -96,7 +99,7 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
             raise InputError("holds out no rows", where=wanted.recipe, todo=todo)
         formatter, source, folder = pipeline.recipe.formatter, pipeline.recipe.dataset, pipeline.recipe.folder
         names = ("edit", "context", "path", "tests_path", "tasks_out", "tasks", "test_args", "python", "roots",
-                 "tests")  # fmt: skip
+                 "tests", "readable", "sandbox")  # fmt: skip
         told = {name: value for name in names if (value := getattr(source, name, None))}
         table = {"use": source.name, **told, "limits": {"memory_mb": _memory(source)}}
         place = place or table.get("tasks_out") or table.get("tasks") or pipeline.run.folder / "tasks"
@@ -123,15 +126,23 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
         tasks = [one for at, one in enumerate(tasks) if at in kept]
     if not tasks:
         raise InputError("no task is left", where="--ids", todo="choose other numbers")
-    asked = Asked(wanted.edit or table.get("edit"), wanted.context or table.get("context"))
+    hidden = wanted.hidden_tests or 0.0
+    if hidden > 1 and hidden != int(hidden):
+        raise InputError(f"{hidden:g} is no number of tests", where="--hidden-tests",
+                         todo="give a share below 1, such as 0.5, or a whole number")  # fmt: skip
+    asked = Asked(wanted.edit or table.get("edit"), wanted.context or table.get("context"), hidden, wanted.seed)
     ours = table if table.get("use", "swe-bugs") == "swe-bugs" else {}
+    own = ours if wanted.recipe is not None else {}  # what a lock beside somebody's model may not decide
     elsewhere = ours.get("tests_path")
     memory = wanted.memory_mb or ours.get("limits", {}).get("memory_mb")
     checking = Checking(
         tuple(shlex.split(wanted.test_command)) if wanted.test_command else None,
-        wanted.test_args or tuple(ours.get("test_args", ())), wanted.python or ours.get("python", ""),
+        wanted.test_args or tuple(ours.get("test_args", ())), wanted.python or own.get("python", ""),
         wanted.timeout, tuple(ours.get("roots", ("src", "."))),
-        Limits(seconds=_SUITE_SECONDS, memory_mb=memory or BoxLimits().memory_mb), tuple(ours.get("tests", ())),
+        Limits(seconds=_SUITE_SECONDS, memory_mb=memory or BoxLimits().memory_mb,
+               weak=(wanted.sandbox or own.get("sandbox")) == "weak",
+               readable=wanted.readable or tuple(own.get("readable", ())),
+               python=wanted.python or own.get("python", "")), tuple(ours.get("tests", ())),
     )  # fmt: skip
     return Plan(
         tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),

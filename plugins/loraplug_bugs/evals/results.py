@@ -118,7 +118,8 @@ def summary(results: Iterable[Result], tasks: Sequence[str], ks: Sequence[int]) 
     """Counts and rates of one model's results.
 
     Returns:
-        `tasks`, `answers`, `resolved`, `applied`, `invalid` (answers), `reasons` of the two latter, `lenient`,
+        `tasks`, `answers`, `resolved`, `applied`, `invalid`, `flagged`, `void` (answers), `reasons` of all but the
+        resolved, `lenient`,
         `rate` = pass@1 with `interval` (Wilson, 95 %, over tasks: answers to one task are not independent), `pass_at`
         for each k, `seconds` and `tokens` of all answers.
     """
@@ -131,7 +132,8 @@ def summary(results: Iterable[Result], tasks: Sequence[str], ks: Sequence[int]) 
     reasons = Counter(f"{one.status}: {one.reason}" for one in mine if one.status != "resolved")
     return {
         "tasks": len(total), "answers": len(mine), "resolved": counts["resolved"], "applied": counts["applied"],
-        "invalid": counts["invalid"], "reasons": dict(reasons.most_common()),
+        "invalid": counts["invalid"], "flagged": counts["flagged"], "void": counts["void"],
+        "reasons": dict(reasons.most_common()),
         "lenient": sum(not one.exact for one in mine), "rate": rates[1], "interval": wilson(rates[1], len(total)),
         "pass_at": {str(k): rate for k, rate in rates.items()},
         "seconds": round(sum(one.seconds for one in mine), 1), "tokens": sum(one.tokens for one in mine),

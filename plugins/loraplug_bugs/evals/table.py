@@ -10,7 +10,7 @@ def rows(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of the one table: for each model all tasks, then each kind of bug."""
     models = told["models"]
     ks = [k for k in next(iter(models.values()))["all"]["pass_at"] if k != "1"] if models else []
-    heads = ["kind", "model", "tasks", "answers", "resolved", "applied", "invalid", "rate", "95 %",
+    heads = ["kind", "model", "tasks", "answers", "resolved", "applied", "invalid", "flagged", "void", "rate", "95 %",
              *(f"pass@{k}" for k in ks)]  # fmt: skip
     cells = [_row("all", model, each["all"], ks) for model, each in models.items()]
     kinds = list(next(iter(models.values()))["kinds"]) if models else []
@@ -57,6 +57,6 @@ def unfit_counts(unfit: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _row(kind: str, model: str, found: Mapping[str, Any], ks: Sequence[str]) -> list[str]:
     low, high = found["interval"]
-    figures = [str(found[name]) for name in ("tasks", "answers", "resolved", "applied", "invalid")]
+    figures = [str(found[name]) for name in ("tasks", "answers", "resolved", "applied", "invalid", "flagged", "void")]
     return [kind, model, *figures, f"{found['rate']:.1%}", f"{low:.1%}-{high:.1%}",
             *(f"{found['pass_at'][k]:.1%}" for k in ks)]  # fmt: skip
