@@ -146,7 +146,7 @@ class PytestTester:
             self.close()
             return Outcome("memory" if self._box.told() else "crash")
         failures = [Failure(**one) for one in told.get("failures", ())]
-        return Outcome(told["verdict"], failures, told.get("seconds", 0.0))
+        return Outcome(told["verdict"], failures, told.get("seconds", 0.0), told.get("counts", {}))
 
     def close(self) -> None:
         """End the process."""
