@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 from attrs import field, frozen, validators
 
 from loraplug.components import KINDS, Component, DatasetSource, Exporter, Formatter, ModelLoader, Quantizer, Trainer
+from loraplug.context import Run
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
 from loraplug.registry import Registry
 from loraplug_tables.layers import Layers, Place, Table, dotted
@@ -51,7 +53,10 @@ class Plugins:
 
 @frozen
 class Recipe:
-    """A whole recipe, every stage a component. `folder` is where relative paths in `file` start."""
+    """A whole recipe, every stage a component. `folder` is where relative paths in `file` start.
+
+    `unfilled`: what the file says at keys that variables were put into, such as `exporter.0.repo` to `${OWNER}/model`.
+    """
 
     file: Path
     folder: Path
@@ -66,6 +71,7 @@ class Recipe:
     seed: int = 42
     lock: Table | None = None
     disabled: tuple[str, ...] = ()
+    unfilled: Mapping[str, str] = field(factory=dict)
 
     def parts(self) -> dict[str, Any]:
         """What stands in each table, in the order of the stages; None where a table is left out."""
@@ -84,6 +90,7 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     if recipe is not None:
         for part in (*(getattr(recipe, kind) for kind in KINDS if kind != "exporter"), *recipe.exporter):
             builder.problems += part.check(recipe) if part is not None else ()
+        builder.problems += _same_places(recipe)
     if builder.problems or recipe is None:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
         raise RecipeError(builder.problems, where=layers.file, todo=todo)
@@ -102,6 +109,19 @@ def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
         raise RecipeError(builder.problems, where=layers.file, todo=todo)
     return part
+
+
+def _same_places(recipe: Recipe) -> Iterator[Problem]:
+    """Two exporters that would put what they make at one place."""
+    run, seen = Run(recipe.run_name, recipe.seed), dict[Path, int]()
+    for index, exporter in enumerate(recipe.exporter):
+        place = exporter.place(run).absolute()
+        if (first := seen.setdefault(place, index)) != index:
+            where = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+            message = (
+                f"would be made at the place of exporter[{first}], {where}: give them different places, or take one out"
+            )
+            yield Problem(f"exporter[{index}]", message)
 
 
 class _Builder:
@@ -136,9 +156,8 @@ class _Builder:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
         if self.problems:
             return None
-        return Recipe(
-            file=self.layers.file, folder=self.layers.folder, lock=table.get("lock"), disabled=self.disabled, **parts
-        )
+        parts |= {"file": self.layers.file, "folder": self.layers.folder, "unfilled": self.layers.unfilled}
+        return Recipe(lock=table.get("lock"), disabled=self.disabled, **parts)
 
     def add(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))

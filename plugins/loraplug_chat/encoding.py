@@ -57,6 +57,12 @@ class Encoding(Formatter):
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
+        from loraplug_chat import clock
+
+        with clock.stopped_at(run.date):
+            return self._encode(rows, tokenizer, run)
+
+    def _encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         from loraplug_chat import store
 
         packing = isolates(self.packing)
@@ -93,7 +99,7 @@ class Encoding(Formatter):
             else:
                 whole = Part(path, Report(0))
                 files = []
-                for part in workers.parts(self, rows, tokenizer, Path(folder), processes):
+                for part in workers.parts(self, rows, tokenizer, Path(folder), processes, run.date):
                     whole.take(part)
                     files.append(part.path)
                     bar.advance(part.report.rows)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loraplug import Conversation, LoraplugError
+from loraplug_chat.clock import strftime_now
 from loraplug_chat.mask import Encoded
 from loraplug_chat.template import Talk
 
@@ -48,7 +49,11 @@ def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
 
 def _ids(tokenizer: Any, talk: Talk, upto: int, *, prompt: bool) -> list[int]:
     ids: list[int] = tokenizer.apply_chat_template(
-        talk.messages[:upto], tools=talk.tools, add_generation_prompt=prompt, return_dict=False
+        talk.messages[:upto],
+        tools=talk.tools,
+        add_generation_prompt=prompt,
+        return_dict=False,
+        strftime_now=strftime_now,  # the date that the rows were written with, not that of the call
     )
     return ids
 

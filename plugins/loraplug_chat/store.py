@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import date
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
+from loraplug_chat import clock
 from loraplug_chat.packing import best_fit
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Line:
 
 
 def fingerprint(rows: Dataset, tokenizer: Any, options: Any) -> str:
-    """A hash of the rows' content, the tokenizer with its template, the options, the day (if the template asks for it),
+    """A hash of the rows' content, the tokenizer with its template, the options, the date (as far as the template asks),
     this package's code and the versions of what it stands on.
     """
     import tokenizers
@@ -49,7 +49,7 @@ def fingerprint(rows: Dataset, tokenizer: Any, options: Any) -> str:
         template,
         repr(sorted(tokenizer.special_tokens_map.items())),
         tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else repr(tokenizer),
-        date.today().isoformat() if "strftime_now" in template else "",
+        repr(clock.told(template)),
         repr(rows.features),
     ]
     for part in parts:

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define
 
 from loraplug import Conversation, InputError
+from loraplug_chat.clock import strftime_now
 from loraplug_chat.tracked import (
     CLOSE,
     OPEN,
@@ -81,7 +82,7 @@ class Template:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         self.source = source
-        self._variables = {"documents": None, **variables}
+        self._variables = {"documents": None, "strftime_now": strftime_now, **variables}
         self._plain = _compile_jinja_template(source)
         self._tracking = _tracking_twin(self._plain.environment, source)
         self.sealable = "strftime_now" not in source and _sealable(self._plain.environment.parse(source))

@@ -203,3 +203,6 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         text = "".join(json.dumps(line) + "\n" for line in [*lines, {"summary": dict(figures)}])
         (self.run.folder / "metrics.jsonl").write_text(text, encoding="utf-8")
         loss_plot(lines, figures, self.run.folder, self.run.name)
+        for name in ("metrics.jsonl", "loss.svg", "loss.png"):
+            if (self.run.folder / name).is_file():
+                self.run.publish(self.run.folder / name)
