@@ -130,7 +130,7 @@ def shareable(text: str) -> str:
         if short != value:
             _put(table, place, short)
             hidden.setdefault(as_key(place), "")
-    if hidden and facts:
+    if hidden and "lock" in table:
         facts["redacted"] = hidden
     return _HEADER + tomli_w.dumps(table)
 

@@ -46,7 +46,7 @@ class Pins:
         found: dict[int, set[str]] = {}
 
         def see(index: int, line: str) -> None:
-            if some := kinds(line):
+            if some := kinds(line.replace("\\n", "\n")):
                 found[index] = some
 
         self.hold(part, {"rows": len(rows), "sha256": files.hash_rows(rows, see)})

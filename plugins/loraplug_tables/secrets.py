@@ -120,14 +120,14 @@ _RULES = (
     _Rule(
         "token",
         (*_HEADS, re.compile("_[A-Za-z0-9]{16}"), re.compile(r"-[A-Za-z0-9][\w-]{16}")),
-        re.compile("(?<![A-Za-z0-9])(?:" + "|".join(re.escape(head) + rest for head, rest in _TOKENS.items()) + ")"),
+        re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))(?:" + "|".join(re.escape(head) + rest for head, rest in _TOKENS.items()) + ")"),
     ),
     _Rule(
         "address of a hook",
         ("hooks.slack.com/services/", "/api/webhooks/"),
         re.compile(r"(?<=hooks\.slack\.com/services/)[\w/-]{10,}|(?<=/api/webhooks/)\d+/[\w-]{10,}"),
     ),
-    _Rule("bot token", (":AA",), re.compile(r"(?<![0-9A-Za-z])\d{8,10}:AA[\w-]{32,}")),
+    _Rule("bot token", (":AA",), re.compile(r"(?:(?<![0-9A-Za-z])|(?<=\\[nrt]))\d{8,10}:AA[\w-]{32,}")),
     _Rule(
         "value given to the name of a secret",
         ("=",),
