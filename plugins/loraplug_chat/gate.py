@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from loraplug import Conversation, LoraplugError
-from loraplug_chat.clock import strftime_now
 from loraplug_chat.mask import Encoded
-from loraplug_chat.template import Talk
+from loraplug_chat.template import Talk, compiled
 
 Sample = tuple[Conversation, Encoded]
 
@@ -35,6 +34,7 @@ def check(tokenizer: Any, samples: Sequence[Sample]) -> None:
 
 
 def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
+    compiled(tokenizer.get_chat_template())  # from here on it is told the date that the rows were written with
     for conversation, row in samples:
         talk = Talk.of(conversation)
         if not row.forced:
@@ -49,11 +49,7 @@ def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
 
 def _ids(tokenizer: Any, talk: Talk, upto: int, *, prompt: bool) -> list[int]:
     ids: list[int] = tokenizer.apply_chat_template(
-        talk.messages[:upto],
-        tools=talk.tools,
-        add_generation_prompt=prompt,
-        return_dict=False,
-        strftime_now=strftime_now,  # the date that the rows were written with, not that of the call
+        talk.messages[:upto], tools=talk.tools, add_generation_prompt=prompt, return_dict=False
     )
     return ids
 

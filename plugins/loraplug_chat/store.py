@@ -33,7 +33,7 @@ class Line:
 
 
 def fingerprint(rows: Dataset, tokenizer: Any, options: Any) -> str:
-    """A hash of the rows' content, the tokenizer with its template, the options, the date (if the template asks for it),
+    """A hash of the rows' content, the tokenizer with its template, the options, the date (if the template asks),
     this package's code and the versions of what it stands on.
     """
     import tokenizers

@@ -79,11 +79,9 @@ class Template:
     """A compiled chat template of a tokenizer, with the variables `apply_chat_template` gives it."""
 
     def __init__(self, source: str, variables: dict[str, Any]) -> None:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         self.source = source
-        self._variables = {"documents": None, "strftime_now": strftime_now, **variables}
-        self._plain = _compile_jinja_template(source)
+        self._variables = {"documents": None, **variables}
+        self._plain = compiled(source)
         self._tracking = _tracking_twin(self._plain.environment, source)
         self.sealable = "strftime_now" not in source and _sealable(self._plain.environment.parse(source))
         self._globals = dict(self._tracking.globals)
@@ -140,6 +138,15 @@ class Template:
             return concat(compiled.root_render_func(context))
         except _refusals() as error:
             raise _refused(talk, error) from error
+
+
+def compiled(source: str) -> Any:
+    """transformers' own compiled template, told the date by our clock; it keeps it for `apply_chat_template`."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    made = _compile_jinja_template(source)
+    made.environment.globals["strftime_now"] = strftime_now
+    return made
 
 
 def is_usual(talk: Talk) -> bool:

@@ -120,7 +120,11 @@ _RULES = (
     _Rule(
         "token",
         (*_HEADS, re.compile("_[A-Za-z0-9]{16}"), re.compile(r"-[A-Za-z0-9][\w-]{16}")),
-        re.compile(r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))(?:" + "|".join(re.escape(head) + rest for head, rest in _TOKENS.items()) + ")"),
+        re.compile(
+            r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))(?:"
+            + "|".join(re.escape(head) + rest for head, rest in _TOKENS.items())
+            + ")"
+        ),
     ),
     _Rule(
         "address of a hook",
