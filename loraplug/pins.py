@@ -101,9 +101,11 @@ class Pins:
     def _encoding_change(self, old: dict[str, Any], new: dict[str, Any], made: bytes) -> str:
         kept = (digests.read_digests(path, str(old.get("sha256"))) for path in self._left(_DIGESTS))
         was = next((one for one in kept if one is not None), None)
-        most = max(int(old.get("rows", 0)), new["rows"])
+        rows = old.get("rows")
+        most = max(rows, new["rows"]) if isinstance(rows, int) else new["rows"]
         count = f"{digests.differing_rows(was, made)} of {most} rows are" if was is not None else "rows are"
-        before = old.get("versions") or {}
+        before = old.get("versions")
+        before = before if isinstance(before, dict) else {}
         then = [
             f"{name} {before[name]} then, {now} now"
             for name, now in new["versions"].items()
@@ -125,7 +127,7 @@ class Pins:
         """
         old, name = locked(self.recipe, part), PINNED[part]
         if old.get("sha256") and old["sha256"] != facts["sha256"]:
-            words = how(old) if how else f"sha256 {facts['sha256'][:12]}…, locked {old['sha256'][:12]}…"
+            words = how(old) if how else f"sha256 {facts['sha256'][:12]}…, locked {str(old['sha256'])[:12]}…"
             short = name.removeprefix("the ")
             todo = f"bring the old {short} back, or take lock.{part} out of the file to run on the new one"
             what = f"{name} is not what this lock file was made with ({words})"

@@ -152,6 +152,8 @@ class _Builder:
         parts: dict[str, Any] = {kind: self.part(kind) for kind in KINDS if kind != "exporter"}
         parts |= {"run_name": self.run_name(table.get("run_name")), "seed": self.seed(table.get("seed", 42))}
         parts["exporter"] = self.exporters(table.get("exporter", [{"use": "adapter"}]))
+        if not isinstance(table.get("lock", {}), dict):
+            self.add("lock", "expected a table: it is written by a run, into recipe.lock.toml")
         if "validation" in table:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
         if self.problems:

@@ -24,6 +24,9 @@ from loraplug_tables.secrets import redact, redacted
 State = dict[str, Any]
 STATE = "state.json"
 _LONGER = {"trainer.epochs", "trainer.max_steps"}
+_MADE_AGAIN = {STATE, "events.jsonl", "recipe.lock.toml", "published.json", "chat_template.jinja", "encoded.digests",
+               "rejects.jsonl", "checkpoints", "metrics.jsonl", "loss.svg", "loss.png"}  # fmt: skip
+"""What a run without checkpoint or adapter leaves in its folder."""
 _AGAIN = "choose another run_name, or start over with --fresh, which keeps what there is aside"
 
 
@@ -43,13 +46,17 @@ def open_state(run: Run, recipe: Recipe, registry: Registry) -> State:
     if changed and kept:
         raise _taken(run, recipe, state, changed, kept)
     if changed or (state.get("failed") and not kept):
-        clear(run.folder)
+        if (aside := clear(run.folder)) is not None:
+            run.say(f"kept what else lay in the run's folder: {aside}")
         if changed:
             run.say(f"an earlier run of this name had made nothing yet: begun anew (different: {_few(changed)})")
         state = {}
     state.setdefault("artefacts", {})
     if "secrets" not in state:
+        old = bool(state.get("recipe"))
         state |= seal(identity)
+        if old:  # by a version that wrote secrets down
+            save(run, state)
     return state
 
 
@@ -84,18 +91,29 @@ def worth_keeping(folder: Path, state: Mapping[str, Any]) -> list[str]:
     found = []
     if (folder / "adapter").exists():
         found.append("a trained adapter")
-    if any((folder / "checkpoints").glob("*")):
+    if any(path.is_dir() for path in (folder / "checkpoints").glob("[!.]*")):
         found.append("checkpoints of its training")
     made = [place for place, how in state.get("artefacts", {}).items() if how == "made" and Path(place).exists()]
     return found + ([f"what it exported ({', '.join(made)})"] if made else [])
 
 
-def clear(folder: Path) -> None:
-    """Forget a run that has nothing worth keeping."""
+def clear(folder: Path) -> Path | None:
+    """Forget a run that has nothing worth keeping; what nobody here knows is moved aside, and its place given."""
     with files.working_on(folder):
         for path in folder.iterdir():
-            if path.name != ".lock":
+            if path.name in _MADE_AGAIN:
                 files.remove(path)
+    return _move(folder) if any(path.name != ".lock" for path in folder.iterdir()) else None
+
+
+def _move(folder: Path) -> Path:
+    aside = free_name(folder)
+    with files.working_on(folder):
+        aside.mkdir()
+        for path in folder.iterdir():
+            if path.name != ".lock":
+                path.rename(aside / path.name)
+    return aside
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -104,16 +122,7 @@ def set_aside(folder: Path) -> Path | None:
     Returns:
         That folder; None where there was nothing worth keeping, which is removed.
     """
-    if not worth_keeping(folder, read_state(folder, broken={})):
-        clear(folder)
-        return None
-    aside = free_name(folder)
-    with files.working_on(folder):
-        aside.mkdir()
-        for path in folder.iterdir():
-            if path.name != ".lock":
-                path.rename(aside / path.name)
-    return aside
+    return _move(folder) if worth_keeping(folder, read_state(folder, broken={})) else clear(folder)
 
 
 def free_name(place: Path) -> Path:

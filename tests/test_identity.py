@@ -312,3 +312,20 @@ def test_what_nobody_published_stays_in_the_runs_folder(recipe: Path, inside: Cl
     names = {path.name for path in (tmp_path / "outputs/adapters/tiny").iterdir()}
     assert {"recipe.lock.toml", "metrics.jsonl", "loss.svg", "loss.png"} <= names
     assert not {"rejects.jsonl", "notes.txt", "encoded.digests", "published.json", "state.json"} & names
+
+
+@pytest.mark.slow
+def test_files_that_nobody_here_knows_are_never_removed(recipe: Path, inside: Cli, tmp_path: Path) -> None:
+    """Begun anew, but what a plugin or a user has put into the run's folder is moved aside."""
+    assert inside("run", recipe, "--until", "formatter").returncode == 0
+    (tmp_path / "outputs/runs/tiny/weeks.txt").write_text("of work")
+    done = inside("run", recipe, "--until", "formatter", "--set", "formatter.max_length=128")
+    assert done.returncode == 0, done.stderr
+    (aside,) = (tmp_path / "outputs/runs").glob("tiny.before-*")
+    assert (aside / "weeks.txt").read_text() == "of work" and str(aside) in done.stderr
+
+
+def test_a_lock_that_is_no_table_is_refused(recipe: Path, inside: Cli) -> None:
+    """In words, as all other problems."""
+    done = inside("recipe", "check", recipe, "--set", "lock=3")
+    assert done.returncode == 2 and "lock: expected a table" in done.stderr
