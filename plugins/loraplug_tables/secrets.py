@@ -64,9 +64,11 @@ _TOKENS: dict[str, str] = {  # how it begins, and what follows
     "hvs.": r"[\w-]{24,}", "dapi": "[a-f0-9]{32}", "lin_api_": "[A-Za-z0-9]{32,}", "KGAT_": "[a-f0-9]{32}",
     "AGE-SECRET-KEY-1": "[0-9A-Z]{58}", "cfut_": r"[\w-]{30,}", "figd_": r"[\w-]{30,}",
 }  # fmt: skip
-_HEADS = (
-    *("AKIA", "ASIA", "ABIA", "ACCA", "AIza", "eyJ", "ATATT3", "ATBB", "dapi", "SG.", "ya29.", "hvs."),
-    *("github_pat_", "dckr_pat_", "tgp_v1_", "wandb_v1_", "lsv2_", "cfut_", "figd_"),
+_HINTS = (  # one of these is in every token: a literal, or a pattern that begins with one and is rare in code
+    *("_pat_", "_v1_", "lsv2_", "cfut_", "figd_", "eyJ", "dapi", "SG.", "ya29.", "hvs."),
+    re.compile("A(?:KIA|SIA|BIA|CCA|Iza|TATT3|TBB)"),
+    re.compile("_[A-Za-z0-9]{16}"),
+    re.compile(r"-(?:[A-Za-z0-9]{14}|(?=[\w-]{0,30}\d)[A-Za-z0-9][\w-]{16})"),
 )
 _VALUE = r"[A-Za-z0-9._~+/=-]"
 _RULES = (
@@ -102,7 +104,7 @@ _RULES = (
     ),
     _Rule(
         "header that authorises",
-        ("uthorization", "UTHORIZATION", *(f"-{word}" for word in ("token", "Token", "TOKEN", "key", "Key", "KEY"))),
+        ("uthorization", "UTHORIZATION", re.compile("-[tTkK](?:oken|OKEN|ey|EY)")),
         re.compile(
             r"\b((?:proxy-)?authorization|private-token|job-token|x-(?:auth|access|vault|amz-security)-token|x-api-key"
             r"|api-key)(\\?[\"']?\s*[:=]\s*\\?[\"']?)(?:(?:bearer|basic|token|digest)\s+)?+(?!REDACTED)"
@@ -119,7 +121,7 @@ _RULES = (
     ),
     _Rule(
         "token",
-        (*_HEADS, re.compile("_[A-Za-z0-9]{16}"), re.compile(r"-[A-Za-z0-9][\w-]{16}")),
+        _HINTS,
         re.compile(
             r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))(?:"
             + "|".join(re.escape(head) + rest for head, rest in _TOKENS.items())
