@@ -53,6 +53,14 @@ class DatasetSource(Component):
     __slots__ = ()
     kind: ClassVar[str] = "dataset"
 
+    @classmethod
+    def reads(cls, path: str) -> bool:  # noqa: ARG003
+        """Whether a file, pattern or folder is of the kind that this source reads through its option `path`.
+
+        Asked, by endings alone, for the source of `[validation] path`.
+        """
+        return False
+
     @abstractmethod
     def load(self, run: Run) -> Dataset:
         """Rows of a shape the formatter knows (see `shape_of`); nested values (messages, tools) go in `Json` columns.

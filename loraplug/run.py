@@ -15,9 +15,10 @@ from loraplug import files, lock
 from loraplug.components import Component, Sample, Trained, TrainingResult
 from loraplug.context import Reporter, Run
 from loraplug.errors import InputError
-from loraplug.recipe import Recipe
+from loraplug.recipe import Recipe, Validation
 from loraplug.registry import Registry
 from loraplug.stages import observer, stage
+from loraplug.validation import validation_source
 from loraplug_rows.split import split
 
 if TYPE_CHECKING:
@@ -100,11 +101,23 @@ class Pipeline:
             return rows, None
         if wanted.path is None:
             return split(rows, wanted, self.run)
-        if not wanted.path.exists():
-            raise InputError("no such file or folder", where=f"validation.path: {wanted.path}")
-        source = "disk" if wanted.path.is_dir() else wanted.path.suffix.removeprefix(".")
-        held = self.registry.find("dataset", source)(path=wanted.path).load(self.run)  # type: ignore[call-arg, attr-defined]
+        held = self._held(wanted)
         return rows, held
+
+    def _held(self, wanted: Validation) -> Dataset:
+        source = validation_source(self.recipe.dataset, wanted, self.registry)
+        try:
+            held = source.load(self.run)
+            if len(held) == 0:
+                raise InputError("has no rows", where="validation.path", todo="check that it is the right file")
+            self.run.say(f"validation: {len(held)} rows, {self.recipe.formatter.recognise(held.column_names)}")
+        except InputError as error:
+            todo = error.todo or ""
+            if wanted.rename is None and getattr(source, "rename", None):
+                todo += "; [validation] may have a rename of its own, {} for none: it takes that of [dataset] else"
+            where = error.where or f"validation.path, read by {source.name}"
+            raise InputError(error.what, where=where, todo=todo.removeprefix("; ")) from None
+        return held
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Rows as token ids and labels."""
