@@ -38,16 +38,17 @@ class DatasetSource(Component):
     """Yields training rows.
 
     @frozen
-    class CsvSource(DatasetSource):
-        '''Rows of a CSV file, one training example a row.'''
+    class YamlSource(DatasetSource):
+        '''Rows of a YAML file, which is a list of mappings.'''
 
-        name = "csv"
-        path: Annotated[Path, Doc("the CSV file")]
+        name = "yaml"
+        path: Annotated[Path, Doc("the YAML file")]
 
         def load(self, run):
+            import yaml
             from datasets import Dataset
 
-            return Dataset.from_csv(str(self.path))
+            return Dataset.from_list(yaml.safe_load(self.path.read_text()))
     """
 
     __slots__ = ()
