@@ -79,14 +79,17 @@ def find_files(path: Paths, source: str) -> list[Path]:
 
 def _of_one(path: Path, source: str) -> list[Path]:
     given = str(path)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return _of_folder(path, source)
+    try:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            return _of_folder(path, source)
+    except OSError as error:  # no right to look, or a name that is too long
+        raise InputError(f"cannot be read ({error.strerror})", where=given, todo="check the path") from None
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", given):
         hub = given.startswith(("hf:", "hub:")) or "huggingface.co/" in given
         todo = 'write use = "hub" and id = "owner/name"' if hub else "download it, and give the path of the file"
-        raise InputError("is an address; files are read from disk", where=given, todo=todo)
+        raise InputError("is an address; files are read from disk", where=given.replace(":/", "://", 1), todo=todo)
     if re.search(r"[*?\[]", given):
         return _of_pattern(given)
     if path.exists():

@@ -15,6 +15,7 @@ Row = dict[str, Any]
 Say = Callable[[str], None]
 
 _MEND = "mend the line, or take it out of the file"
+_WHOLE = 'a file that is one list, or one object, is read with use = "json"'
 _SHOWN = 8
 _KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
@@ -86,7 +87,8 @@ def csv_rows(path: Path, delimiter: str | None, say: Say | None = None) -> Itera
             else:
                 yield dict(zip(columns, values, strict=True))
     except csv.Error as error:
-        raise InputError(_csv_fault(str(error)), where=f"{path}:{start}", todo=_MEND) from None
+        what, todo = _csv_fault(str(error))
+        raise InputError(what, where=f"{path}:{start}", todo=todo) from None
 
 
 def _columns(names: list[str], where: str, between: str, said: bool) -> list[str]:
@@ -101,14 +103,17 @@ def _columns(names: list[str], where: str, between: str, said: bool) -> list[str
     return names
 
 
-def _csv_fault(words: str) -> str:
+def _csv_fault(words: str) -> tuple[str, str]:
     if "unexpected end" in words:
-        return "a quotation mark that opens a value in this row is never closed"
+        return "a quotation mark that opens a value in this row is never closed", _MEND
     if "expected after" in words:
-        return 'text follows a closing quotation mark; inside a value a quotation mark is written twice ("")'
+        return "text follows a closing quotation mark", 'write a quotation mark inside a value twice ("")'
     if "new-line" in words:
-        return "its line ends are bare carriage returns, or one stands in a value without quotation marks"
-    return f"is not CSV: {words}"
+        return (
+            "has a bare carriage return in it, which ends no line",
+            "save the file with line feeds in its place",
+        )
+    return f"is not CSV: {words}", _MEND
 
 
 def _decoded(found: Iterable[bytes], path: Path) -> Iterator[str]:
@@ -129,9 +134,11 @@ def _not_utf8(error: UnicodeDecodeError, where: object) -> InputError:
 
 
 def _line_rows(numbered: Iterable[tuple[int, bytes]], path: Path) -> Iterator[Row]:
+    todo = f"{_MEND}; {_WHOLE}"  # until a line was read: a file of lines has an object in its first
     for number, line in numbered:
         if line.strip():
-            yield _object(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
+            yield _object(_parsed(line, f"{path}:{number}", todo), f"{path}:{number}")
+            todo = _MEND
 
 
 def _is_json(line: bytes) -> bool:
@@ -152,7 +159,7 @@ def _list_of(value: Any, path: Path, field: str | None, columns: Collection[str]
         raise InputError(f"holds {_kind(value)}, not a list of objects", where=path)
     if _is_row(value, columns):
         return [value]
-    lists = {key: item for key, item in value.items() if isinstance(item, list) and isinstance((item or [0])[0], dict)}
+    lists = {key: item for key, item in value.items() if _has_objects(item)}
     if len(lists) == 1:
         ((key, rows),) = lists.items()
         if say is not None:
@@ -165,15 +172,21 @@ def _list_of(value: Any, path: Path, field: str | None, columns: Collection[str]
     parts = list(value.values())
     if parts and all(isinstance(part, dict) for part in parts):
         what = f"holds objects by name ({_listed(value)}), not a list of rows"
-        todo = 'write the rows as a list, or one a line; field = "data.train" names a list that lies further in'
+        inner = [f"{key}.{name}" for key, part in value.items() for name, item in part.items() if _has_objects(item)]
+        todo = "write the rows as a list of objects, or one object a line"
+        if inner and not _is_row(parts[0], columns):
+            todo = f'say which list holds the rows, one that lies further in as field = "{inner[0]}"'
         raise InputError(what, where=path, todo=todo)
-    if lengths := {len(part) for part in parts if isinstance(part, list)}:
-        if lengths == {0}:
-            return []
-        if all(isinstance(part, list) for part in parts) and len(lengths) == 1:
-            what = f"holds a list for each column ({_listed(value)}), not a list of rows"
-            raise InputError(what, where=path, todo="write the rows as a list of objects, or one object a line")
+    if {len(part) for part in parts if isinstance(part, list)} == {0}:
+        return []
+    if parts and _by_columns(value):
+        what = f"holds a list for each column ({_listed(value)}), not a list of rows"
+        raise InputError(what, where=path, todo="write the rows as a list of objects, or one object a line")
     return [value]
+
+
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _is_row(value: Row, columns: Collection[str]) -> bool:
@@ -181,24 +194,33 @@ def _is_row(value: Row, columns: Collection[str]) -> bool:
     if any(column in value for column in columns):
         return True
     try:
-        shape = shape_of(value)
+        shape_of(value)
     except InputError:
         return False
-    return shape in ("messages", "sharegpt") or not all(isinstance(part, list) for part in value.values())
+    return not _by_columns(value)
+
+
+def _by_columns(value: Row) -> bool:
+    """Whether it holds all values of a column together, as pandas writes tables."""
+    parts = list(value.values())
+    return all(isinstance(part, dict) for part in parts) or (
+        all(isinstance(part, list) and not _has_objects(part) for part in parts)
+        and len({len(part) for part in parts}) == 1
+    )
 
 
 def _at(value: Any, field: str, path: Path) -> list[Any]:
     """The list at a dotted name; a key with dots in it is found as it is, too."""
-    where, found, rest = f"{path}: field", value, field
+    where, found, rest = f"{path}: field {field}", value, field
     while rest:
         if not isinstance(found, dict):
-            raise InputError(f'"{field}": {_kind(found)} has no "{rest}" in it', where=where, todo=_fields(value))
+            raise InputError(f'{_kind(found)} has no "{rest}" in it', where=where, todo=_fields(value))
         key = rest if rest in found else rest.split(".", 1)[0]
         if key not in found:
-            raise InputError(f'"{field}": there is no "{key}"', where=where, todo=f"there is: {_listed(found)}")
+            raise InputError(f'there is no "{key}"', where=where, todo=f"there is: {_listed(found)}")
         found, rest = found[key], rest[len(key) + 1 :]
     if not isinstance(found, list):
-        raise InputError(f'"{field}" is {_kind(found)}, not a list', where=where, todo=_fields(found))
+        raise InputError(f"is {_kind(found)}, not a list", where=where, todo=_fields(found))
     return found
 
 
@@ -212,7 +234,7 @@ def _listed(value: Row) -> str:
     return ", ".join(list(value)[:_SHOWN]) + (f" and {len(value) - _SHOWN} more" if len(value) > _SHOWN else "")
 
 
-def _parsed(text: bytes, where: object) -> Any:
+def _parsed(text: bytes, where: object, todo: str = _MEND) -> Any:
     try:
         value = json.loads(text.decode("utf-8-sig"))
         if b"\\ud" in text or b"\\uD" in text:  # halves of surrogate pairs can be said, but are no text
@@ -223,9 +245,9 @@ def _parsed(text: bytes, where: object) -> Any:
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if isinstance(where, Path) else where
         if error.msg == "Extra data" and isinstance(where, Path):
-            what, todo = "goes on after the first value", "write one object a line, or all of them as one list"
-            raise InputError(f"{what}, at column {error.colno}", where=place, todo=todo) from None
-        raise InputError(f"is not JSON: {error.msg} at column {error.colno}", where=place, todo=_MEND) from None
+            what = f"goes on after the first value, at column {error.colno}"
+            raise InputError(what, where=place, todo="write one object a line, or all of them as one list") from None
+        raise InputError(f"is not JSON: {error.msg} at column {error.colno}", where=place, todo=todo) from None
     except UnicodeEncodeError:
         raise InputError("holds half a surrogate pair, which is no character", where=where, todo=_MEND) from None
     except ValueError as error:
@@ -236,7 +258,7 @@ def _parsed(text: bytes, where: object) -> Any:
 
 def _object(row: Any, where: object) -> Row:
     if not isinstance(row, dict):
-        todo = 'a file that is one list is read with use = "json"' if isinstance(row, list) else _MEND
+        todo = _WHOLE if isinstance(row, list) else _MEND
         raise InputError(f"is {_kind(row)}, not an object of columns", where=where, todo=todo)
     return row
 

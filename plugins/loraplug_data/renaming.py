@@ -145,10 +145,10 @@ class _Keys:
         return field.with_name(self.new) if field.name == self.old else field
 
     def _text(self, text: str) -> str:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return json.dumps(text, ensure_ascii=False)
+        value = _table(text)
+        twice = isinstance(value, str)  # so `datasets` stores what it cannot read as JSON, such as huge numbers
+        if twice:
+            value = _table(value)
         for found in self._objects(value, self.way):
             self.seen |= found.keys()
             if self.old in found:
@@ -157,7 +157,8 @@ class _Keys:
                 changed = {self.new if key == self.old else key: one for key, one in found.items()}
                 found.clear()
                 found.update(changed)
-        return json.dumps(value, ensure_ascii=False)
+        written = json.dumps(value, ensure_ascii=False)
+        return json.dumps(written, ensure_ascii=False) if twice and not isinstance(value, str) else written
 
     def _objects(self, value: Any, way: list[str]) -> Iterator[dict[str, Any]]:
         if isinstance(value, list):
@@ -167,6 +168,15 @@ class _Keys:
             yield value
         elif isinstance(value, dict) and way[0] in value:
             yield from self._objects(value[way[0]], way[1:])
+
+
+def _table(text: str) -> Any:
+    """The list or object that a text writes as JSON, or a text in it; another text as it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, list | dict | str) else text
 
 
 def _length(feature: Any) -> dict[str, int]:
