@@ -110,13 +110,14 @@ class Pipeline:
             held = source.load(self.run)
             if len(held) == 0:
                 raise InputError("has no rows", where="validation.path", todo="check that it is the right file")
-            self.run.say(f"validation: {len(held)} rows, {self.recipe.formatter.recognise(held.column_names)}")
+            shape = self.recipe.formatter.recognise(held.column_names)
         except InputError as error:
-            todo = error.todo or ""
-            if wanted.rename is None and getattr(source, "rename", None):
-                todo += "; [validation] may have a rename of its own, {} for none: it takes that of [dataset] else"
+            todo = [error.todo] if error.todo else []
+            if wanted.rename is None and ("rename" in str(error.where) or error.where is None):
+                todo.append("[validation] may have its own rename, {} for none, in place of that of [dataset]")
             where = error.where or f"validation.path, read by {source.name}"
-            raise InputError(error.what, where=where, todo=todo.removeprefix("; ")) from None
+            raise InputError(error.what, where=where, todo="; ".join(todo) or None) from None
+        self.run.say(f"validation: {len(held)} rows, {shape}")
         return held
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
