@@ -51,17 +51,12 @@ def test_keys_are_renamed_alike_in_every_format(tmp_path: Path, run: Run) -> Non
     "rename",
     [
         {"conv": "messages", "messages": {"from": "role", "value": "content"}},
-        {"conv": "messages", "conv": {"from": "conv.role", "value": "conv.content"}} | {"conv.x": "y"},
+        {"conv": "messages", "conv.from": "conv.role", "conv.value": "conv.content"},
     ],
 )
 def test_ways_to_say_it(tmp_path: Path, run: Run, rename: dict[str, Any]) -> None:
     """TOML makes a table of `messages.from = …`; the column may be called by its new name, the key by its whole."""
-    source = sources(tmp_path, rename)[0]
-    if "conv.x" in rename:
-        with pytest.raises(InputError, match=r'no "x" in conv\n.*keys there: content, role'):
-            source.load(run)
-    else:
-        assert list(source.load(run)) == MEANT
+    assert list(sources(tmp_path, rename)[0].load(run)) == MEANT
 
 
 def test_keys_deeper_in(tmp_path: Path, run: Run) -> None:
@@ -79,7 +74,7 @@ def test_columns_change_places(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     swapped = CsvSource(path=tmp_path / "a.csv", rename={"a": "b", "b": "a"}).load(run)
     assert list(swapped) == [{"b": "1", "a": "2"}]
-    with pytest.raises(InputError, match='there is such a column already\n.*b = "other_b"'):
+    with pytest.raises(InputError, match=r'there is such a column already\n.*b = "other_b"'):
         CsvSource(path=tmp_path / "a.csv", rename={"a": "b"}).load(run)
 
 

@@ -137,7 +137,7 @@ def test_parquet_files_of_other_types_are_refused(tmp_path: Path, run: Run) -> N
     """`datasets` would make numbers of text, "007" and all; what can be widened without a loss is."""
     for name, value in (("number", 1), ("text", "007"), ("none", None), ("fraction", 1.5)):
         Dataset.from_list([{"n": value, "text": name}]).to_parquet(tmp_path / f"{name}.parquet")
-    with pytest.raises(InputError, match='text.parquet: the column "n" is string here, and int64 in number.parquet'):
+    with pytest.raises(InputError, match=r'text\.parquet: the column "n" is string here, and int64 in number\.parquet'):
         ParquetSource(path=[tmp_path / "number.parquet", tmp_path / "text.parquet"]).load(run)
     rows = ParquetSource(path=[tmp_path / f"{name}.parquet" for name in ("none", "number", "fraction")]).load(run)
     assert list(rows["n"]) == [None, 1, 1.5]

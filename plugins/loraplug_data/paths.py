@@ -48,6 +48,8 @@ def ending(name: str) -> str:
 def source_of(path: str) -> str | None:
     """The source that reads what a path means, by endings; None where they do not tell, or tell of several."""
     folder = Path(path)
+    if saved_by_datasets(folder):
+        return "disk"
     names = [one.name for one in _inside(folder)] if folder.is_dir() else [path]
     found = {SOURCES[ending(name)] for name in names if ending(name) in SOURCES}
     return found.pop() if len(found) == 1 else None

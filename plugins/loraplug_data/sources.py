@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import field, frozen, validators
 
 from loraplug import DatasetSource, Doc, InputError, Run
-from loraplug_data.paths import Paths, as_written, find_files, saved_by_datasets, source_of
+from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
 from loraplug_data.renaming import flat, renamed
 from loraplug_data.tables import arrow_dataset, rows_to_dataset
@@ -194,7 +194,7 @@ class DiskSource(_Shaped):
     @classmethod
     def reads(cls, path: str) -> bool:
         """Whether it is a folder that `save_to_disk` wrote."""
-        return saved_by_datasets(Path(path))
+        return source_of(path) == cls.name
 
     def load(self, run: Run) -> Dataset:  # noqa: ARG002
         """The folder's rows."""
