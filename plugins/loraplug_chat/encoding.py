@@ -143,7 +143,8 @@ class Encoding(Formatter):
             return
         if fitted.talk is not None and len(samples) < SAMPLES:
             samples.append((fitted.talk, fitted.rows[0]))
-        report.shorten(name, fitted.counts)
+        if fitted.counts:
+            report.shorten(name, fitted.counts)
         for number, part in enumerate(fitted.rows, 1):
             report.take(part)
             label = name if len(fitted.rows) == 1 else f"{name} (part {number} of {len(fitted.rows)})"
@@ -254,11 +255,14 @@ def _each(rows: Dataset) -> Iterator[dict[str, Any]]:
 
 def _tell(report: Mapping[str, Any], run: Run) -> None:
     count = Counter({key: value for key, value in report.items() if isinstance(value, int)})
-    for line in account(count, report["examples"]):
-        run.warn(line)
+    if count["truncated"]:
+        run.warn(account(count, report["examples"]["truncated"]))
     share = count["trained"] / max(count["tokens"], 1)
     text = f"{count['kept'] - count['pieces'] + count['split']} of {report['rows']} rows, {count['tokens']} tokens, "
     text += f"{share:.0%} of them trained"
+    if count["split"]:
+        text += f", {count['split']} long texts split into {count['pieces']} rows"
+        text += f" ({', '.join(report['examples']['split'])} …)"
     text += f", {count['truncated']} rows truncated" if count["truncated"] else ""
     run.say(f"encoded {text}" + (f", in {count['packs']} packs" if report["packed"] else ""))
     for reason, number in report["lost"].items():

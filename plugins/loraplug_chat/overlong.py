@@ -157,30 +157,18 @@ def _cut_behind(row: Encoded, limit: int, **counts: int) -> Fitted:
     return Fitted([made], counts=Counter(truncated=1, cut_answers=int(cut), **counts))
 
 
-def account(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> list[str]:
-    """What to tell of all rows that were too long and are kept, in sentences."""
-    told = []
-    if truncated := counts.get("truncated"):
-        parts = [
-            f"{counts['cut_characters']:,} characters left out of the middles of {counts['cut_outputs']} tool outputs"
-            if counts.get("cut_outputs")
-            else "",
-            f"{counts['removed_turns']} turns left out" if counts.get("removed_turns") else "",
-            f"{counts['untrained_answers']} answers not trained" if counts.get("untrained_answers") else "",
-            f"{counts['cut_answers']} answers cut at their end, without an end-of-turn"
-            if counts.get("cut_answers")
-            else "",
-            f"{counts['cut_tokens']:,} tokens thrown away" if counts.get("cut_tokens") else "",
-        ]
-        lost = ", ".join(part for part in parts if part)
-        told.append(
-            f"{truncated} rows longer than max_length were shortened ({_some(examples, 'truncated')}): {lost}; "
-            'raise max_length to keep it, or leave such rows out with overlong = "drop"'
-        )
-    if split := counts.get("split"):
-        told.append(f"{split} texts longer than max_length became {counts['pieces']} rows ({_some(examples, 'split')})")
-    return told
-
-
-def _some(examples: Mapping[str, Sequence[str]], what: str) -> str:
-    return f"{', '.join(examples.get(what, ()))} …"
+def account(counts: Mapping[str, int], names: Sequence[str]) -> str:
+    """What rows that were too long and are kept have lost; `names` are those of some."""
+    parts = {
+        "cut_outputs": f"{counts['cut_characters']:,} characters left out of the middles of {counts['cut_outputs']} "
+        "tool outputs",
+        "removed_turns": f"{counts['removed_turns']} turns left out",
+        "untrained_answers": f"{counts['untrained_answers']} answers not trained",
+        "cut_answers": f"{counts['cut_answers']} answers cut at their end, without an end-of-turn",
+        "cut_tokens": f"{counts['cut_tokens']:,} tokens thrown away",
+    }
+    lost = ", ".join(text for what, text in parts.items() if counts[what])
+    return (
+        f"{counts['truncated']} rows longer than max_length were shortened ({', '.join(names)} …): {lost}; "
+        'raise max_length to keep it, or leave such rows out with overlong = "drop"'
+    )

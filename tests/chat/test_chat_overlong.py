@@ -123,6 +123,20 @@ def test_text_parts_of_an_output_are_cut_one_by_one() -> None:
     assert (made.outputs, made.characters) == (1, 400)
 
 
+def test_the_mark_of_a_cuttable_turn_is_never_rendered() -> None:
+    """Not even by a template that writes every key it gets."""
+    every = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% for key in m %}{{ key }}: {{ m[key] }} {% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = tokenizer_for(every)
+    marked = {**user("q"), "cuttable": True}
+    ids = [Masker.of(tokenizer).encode(Conversation("x", [m, answer("a")]), "all").ids for m in (marked, user("q"))]
+    assert ids[0] == ids[1]
+    assert "content: q" in tokenizer.decode(ids[0])
+
+
 # which turns stay
 
 
@@ -448,9 +462,10 @@ def test_split_texts_lose_nothing(
     assert max(map(len, made)) - min(map(len, made)) <= 1
     if len(made) > 1:
         assert encoded["row"][:] == [[f"doc (part {n} of {len(made)})"] for n in range(1, len(made) + 1)]
-        told = run.reporter.warnings  # type: ignore[attr-defined]
-        assert told == [f"1 texts longer than max_length became {len(made)} rows (doc …)"]
+        told = f"1 long texts split into {len(made)} rows (doc …)"
+        assert told in run.reporter.lines[-1]  # type: ignore[attr-defined]
     assert "encoded 1 of 1 rows" in run.reporter.lines[-1]  # type: ignore[attr-defined]
+    assert not run.reporter.warnings  # type: ignore[attr-defined]
 
 
 @cache
