@@ -18,6 +18,7 @@ from loraplug import LoraplugError, Registry, Reporter, Run, __version__, load_r
 from loraplug_tables.secrets import redact
 
 if TYPE_CHECKING:
+    from loraplug import DatasetSource
     from loraplug.recipe import Recipe
     from loraplug.run import Pipeline
     from loraplug_tables.layers import Layers
@@ -62,6 +63,13 @@ class App(click.Group):
         from loraplug.recipe import build
 
         return build(self.read_layers(path, settings), self.registry)
+
+    def source(self, path: Path, settings: tuple[str, ...] = ()) -> tuple[DatasetSource, Run]:
+        """What `[dataset]` of a recipe says, and a run for it; the recipe's other tables may be missing or wrong."""
+        from loraplug.recipe import build_source
+
+        source, name, seed = build_source(self.read_layers(path, settings), self.registry)
+        return source, Run(name, seed, reporter=self.reporter())
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""

@@ -38,20 +38,29 @@ class DatasetSource(Component):
     """Yields training rows.
 
     @frozen
-    class CsvSource(DatasetSource):
-        '''Rows of a CSV file, one training example a row.'''
+    class YamlSource(DatasetSource):
+        '''Rows of a YAML file, which is a list of mappings.'''
 
-        name = "csv"
-        path: Annotated[Path, Doc("the CSV file")]
+        name = "yaml"
+        path: Annotated[Path, Doc("the YAML file")]
 
         def load(self, run):
+            import yaml
             from datasets import Dataset
 
-            return Dataset.from_csv(str(self.path))
+            return Dataset.from_list(yaml.safe_load(self.path.read_text()))
     """
 
     __slots__ = ()
     kind: ClassVar[str] = "dataset"
+
+    @classmethod
+    def reads(cls, path: str) -> bool:  # noqa: ARG003
+        """Whether a file, pattern or folder is of the kind that this source reads through its option `path`.
+
+        Asked, by endings alone, for the source of `[validation] path`.
+        """
+        return False
 
     @abstractmethod
     def load(self, run: Run) -> Dataset:

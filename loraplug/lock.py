@@ -48,8 +48,8 @@ def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None, *, 
         table = {"use": names[type(part)]} if type(part) in names else {}
         table |= unstructure(part)
         for option in options(type(part)):
-            if option.is_path and Path(str(table.get(option.name))).is_absolute():
-                table[option.name] = relpath(table[option.name], folder or recipe.folder)
+            if option.is_path and option.name in table:
+                table[option.name] = _relative(table[option.name], folder or recipe.folder)
         return table
 
     parts = {kind: part for kind, part in recipe.parts().items() if part is not None}
@@ -58,6 +58,12 @@ def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None, *, 
     table = {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
     shown: Table = table if secrets else redacted(table)
     return shown
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_relative(item, folder) for item in value]
+    return relpath(value, folder) if Path(str(value)).is_absolute() else value
 
 
 def lock_text(recipe: Recipe, registry: Registry, pinned: Mapping[str, Any]) -> str:

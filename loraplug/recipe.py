@@ -14,12 +14,18 @@ from loraplug.components import KINDS, Component, DatasetSource, Exporter, Forma
 from loraplug.context import Run
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
 from loraplug.registry import Registry
+from loraplug.validation import OWN, validation_source
 from loraplug_tables.layers import Layers, Place, Table, dotted
 from loraplug_tables.options import Doc, expected
 from loraplug_tables.structure import structure, unknown_key
 
 _OPTIONAL = ("validation", "quantizer")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+
+
+def _paths(_: Any, __: Any, value: Any) -> None:
+    if value == ():
+        raise ValueError("expected a path, or a list of paths")
 
 
 @frozen
@@ -32,7 +38,18 @@ class Validation:
     rows: Annotated[int | None, Doc("how many rows to hold out, about: groups stay whole")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
-    path: Annotated[Path | None, Doc("a .json, .jsonl or .parquet file or a saved data set with the rows")] = None
+    path: Annotated[
+        Path | tuple[Path, ...] | None,
+        Doc("a file with the rows, a list of files, a pattern or a folder; read as [dataset] is"),
+    ] = field(default=None, validator=_paths)
+    rename: Annotated[
+        dict[str, Any] | None, Doc("columns to rename in what `path` names; where not set, as in [dataset]")
+    ] = None
+    field: Annotated[str | None, Doc("the `field` of the source that reads `path`; where not set, as in [dataset]")] = (
+        None
+    )
+    split: Annotated[str | None, Doc("the `split` of the source that reads `path`; likewise")] = None
+    delimiter: Annotated[str | None, Doc("the `delimiter` of the source that reads `path`; likewise")] = None
     group_by: Annotated[
         str,
         Doc("what stays on one side: auto (repository if several, else task, else row), repo, task, row, or a column"),
@@ -40,6 +57,9 @@ class Validation:
 
     def __attrs_post_init__(self) -> None:
         given = [name for name in ("fraction", "rows", "path") if getattr(self, name) is not None]
+        own = [name for name in OWN if getattr(self, name) is not None]
+        if own and self.path is None:
+            raise InputError(f"{own[0]} is of what path names, and there is no path")
         if len(given) != 1:
             raise InputError(f"needs exactly one of fraction, rows and path; has {' and '.join(given) or 'none'}")
 
@@ -95,6 +115,21 @@ def build(layers: Layers, registry: Registry) -> Recipe:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
         raise RecipeError(builder.problems, where=layers.file, todo=todo)
     return recipe
+
+
+def build_source(layers: Layers, registry: Registry) -> tuple[DatasetSource, str, int]:
+    """Make the source of `[dataset]` alone; gives it with the name and seed of a run, written or not.
+
+    Raises:
+        RecipeError: with every problem found in them; what else the recipe holds is not looked at.
+    """
+    builder, table = _Builder(layers, registry), layers.table
+    source = builder.part("dataset")
+    name, seed = builder.run_name(table.get("run_name", "data")), builder.seed(table.get("seed", 42))
+    if builder.problems or not isinstance(source, DatasetSource):
+        todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
+        raise RecipeError(builder.problems, where=layers.file, todo=todo)
+    return source, name, seed
 
 
 def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
@@ -156,10 +191,19 @@ class _Builder:
             self.add("lock", "expected a table: it is written by a run, into recipe.lock.toml")
         if "validation" in table:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
+        if "validation" in table:
+            self.check_validation(parts["dataset"], parts["validation"])
         if self.problems:
             return None
         parts |= {"file": self.layers.file, "folder": self.layers.folder, "unfilled": self.layers.unfilled}
         return Recipe(lock=table.get("lock"), disabled=self.disabled, **parts)
+
+    def check_validation(self, training: Any, wanted: Any) -> None:
+        if training is not None and wanted is not None and wanted.path is not None:
+            try:
+                validation_source(training, wanted, self.registry)
+            except InputError as error:
+                self.add(str(error.where), error.what + (f"; {error.todo}" if error.todo else ""))
 
     def add(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))

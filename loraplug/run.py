@@ -16,7 +16,7 @@ from loraplug.components import Component, Sample, Trained, TrainingResult
 from loraplug.context import Reporter, Run, published
 from loraplug.errors import InputError
 from loraplug.pins import Pins
-from loraplug.recipe import Recipe
+from loraplug.recipe import Recipe, Validation
 from loraplug.registry import Registry
 from loraplug.stages import observer, stage
 from loraplug.state import (
@@ -30,6 +30,7 @@ from loraplug.state import (
     set_aside,
     worth_keeping,
 )
+from loraplug.validation import validation_source
 from loraplug_rows.split import split
 from loraplug_tables.secrets import redacted
 
@@ -134,11 +135,24 @@ class Pipeline:
             return rows, None
         if wanted.path is None:
             return split(rows, wanted, self.run)
-        if not wanted.path.exists():
-            raise InputError("no such file or folder", where=f"validation.path: {wanted.path}")
-        source = "disk" if wanted.path.is_dir() else wanted.path.suffix.removeprefix(".")
-        held = self.registry.find("dataset", source)(path=wanted.path).load(self.run)  # type: ignore[call-arg, attr-defined]
+        held = self._held(wanted)
         return rows, held
+
+    def _held(self, wanted: Validation) -> Dataset:
+        source = validation_source(self.recipe.dataset, wanted, self.registry)
+        try:
+            held = source.load(self.run)
+            if len(held) == 0:
+                raise InputError("has no rows", where="validation.path", todo="check that it is the right file")
+            shape = self.recipe.formatter.recognise(held.column_names)
+        except InputError as error:
+            todo = [error.todo] if error.todo else []
+            if wanted.rename is None and ("rename" in str(error.where) or error.where is None):
+                todo.append("[validation] may have its own rename, {} for none, in place of that of [dataset]")
+            where = error.where or f"validation.path, read by {source.name}"
+            raise InputError(error.what, where=where, todo="; ".join(todo) or None) from None
+        self.run.say(f"validation: {len(held)} rows, {shape}")
+        return held
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Rows as token ids and labels."""

@@ -14,7 +14,7 @@ from attrs import field as option
 
 from loraplug import Conversation, Doc, Formatter, InputError, Progress, Run, row_id, shape_of
 from loraplug_chat.choices import Policy
-from loraplug_chat.overlong import shortened
+from loraplug_chat.overlong import LONGER, MANY, Fitted, TalkEncoder, account, shortened, too_long
 from loraplug_chat.packing import isolates
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from loraplug_chat import gate, store
     from loraplug_chat.mask import Encoded
+    from loraplug_chat.plain import PlainRow
 
-    Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, Callable[[Any], Encoded]]]
+    Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, TalkEncoder | PlainRow]]
 
 SAMPLES, EXAMPLES = 8, 3
 
@@ -38,7 +39,7 @@ class Encoding(Formatter):
     )
     overlong: Annotated[
         Policy,
-        Doc("longer rows: take out the oldest turns, cut the end off, leave the row out, or stop"),
+        Doc("longer rows: take out middles of tool outputs, then the oldest turns; cut the end off; leave out; stop"),
     ] = option(default="truncate-left", kw_only=True)
     packing: Annotated[
         bool | Literal["auto"], Doc("put short rows together up to `max_length`; `auto` does so on a GPU")
@@ -116,42 +117,50 @@ class Encoding(Formatter):
         for index, row in enumerate(_each(rows), first):
             if bar is not None:
                 bar.advance(1)
-            line = self._line(row, index, read, part.report, part.samples)
-            if line is not None:
+            for line in self._lines(row, index, read, part.report, part.samples):
                 writer.add(line)
         writer.close()
         part.report.lengths = writer.lengths
         return part
 
-    def _line(
+    def _lines(
         self, row: Mapping[str, Any], index: int, read: Read, report: Report, samples: list[gate.Sample]
-    ) -> store.Line | None:
+    ) -> Iterator[store.Line]:
+        """The row as it will be trained: one line, several of a text that is split, or none."""
         from loraplug_chat.store import Line
 
         name = row_id(row, index)
         try:
             talk, encode = read(row, index)
-            encoded: Encoded | None = encode(talk)
+            encoded = self._encoded(talk, encode)
+            fitted = Fitted([encoded], talk=talk) if encoded and len(encoded.ids) <= self.max_length else None
+            if fitted is None and self.overlong != "error":
+                fitted = shortened(encoded, talk, encode, self.max_length, self.overlong)
         except InputError as error:
-            report.lose(name, error.what)
+            report.lose(name, error.what, error.todo)
+            return
+        if fitted is None:
+            raise too_long(encoded, name, self.max_length)
+        if not fitted.rows:
+            report.lose(name, fitted.reason, LONGER)
+            return
+        if not all(True in part.trained[1:] for part in fitted.rows):
+            report.lose(name, "no trained token is left", LONGER if fitted.counts else None)
+            return
+        if fitted.talk is not None and len(samples) < SAMPLES:
+            samples.append((fitted.talk, fitted.rows[0]))
+        if fitted.counts:
+            report.shorten(name, fitted.counts)
+        for number, part in enumerate(fitted.rows, 1):
+            report.take(part)
+            label = name if len(fitted.rows) == 1 else f"{name} (part {number} of {len(fitted.rows)})"
+            yield Line(label, part.ids, part.trained)
+
+    def _encoded(self, talk: Conversation | None, encode: Callable[[Any], Encoded]) -> Encoded | None:
+        """The whole row; None where a measure says that it is too long and a proof would take long."""
+        if talk is not None and len(talk.messages) > MANY and not encode.fits(talk, self.max_length):  # type: ignore[attr-defined]
             return None
-        assert encoded is not None  # noqa: S101 - for the type checker
-        if talk is not None and len(samples) < SAMPLES and len(encoded.ids) <= self.max_length:
-            samples.append((talk, encoded))
-        if len(encoded.ids) > self.max_length:
-            try:
-                encoded = shortened(encoded, talk, encode, self.max_length, self.overlong)
-            except InputError as error:
-                raise InputError(error.what, where=name, todo=error.todo) from None
-            if encoded is None:
-                report.lose(name, f"more than {self.max_length} tokens")
-                return None
-            report.counts["truncated"] += 1
-        if True not in encoded.trained[1:]:
-            report.lose(name, "no trained token is left")
-            return None
-        report.take(encoded)
-        return Line(name, encoded.ids, encoded.trained)
+        return encode(talk)
 
 
 @define
@@ -160,22 +169,35 @@ class Report:
 
     Attributes:
         rows: how many there were.
-        lost: reason to number of rows; `examples` to the first few row names.
+        lost: reason to number of rows; `examples` to the first few row names, `advice` to what to do about it.
         counts: `kept`, `truncated`, `tokens`, `trained`, and of kept rows: `other_prompts` (a trained turn stands
             behind something else than inference would put there), `endless` (a trained turn without a token to stop),
-            `lookalikes` (text of control tokens in the row, made plain), `packs`.
+            `lookalikes` (text of control tokens in the row, made plain), `packs`, and those of `overlong.Fitted`.
     """
 
     rows: int
     lost: Counter[str] = field(factory=Counter)
     examples: dict[str, list[str]] = field(factory=dict)
+    advice: dict[str, str] = field(factory=dict)
     counts: Counter[str] = field(factory=Counter)
     lengths: list[int] = field(factory=list)
 
-    def lose(self, row: str, reason: str) -> None:
+    def lose(self, row: str, reason: str, todo: str | None = None) -> None:
         """Count a row that is left out."""
         self.lost[reason] += 1
-        names = self.examples.setdefault(reason, [])
+        self._example(reason, row)
+        if todo:
+            self.advice.setdefault(reason, todo)
+
+    def shorten(self, row: str, counts: Mapping[str, int]) -> None:
+        """Count what a row that is kept has lost, or that it was split."""
+        self.counts.update(counts)
+        for what in ("truncated", "split"):
+            if counts.get(what):
+                self._example(what, row)
+
+    def _example(self, what: str, row: str) -> None:
+        names = self.examples.setdefault(what, [])
         if len(names) < EXAMPLES:
             names.append(row)
 
@@ -194,15 +216,17 @@ class Report:
         if self.rows and (lost > most * self.rows or not self.counts["kept"]):
             worst = self.lost.most_common(5)
             reasons = "; ".join(f"{count} rows: {why} ({', '.join(self.examples[why])} …)" for why, count in worst)
+            todo = "; ".join(dict.fromkeys(self.advice[why] for why, _ in worst if why in self.advice))
             raise InputError(
                 f"{lost} of {self.rows} rows cannot be used: {reasons}",
                 where="formatter",
-                todo="raise max_length, choose another `overlong`, mend the rows, or allow it with max_lost",
+                todo=f"{todo or 'mend the rows'}" + "; or allow it with max_lost" * bool(self.counts["kept"]),
             )
 
     def table(self, packed: bool) -> dict[str, Any]:
         """For the file beside the rows."""
-        return {"rows": self.rows, "lost": self.lost, "examples": self.examples, **self.counts, "packed": packed}
+        listed = {name: getattr(self, name) for name in ("lost", "examples", "advice")}
+        return {"rows": self.rows, **listed, **self.counts, "packed": packed}
 
 
 @define
@@ -220,6 +244,7 @@ class Part:
         ours.lost.update(theirs.lost)
         ours.counts.update(theirs.counts)
         ours.lengths += theirs.lengths
+        ours.advice = {**theirs.advice, **ours.advice}
         for reason, names in theirs.examples.items():
             ours.examples[reason] = (ours.examples.get(reason, []) + names)[:EXAMPLES]
         self.samples = (self.samples + part.samples)[:SAMPLES]
@@ -236,12 +261,19 @@ def _each(rows: Dataset) -> Iterator[dict[str, Any]]:
 
 def _tell(report: Mapping[str, Any], run: Run) -> None:
     count = Counter({key: value for key, value in report.items() if isinstance(value, int)})
+    if count["truncated"]:
+        run.warn(account(count, report["examples"]["truncated"]))
     share = count["trained"] / max(count["tokens"], 1)
-    text = f"{count['kept']} of {report['rows']} rows, {count['tokens']} tokens, {share:.0%} of them trained"
+    text = f"{count['kept'] - count['pieces'] + count['split']} of {report['rows']} rows, {count['tokens']} tokens, "
+    text += f"{share:.0%} of them trained"
+    if count["split"]:
+        text += f", {count['split']} long texts split into {count['pieces']} rows"
+        text += f" ({', '.join(report['examples']['split'])} …)"
     text += f", {count['truncated']} rows truncated" if count["truncated"] else ""
     run.say(f"encoded {text}" + (f", in {count['packs']} packs" if report["packed"] else ""))
     for reason, number in report["lost"].items():
-        run.warn(f"left out {number} rows: {reason} ({', '.join(report['examples'][reason])} …)")
+        todo = f"; {report['advice'][reason]}" if reason in report["advice"] else ""
+        run.warn(f"left out {number} rows: {reason} ({', '.join(report['examples'][reason])} …){todo}")
     if count["other_prompts"]:
         run.warn(
             f"in {count['other_prompts']} rows a trained turn stands behind a prompt that inference would write "

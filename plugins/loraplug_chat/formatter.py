@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from attrs import frozen
 
-from loraplug import Conversation, Doc, InputError, conversation
+from loraplug import Doc, InputError, conversation
 from loraplug_chat.choices import TrainOn
 from loraplug_chat.encoding import Encoding
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from loraplug_chat.encoding import Read
-    from loraplug_chat.mask import Encoded
 
 
 @frozen
@@ -32,14 +30,8 @@ class ChatTemplate(Encoding):
         """See `Encoding.reader`."""
         if shape == "text":
             raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
+        from loraplug_chat.encoder import MaskEncoder
         from loraplug_chat.mask import Masker
 
-        masker = Masker.of(tokenizer)
-
-        def encode(talk: Conversation) -> Encoded:
-            return masker.encode(talk, self.train_on)
-
-        def read(row: Mapping[str, Any], index: int) -> tuple[Conversation | None, Callable[[Any], Encoded]]:
-            return conversation(row, shape, index), encode
-
-        return read
+        encode = MaskEncoder(Masker.of(tokenizer), self.train_on)
+        return lambda row, index: (conversation(row, shape, index), encode)

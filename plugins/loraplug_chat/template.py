@@ -30,7 +30,7 @@ from loraplug_chat.tracked import (
     track,
 )
 
-NOT_RENDERED = ("train", "weight")
+NOT_RENDERED = ("train", "weight", "cuttable")
 _USUAL = {"role", "content"}
 _NO_PROMPT = {"add_generation_prompt": False}
 _DICT_NAMES = frozenset(dir(TrackedDict))

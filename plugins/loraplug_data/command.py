@@ -25,6 +25,7 @@ _SUFFIXES = (".json", ".jsonl", ".parquet")
 def data(app: Any, recipe: Path, output: Path, shard: str | None, settings: tuple[str, ...]) -> None:
     """Write the rows of RECIPE's dataset source to a file, without training on them.
 
+    RECIPE needs no table but [dataset].
     Rows that the source leaves out go to OUTPUT.rejects.jsonl, each with its reason.
     """
     if output.suffix not in _SUFFIXES:
@@ -32,9 +33,8 @@ def data(app: Any, recipe: Path, output: Path, shard: str | None, settings: tupl
     output = output.absolute()
     if shard is not None:
         settings = (*settings, f'dataset.shard="{shard}"')
-    read = app.read_recipe(recipe, settings)
-    run = Run(read.run_name, read.seed, reporter=app.reporter())
-    count = write_rows(source_rows(read.dataset, run, output), output)
+    source, run = app.source(recipe, settings)
+    count = write_rows(source_rows(source, run, output), output)
     click.echo(f"{count} rows in {output}")
 
 

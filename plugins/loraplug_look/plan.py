@@ -10,6 +10,13 @@ from typing import Any
 import click
 
 BARS, WIDTH = 12, 48
+LOSSES = {
+    "cut_characters": "characters of tool outputs",
+    "removed_turns": "turns",
+    "untrained_answers": "answers from training",
+    "cut_answers": "ends of answers",
+    "cut_tokens": "tokens of texts",
+}
 
 
 @click.command()
@@ -59,6 +66,9 @@ def _tokens(encoded: Any) -> dict[str, Any]:
     for key in ("kept", "truncated", "lost", "examples", "other_prompts", "endless", "lookalikes"):
         if report.get(key):
             figures[key] = report[key]
+    for key in (*LOSSES, "cut_outputs", "split", "pieces"):
+        if report.get(key):
+            figures[key] = report[key]
     return figures
 
 
@@ -102,7 +112,12 @@ def _show(figures: dict[str, Any]) -> None:
 def _show_part(name: str, part: dict[str, Any]) -> None:
     share = part["trained_tokens"] / max(part["tokens"], 1)
     click.secho(f"{name}", bold=True)
-    click.echo(f"  rows           {part['documents']} of {part['rows']}, {part.get('truncated', 0)} truncated")
+    rows = part["documents"] - part.get("pieces", 0) + part.get("split", 0)
+    click.echo(f"  rows           {rows} of {part['rows']}, {part.get('truncated', 0)} truncated")
+    if lost := ", ".join(f"{part[key]:,} {what}" for key, what in LOSSES.items() if part.get(key)):
+        click.echo(f"  truncated lose {lost}")
+    if part.get("split"):
+        click.echo(f"  split          {part['split']} texts into {part['pieces']} rows")
     for reason, count in part.get("lost", {}).items():
         click.echo(f"  left out       {count}: {reason} ({', '.join(part['examples'][reason])} …)")
     click.echo(f"  tokens         {part['tokens']:,}, {part['trained_tokens']:,} trained ({share:.0%})")

@@ -197,13 +197,22 @@ class Layers:
         table = dict(table)
         for option in options(cls):
             value, here = table.get(option.name), (*place, option.name)
-            origin = self.origin(here)
-            if option.is_path and isinstance(value, str) and origin is not None:
-                table[option.name] = absolute(value, origin.folder, sure=option.is_path is True)
-                _check_text(table[option.name], f"{dotted(here)}, the path it comes to")
+            if option.is_path and value is not None:
+                table[option.name] = self._absolute(value, option.is_path is True, here)
             elif option.nested is not None and value is not None:
                 table[option.name] = self.located(option.nested, value, here)
         return table
+
+    def _absolute(self, value: Any, sure: bool, place: Place) -> Any:
+        """A path, or each of a list of paths, from the folder of who said it."""
+        if isinstance(value, list):
+            return [self._absolute(item, sure, (*place, index)) for index, item in enumerate(value)]
+        origin = self.origin(place)
+        if not isinstance(value, str) or origin is None:
+            return value
+        path = absolute(value, origin.folder, sure)
+        _check_text(path, f"{dotted(place)}, the path it comes to")
+        return path
 
 
 def absolute(value: str, folder: Path, sure: bool = True) -> str:

@@ -46,13 +46,13 @@ def test_encoded_rows_have_the_shape_of_the_contract(chatml: Any, run: Run) -> N
 
 
 def test_truncate_left_keeps_system_and_newest_turns(chatml: Any, run: Run) -> None:
-    """The oldest turns go, whole; what remains is what the template makes of the remaining messages."""
+    """The oldest turns but the first question go, whole; the rest is what the template makes of it."""
     encoded = ChatTemplate(max_length=120, overlong="truncate-left").encode(rows_of(LONG), chatml, run)
     ids = encoded[0]["input_ids"]
     assert len(ids) <= 120
-    kept = next(n for n in range(8) if inference(chatml, Conversation("x", [LONG[0], *LONG[1 + 2 * n :]])) == ids)
+    kept = next(n for n in range(8) if inference(chatml, Conversation("x", [*LONG[:2], *LONG[1 + 2 * n :]])) == ids)
     assert kept > 0
-    longer = inference(chatml, Conversation("x", [LONG[0], *LONG[2 * kept - 1 :]]))
+    longer = inference(chatml, Conversation("x", [*LONG[:2], *LONG[2 * kept - 1 :]]))
     assert len(longer) > 120
     assert "1 rows truncated" in run.reporter.lines[-1]  # type: ignore[attr-defined]
 
