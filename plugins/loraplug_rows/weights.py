@@ -1,0 +1,73 @@
+"""Which words in a row say how much of it is to be trained, and what they say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from loraplug_tables.errors import InputError
+
+WEIGHT_KEYS = frozenset({"weight", "loss_weight"})  # may be fractions
+SWITCH_KEYS = frozenset({"train", "training", "loss"})  # on or off
+MASK_KEYS = WEIGHT_KEYS | SWITCH_KEYS
+UNHEEDED = frozenset(
+    {
+        "mask", "masked", "masks", "loss_mask", "loss_masks", "train_mask", "train_on", "trainable", "is_trainable",
+        "train_detail", "training_detail", "train_details", "assistant_mask", "assistant_masks", "completion_mask",
+        "label_mask", "weights", "token_weights", "loss_weights", "ignore_loss", "no_loss", "skip_loss",
+    }
+)  # fmt: skip
+_MOST = 1e6
+_WORDS = {"true": 1.0, "false": 0.0}
+
+
+def weight_of(table: Mapping[str, Any]) -> float:
+    """The factor by which the loss of a message's tokens is multiplied; 1 where it says nothing.
+
+    Raises:
+        InputError: a value is no weight, two keys contradict, or a key asks for a mask that cannot be had.
+    """
+    found = [(key, _weight(key, value)) for key, value in table.items() if key in MASK_KEYS and value is not None]
+    unheeded(table)
+    if not found:
+        return 1.0
+    weights = {weight for _, weight in found}
+    if len(weights) > 1:  # `train: true` beside a fraction says the same
+        weights -= {1.0 for key, weight in found if key in SWITCH_KEYS and weight == 1.0 and 0.0 not in weights}
+    if len(weights) != 1:
+        said = " and ".join(f"{key} = {str(table[key])[:20]}" for key, _ in found)
+        raise InputError(f"a message says {said}, which contradict")
+    return weights.pop()
+
+
+def unheeded(table: Mapping[str, Any]) -> None:
+    """Raise InputError if a key asks for a mask that this program cannot make."""
+    for key in table.keys() & UNHEEDED:
+        if table[key] not in (None, [], ""):
+            raise InputError(f'"{key}" asks for a mask that cannot be heeded; weight = 0 on a message is')
+
+
+def row_mask(row: Mapping[str, Any], key: str) -> None:
+    """Raise InputError unless a mask key on a row, not on a message, says to train it all."""
+    if row[key] is None:
+        return
+    if key not in UNHEEDED and _weight(key, row[key]) == 1:
+        return
+    raise InputError(
+        f'"{key}" on the whole row asks for a mask or weight, which only messages can have',
+        todo=f'put weight on the messages, leave the rows out of the data, or rename = {{ {key} = "their_{key}" }}',
+    )
+
+
+def _weight(key: str, value: Any) -> float:
+    given = _WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
+    try:
+        weight = float(given) if isinstance(given, bool | int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        weight = math.nan
+    if not 0 <= weight <= _MOST:
+        raise InputError(f"{key} = {str(value)[:20]!r} is no weight: a number of at least 0, true or false")
+    if key in SWITCH_KEYS and weight not in (0, 1):
+        raise InputError(f"{key} = {str(value)[:20]!r} is neither on nor off; fractions go into weight")
+    return weight
