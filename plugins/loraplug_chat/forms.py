@@ -152,7 +152,7 @@ class Forms:
         if key in _REASONING:
             return any(name in self._words for name in {key, "reasoning_content", "thinking"})
         where, _, name = key.rpartition(".")
-        return name in self._words or self._dumps[where]
+        return where != "content[]" and (name in self._words or self._dumps[where])
 
     @cached_property
     def _words(self) -> frozenset[str]:

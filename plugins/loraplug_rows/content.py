@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from loraplug_rows.weights import no_mask
 from loraplug_tables.errors import InputError
 
 MEDIA_KEYS = frozenset(
     f"{name}{end}" for name in ("image", "audio", "video", "picture") for end in ("", "s", "_url", "_urls", "_path")
 )
+_NOTHING = (None, "", [], {})
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", None})
 _MEDIA_PARTS = {
     "image": "an image", "image_url": "an image", "input_image": "an image", "video": "a video", "video_url": "a video",
@@ -18,8 +20,10 @@ _MEDIA_PARTS = {
 }  # fmt: skip
 
 
-def text_of(content: Any, role: str) -> str | None:
+def text_of(content: Any, role: str, unread: set[str]) -> str | None:
     """The content as text: parts joined, a tool's result that is a table, list or number as JSON.
+
+    `unread` gets the names of further keys that parts have.
 
     Raises:
         InputError: it holds something that is no text, or is none.
@@ -27,7 +31,7 @@ def text_of(content: Any, role: str) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(part, str) or _is_part(part) for part in content):
-        return "".join(map(_part, content))
+        return "".join(_part(part, unread) for part in content)
     if role == "tool":
         return json.dumps(content, ensure_ascii=False)
     raise InputError(f"the content of a message ({role}) is {kind(content)}, not text")
@@ -35,8 +39,8 @@ def text_of(content: Any, role: str) -> str | None:
 
 def no_media(table: Mapping[str, Any], whose: str) -> None:
     """Raise InputError if a key for images, audio or video holds something."""
-    for key in table.keys() & MEDIA_KEYS:
-        if table[key] not in (None, [], "", {}):
+    for key, value in table.items():
+        if key.lower() in MEDIA_KEYS and value not in _NOTHING:
             raise InputError(
                 f'{whose} has {key.replace("_", " ")} (key "{key}"), which a language model cannot see',
                 todo="leave such rows out of the data; only text is trained",
@@ -55,7 +59,7 @@ def _is_part(part: Any) -> bool:
     return isinstance(part, Mapping) and ("type" in part or "text" in part)
 
 
-def _part(part: Any) -> str:
+def _part(part: Any, unread: set[str]) -> str:
     if isinstance(part, str):
         return part
     sort = part.get("type")
@@ -67,6 +71,8 @@ def _part(part: Any) -> str:
     if not (sort is None or isinstance(sort, str)) or sort not in _TEXT_PARTS:
         raise InputError(f"a message holds a part of the unknown type {str(sort)[:40]!r}; only text is read")
     no_media(part, "a part of a message")
+    no_mask(part, "a part of a message")
+    unread |= {f"content[].{key}" for key in part if key not in ("type", "text") and part[key] not in _NOTHING}
     if not isinstance(part.get("text"), str):
         raise InputError("a part of a message has no text")
     return str(part["text"])

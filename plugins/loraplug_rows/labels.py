@@ -26,7 +26,7 @@ _MEANT = {
 }
 
 
-def check_labels(rows: Dataset, consumed: Iterable[str], trainer: str) -> None:
+def check_labels(rows: Dataset, consumed: frozenset[str], where: str, trainer: str) -> None:
     """Refuse rows with labels that the trainer does not consume: it would train what is unwanted as what is wanted.
 
     Raises:
@@ -34,22 +34,28 @@ def check_labels(rows: Dataset, consumed: Iterable[str], trainer: str) -> None:
     """
     for name in rows.column_names:
         sort = label_kind(name)
-        if sort is None or name in set(consumed):
+        if sort is None or name in consumed:
             continue
         values = [value for value in rows.with_format(None)[name][:] if value is not None]
         if judges(sort, values):
             raise InputError(
                 f'the column "{name}" ({len(values)} rows) holds {_MEANT[sort]}, which {trainer} does not learn from',
-                where="dataset",
-                todo=advice(name, sort),
+                where=where,
+                todo=advice(name, sort, rows.column_names),
             )
 
 
-def advice(name: str, sort: str) -> str:
+def advice(name: str, sort: str, columns: Iterable[str]) -> str:
     """What to do about a column of labels."""
     if sort == "ranked":
-        return 'train on the wanted answers alone: rename = { chosen = "completion" }, without the rejected column'
-    return f'keep the wanted rows in the data, then set the column aside: rename = {{ {name} = "their_{name}" }}'
+        wanted = "completion" if "prompt" in columns else "messages"
+        others = [other for other in columns if other != "chosen" and label_kind(other) == "ranked"]
+        aside = "".join(f', {other} = "their_{other}"' for other in sorted(others))
+        return f'to train on the wanted answers alone: [dataset] rename = {{ chosen = "{wanted}"{aside} }}'
+    return (
+        f"leave rows that are not wanted out of the data, "
+        f'then set the column aside: [dataset] rename = {{ {name} = "their_{name}" }}'
+    )
 
 
 def label_kind(name: str) -> str | None:

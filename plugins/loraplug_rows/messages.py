@@ -22,7 +22,8 @@ ROLE_NAMES = {role: role for role in ROLES} | {name: role for role, names in _OT
 CALL_ROLES = frozenset({"function_call", "tool_call"})
 _USUAL = {"role", "content"}
 _SAID = ("role", "from"), ("content", "value")
-_CONSUMED = {"role", "from", "content", "value", "tool_calls", "function_call"} | MASK_KEYS | UNHEEDED | MEDIA_KEYS
+_CONSUMED = {"role", "from", "content", "value", "tool_calls", "function_call"}
+_HEEDED = MASK_KEYS | UNHEEDED | MEDIA_KEYS
 _OURS = {"cuttable"}
 
 
@@ -51,10 +52,10 @@ def message(value: Any, seen: Seen) -> Message:
     content = _one_of(value, _SAID[1])
     made: Message = {"role": role, "content": None}
     calls: list[Message] = []
-    if written.strip().lower() in CALL_ROLES:
+    if _plain(written) in CALL_ROLES:
         calls, content = tool_calls(content, seen.unread), None
     else:
-        made["content"] = text_of(content, role)
+        made["content"] = text_of(content, role, seen.unread)
     for key in ("tool_calls", "function_call"):
         if value.get(key):
             calls += tool_calls(value[key], seen.unread)
@@ -65,7 +66,7 @@ def message(value: Any, seen: Seen) -> Message:
         made["tool_calls"] = calls
         made["content"] = made["content"] or None  # an empty text beside calls says what null says
     for key, item in value.items():
-        if key not in _CONSUMED and item is not None:
+        if key not in _CONSUMED and key.lower() not in _HEEDED and item is not None:
             made[key] = item
             if key not in _OURS and item not in ("", [], {}):
                 seen.unread.add(key)
@@ -84,7 +85,7 @@ def role_of(written: str, seen: Seen) -> str:
     Raises:
         InputError: it is none of those known.
     """
-    name = written.strip().lower().replace("-", "_")
+    name = _plain(written)
     role = "assistant" if name in CALL_ROLES else ROLE_NAMES.get(name)
     if role is None:
         known = ", ".join(sorted({*ROLE_NAMES, *CALL_ROLES}))
@@ -94,6 +95,10 @@ def role_of(written: str, seen: Seen) -> str:
     if role != written and name not in CALL_ROLES:
         seen.roles[written] = role
     return role
+
+
+def _plain(role: str) -> str:
+    return role.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def _one_of(value: Mapping[str, Any], keys: tuple[str, str]) -> Any:

@@ -12,6 +12,7 @@ The shape is recognised once per data set, by its columns. What a message may ho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from loraplug_rows.content import MEDIA_KEYS, kind, no_media
@@ -61,7 +62,7 @@ def shape_of(columns: Iterable[str]) -> str:
         return "text"
     if ranked := sorted(name for name in have if label_kind(name) == "ranked"):
         what = f"these are preference rows ({', '.join(ranked)}): a wanted and an unwanted answer each"
-        raise InputError(what, todo=advice(ranked[0], "ranked"))
+        raise InputError(what, todo=advice(ranked[0], "ranked", have))
     seen = ", ".join(sorted(have)) or "no columns"
     todo = f"accepted: {_ACCEPTED}; {_renaming(have)}"
     raise InputError(f"rows of no known shape; columns seen: {seen}", todo=todo)
@@ -87,7 +88,8 @@ def row_id(row: Row, index: int) -> str:
 
 def unread_columns(columns: Iterable[str], shape: str) -> list[str]:
     """Columns that make no part of the conversation, nor name or group a row."""
-    return sorted(set(columns) - _COLUMNS[shape] - {*_ID_COLUMNS, "group"} - _NOT_ON_A_ROW)
+    read = _COLUMNS[shape] | {*_ID_COLUMNS, "group"}
+    return sorted(name for name in columns if name not in read and name.lower() not in _NOT_ON_A_ROW)
 
 
 def check_row(row: Row) -> None:
@@ -96,11 +98,16 @@ def check_row(row: Row) -> None:
     Raises:
         InputError: says which key, and what to do.
     """
-    for key in row.keys() & _NOT_ON_A_ROW:
-        if key in MEDIA_KEYS:
+    for key in _suspects(tuple(row)):
+        if key.lower() in MEDIA_KEYS:
             no_media({key: row[key]}, "the row")
         else:
             row_mask(row, key)
+
+
+@lru_cache(maxsize=64)
+def _suspects(columns: tuple[str, ...]) -> list[str]:
+    return [name for name in columns if name.lower() in _NOT_ON_A_ROW]
 
 
 def conversation(row: Row, shape: str, index: int) -> Conversation:

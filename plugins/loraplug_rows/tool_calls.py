@@ -8,6 +8,7 @@ from typing import Any
 from loraplug_rows.content import kind
 from loraplug_rows.conversation import Message
 from loraplug_rows.literals import parsed
+from loraplug_rows.weights import no_mask
 from loraplug_tables.errors import InputError
 
 _CALL, _FUNCTION = {"id", "type", "function"}, {"name", "arguments"}
@@ -62,6 +63,8 @@ def _call(call: Any, unread: set[str]) -> Message:
         raise InputError("a tool call has both arguments and parameters")
     arguments = _arguments(function[given[0]] if given else {}, function["name"])
     more = {key: value for key, value in function.items() if key != "name" and key not in given}
+    for table in (more, outer):
+        no_mask(table, "a tool call")
     unread |= {f"tool_calls[].{key}" for key in outer.keys() - _CALL | {"id"} & outer.keys()}
     unread |= {f"tool_calls[].function.{key}" for key in more}
     rest = {key: value for key, value in outer.items() if key not in _CALL}

@@ -13,9 +13,10 @@ SWITCH_KEYS = frozenset({"train", "training", "loss"})  # on or off
 MASK_KEYS = WEIGHT_KEYS | SWITCH_KEYS
 UNHEEDED = frozenset(
     {
-        "mask", "masked", "masks", "loss_mask", "loss_masks", "train_mask", "train_on", "trainable", "is_trainable",
-        "train_detail", "training_detail", "train_details", "assistant_mask", "assistant_masks", "completion_mask",
-        "label_mask", "weights", "token_weights", "loss_weights", "ignore_loss", "no_loss", "skip_loss",
+        "mask", "masked", "masks", "is_masked", "loss_mask", "loss_masks", "train_mask", "label_mask",
+        "completion_mask", "assistant_mask", "assistant_masks", "train_on", "train_on_turn", "trainable",
+        "is_trainable", "trained", "untrained", "train_detail", "train_details", "training_detail", "weights",
+        "token_weights", "loss_weights", "ignore_loss", "no_loss", "skip_loss", "no_train", "do_not_train",
     }
 )  # fmt: skip
 _MOST = 1e6
@@ -28,35 +29,39 @@ def weight_of(table: Mapping[str, Any]) -> float:
     Raises:
         InputError: a value is no weight, two keys contradict, or a key asks for a mask that cannot be had.
     """
-    found = [(key, _weight(key, value)) for key, value in table.items() if key in MASK_KEYS and value is not None]
-    unheeded(table)
+    found = []
+    for key, value in table.items():
+        if (name := key.lower()) in MASK_KEYS and value is not None:
+            found.append((key, name, _weight(key, value)))
+        elif name in UNHEEDED and value not in (None, [], ""):
+            raise InputError(f'"{key}" asks for a mask that cannot be heeded; weight = 0 on a message is')
     if not found:
         return 1.0
-    weights = {weight for _, weight in found}
+    weights = {weight for _, _, weight in found}
     if len(weights) > 1:  # `train: true` beside a fraction says the same
-        weights -= {1.0 for key, weight in found if key in SWITCH_KEYS and weight == 1.0 and 0.0 not in weights}
+        weights -= {1.0 for _, name, weight in found if name in SWITCH_KEYS and weight == 1 and 0.0 not in weights}
     if len(weights) != 1:
-        said = " and ".join(f"{key} = {str(table[key])[:20]}" for key, _ in found)
+        said = " and ".join(f"{key} = {str(table[key])[:20]}" for key, _, _ in found)
         raise InputError(f"a message says {said}, which contradict")
     return weights.pop()
 
 
-def unheeded(table: Mapping[str, Any]) -> None:
-    """Raise InputError if a key asks for a mask that this program cannot make."""
-    for key in table.keys() & UNHEEDED:
-        if table[key] not in (None, [], ""):
-            raise InputError(f'"{key}" asks for a mask that cannot be heeded; weight = 0 on a message is')
+def no_mask(table: Mapping[str, Any], whose: str) -> None:
+    """Raise InputError if a part of a message has a mask key of its own."""
+    for key, value in table.items():
+        if key.lower() in MASK_KEYS | UNHEEDED and value is not None:
+            raise InputError(f'{whose} has "{key}", which only a whole message can have')
 
 
 def row_mask(row: Mapping[str, Any], key: str) -> None:
     """Raise InputError unless a mask key on a row, not on a message, says to train it all."""
     if row[key] is None:
         return
-    if key not in UNHEEDED and _weight(key, row[key]) == 1:
+    if key.lower() not in UNHEEDED and _weight(key, row[key]) == 1:
         return
     raise InputError(
         f'"{key}" on the whole row asks for a mask or weight, which only messages can have',
-        todo=f'put weight on the messages, leave the rows out of the data, or rename = {{ {key} = "their_{key}" }}',
+        todo=f'put weight on the messages, leave such rows out, or [dataset] rename = {{ {key} = "their_{key}" }}',
     )
 
 
@@ -68,6 +73,6 @@ def _weight(key: str, value: Any) -> float:
         weight = math.nan
     if not 0 <= weight <= _MOST:
         raise InputError(f"{key} = {str(value)[:20]!r} is no weight: a number of at least 0, true or false")
-    if key in SWITCH_KEYS and weight not in (0, 1):
+    if key.lower() in SWITCH_KEYS and weight not in (0, 1):
         raise InputError(f"{key} = {str(value)[:20]!r} is neither on nor off; fractions go into weight")
     return weight
