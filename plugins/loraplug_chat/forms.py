@@ -15,9 +15,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from loraplug import Conversation, InputError
-from loraplug_chat.marks import View
 from loraplug_chat.template import NOT_RENDERED, Talk, Template
-from loraplug_chat.tracked import UNKNOWN
 
 _SAID, _KEY, _VALUE, _NAME = "Probe said", "probe_key", "probe value", "probe_tool"
 _SCHEMA = {
@@ -32,6 +30,7 @@ _MISSING = object()
 _TRIES = 20  # rows a key may go without effect before it is taken to have none
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _CALL_KEYS = {"id", "type", "function"}
+_OF_CALL, _OF_FUNCTION, _OF_PART = "tool_calls[].", "tool_calls[].function.", "content[]."
 _FALLBACKS = {"developer": ("system",), "tool": ("ipython", "observation", "function")}
 _NO_CALLS = "the chat template does not write tool calls, so the model would learn to answer with nothing"
 
@@ -139,11 +138,11 @@ class Forms:
         return next((name for name in _FALLBACKS[role] if name in self._words), role)
 
     def _read_keys(self, call: dict[str, Any]) -> dict[str, Any]:
-        made = {key: item for key, item in call.items() if key in _CALL_KEYS or self._reads(f"tool_calls[].{key}")}
+        made = {key: item for key, item in call.items() if key in _CALL_KEYS or self._reads(_OF_CALL + key)}
         made["function"] = {
             key: item
             for key, item in call["function"].items()
-            if key in ("name", "arguments") or self._reads(f"tool_calls[].function.{key}")
+            if key in ("name", "arguments") or self._reads(_OF_FUNCTION + key)
         }
         return made
 
@@ -151,8 +150,8 @@ class Forms:
         """Whether the template reads a key of a message or of a tool call: it names it, or writes the whole table."""
         if key in _REASONING:
             return any(name in self._words for name in {key, "reasoning_content", "thinking"})
-        where, _, name = key.rpartition(".")
-        return where != "content[]" and (name in self._words or self._dumps[where])
+        where, name = _place(key)
+        return where != _OF_PART and (name in self._words or self._dumps[where])
 
     @cached_property
     def _words(self) -> frozenset[str]:
@@ -165,11 +164,11 @@ class Forms:
         extra = {"loraplug_probe_key": "loraplug probe value"}
         found = {"": self._written(_talk({"role": "assistant", "content": _SAID, **extra}), extra)}
         form, nothing = self._calls
-        for where in ("tool_calls[]", "tool_calls[].function"):
+        for where in (_OF_CALL, _OF_FUNCTION):
             found[where] = False
             if form is not None:
                 call = _call()
-                (call if where == "tool_calls[]" else call["function"]).update(extra)
+                (call if where == _OF_CALL else call["function"]).update(extra)
                 for tools in ([_SCHEMA], None):
                     found[where] |= self._written(_talk(_calling(form(call), nothing), tools=tools), extra)
         return found
@@ -209,20 +208,33 @@ class Forms:
             return None
 
 
-def calls_written(talk: Talk, view: View) -> None:
-    """Hold that the text made of a conversation has all its tool calls.
+def calls_written(talk: Talk, template: Template) -> None:
+    """Hold that the text made of a conversation has all its tool calls, by giving each a name found nowhere else.
 
     Raises:
-        InputError: the template left a call out.
+        InputError: the template leaves a call out.
     """
-    unclear = "".join(view.text[a:b] for a, b, owner in view.spans if owner == UNKNOWN)
-    for index, message in enumerate(talk.messages):
-        text = "".join(view.text[a:b] for a, b in view.bodies(index)) + unclear
-        for call in message.get("tool_calls") or ():
-            function = call.get("function", call) if isinstance(call, dict) else {}
-            name = function.get("name") if isinstance(function, dict) else None
-            if isinstance(name, str) and name not in text:
-                raise InputError(f"the chat template leaves out a call of {name[:40]}", where=talk.id)
+    names: dict[str, str] = {}
+    messages = []
+    for message in talk.messages:
+        calls = [_renamed(call, names) for call in message.get("tool_calls") or ()]
+        messages.append({**message, "tool_calls": calls} if calls else message)
+    text = template.whole(Talk(talk.id, messages, talk.tools, talk.wanted)) if names else ""
+    for probe, name in names.items():
+        if probe not in text:
+            raise InputError(f"the chat template leaves out a call of {name[:40]}", where=talk.id)
+
+
+def _renamed(call: Any, names: dict[str, str]) -> Any:
+    if not isinstance(call, dict):
+        return call
+    if "function" in call:
+        return {**call, "function": _renamed(call["function"], names)}
+    if isinstance(call.get("name"), str):
+        probe = f"loraplug_call_{len(names)}_"
+        names[probe] = call["name"]
+        return {**call, "name": probe}
+    return call
 
 
 def _call() -> dict[str, Any]:
@@ -256,17 +268,27 @@ def _says_none(made: dict[str, str]) -> bool:
     return any(made["null"].count(word) > made["empty"].count(word) for word in ("None", "null"))
 
 
+def _place(key: str) -> tuple[str, str]:
+    """Where in a message a key of `Conversation.unread` stands, and its own name."""
+    where = next((place for place in (_OF_FUNCTION, _OF_CALL, _OF_PART) if key.startswith(place)), "")
+    return where, key.removeprefix(where)
+
+
 def _without(message: dict[str, Any], key: str) -> dict[str, Any]:
     """The message without a key, which may be one of its tool calls or of their functions."""
-    where, _, name = key.rpartition(".")
+    where, name = _place(key)
     if not where:
-        return {other: value for other, value in message.items() if other != name}
-    if not message.get("tool_calls"):
-        return message
-    calls = [_without(call, name) for call in message["tool_calls"]]
-    if where.endswith("function") and "function" in calls[0]:
-        calls = [{**call, "function": _without(call["function"], name)} for call in message["tool_calls"]]
-    return {**message, "tool_calls": calls}
+        return _left(message, name)
+    calls = message.get("tool_calls") or []
+    if where == _OF_FUNCTION:
+        calls = [{**call, "function": _left(call["function"], name)} if "function" in call else call for call in calls]
+    else:
+        calls = [_left(call, name) for call in calls]
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _left(table: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != name}
 
 
 def _is_text(part: Any) -> bool:

@@ -95,7 +95,7 @@ class Masker:
             raise InputError("the chat template gives another text when it is followed", where=talk.id)
         view = View.of(tracked, self.tokens.added, talk.id)
         if any("tool_calls" in message for message in talk.messages):
-            calls_written(talk, view)
+            calls_written(talk, self.template)
         wanted = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant" and talk.wanted[i]]
         if train_on == "last-assistant":
             wanted = wanted[-1:]

@@ -12,7 +12,7 @@ from loraplug_tables.errors import InputError
 MEDIA_KEYS = frozenset(
     f"{name}{end}" for name in ("image", "audio", "video", "picture") for end in ("", "s", "_url", "_urls", "_path")
 )
-_NOTHING = (None, "", [], {})
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", None})
 _MEDIA_PARTS = {
     "image": "an image", "image_url": "an image", "input_image": "an image", "video": "a video", "video_url": "a video",
