@@ -43,6 +43,7 @@ def refusal(*messages: Any, **columns: Any) -> InputError:
         {"role": "assistant", "content": None, "tool_calls": [{"function": "search", "arguments": NAMED["arguments"]}]},
         {"role": "assistant", "content": None, "tool_calls": [{**CALL, "function": {**NAMED, "parameters": None}}]},
         {"role": "assistant", "content": None, "function_call": NAMED},
+        {"role": "assistant", "content": None, "function_call": NAMED, "tool_calls": [CALL]},
         {"role": "assistant", "content": None, "function_call": NAMED | {"arguments": json.dumps(NAMED["arguments"])}},
         {"role": "assistant", "content": None, "function_call": NAMED | {"arguments": str(NAMED["arguments"])}},
         {"role": "gpt", "function_call": json.dumps(NAMED)},
@@ -262,6 +263,8 @@ def test_empty_columns_of_images_do_no_harm() -> None:
         ([USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"a":1,"a":2}'}]}], "written twice"),
         ([USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[" * 5000}]}], "nested too deeply"),
         ([USER, {"from": "function_call", "value": None}], "not a list of calls"),
+        ([USER, {"from": "function_call", "value": "null"}], "no content and no tool calls"),
+        ([USER, ASSISTANT | {"function_call": NAMED, "tool_calls": [{"name": "x"}]}], "in two ways"),
         (["text"], "a message is text, not a table"),
     ],
 )
@@ -305,6 +308,9 @@ def test_other_shapes_are_read_as_messages_are() -> None:
     for row in ({"messages": [USER, ASSISTANT], "system": "s"}, {"messages": [system, USER, ASSISTANT], "system": "s"}):
         assert conversation(row, "messages", 0).messages == [system, USER, ASSISTANT]
     assert conversation({"messages": str([USER, ASSISTANT])}, "messages", 0).messages == [USER, ASSISTANT]
+    stored = {"from": ["human", "gpt"], "value": ["q", "a"], "weight": [None, 0.0]}  # as older data sets store lists
+    expected = [USER, ASSISTANT | {"weight": 0.0}]
+    assert conversation({"conversations": stored}, "sharegpt", 0).messages == expected
     row = {"instruction": "q", "input": "", "output": "a", "history": "[['x', 'y']]", "response": None}
     assert [m["content"] for m in conversation(row, "instruction-response", 0).messages] == ["x", "y", "q", "a"]
 

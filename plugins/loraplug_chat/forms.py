@@ -57,8 +57,7 @@ class Forms:
     """The forms one template takes."""
 
     template: Template
-    _effective: set[str] = field(factory=set)
-    _without_effect: dict[str, int] = field(factory=dict)
+    _without_effect: dict[tuple[str, str], int] = field(factory=dict)  # rows tried; -1 once there was an effect
 
     def fit(self, talk: Conversation) -> Conversation:
         """The conversation as the template takes it, without keys that the template never reads.
@@ -112,22 +111,23 @@ class Forms:
     def _ineffective(self, talk: Conversation, messages: list[dict[str, Any]], keys: frozenset[str]) -> set[str]:
         """Those of the keys without which the template writes the same, though it knows their names."""
         found: set[str] = set()
-        text: str | None = None
+        if not keys or (text := self._text(Talk.of(evolve(talk, messages=messages)))) is None:
+            return found  # where there is no text the row will be refused
         for key in keys:
-            if self._without_effect.get(key, 0) >= _TRIES:
-                found.add(key)
-            elif key not in self._effective:
-                whole = Talk.of(evolve(talk, messages=messages))
-                text = self._text(whole) if text is None else text
-                if text is None:
-                    return set()  # it will be refused
-                without = Talk.of(evolve(talk, messages=[_without(message, key) for message in messages]))
-                if self._text(without) != text:
-                    self._effective.add(key)
-                else:
-                    self._without_effect[key] = self._without_effect.get(key, 0) + 1
-                    found.add(key)
+            roles = {message["role"] for message in messages if _without(message, key) != message}
+            lost = {role for role in roles if not self._has_effect(talk, messages, key, role, text)}
+            found |= {key} if lost == roles else {f"{key} of {role}" for role in lost}
         return found
+
+    def _has_effect(self, talk: Conversation, messages: list[dict[str, Any]], key: str, role: str, text: str) -> bool:
+        """Whether the template writes something else than `text` if messages of this role lack the key."""
+        tried = self._without_effect.get((key, role), 0)
+        if tried < 0 or tried >= _TRIES:
+            return tried < 0
+        left = [_without(message, key) if message["role"] == role else message for message in messages]
+        effect = self._text(Talk.of(evolve(talk, messages=left))) != text
+        self._without_effect[key, role] = -1 if effect else tried + 1
+        return effect
 
     def _role(self, role: str) -> str:
         """The role itself where the template names it, or names no other for it; else what the template calls it."""

@@ -57,8 +57,10 @@ def message(value: Any, seen: Seen) -> Message:
     else:
         made["content"] = text_of(content, role, seen.unread)
     for key in ("tool_calls", "function_call"):
-        if value.get(key):
-            calls += tool_calls(value[key], seen.unread)
+        if value.get(key) and (more := tool_calls(value[key], seen.unread)) != calls:
+            if calls:
+                raise InputError("a message calls tools in two ways, which differ")
+            calls = more
     no_media(value, "a message")
     if calls:
         if role != "assistant":

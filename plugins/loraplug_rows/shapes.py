@@ -160,9 +160,22 @@ def _messages(value: Any, key: str, seen: Seen) -> list[Message]:
         value = parsed(value, key)
     if value is None:
         raise InputError(f"{key} is missing")
+    if isinstance(value, Mapping):
+        value = _transposed(value)
     if not isinstance(value, list):
         raise InputError(f"{key} is {kind(value)}, not a list of messages")
     return [message(each, seen) for each in value]
+
+
+def _transposed(table: Mapping[str, Any]) -> Any:
+    """The list of messages that older data sets store as a table of lists; anything else as it is."""
+    columns = list(table.values())
+    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return table
+    return [
+        {key: item for key, item in zip(table, each, strict=True) if item is not None}
+        for each in zip(*columns, strict=True)
+    ]
 
 
 def _system(row: Row) -> list[Message]:

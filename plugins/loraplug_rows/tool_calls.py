@@ -26,7 +26,7 @@ def tool_calls(value: Any, unread: set[str]) -> list[Message]:
         InputError: a call has no name, or arguments that are no table.
     """
     if isinstance(value, str):
-        value = parsed(value, "a tool call") if value.strip() else []
+        value = (parsed(value, "a tool call") if value.strip() else None) or []
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list):
@@ -75,9 +75,10 @@ def _call(call: Any, unread: set[str]) -> Message:
 def _arguments(value: Any, name: str) -> dict[str, Any]:
     what = f"the arguments of a call of {name[:40]}"
     if isinstance(value, str):
-        value = parsed(value, what) if value.strip() else {}
+        value = parsed(value, what) if value.strip() else None
         if isinstance(value, str) and value.strip():  # quoted twice
             value = parsed(value, what)
+        value = {} if value is None else value
     if not isinstance(value, Mapping):
         raise InputError(f"{what} are {kind(value)}, not a table")
     return dict(value)

@@ -177,6 +177,20 @@ def test_columns_and_keys_that_nothing_reads_are_told_once(run: Run) -> None:
     assert len([line for line in run.reporter.warnings if keys in line]) == 2  # type: ignore[attr-defined]
 
 
+def test_a_key_that_is_read_of_one_role_alone_is_named_for_the_others(run: Run) -> None:
+    """Whether a template reads a key is tried, role by role: that it has the name somewhere says little."""
+    named = "{% if message.role == 'tool' %}{{ message.name }}{% endif %}{{ '<|im_start|>'"
+    tokenizer = tokenizer_for(CHATML.replace("{{ '<|im_start|>'", named, 1))
+    result = {"role": "tool", "name": "search", "content": "r"}
+    rows = [
+        [user("a") | {"name": "Ann"}, answer("b"), result, answer("c")],
+        [user("a"), answer("b"), result, answer("c")],
+    ]
+    ChatTemplate(packing=False).encode(as_rows(rows), tokenizer, run)
+    told = [line for line in run.reporter.warnings if "keys of messages" in line]  # type: ignore[attr-defined]
+    assert [line.rpartition(": ")[2] for line in told] == ["name of user (1 rows)"]
+
+
 def test_schemas_a_template_does_not_write_are_told(run: Run) -> None:
     """A row's tools are no part of what is trained under such a template."""
     ChatTemplate(packing=False).encode(
