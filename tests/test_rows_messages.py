@@ -207,7 +207,10 @@ def test_an_unknown_role_is_an_unknown_role() -> None:
     error = refusal(USER, {"role": "narrator", "content": "x"})
     assert error.what == "unknown role 'narrator'"
     assert "assistant" in error.todo
-    assert "has no role (keys: content" in refusal({"content": "x"}).what
+    error = refusal({"speaker": "Ann", "content": "x"})
+    assert error.what == "a message has no role (keys: content, speaker)"
+    assert 'rename = { messages.speaker = "role" }' in error.todo
+    assert 'rename = { messages.text = "content" }' in refusal({"role": "user", "text": "x"}).todo
 
 
 def test_parts_of_text_are_joined() -> None:
@@ -243,7 +246,9 @@ def test_what_is_no_text_is_refused_by_name(message: dict[str, Any], columns: di
 
 def test_empty_columns_of_images_do_no_harm() -> None:
     """Many data sets of text have them."""
-    talk = read(USER | {"content": "<image> is an HTML-like word"}, ASSISTANT, images=[], audio=None, videos="")
+    talk = read(
+        USER | {"content": "<image> is an HTML-like word"}, ASSISTANT, images=[None], audio=None, videos="", image={}
+    )
     assert talk.messages[0]["content"] == "<image> is an HTML-like word"
 
 

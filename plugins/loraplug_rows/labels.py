@@ -34,7 +34,7 @@ def check_labels(rows: Dataset, consumed: frozenset[str], where: str, trainer: s
     """
     for name in rows.column_names:
         sort = label_kind(name)
-        if sort is None or name in consumed:
+        if sort is None or name in consumed or hasattr(rows.features[name], "names"):  # a class label judges nothing
             continue
         values = [value for value in rows.with_format(None)[name][:] if value is not None]
         if judges(sort, values):

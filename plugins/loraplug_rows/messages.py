@@ -47,7 +47,7 @@ def message(value: Any, seen: Seen) -> Message:
         return {"role": value["role"], "content": value["content"]}
     written = _one_of(value, _SAID[0])
     if not isinstance(written, str):
-        raise InputError(f"a message has no role (keys: {_keys(value)})")
+        raise InputError(f"a message has no role (keys: {_keys(value)})", todo=_renaming(value, "role"))
     role = role_of(written, seen)
     content = _one_of(value, _SAID[1])
     made: Message = {"role": role, "content": None}
@@ -74,7 +74,8 @@ def message(value: Any, seen: Seen) -> Message:
                 seen.unread.add(key)
     if made["content"] is None and not calls:
         if not any(made.get(key) for key in REASONING_KEYS):
-            raise InputError(f"a message ({written}) has no content" + " and no tool calls" * (role == "assistant"))
+            what = f"a message ({written}) has no content" + " and no tool calls" * (role == "assistant")
+            raise InputError(what, todo=_renaming(value, "content"))
         made["content"] = ""
     if (weight := weight_of(value)) != 1:
         made["weight"] = weight
@@ -109,6 +110,14 @@ def _one_of(value: Mapping[str, Any], keys: tuple[str, str]) -> Any:
     if first is not None and second is not None and first != second:
         raise InputError(f'a message has both "{keys[0]}" and "{keys[1]}", which differ')
     return second if first is None else first
+
+
+def _renaming(value: Mapping[str, Any], wanted: str) -> str | None:
+    """What to do where a message may have its role or content under another key."""
+    others = [key for key, item in value.items() if isinstance(item, str) and key not in _CONSUMED]
+    if not others:
+        return None
+    return f'name the key that holds it in the recipe: [dataset] rename = {{ messages.{others[0]} = "{wanted}" }}'
 
 
 def _keys(value: Mapping[str, Any]) -> str:

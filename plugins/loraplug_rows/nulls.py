@@ -7,12 +7,12 @@ null. Such nulls are taken out again. `Json` columns keep what was written, null
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
     Clean = Callable[[Any], Any]
@@ -22,62 +22,46 @@ _ROWS_A_BATCH = 256
 
 def iter_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
     """The rows of a data set one by one, without the nulls that Arrow put into nested tables; media are not decoded."""
-    names, features = rows.column_names, dict(rows.features)
-    rows = rows.with_format(None)
-    for name, feature in features.items():
-        if (stored := _stored(feature)) != feature:
-            rows = rows.cast_column(name, stored)
-    cleaners = [(name, clean) for name in names if (clean := cleaner(features[name])) is not None]
-    for batch in rows.iter(batch_size=_ROWS_A_BATCH):
-        for name, clean in cleaners:
-            batch[name] = [clean(value) for value in batch[name]]
-        for values in zip(*(batch[name] for name in names), strict=True):
+    names, features = rows.column_names, rows.features
+    for batch in rows.with_format("arrow").iter(batch_size=_ROWS_A_BATCH):
+        columns = [_values(batch.column(name).combine_chunks(), features[name]) for name in names]
+        for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
 
 
-def cleaner(feature: Any) -> Clean | None:
-    """What makes a stored value of this `datasets` feature what was written; None where that is the value itself."""
+def _values(array: pa.Array, feature: Any) -> list[Any]:
+    values: list[Any] = array.to_pylist()
+    clean = _cleaner(array, feature)
+    return values if clean is None else [None if value is None else clean(value) for value in values]
+
+
+def _cleaner(array: pa.Array, feature: Any) -> Clean | None:
+    """What makes a value of this array what was written, in place; None where there is nothing to do."""
     if isinstance(feature, Mapping):
-        return _table({key: made for key, item in feature.items() if (made := cleaner(item)) is not None})
+        return _table(array, feature)
     if type(feature).__name__ == "Json":
-        return _read
-    items = _items(feature)
-    clean = None if items is None else cleaner(items)
+        return json.loads
+    items = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
+    clean = None if items is None else _cleaner(array.flatten(), items)
     if clean is None:
         return None
-    return lambda values: None if values is None else [clean(value) for value in values]
+    return lambda values: [None if value is None else clean(value) for value in values]
 
 
-def _table(inside: Mapping[str, Clean]) -> Clean:
-    def table(value: Any) -> Any:
-        if value is None:
-            return None
-        made = {key: item for key, item in value.items() if item is not None}
-        for key, clean in inside.items():
-            if key in made:
-                made[key] = clean(made[key])
-        return made
+def _table(array: pa.Array, feature: Mapping[str, Any]) -> Clean | None:
+    fields = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
+    absent = [name for name, values in fields.items() if values.null_count]
+    inside = [(name, clean) for name, item in feature.items() if (clean := _cleaner(fields[name], item)) is not None]
+    if not absent and not inside:
+        return None
+
+    def table(value: dict[str, Any]) -> dict[str, Any]:
+        for name in absent:
+            if value[name] is None:
+                del value[name]
+        for name, clean in inside:
+            if name in value:
+                value[name] = clean(value[name])
+        return value
 
     return table
-
-
-def _read(text: Any) -> Any:
-    return json.loads(text) if isinstance(text, str) else text
-
-
-def _items(feature: Any) -> Any:
-    """What a list holds; None for what is no list."""
-    return feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
-
-
-def _stored(feature: Any) -> Any:
-    """The feature with everything in it left as it is stored: JSON as text, media not decoded."""
-    if isinstance(feature, Mapping):
-        return {key: _stored(item) for key, item in feature.items()}
-    if isinstance(feature, list):
-        return [_stored(item) for item in feature]
-    if getattr(feature, "decode", False) is True:
-        return dataclasses.replace(feature, decode=False)
-    if (items := _items(feature)) is not None:
-        return dataclasses.replace(feature, feature=_stored(items))
-    return feature
