@@ -135,7 +135,7 @@ class Forms:
             return role
         if role == "developer":
             return "system"
-        return next((name for name in _FALLBACKS[role] if name in self._words), role)
+        return next((name for name in _FALLBACKS[role] if name in self._compared), role)
 
     def _read_keys(self, call: dict[str, Any]) -> dict[str, Any]:
         made = {key: item for key, item in call.items() if key in _CALL_KEYS or self._reads(_OF_CALL + key)}
@@ -157,6 +157,11 @@ class Forms:
     def _words(self) -> frozenset[str]:
         """Every name and text constant in the template."""
         return self.template.words()
+
+    @cached_property
+    def _compared(self) -> frozenset[str]:
+        """What the template compares roles (and other things) with."""
+        return self.template.compared()
 
     @cached_property
     def _dumps(self) -> dict[str, bool]:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from attrs import define, field
 
-from loraplug import Conversation, InputError, Run
+from loraplug import Conversation, InputError, Reporter, Run
 
 if TYPE_CHECKING:
     from loraplug_chat import gate
@@ -114,15 +115,24 @@ class Part:
         self.samples = (self.samples + part.samples)[:SAMPLES]
 
 
+_told: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()
+
+
 def tell(report: Mapping[str, Any], run: Run) -> None:
-    """Say what became of the rows, everything once."""
+    """Say what became of the rows; of names that rows use or nothing reads, each once in a run."""
+    told = _told.setdefault(run.reporter, set())
+    roles, columns, keys = (
+        {name: rows for name, rows in report[what].items() if f"{what} {name}" not in told}
+        for what in ("roles", "columns", "keys")
+    )
+    told |= {f"{what} {name}" for what in ("roles", "columns", "keys") for name in report[what]}
     count = Counter({key: value for key, value in report.items() if isinstance(value, int)})
-    if report["roles"]:
-        run.say(f"roles read: {_listed(report['roles'])}")
-    if report["columns"]:
-        run.say(f"columns that nothing reads: {_listed(report['columns'])}")
-    if report["keys"]:
-        run.warn(f"keys of messages that nothing reads, neither formatter nor chat template: {_listed(report['keys'])}")
+    if roles:
+        run.say(f"roles read: {_listed(roles)}")
+    if columns:
+        run.say(f"columns that nothing reads: {_listed(columns)}")
+    if keys:
+        run.warn(f"keys of messages that nothing reads, neither formatter nor chat template: {_listed(keys)}")
     if count["empty"]:
         run.warn(f"in {count['empty']} rows an answer is empty or blank: all that is trained of it is that it ends")
     share = count["trained"] / max(count["tokens"], 1)

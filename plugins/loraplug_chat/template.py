@@ -100,6 +100,21 @@ class Template:
         found |= {node.attr for node in tree.find_all(nodes.Getattr)}
         return frozenset(found | {node.name for node in tree.find_all(nodes.Name)})
 
+    def compared(self) -> frozenset[str]:
+        """Every text constant that the template compares something with, by itself or in a list."""
+        from jinja2 import nodes
+
+        found: set[str] = set()
+        for compare in self._plain.environment.parse(self.source).find_all(nodes.Compare):
+            sides = [compare.expr, *(operand.expr for operand in compare.ops if operand.op in ("eq", "ne"))]
+            for operand in compare.ops:
+                if operand.op in ("in", "notin") and isinstance(operand.expr, nodes.List | nodes.Tuple):
+                    sides += operand.expr.items
+            if any(operand.op in ("in", "notin") for operand in compare.ops):
+                sides.remove(compare.expr)  # `'tools' in message` asks for a key
+            found |= {str(side.value) for side in sides if isinstance(side, nodes.Const)}
+        return frozenset(found)
+
     def whole(self, talk: Talk) -> str:
         """The text of a conversation by transformers' own compiled template.
 

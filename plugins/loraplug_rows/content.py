@@ -40,7 +40,7 @@ def text_of(content: Any, role: str, unread: set[str]) -> str | None:
 def no_media(table: Mapping[str, Any], whose: str) -> None:
     """Raise InputError if a key for images, audio or video holds something."""
     for key, value in table.items():
-        if key.lower() in MEDIA_KEYS and not _is_empty(value):
+        if key.lower() in MEDIA_KEYS and not is_empty(value):
             raise InputError(
                 f'{whose} has {key.replace("_", " ")} (key "{key}"), which a language model cannot see',
                 todo="leave such rows out of the data; only text is trained",
@@ -55,8 +55,9 @@ def kind(value: Any) -> str:
     return "a table" if isinstance(value, Mapping) else words.get(type(value), "no text")
 
 
-def _is_empty(value: Any) -> bool:
-    return value in _NOTHING or (isinstance(value, list) and all(map(_is_empty, value)))
+def is_empty(value: Any) -> bool:
+    """Whether a value says nothing: null, an empty text, list or table, or a list of such."""
+    return value in _NOTHING or (isinstance(value, list) and all(map(is_empty, value)))
 
 
 def _is_part(part: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define, field
 
-from loraplug_rows.content import MEDIA_KEYS, kind, no_media, text_of
+from loraplug_rows.content import MEDIA_KEYS, is_empty, kind, no_media, text_of
 from loraplug_rows.conversation import REASONING_KEYS, ROLES, Message
 from loraplug_rows.tool_calls import tool_calls
 from loraplug_rows.weights import MASK_KEYS, UNHEEDED, weight_of
@@ -57,7 +57,7 @@ def message(value: Any, seen: Seen) -> Message:
     else:
         made["content"] = text_of(content, role, seen.unread)
     for key in ("tool_calls", "function_call"):
-        if value.get(key) and (more := tool_calls(value[key], seen.unread)) != calls:
+        if not is_empty(value.get(key)) and (more := tool_calls(value[key], seen.unread)) != calls:
             if calls:
                 raise InputError("a message calls tools in two ways, which differ")
             calls = more
