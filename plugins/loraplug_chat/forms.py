@@ -58,6 +58,7 @@ class Forms:
 
     template: Template
     _without_effect: dict[tuple[str, str], int] = field(factory=dict)  # rows tried; -1 once there was an effect
+    _read: dict[str, bool] = field(factory=dict)
 
     def fit(self, talk: Conversation) -> Conversation:
         """The conversation as the template takes it, without keys that the template never reads.
@@ -111,23 +112,23 @@ class Forms:
     def _ineffective(self, talk: Conversation, messages: list[dict[str, Any]], keys: frozenset[str]) -> set[str]:
         """Those of the keys without which the template writes the same, though it knows their names."""
         found: set[str] = set()
-        if not keys or (text := self._text(Talk.of(evolve(talk, messages=messages)))) is None:
-            return found  # where there is no text the row will be refused
         for key in keys:
-            roles = {message["role"] for message in messages if _without(message, key) != message}
-            lost = {role for role in roles if not self._has_effect(talk, messages, key, role, text)}
+            roles = {message["role"] for message in messages if _has(message, key)}
+            lost = {role for role in roles if not self._has_effect(talk, messages, key, role)}
             found |= {key} if lost == roles else {f"{key} of {role}" for role in lost}
         return found
 
-    def _has_effect(self, talk: Conversation, messages: list[dict[str, Any]], key: str, role: str, text: str) -> bool:
-        """Whether the template writes something else than `text` if messages of this role lack the key."""
+    def _has_effect(self, talk: Conversation, messages: list[dict[str, Any]], key: str, role: str) -> bool:
+        """Whether the template writes something else if messages of this role lack the key."""
         tried = self._without_effect.get((key, role), 0)
         if tried < 0 or tried >= _TRIES:
             return tried < 0
         left = [_without(message, key) if message["role"] == role else message for message in messages]
-        effect = self._text(Talk.of(evolve(talk, messages=left))) != text
-        self._without_effect[key, role] = -1 if effect else tried + 1
-        return effect
+        whole, without = (self._text(Talk.of(evolve(talk, messages=each))) for each in (messages, left))
+        if whole is None:
+            return True  # the row will be refused
+        self._without_effect[key, role] = -1 if whole != without else tried + 1
+        return whole != without
 
     def _role(self, role: str) -> str:
         """The role itself where the template names it, or names no other for it; else what the template calls it."""
@@ -147,11 +148,12 @@ class Forms:
         return made
 
     def _reads(self, key: str) -> bool:
-        """Whether the template reads a key of a message or of a tool call: it names it, or writes the whole table."""
-        if key in _REASONING:
-            return any(name in self._words for name in {key, "reasoning_content", "thinking"})
-        where, name = _place(key)
-        return where != _OF_PART and (name in self._words or self._dumps[where])
+        """Whether the template may read a key of a message or of a tool call: it names it, or writes whole tables."""
+        if key not in self._read:
+            where, name = _place(key)
+            names = {name, "reasoning_content", "thinking"} if key in _REASONING else {name}
+            self._read[key] = where != _OF_PART and (not names.isdisjoint(self._words) or self._dumps[where])
+        return self._read[key]
 
     @cached_property
     def _words(self) -> frozenset[str]:
@@ -277,6 +279,17 @@ def _place(key: str) -> tuple[str, str]:
     """Where in a message a key of `Conversation.unread` stands, and its own name."""
     where = next((place for place in (_OF_FUNCTION, _OF_CALL, _OF_PART) if key.startswith(place)), "")
     return where, key.removeprefix(where)
+
+
+def _has(message: dict[str, Any], key: str) -> bool:
+    """Whether the message, or one of its tool calls, has a key of `Conversation.unread`."""
+    where, name = _place(key)
+    if not where:
+        return name in message
+    return any(
+        name in (call.get("function", call) if where == _OF_FUNCTION else call)
+        for call in message.get("tool_calls") or ()
+    )
 
 
 def _without(message: dict[str, Any], key: str) -> dict[str, Any]:
