@@ -10,10 +10,11 @@ import pytest
 from chat_help import answer, system, user
 from datasets import Dataset
 
-from loraplug import Conversation, Run
+from loraplug import Conversation, InputError, Run
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_chat.mask import Masker
 from loraplug_chat.text import Text
+from loraplug_rows.labels import check_labels
 
 ROW = [user("a"), answer("half", weight=0.5), user("b"), answer("none", weight=0), user("c"), answer("whole")]
 
@@ -149,3 +150,33 @@ def test_preview_tells_weights(inside: Any, recipe: Path) -> None:
     (row,) = json.loads(result.stdout)
     assert {token["weight"] for token in row["tokens"] if "weight" in token} == {0.5}
     assert "some weighted 0.5" in inside("preview", recipe).stdout
+
+
+def test_a_trainer_says_what_it_consumes(inside: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that it names are let through; weights that it does not name are refused before there is a model."""
+    rows = Dataset.from_list([{"text": "t", "score": 1.5}])
+    check_labels(rows, frozenset({"score"}), "dataset", "the trainer mine")
+    with pytest.raises(InputError, match="the trainer mine does not learn from"):
+        check_labels(rows, frozenset({"label"}), "dataset", "the trainer mine")
+    (recipe.parent / "rows.jsonl").write_text(f"{json.dumps({'messages': ROW})}\n" * 6, encoding="utf-8")
+    assert inside("run", recipe, "--until", "formatter").returncode == 0
+    monkeypatch.setattr("loraplug_sft.trainer.Sft.consumes", frozenset())
+    result = inside("run", recipe, "--until", "formatter")
+    assert result.returncode == 2
+    assert "weights, which the trainer sft does not heed" in " ".join(result.stderr.split())
+
+
+def test_validation_rows_are_held_to_the_same(inside: Any, recipe: Path) -> None:
+    """Labels in a file of validation rows are refused as those of training rows are; nothing is said twice."""
+    line = {"instruction": "q", "response": "a", "source": "web"}
+    (recipe.parent / "rows.jsonl").write_text(f"{json.dumps(line)}\n" * 6, encoding="utf-8")
+    (recipe.parent / "held.jsonl").write_text(json.dumps(line | {"reward": 0.5}) + "\n", encoding="utf-8")
+    text = recipe.read_text(encoding="utf-8").replace("rows = 3", 'path = "held.jsonl"')
+    recipe.write_text(text, encoding="utf-8")
+    result = inside("run", recipe, "--until", "formatter")
+    assert result.returncode == 2
+    assert 'validation: the column "reward"' in " ".join(result.stderr.split())
+    (recipe.parent / "held.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    result = inside("run", recipe, "--until", "formatter", "--fresh")
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout + result.stderr).count("columns that nothing reads: source") == 1
