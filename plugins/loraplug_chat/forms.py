@@ -17,7 +17,7 @@ from attrs import define, evolve, field
 from loraplug import Conversation, InputError
 from loraplug_chat.template import NOT_RENDERED, Talk, Template
 
-_SAID, _KEY, _VALUE, _NAME = "Probe said", "probe_key", "probe value", "probe_tool"
+_SAID, _KEY, _VALUE, _NAME, _ID = "Probe said", "probe_key", "probe value", "probe_tool", "probe1234"
 _SCHEMA = {
     "type": "function",
     "function": {
@@ -215,37 +215,8 @@ class Forms:
             return None
 
 
-def calls_written(talk: Talk, template: Template) -> None:
-    """Hold that the text made of a conversation has all its tool calls, by giving each a name found nowhere else.
-
-    Raises:
-        InputError: the template leaves a call out.
-    """
-    names: dict[str, str] = {}
-    messages = []
-    for message in talk.messages:
-        calls = [_renamed(call, names) for call in message.get("tool_calls") or ()]
-        messages.append({**message, "tool_calls": calls} if calls else message)
-    text = template.whole(Talk(talk.id, messages, talk.tools, talk.wanted)) if names else ""
-    for probe, name in names.items():
-        if probe not in text:
-            raise InputError(f"the chat template leaves out a call of {name[:40]}", where=talk.id)
-
-
-def _renamed(call: Any, names: dict[str, str]) -> Any:
-    if not isinstance(call, dict):
-        return call
-    if "function" in call:
-        return {**call, "function": _renamed(call["function"], names)}
-    if isinstance(call.get("name"), str):
-        probe = f"loraplug_call_{len(names)}_"
-        names[probe] = call["name"]
-        return {**call, "name": probe}
-    return call
-
-
 def _call() -> dict[str, Any]:
-    return {"id": "probe1234", "type": "function", "function": {"name": _NAME, "arguments": {_KEY: _VALUE}}}
+    return {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": {_KEY: _VALUE}}}
 
 
 def _calling(call: dict[str, Any], nothing: Any) -> dict[str, Any]:
@@ -261,11 +232,12 @@ def _talk(message: dict[str, Any], tools: list[Any] | None = None) -> Talk:
 
 
 def _is_proper(text: str, as_text: bool) -> bool:
-    """Whether a call is written as the model must say it: its name and argument, neither as Python prints a table nor
-    as text quoted once more.
+    """Whether a call is written as the model must say it.
+
+    That is with its name (or id) and argument, neither as Python prints a table nor as text quoted once more.
     """
     _, _, said = text.rpartition("Probe asked")
-    if _NAME not in said or _VALUE not in said or f"'{_KEY}'" in said:
+    if not (_NAME in said or _ID in said) or _VALUE not in said or f"'{_KEY}'" in said:
         return False
     return json.dumps({_KEY: _VALUE}) in said if as_text else '\\"' not in said
 

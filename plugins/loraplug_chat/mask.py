@@ -7,8 +7,8 @@ from typing import Any
 from attrs import define, field, frozen
 
 from loraplug import Conversation, InputError
+from loraplug_chat.calls import calls_written
 from loraplug_chat.choices import TrainOn
-from loraplug_chat.forms import calls_written
 from loraplug_chat.marks import Added, View
 from loraplug_chat.shapes import Shape, Shapes
 from loraplug_chat.spans import PROBE, Locator, Turn

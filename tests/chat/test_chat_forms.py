@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from chat_help import CHATML, TOOLS, answer, inference, templates, tokenizer_for, user
+from chat_help import CHATML, TOOLS, answer, inference, said, templates, tokenizer_for, user
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,6 +129,20 @@ def test_a_call_that_is_left_out_refuses_the_row() -> None:
     talk = forms.fit(conversation({"messages": calling({}, content="I search.")}, "messages", 0))
     with pytest.raises(InputError, match="leaves out a call of search"):
         masker.encode(talk)
+
+
+def test_a_template_that_writes_ids_needs_names_in_them() -> None:
+    """As Kimi's: `functions.search:0` says what is called; any other id would leave the model without the name."""
+    body = "{% for c in m.tool_calls or [] %}<call>{{ c.id }}<args>{{ c.function.arguments | tojson }}{% endfor %}"
+    source = CHATML.replace("message['content'] + '<|im_end|>", "message['content'] }}" + body + "{{ '<|im_end|>")
+    tokenizer = tokenizer_for(source.replace("for message in", "for m in").replace("message[", "m["))
+    masker = Masker.of(tokenizer)
+    rows = [calling({"q": 1}, content=None) for _ in range(2)]
+    rows[0][1]["tool_calls"][0]["id"] = "functions.search:0"
+    talks = [Forms(masker.template).fit(conversation({"messages": row}, "messages", 0)) for row in rows]
+    assert '<call>functions.search:0<args>{"q": 1}<|im_end|>' in said(tokenizer, masker.encode(talks[0]))
+    with pytest.raises(InputError, match="only the id, which does not hold that name"):
+        masker.encode(talks[1])
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "idefics3", "llava_next", "qwen2_5_vl", "gemma3", "qwen3", "chatml"])
