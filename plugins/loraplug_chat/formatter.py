@@ -23,7 +23,7 @@ class ChatTemplate(Encoding):
     name = "chat-template"
 
     train_on: Annotated[
-        TrainOn, Doc("train every assistant turn, only the last one, or every token; `train: false` on a message holds")
+        TrainOn, Doc("train every assistant turn, only the last one, or every token; `weight` on a message holds")
     ] = "assistant"
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
@@ -31,7 +31,9 @@ class ChatTemplate(Encoding):
         if shape == "text":
             raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
         from loraplug_chat.encoder import MaskEncoder
+        from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
-        encode = MaskEncoder(Masker.of(tokenizer), self.train_on)
-        return lambda row, index: (conversation(row, shape, index), encode)
+        masker = Masker.of(tokenizer)
+        forms, encode = Forms(masker.template), MaskEncoder(masker, self.train_on)
+        return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)
