@@ -9,9 +9,10 @@ from attrs import define, field, frozen
 from loraplug import Conversation, InputError
 from loraplug_chat.calls import calls_written
 from loraplug_chat.choices import TrainOn
+from loraplug_chat.endings import PROBE, Endings, Turn
 from loraplug_chat.marks import Added, View
 from loraplug_chat.shapes import Shape, Shapes
-from loraplug_chat.spans import PROBE, Locator, Turn
+from loraplug_chat.spans import Locator
 from loraplug_chat.template import Talk, Template, is_usual
 from loraplug_chat.tokens import Tokens
 
@@ -28,7 +29,7 @@ class Encoded:
         same_prompts: whether each trained turn stands behind exactly what inference would put there.
         stops: whether every trained turn ends in a token that makes the model stop.
         hostile: whether the row brought text that looks like control tokens.
-        forced: whether a token had to be cut at the beginning of a turn, as inference cuts it.
+        forced: whether a token had to be cut at the beginning or the end of a turn, as inference cuts it.
         turns: (message, first token, one behind its last token) of each trained turn.
     """
 
@@ -70,7 +71,8 @@ class Masker:
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
         added = Added.of(tokenizer).framed_by(_frames(template))
-        return cls(template, Tokens.of(tokenizer, added), Locator(template, added), Shapes(template, added))
+        endings = Endings.of(template, added, tokenizer.eos_token)
+        return cls(template, Tokens.of(tokenizer, added), Locator(template, added, endings), Shapes(template, added))
 
     def encode(self, conversation: Conversation, train_on: TrainOn = "assistant") -> Encoded:
         """Ids and mask of a conversation.
@@ -124,7 +126,7 @@ class Masker:
         return shape.fill(talk)
 
     def _encoded(self, talk: Talk, view: View, turns: list[Turn]) -> Encoded:
-        ids, index, forced = self.tokens.encode(view, [turn.start for turn in turns], [turn.end for turn in turns])
+        ids, index, forced = self.tokens.encode(view, [place for turn in turns for place in (turn.start, turn.end)], [])
         trained: list[float] = [False] * len(ids)
         for turn in turns:
             first, last = index[turn.start], index[turn.end]
