@@ -46,27 +46,31 @@ class Endings:
 
     Attributes:
         opening: control tokens that open a turn.
+        headers: what stands before a user's word and before an answer where a conversation begins.
     """
 
     template: Template
     added: Added
     opening: frozenset[str]
+    headers: tuple[str, ...]
     _closings: set[str] = field(factory=set)
     _handovers: dict[str, int | None] = field(factory=dict)
 
     @classmethod
     def of(cls, template: Template, added: Added, end: str | None) -> Endings:
         """For a template; `end` is the tokenizer's end-of-sequence token, which opens nothing."""
+        asked = Talk(PROBE, [{"role": "user", "content": PROBE}], None, [True])
         try:
-            text = template.plain(Talk(PROBE, [{"role": "user", "content": PROBE}], None, [True]))
+            prompt = template.plain(asked, prompt=True)
         except InputError:
-            text = ""
+            prompt = ""
+        before = prompt.partition(PROBE)[0]
         opening = set()
-        for part in added.cut(text):
+        for part in added.cut(before):
             if not (added.is_control(part) or part in added.tokens):
                 break
             opening.add(part)
-        return cls(template, added, frozenset(opening - {end}))
+        return cls(template, added, frozenset(opening - {end}), (before.rstrip(), prompt.rstrip()))
 
     def turn(self, talk: Talk, full: View, message: int, start: int, same: bool) -> Turn:
         """The turn of a message that begins at `start`; `same` as in `Turn.same_prompt`.
@@ -101,7 +105,9 @@ class Endings:
         """What stands behind an answer, without the header of a next turn."""
         for at, part in enumerate(parts):
             if part in self.opening and any(map(self.added.is_control, parts[:at])):
-                return parts[:at]
+                header = "".join(parts[at:]).rstrip()
+                if any(known.endswith(header) for known in self.headers):
+                    return parts[:at]
         return parts
 
     def _ended(self, full: View, message: int, start: int, end: int, same: bool) -> Turn:
