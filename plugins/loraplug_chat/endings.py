@@ -67,7 +67,7 @@ class Endings:
         before = prompt.partition(PROBE)[0]
         opening = set()
         for part in added.cut(before):
-            if not (added.is_control(part) or part in added.tokens):
+            if not added.is_token(part):
                 break
             opening.add(part)
         return cls(template, added, frozenset(opening - {end}), (before.rstrip(), prompt.rstrip()))

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from loraplug import InputError
 from loraplug_chat.template import body, merged
-from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Tracked
+from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Thought, Tracked
 
 # control tokens as templates write them: <|im_end|>, </s>, <end_of_turn>, [/INST]; a tokenizer may lack them
 WRITTEN = re.compile(
@@ -67,6 +67,10 @@ class Added:
         """Whether this is a special token, or written like one where the tokenizer has no such token."""
         found = self.tokens.get(part)
         return bool(WRITTEN.fullmatch(part)) if found is None else found[1]
+
+    def is_token(self, part: str) -> bool:
+        """Whether this is an added token, or written like a control token."""
+        return part in self.tokens or self.is_control(part)
 
     def framed_by(self, texts: Iterable[str]) -> Added:
         """The same, with every token that occurs in `texts`, written by a template around plain turns, as control."""
@@ -136,6 +140,10 @@ class View:
                 self._places.setdefault(owner, []).append((a, b))
         mine = self._places.get(body(message), [])
         return [span for span in mine if span[1] > span[0]] or mine
+
+    def thoughts(self, message: int) -> list[tuple[int, int]]:
+        """Where reasoning of a message stands."""
+        return [(a, b) for a, b, owner in self.spans if isinstance(owner, Thought) and owner == body(message) and a < b]
 
     def rows_before(self, at: int) -> tuple[int, int]:
         """End and owner of the last row text that ends at or before `at`; (0, TEMPLATE) if none."""

@@ -122,7 +122,7 @@ class Locator:
             if a == b:
                 length += len(a)
                 continue
-            if any(part in self.added.tokens or self.added.is_control(part) or part.isspace() for part in (a, b)):
+            if any(self.added.is_token(part) or part.isspace() for part in (a, b)):
                 return length
             shared = next((a[:at] for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(a, b, key=len))
             shared = shared if shared in (a, b) else shared[: len(shared.rstrip(_LETTERS))]

@@ -16,6 +16,11 @@ UNKNOWN = -2  # from a row, but not clear from where in it
 TOOLS = -3  # from the row's tool schemas
 OPEN, CLOSE = -4, -5  # empty runs: {% generation %} begins, ends
 
+
+class Thought(int):
+    """The owner of reasoning in a message; equal to the owner of the message's other text."""
+
+
 Runs = tuple[tuple[int, int], ...]
 
 
