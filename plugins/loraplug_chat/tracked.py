@@ -242,7 +242,7 @@ def track(value: Any, owner: int) -> Any:
 def owners(value: Any) -> set[int]:
     """Whose text is in `value`, which may be nested; the template's own does not count."""
     if isinstance(value, Tracked):
-        return {owner for owner, _ in value.runs} - {TEMPLATE, OPEN, CLOSE}
+        return {owner for owner, length in value.runs if length} - {TEMPLATE, OPEN, CLOSE}
     if isinstance(value, TrackedDict | TrackedList):
         return {value._owner}
     if isinstance(value, Mapping):
