@@ -18,6 +18,7 @@ from loraplug.errors import InputError
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
 from loraplug.stages import observer, stage
+from loraplug_rows.labels import check_labels
 from loraplug_rows.split import split
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Pipeline:
             rows = self.recipe.dataset.load(self.run)
             if len(rows) == 0:
                 raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
+            self._check_labels(rows, "dataset")
             self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(rows.column_names)}")
             return rows
 
@@ -104,7 +106,12 @@ class Pipeline:
             raise InputError("no such file or folder", where=f"validation.path: {wanted.path}")
         source = "disk" if wanted.path.is_dir() else wanted.path.suffix.removeprefix(".")
         held = self.registry.find("dataset", source)(path=wanted.path).load(self.run)  # type: ignore[call-arg, attr-defined]
+        self._check_labels(held, "validation")
         return rows, held
+
+    def _check_labels(self, rows: Dataset, where: str) -> None:
+        trainer = self.recipe.trainer
+        check_labels(rows, trainer.consumes, where, f"the trainer {trainer.name}")
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Rows as token ids and labels."""
@@ -112,6 +119,9 @@ class Pipeline:
             encoded = self.recipe.formatter.encode(rows, tokenizer, self.run)
             if len(encoded) == 0:
                 raise InputError("left no row to train on", where="formatter", todo="see `loraplug preview` for why")
+            if "token_weights" in encoded.column_names and "token_weights" not in self.recipe.trainer.consumes:
+                what = f"rows give tokens weights, which the trainer {self.recipe.trainer.name} does not heed"
+                raise InputError(what, where="formatter", todo="take weights other than 0 and 1 out of the data")
             return encoded
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:

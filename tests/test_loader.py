@@ -27,9 +27,7 @@ def test_a_folder_is_loaded_as_it_is(tiny_model: Path, run: Run) -> None:
     assert loader.base(run) == tiny_model
 
 
-def test_auto_asks_the_hardware_or_the_environment(
-    tiny_model: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_asks_the_hardware_or_the_environment(tiny_model: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 with matrix units for it, else float32; LORAPLUG_AUTO_DTYPE takes the hardware's place."""
     import torch
 

@@ -25,21 +25,23 @@ class ChatTemplate(Encoding):
     name = "chat-template"
 
     train_on: Annotated[
-        TrainOn, Doc("train every assistant turn, only the last one, or every token; `train: false` on a message holds")
+        TrainOn, Doc("train every assistant turn, only the last one, or every token; `weight` on a message holds")
     ] = "assistant"
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """See `Encoding.reader`."""
         if shape == "text":
             raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
+        from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
         masker = Masker.of(tokenizer)
+        forms = Forms(masker.template)
 
         def encode(talk: Conversation) -> Encoded:
             return masker.encode(talk, self.train_on)
 
         def read(row: Mapping[str, Any], index: int) -> tuple[Conversation | None, Callable[[Any], Encoded]]:
-            return conversation(row, shape, index), encode
+            return forms.fit(conversation(row, shape, index)), encode
 
         return read

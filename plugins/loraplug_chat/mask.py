@@ -7,6 +7,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from loraplug import Conversation, InputError
+from loraplug_chat.calls import calls_written
 from loraplug_chat.choices import TrainOn
 from loraplug_chat.marks import Added, View
 from loraplug_chat.shapes import Shape, Shapes
@@ -23,7 +24,7 @@ class Encoded:
 
     Attributes:
         ids: token ids, length L.
-        trained: for each token whether it is trained, length L.
+        trained: for each token its weight in the loss, length L; 0 or False where it is not trained.
         same_prompts: whether each trained turn stands behind exactly what inference would put there.
         stops: whether every trained turn ends in a token that makes the model stop.
         hostile: whether the row brought text that looks like control tokens.
@@ -32,7 +33,7 @@ class Encoded:
     """
 
     ids: list[int]
-    trained: list[bool]
+    trained: list[float]
     same_prompts: bool
     stops: bool
     hostile: bool
@@ -84,7 +85,7 @@ class Masker:
             view, turns = self._proved(talk, train_on)
         if train_on == "all":
             return self._all(talk, view)
-        return self._encoded(view, turns)
+        return self._encoded(talk, view, turns)
 
     def _proved(self, talk: Talk, train_on: TrainOn) -> tuple[View, list[Turn]]:
         """Text and turns the long way."""
@@ -93,6 +94,8 @@ class Masker:
         if not str.__eq__(tracked, text) or (self._unseen(talk) and text != self.template.whole(talk)):
             raise InputError("the chat template gives another text when it is followed", where=talk.id)
         view = View.of(tracked, self.tokens.added, talk.id)
+        if any("tool_calls" in message for message in talk.messages):
+            calls_written(talk, self.template)
         wanted = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant" and talk.wanted[i]]
         if train_on == "last-assistant":
             wanted = wanted[-1:]
@@ -120,15 +123,15 @@ class Masker:
             return None
         return shape.fill(talk)
 
-    def _encoded(self, view: View, turns: list[Turn]) -> Encoded:
+    def _encoded(self, talk: Talk, view: View, turns: list[Turn]) -> Encoded:
         ids, index, forced = self.tokens.encode(view, [turn.start for turn in turns], [turn.end for turn in turns])
-        trained = [False] * len(ids)
+        trained: list[float] = [False] * len(ids)
         for turn in turns:
             first, last = index[turn.start], index[turn.end]
-            trained[first:last] = [True] * (last - first)
+            trained[first:last] = [talk.wanted[turn.message]] * (last - first)
             if turn.handover is not None:
                 ids.append(turn.handover)
-                trained.append(True)
+                trained.append(talk.wanted[turn.message])
         same = all(turn.same_prompt for turn in turns) and not (forced and len(turns) > 1)
         return Encoded(
             ids,
@@ -150,17 +153,17 @@ class Masker:
         return True
 
     def _all(self, talk: Talk, view: View) -> Encoded:
-        """Everything trained but the text of messages that are not to be."""
-        barred = [span for i, want in enumerate(talk.wanted) if not want for span in view.bodies(i)]
-        ids, index, _ = self.tokens.encode(view, [], [place for span in barred for place in span])
-        trained = [True] * len(ids)
-        for a, b in barred:
-            trained[index[a] : index[b]] = [False] * (index[b] - index[a])
+        """Everything trained, the text of messages by their weights."""
+        weighted = [(*span, want) for i, want in enumerate(talk.wanted) if want != 1 for span in view.bodies(i)]
+        ids, index, _ = self.tokens.encode(view, [], [place for a, b, _ in weighted for place in (a, b)])
+        trained: list[float] = [True] * len(ids)
+        for a, b, want in weighted:
+            trained[index[a] : index[b]] = [want] * (index[b] - index[a])
         return Encoded(ids, trained, True, True, bool(view.lookalikes), False, [])
 
 
 def _key(talk: Talk, train_on: str) -> Any:
-    return train_on, tuple(message["role"] for message in talk.messages), tuple(talk.wanted)
+    return train_on, tuple(message["role"] for message in talk.messages), tuple(map(bool, talk.wanted))
 
 
 def _frames(template: Template) -> list[str]:

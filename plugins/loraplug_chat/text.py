@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Conversation, Doc, InputError, conversation
+from loraplug import Conversation, Doc, InputError, check_row, conversation
 from loraplug_chat.encoding import Encoding
 
 if TYPE_CHECKING:
@@ -45,16 +45,19 @@ class Text(Encoding):
             before, after = (row["prompt"], row["completion"]) if shape == "prompt-completion" else ("", row["text"])
             if not isinstance(before, str) or not isinstance(after, str) or not after:
                 raise InputError("a text is missing, empty or not text")
+            check_row(row)
             return None, lambda _: plain.encode(before, after)
 
         return read
 
     def _chats(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
+        from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
         masker = Masker.of(tokenizer)
+        forms = Forms(masker.template)
 
         def encode(talk: Conversation) -> Encoded:
             return masker.encode(talk, "assistant" if shape == "prompt-completion" else "all")
 
-        return lambda row, index: (conversation(row, shape, index), encode)
+        return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)

@@ -204,13 +204,17 @@ class TrackedList(list[Any]):
     __str__ = __repr__
 
 
+class PrintedPartsError(TypeError):
+    """A template printed a list of parts as if it were text."""
+
+
 class Parts(TrackedList):
     """A message's content as a list of parts, which a template has to take apart."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        raise TypeError("the content is a list of parts, and the template would print it as one")
+        raise PrintedPartsError("the content is a list of parts, and the template would print it as one")
 
     __str__ = __repr__
 

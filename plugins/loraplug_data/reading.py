@@ -78,7 +78,7 @@ def rows_to_dataset(read: Callable[[], Iterator[dict[str, Any]]], path: Path, ru
     """
     import hashlib
 
-    from datasets import Dataset, Features, disable_progress_bars
+    from datasets import Dataset, Features, Json, disable_progress_bars
 
     disable_progress_bars()
     types: dict[str, set[type]] = {}
@@ -92,14 +92,23 @@ def rows_to_dataset(read: Callable[[], Iterator[dict[str, Any]]], path: Path, ru
     features = Features({key: _feature(found - {type(None)}) for key, found in types.items()})
     keys = tuple(types)  # a list would be taken for shards to divide
     cache = str(run.cache / "rows")
+    nested = tuple(key for key in keys if isinstance(features[key], Json))
+    given = {"read": read, "keys": keys, "nested": nested}
     return Dataset.from_generator(
-        _whole, features, cache_dir=cache, gen_kwargs={"read": read, "keys": keys}, fingerprint=digest
+        _whole, features, cache_dir=cache, gen_kwargs=given, fingerprint=f"exact-{digest[:58]}"
     )
 
 
-def _whole(read: Callable[[], Iterator[dict[str, Any]]], keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _whole(
+    read: Callable[[], Iterator[dict[str, Any]]], keys: tuple[str, ...], nested: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
+    """Every row with all keys; what goes into `Json` columns as JSON, as `datasets` would round numbers in it."""
     for row in read():
-        yield {key: row.get(key) for key in keys}
+        made = {key: row.get(key) for key in keys}
+        for key in nested:
+            if made[key] is not None:
+                made[key] = json.dumps(made[key], ensure_ascii=False)
+        yield made
 
 
 def _feature(found: set[type]) -> Any:

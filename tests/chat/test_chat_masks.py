@@ -54,7 +54,7 @@ def test_ids_and_prompts_are_those_of_inference(kind: str, name: str) -> None:
         try:
             encoded = masker.encode(talk(title))
         except InputError as error:
-            assert "refuses it" in str(error) or "cannot prove" in str(error)
+            assert any(said in str(error) for said in ("refuses it", "cannot prove", "leaves out a call"))
             continue
         if not encoded.forced:
             assert encoded.ids == inference(tokenizer, talk(title)), title
