@@ -16,7 +16,7 @@ from transformers import PrinterCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from loraplug import LoraplugError, Run
+from loraplug import LoraplugError, Run, mixed_precision
 from loraplug_sft import kernel, order
 from loraplug_sft.checkpoints import Checkpoint
 
@@ -56,15 +56,16 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         self.optimizer: Any
         self.resumed: Checkpoint | None = None
         self.plus_ratio: float | None = options.pop("plus_ratio", None)
-        adapters = {parameter: parameter.data for parameter in options["model"].parameters() if parameter.requires_grad}
+        model = options["model"]
+        dtype = next(one.dtype for one in model.parameters() if one.is_floating_point() and not one.requires_grad)
+        adapters = {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
         super().__init__(**options)
         # no DistributedDataParallel: gradients are added up here, once a step
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
-        # trl casts the adapters of a quantised model to bf16 whatever the hardware: on a CPU without bf16 units that
-        # costs 1.6 times, and AdamW's small updates are lost in 8 bits of mantissa
-        for parameter, data in adapters.items():
-            parameter.data = data.float()
+        for parameter, data in adapters.items():  # trl casts those of a quantised model to bf16
+            parameter.data = data
+        mixed_precision(model, dtype)  # the outermost of what is wrapped around the base's forward
         self.one_document = self.data_collator
         self.documents = DataCollatorForLanguageModeling(self.processing_class.pad_token_id, padding_free=True)
         self.step_rows: list[str] = []

@@ -65,7 +65,7 @@ def prompts(rows: Dataset, count: int) -> list[list[int]]:
 
 
 def answers(trainer: LoraTrainer, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> list[str]:
-    """Greedy answers, as text; under the autocast of training, as trained modules are float32 in a bfloat16 model."""
+    """Greedy answers, as text."""
     import torch
 
     texts, model = [], trainer.model
@@ -73,7 +73,7 @@ def answers(trainer: LoraTrainer, tokenizer: PreTrainedTokenizerBase, prompts: S
     model.eval()
     for ids in prompts:
         given = torch.tensor([ids], device=model.device)
-        with torch.no_grad(), trainer.accelerator.autocast():
+        with torch.no_grad():
             out = model.generate(
                 input_ids=given,
                 attention_mask=torch.ones_like(given),

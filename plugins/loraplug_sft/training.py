@@ -194,7 +194,6 @@ def _layout(options: Sft, run: Run, adapted: Any, lengths: list[int], fast: bool
 
 
 def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layout: Layout) -> SFTConfig:
-    import torch
     from trl import SFTConfig
 
     return SFTConfig(
@@ -211,7 +210,7 @@ def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layou
         max_grad_norm=options.max_grad_norm,
         neftune_noise_alpha=options.neftune_alpha,
         activation_checkpointing=layout.checkpointing,
-        bf16=model.dtype == torch.bfloat16,
+        bf16=False,  # `mixed_precision` does it, for answers and validation too
         use_cpu=model.device.type == "cpu",
         average_tokens_across_devices=False,
         # rows come encoded, masked and cut to length: trl is to take them as they are
