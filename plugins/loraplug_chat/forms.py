@@ -15,7 +15,9 @@ from typing import Any
 from attrs import define, evolve, field
 
 from loraplug import Conversation, InputError
+from loraplug_chat.reasoning import KEYS
 from loraplug_chat.template import NOT_RENDERED, Talk, Template
+from loraplug_chat.thoughts import ThoughtForm
 
 _SAID, _KEY, _VALUE, _NAME, _ID = "Probe said", "probe_key", "probe value", "probe_tool", "probe1234"
 _SCHEMA = {
@@ -28,7 +30,6 @@ _SCHEMA = {
 }
 _MISSING = object()
 _TRIES = 20  # rows a key may go without effect before it is taken to have none
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 _CALL_KEYS = {"id", "type", "function"}
 _OF_CALL, _OF_FUNCTION, _OF_PART = "tool_calls[].", "tool_calls[].function.", "content[]."
 _FALLBACKS = {"developer": ("system",), "tool": ("ipython", "observation", "function")}
@@ -84,6 +85,7 @@ class Forms:
         return evolve(talk, messages=messages, tools=tools, roles=roles, unread=frozenset(unread))
 
     def _fitted(self, message: dict[str, Any], roles: dict[str, str]) -> dict[str, Any]:
+        message = self._thoughts.fit(message)
         role = self._role(message["role"])
         if role != message["role"]:
             roles[message["role"]] = role
@@ -151,9 +153,13 @@ class Forms:
         """Whether the template may read a key of a message or of a tool call: it names it, or writes whole tables."""
         if key not in self._read:
             where, name = _place(key)
-            names = {name, "reasoning_content", "thinking"} if key in _REASONING else {name}
+            names = {name, "reasoning_content", "thinking"} if key in KEYS else {name}
             self._read[key] = where != _OF_PART and (not names.isdisjoint(self._words) or self._dumps[where])
         return self._read[key]
+
+    @cached_property
+    def _thoughts(self) -> ThoughtForm:
+        return ThoughtForm(self.template)
 
     @cached_property
     def _words(self) -> frozenset[str]:

@@ -29,7 +29,8 @@ class Report:
         counts: `kept`, `truncated`, `tokens`, `trained`, and of kept rows: `other_prompts` (a trained turn stands
             behind something else than inference would put there), `endless` (a trained turn without a token to stop),
             `lookalikes` (text of control tokens in the row, made plain), `weighted` (a token has a weight other than 0
-            and 1), `empty` (a trained answer says nothing), `packs`.
+            and 1), `empty` (a trained answer says nothing), `dropped_earlier` and `dropped_last` (the template leaves
+            out reasoning of earlier answers, or of the last one), `packs`.
         columns: columns that nothing reads to the number of rows that fill them.
         keys: keys of messages that nothing reads to the number of rows that have them.
         roles: `name as role` for roles that rows call otherwise, to the number of rows.
@@ -71,6 +72,8 @@ class Report:
         self.counts["other_prompts"] += not row.same_prompts
         self.counts["endless"] += not row.stops
         self.counts["lookalikes"] += row.hostile
+        if row.dropped:
+            self.counts[f"dropped_{row.dropped}"] += 1
 
     def add(self, other: Report) -> None:
         """Add what was counted of further rows."""
@@ -147,6 +150,13 @@ def tell(report: Mapping[str, Any], run: Run) -> None:
         run.warn(
             f"in {count['other_prompts']} rows a trained turn stands behind a prompt that inference would write "
             "otherwise: the template rewrites earlier turns, or begins an answer with what it leaves out later"
+        )
+    if count["dropped_earlier"]:
+        run.say(f"in {count['dropped_earlier']} rows the chat template leaves out the reasoning of earlier answers")
+    if count["dropped_last"]:
+        run.warn(
+            f"in {count['dropped_last']} rows the chat template leaves out the reasoning of the last answer, "
+            "so it cannot be trained"
         )
     if count["endless"]:
         run.warn(

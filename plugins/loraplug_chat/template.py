@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define
 
 from loraplug import Conversation, InputError
+from loraplug_chat import reasoning
 from loraplug_chat.tracked import (
     CLOSE,
     OPEN,
@@ -19,6 +20,7 @@ from loraplug_chat.tracked import (
     Parts,
     PrintedPartsError,
     Runs,
+    Thought,
     Tracked,
     TrackedDict,
     TrackedList,
@@ -148,6 +150,11 @@ class Template:
             if isinstance(content := messages[-1].get("content"), TrackedList):
                 messages[-1]["content"] = Parts(content)
                 messages[-1]["content"]._owner = body(index)
+            elif isinstance(content, str):
+                messages[-1]["content"] = _content(speaker, content, index)
+            for key in reasoning.KEYS:
+                if isinstance(thought := messages[-1].get(key), str):
+                    messages[-1][key] = Tracked(thought, ((Thought(body(index)), len(thought)),))
         return self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
 
     def sealed(self, talk: Talk, messages: list[Any], *, prompt: bool) -> Tracked:
@@ -178,9 +185,19 @@ def _usual(speaker: str, content: str, index: int) -> TrackedDict:
     """`track` for a message of role and text alone, which most are."""
     made = TrackedDict()
     made["role"] = Tracked(speaker, ((role(index), len(speaker)),))
-    made["content"] = Tracked(content, ((body(index), len(content)),))
+    made["content"] = _content(speaker, content, index)
     made._owner = body(index)
     return made
+
+
+def _content(speaker: Any, content: str, index: int) -> Tracked:
+    """A content, in which reasoning has an owner of its own."""
+    found = reasoning.block(content) if speaker == "assistant" else None
+    if found is None:
+        return Tracked(content, ((body(index), len(content)),))
+    begin, end = found
+    runs = ((body(index), begin), (Thought(body(index)), end - begin), (body(index), len(content) - end))
+    return Tracked(content, tuple(run for run in runs if run[1]))
 
 
 def _sealable(tree: Any) -> bool:
@@ -285,7 +302,8 @@ def merged(runs: Runs) -> list[tuple[int, int, int]]:
     spans: list[tuple[int, int, int]] = []
     at = 0
     for owner, length in runs:
-        if spans and length and spans[-1][2] == owner and spans[-1][1] == at:
+        like = spans and spans[-1][2] == owner and type(spans[-1][2]) is type(owner)
+        if like and length and spans[-1][1] == at:
             spans[-1] = (spans[-1][0], at + length, owner)
         elif length or owner not in (TEMPLATE, UNKNOWN):
             spans.append((at, at + length, owner))

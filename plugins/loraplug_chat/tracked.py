@@ -16,6 +16,11 @@ UNKNOWN = -2  # from a row, but not clear from where in it
 TOOLS = -3  # from the row's tool schemas
 OPEN, CLOSE = -4, -5  # empty runs: {% generation %} begins, ends
 
+
+class Thought(int):
+    """The owner of reasoning in a message; equal to the owner of the message's other text."""
+
+
 Runs = tuple[tuple[int, int], ...]
 
 
@@ -237,7 +242,7 @@ def track(value: Any, owner: int) -> Any:
 def owners(value: Any) -> set[int]:
     """Whose text is in `value`, which may be nested; the template's own does not count."""
     if isinstance(value, Tracked):
-        return {owner for owner, _ in value.runs} - {TEMPLATE, OPEN, CLOSE}
+        return {owner for owner, length in value.runs if length} - {TEMPLATE, OPEN, CLOSE}
     if isinstance(value, TrackedDict | TrackedList):
         return {value._owner}
     if isinstance(value, Mapping):

@@ -92,7 +92,8 @@ def test_every_template_trains_or_says_why(name: str) -> None:
                 assert error.what
                 continue
             done += 1
-            assert encoded.stops
+            # GLM-4 hands over by the header of the next turn; an answer behind an answer is not handed over
+            assert encoded.stops or (name.startswith("glm4moe") and title == "same role")
             for text in said(tokenizer, encoded):
                 assert text.strip()
             answers = [m for m in conversation.messages if m["role"] == "assistant"]
