@@ -22,6 +22,8 @@ from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.open import Opened, find_exporter, open_model
 from loraplug.registry import Entry, Registry, load_registry
+from loraplug_adapters.load import load_adapter
+from loraplug_adapters.precision import mixed_precision
 from loraplug_rows.conversation import Conversation
 from loraplug_rows.nulls import iter_rows
 from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
@@ -33,6 +35,7 @@ __all__ = [
     "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
     "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
     "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "check_row",
-    "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "load_registry", "only_one", "open_model",
+    "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "load_adapter", "load_registry",
+    "mixed_precision", "only_one", "open_model",
     "options", "row_id", "shape_of", "unread_columns", "working_on",
 ]  # fmt: skip
