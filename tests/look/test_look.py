@@ -52,7 +52,8 @@ def chats(tmp_path: Path, tiny_model: Path) -> Path:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         f'run_name = "look"\n[dataset]\nuse = "json"\npath = "rows.json"\n[formatter]\nuse = "chat-template"\n'
-        f'max_length = 512\n[model]\nuse = "transformers"\nid = "{tiny_model}"\n[trainer]\nuse = "sft"\n'
+        f'max_length = 512\n[model]\nuse = "transformers"\nid = "{tiny_model}"\ndtype = "float32"\n'
+        '[trainer]\nuse = "sft"\n'
         '[[exporter]]\nuse = "adapter"\n',
         encoding="utf-8",
     )

@@ -22,6 +22,7 @@ max_length = 256
 [model]
 use = "transformers"
 id = '{model}'
+dtype = "float32"
 [trainer]
 use = "sft"
 max_steps = 4
