@@ -94,8 +94,9 @@ class Formatter(Component):
 
         Returns:
             A data set with `input_ids` (list of int, length L), `labels` (list of int, length L; -100 = not trained),
-            `row` (list of str, the ids of the rows inside) and, where rows were packed together, `seq_lengths`
-            (list of int, summing to L). Rows left out are counted and told through `run`.
+            `row` (list of str, the ids of the rows inside), where rows were packed together `seq_lengths` (list of int,
+            summing to L), and where a token has a weight other than 0 and 1 `token_weights` (list of float, length L:
+            the factor of its loss; 0 where not trained). Rows left out are counted and told through `run`.
 
         Raises:
             InputError: the rows cannot be encoded, naming the row.
@@ -175,10 +176,16 @@ class Estimate:
 
 
 class Trainer(Component):
-    """Trains adapters on encoded rows."""
+    """Trains adapters on encoded rows.
+
+    `consumes` names what it heeds beyond tokens and labels: the encoded column `token_weights`, and columns of rows
+    that judge answers (`chosen`, `rejected`, `label`, `score` …). Data with such a column is refused where the trainer
+    does not name it, as it would be trained as if the column were not there.
+    """
 
     __slots__ = ()
     kind: ClassVar[str] = "trainer"
+    consumes: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def train(

@@ -31,6 +31,7 @@ from loraplug.state import (
     worth_keeping,
 )
 from loraplug.validation import validation_source
+from loraplug_rows.labels import check_labels
 from loraplug_rows.split import split
 from loraplug_tables.secrets import redacted
 
@@ -125,6 +126,7 @@ class Pipeline:
             rows = self.recipe.dataset.load(self.run)
             if len(rows) == 0:
                 raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
+            self._check_labels(rows, "dataset")
             self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(rows.column_names)}")
             return rows
 
@@ -136,6 +138,7 @@ class Pipeline:
         if wanted.path is None:
             return split(rows, wanted, self.run)
         held = self._held(wanted)
+        self._check_labels(held, "validation")
         return rows, held
 
     def _held(self, wanted: Validation) -> Dataset:
@@ -154,12 +157,19 @@ class Pipeline:
         self.run.say(f"validation: {len(held)} rows, {shape}")
         return held
 
+    def _check_labels(self, rows: Dataset, where: str) -> None:
+        trainer = self.recipe.trainer
+        check_labels(rows, trainer.consumes, where, f"the trainer {trainer.name}")
+
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Rows as token ids and labels."""
         with self._stage("formatter", self.recipe.formatter):
             encoded = self.recipe.formatter.encode(rows, tokenizer, self.run)
             if len(encoded) == 0:
                 raise InputError("left no row to train on", where="formatter", todo="see `loraplug preview` for why")
+            if "token_weights" in encoded.column_names and "token_weights" not in self.recipe.trainer.consumes:
+                what = f"rows give tokens weights, which the trainer {self.recipe.trainer.name} does not heed"
+                raise InputError(what, where="formatter", todo="take weights other than 0 and 1 out of the data")
             return encoded
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:

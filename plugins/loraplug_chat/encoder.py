@@ -19,10 +19,11 @@ class MaskEncoder:
 
     masker: Masker
     train_on: TrainOn
+    train_reasoning: bool = True
 
     def __call__(self, talk: Conversation) -> Encoded:
         """Ids and mask, proved."""
-        return self.masker.encode(talk, self.train_on)
+        return self.masker.encode(talk, self.train_on, self.train_reasoning)
 
     def fits(self, talk: Conversation, most: int) -> bool:
         """Whether the text has at most `most` tokens. Of a much longer text only the beginning is looked at."""

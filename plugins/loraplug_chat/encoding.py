@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attrs import define, field, frozen, validators
 from attrs import field as option
+from attrs import frozen, validators
 
-from loraplug import Conversation, Doc, Formatter, InputError, Progress, Run, row_id, shape_of
+from loraplug import (
+    Conversation,
+    Doc,
+    Formatter,
+    InputError,
+    Progress,
+    Run,
+    iter_rows,
+    row_id,
+    shape_of,
+    unread_columns,
+)
 from loraplug_chat.choices import Policy
-from loraplug_chat.overlong import LONGER, MANY, Fitted, TalkEncoder, account, shortened, too_long
+from loraplug_chat.overlong import LONGER, MANY, Fitted, TalkEncoder, shortened, too_long
 from loraplug_chat.packing import isolates
+from loraplug_chat.report import Part, Report, tell
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +38,8 @@ if TYPE_CHECKING:
 
     Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, TalkEncoder | PlainRow]]
 
-SAMPLES, EXAMPLES = 8, 3
+SAMPLES = 8
+_NOTHING = "see that rows hold an answer, and that `weight` and `train_on` leave one to train"
 
 
 @frozen
@@ -76,15 +88,17 @@ class Encoding(Formatter):
             lines = fresh.with_name(f"{fresh.name}.lines")
             try:
                 report = self._write(rows, tokenizer, run, lines)
+                weighted = bool(report.counts["weighted"])
                 if packing:
-                    packs = store.packed(lines, report.lengths, self.max_length, fresh)
-                    report.counts["packs"] = len(packs)
-                (fresh if packing else lines).replace(place)
+                    report.counts["packs"] = store.packed(lines, report.lengths, self.max_length, fresh, weighted)
+                elif weighted:
+                    store.weighted(lines, fresh)
+                (fresh if packing or weighted else lines).replace(place)
             finally:
                 fresh.unlink(missing_ok=True)
                 lines.unlink(missing_ok=True)
             encoded, told = store.read(place, report.table(packing))
-        _tell(told, run)
+        tell(told, run)
         return encoded
 
     def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
@@ -114,9 +128,11 @@ class Encoding(Formatter):
         from loraplug_chat import store
 
         part, writer = Part(path, Report(len(rows))), store.Writer(path)
-        for index, row in enumerate(_each(rows), first):
+        unread = unread_columns(rows.column_names, shape_of(rows.column_names))
+        for index, row in enumerate(iter_rows(rows), first):
             if bar is not None:
                 bar.advance(1)
+            part.report.columns.update(name for name in unread if row[name] is not None)
             for line in self._lines(row, index, read, part.report, part.samples):
                 writer.add(line)
         writer.close()
@@ -139,13 +155,15 @@ class Encoding(Formatter):
         except InputError as error:
             report.lose(name, error.what, error.todo)
             return
+        if talk is not None:
+            report.note(talk)
         if fitted is None:
             raise too_long(encoded, name, self.max_length)
         if not fitted.rows:
             report.lose(name, fitted.reason, LONGER)
             return
-        if not all(True in part.trained[1:] for part in fitted.rows):
-            report.lose(name, "no trained token is left", LONGER if fitted.counts else None)
+        if not all(any(part.trained[1:]) for part in fitted.rows):
+            report.lose(name, "no trained token is left", LONGER if fitted.counts else _NOTHING)
             return
         if fitted.talk is not None and len(samples) < SAMPLES:
             samples.append((fitted.talk, fitted.rows[0]))
@@ -161,127 +179,3 @@ class Encoding(Formatter):
         if talk is not None and len(talk.messages) > MANY and not encode.fits(talk, self.max_length):  # type: ignore[attr-defined]
             return None
         return encode(talk)
-
-
-@define
-class Report:
-    """What became of the rows.
-
-    Attributes:
-        rows: how many there were.
-        lost: reason to number of rows; `examples` to the first few row names, `advice` to what to do about it.
-        counts: `kept`, `truncated`, `tokens`, `trained`, and of kept rows: `other_prompts` (a trained turn stands
-            behind something else than inference would put there), `endless` (a trained turn without a token to stop),
-            `lookalikes` (text of control tokens in the row, made plain), `packs`, and those of `overlong.Fitted`.
-    """
-
-    rows: int
-    lost: Counter[str] = field(factory=Counter)
-    examples: dict[str, list[str]] = field(factory=dict)
-    advice: dict[str, str] = field(factory=dict)
-    counts: Counter[str] = field(factory=Counter)
-    lengths: list[int] = field(factory=list)
-
-    def lose(self, row: str, reason: str, todo: str | None = None) -> None:
-        """Count a row that is left out."""
-        self.lost[reason] += 1
-        self._example(reason, row)
-        if todo:
-            self.advice.setdefault(reason, todo)
-
-    def shorten(self, row: str, counts: Mapping[str, int]) -> None:
-        """Count what a row that is kept has lost, or that it was split."""
-        self.counts.update(counts)
-        for what in ("truncated", "split"):
-            if counts.get(what):
-                self._example(what, row)
-
-    def _example(self, what: str, row: str) -> None:
-        names = self.examples.setdefault(what, [])
-        if len(names) < EXAMPLES:
-            names.append(row)
-
-    def take(self, row: Encoded) -> None:
-        """Count a row that is kept."""
-        self.counts["kept"] += 1
-        self.counts["tokens"] += len(row.ids)
-        self.counts["trained"] += row.trained.count(True)
-        self.counts["other_prompts"] += not row.same_prompts
-        self.counts["endless"] += not row.stops
-        self.counts["lookalikes"] += row.hostile
-
-    def check(self, most: float) -> None:
-        """Raise InputError if more than this share was lost, or all."""
-        lost = sum(self.lost.values())
-        if self.rows and (lost > most * self.rows or not self.counts["kept"]):
-            worst = self.lost.most_common(5)
-            reasons = "; ".join(f"{count} rows: {why} ({', '.join(self.examples[why])} …)" for why, count in worst)
-            todo = "; ".join(dict.fromkeys(self.advice[why] for why, _ in worst if why in self.advice))
-            raise InputError(
-                f"{lost} of {self.rows} rows cannot be used: {reasons}",
-                where="formatter",
-                todo=f"{todo or 'mend the rows'}" + "; or allow it with max_lost" * bool(self.counts["kept"]),
-            )
-
-    def table(self, packed: bool) -> dict[str, Any]:
-        """For the file beside the rows."""
-        listed = {name: getattr(self, name) for name in ("lost", "examples", "advice")}
-        return {"rows": self.rows, **listed, **self.counts, "packed": packed}
-
-
-@define
-class Part:
-    """Some of the rows, encoded: their file, what became of them, and the first few for the gate."""
-
-    path: Path
-    report: Report
-    samples: list[gate.Sample] = field(factory=list)
-
-    def take(self, part: Part) -> None:
-        """Add what another part counted."""
-        ours, theirs = self.report, part.report
-        ours.rows += theirs.rows
-        ours.lost.update(theirs.lost)
-        ours.counts.update(theirs.counts)
-        ours.lengths += theirs.lengths
-        ours.advice = {**theirs.advice, **ours.advice}
-        for reason, names in theirs.examples.items():
-            ours.examples[reason] = (ours.examples.get(reason, []) + names)[:EXAMPLES]
-        self.samples = (self.samples + part.samples)[:SAMPLES]
-
-
-def _each(rows: Dataset) -> Iterator[dict[str, Any]]:
-    from loraplug_chat.store import ROWS_A_BATCH
-
-    for batch in rows.with_format(None).iter(batch_size=ROWS_A_BATCH):
-        names = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(names, values, strict=True))
-
-
-def _tell(report: Mapping[str, Any], run: Run) -> None:
-    count = Counter({key: value for key, value in report.items() if isinstance(value, int)})
-    if count["truncated"]:
-        run.warn(account(count, report["examples"]["truncated"]))
-    share = count["trained"] / max(count["tokens"], 1)
-    text = f"{count['kept'] - count['pieces'] + count['split']} of {report['rows']} rows, {count['tokens']} tokens, "
-    text += f"{share:.0%} of them trained"
-    if count["split"]:
-        text += f", {count['split']} long texts split into {count['pieces']} rows"
-        text += f" ({', '.join(report['examples']['split'])} …)"
-    text += f", {count['truncated']} rows truncated" if count["truncated"] else ""
-    run.say(f"encoded {text}" + (f", in {count['packs']} packs" if report["packed"] else ""))
-    for reason, number in report["lost"].items():
-        todo = f"; {report['advice'][reason]}" if reason in report["advice"] else ""
-        run.warn(f"left out {number} rows: {reason} ({', '.join(report['examples'][reason])} …){todo}")
-    if count["other_prompts"]:
-        run.warn(
-            f"in {count['other_prompts']} rows a trained turn stands behind a prompt that inference would write "
-            "otherwise: the template rewrites earlier turns, or begins an answer with what it leaves out later"
-        )
-    if count["endless"]:
-        run.warn(
-            f"in {count['endless']} rows the template writes no end-of-turn token, so the model cannot learn to stop"
-        )
-    if count["lookalikes"]:
-        run.say(f"{count['lookalikes']} rows hold text that looks like control tokens; it was made plain text")

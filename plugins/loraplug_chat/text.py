@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import field as option
 from attrs import frozen
 
-from loraplug import Conversation, Doc, InputError, conversation, shape_of
+from loraplug import Conversation, Doc, InputError, check_row, conversation, shape_of
 from loraplug_chat.choices import TextPolicy
 from loraplug_chat.encoding import Encoding
 
@@ -57,17 +57,21 @@ class Text(Encoding):
             before, after = (row["prompt"], row["completion"]) if shape == "prompt-completion" else ("", row["text"])
             if not isinstance(before, str) or not isinstance(after, str) or not after:
                 raise InputError("a text is missing, empty or not text")
+            check_row(row)
             return None, PlainRow(plain, before, after)
 
         return read
 
     def _chats(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         from loraplug_chat.encoder import MaskEncoder
+        from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
         self._whole_conversations()
-        encode = MaskEncoder(Masker.of(tokenizer), "assistant" if shape == "prompt-completion" else "all")
-        return lambda row, index: (conversation(row, shape, index), encode)
+        masker = Masker.of(tokenizer)
+        forms = Forms(masker.template)
+        encode = MaskEncoder(masker, "assistant" if shape == "prompt-completion" else "all")
+        return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)
 
     def _whole_conversations(self) -> None:
         if self.overlong == "split":
