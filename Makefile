@@ -22,7 +22,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 docs: $(READY)  ## signatures, option tables and help in docs/, from the code
-	$(BIN)/python -m cogapp -r -I docs docs/options.md docs/commands.md docs/hooks/*.md
+	$(BIN)/python -m cogapp -r -I docs docs/masks.md docs/options.md docs/commands.md docs/hooks/*.md
 
 # torch first: with no torch installed, a range would take the newest build, CUDA and all
 $(READY): pyproject.toml Makefile

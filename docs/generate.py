@@ -71,6 +71,15 @@ def command_help() -> str:
     return "\n" + "\n".join(parts) + "\n"
 
 
+def overlong_table() -> str:
+    """What becomes of rows with more than `max_length` tokens, for each value of `overlong`."""
+    from loraplug_chat.overlong import TABLE
+
+    cells = ["| `overlong` | conversations | prompt and completion as text | plain text |", "|---|---|---|---|"]
+    cells += [f"| `{value}` | {' | '.join(cut)} |" for value, cut in TABLE.items()]
+    return "\n" + "\n".join(cells) + "\n\n"
+
+
 def _helps(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
     short = {"help_option_names": ["-h", "--help"]}
     context = click.Context(command, info_name=name.split()[-1] if parent else name, parent=parent, **short)  # type: ignore[arg-type]

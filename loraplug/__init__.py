@@ -16,21 +16,29 @@ from loraplug.components import (
     Trainer,
     TrainingResult,
 )
-from loraplug.context import Event, Progress, Reporter, Run
+from loraplug.context import Event, Progress, Reporter, Run, published
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
+from loraplug.lock import shareable
 from loraplug.open import Opened, find_exporter, open_model
 from loraplug.registry import Entry, Registry, load_registry
-from loraplug_rows.shapes import Conversation, conversation, row_id, shape_of
+from loraplug_adapters.load import load_adapter
+from loraplug_adapters.precision import mixed_precision
+from loraplug_rows.conversation import Conversation
+from loraplug_rows.nulls import iter_rows
+from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
 from loraplug_tables.options import Doc, Option, options
+from loraplug_tables.secrets import kinds as kinds_of_secrets
+from loraplug_tables.secrets import redact, redacted
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
     "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
-    "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "conversation",
-    "find_exporter", "fresh_place", "hookimpl", "load_registry", "only_one", "open_model", "options", "row_id",
-    "shape_of", "working_on",
+    "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "check_row",
+    "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "kinds_of_secrets", "load_adapter",
+    "load_registry", "mixed_precision", "only_one", "open_model", "options", "published", "redact", "redacted",
+    "row_id", "shape_of", "shareable", "unread_columns", "working_on",
 ]  # fmt: skip

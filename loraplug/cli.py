@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 from loraplug import LoraplugError, Registry, Reporter, Run, __version__, load_registry
+from loraplug_tables.secrets import redact
 
 if TYPE_CHECKING:
+    from loraplug import DatasetSource
     from loraplug.recipe import Recipe
     from loraplug.run import Pipeline
     from loraplug_tables.layers import Layers
@@ -61,11 +64,20 @@ class App(click.Group):
 
         return build(self.read_layers(path, settings), self.registry)
 
+    def source(self, path: Path, settings: tuple[str, ...] = ()) -> tuple[DatasetSource, Run]:
+        """What `[dataset]` of a recipe says, and a run for it; the recipe's other tables may be missing or wrong."""
+        from loraplug.recipe import build_source
+
+        source, name, seed = build_source(self.read_layers(path, settings), self.registry)
+        return source, Run(name, seed, reporter=self.reporter())
+
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""
+        from loraplug.lock import require_secrets
         from loraplug.run import Pipeline
 
         recipe = self.read_recipe(path, settings)
+        require_secrets(recipe, self.registry)
         registry = self.registry.without(recipe.disabled, f"[plugins] disable of {path}")
         return Pipeline(recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
 
@@ -100,7 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(cli.main([word for word in given if word != "--debug"], "loraplug", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        error.show(told := io.StringIO())
+        click.echo(redact(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _stop(f"interrupted\n  next: {_GO_ON}", 130)
@@ -110,14 +123,19 @@ def main(arguments: list[str] | None = None) -> None:
         raise
     except LoraplugError as error:
         if debug:
-            import traceback
-
-            traceback.print_exc()
+            _show_traceback()
         _stop(str(error), error.exit_code)
     except Exception as error:  # a bug of ours or of a plugin, still one block
         if debug:
-            raise
+            _show_traceback()
+            sys.exit(1)
         _stop(_failed(error), 1)
+
+
+def _show_traceback() -> None:
+    import traceback
+
+    click.echo(redact(traceback.format_exc()), err=True, nl=False)
 
 
 def _failed(error: Exception) -> str:
@@ -137,5 +155,5 @@ def _terminated(number: int, frame: object) -> None:  # noqa: ARG001
 
 def _stop(text: str, code: int) -> None:
     click.secho("error: ", fg="red", nl=False, err=True)
-    click.echo(text, err=True)
+    click.echo(redact(text), err=True)
     sys.exit(code)

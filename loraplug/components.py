@@ -38,20 +38,29 @@ class DatasetSource(Component):
     """Yields training rows.
 
     @frozen
-    class CsvSource(DatasetSource):
-        '''Rows of a CSV file, one training example a row.'''
+    class YamlSource(DatasetSource):
+        '''Rows of a YAML file, which is a list of mappings.'''
 
-        name = "csv"
-        path: Annotated[Path, Doc("the CSV file")]
+        name = "yaml"
+        path: Annotated[Path, Doc("the YAML file")]
 
         def load(self, run):
+            import yaml
             from datasets import Dataset
 
-            return Dataset.from_csv(str(self.path))
+            return Dataset.from_list(yaml.safe_load(self.path.read_text()))
     """
 
     __slots__ = ()
     kind: ClassVar[str] = "dataset"
+
+    @classmethod
+    def reads(cls, path: str) -> bool:  # noqa: ARG003
+        """Whether a file, pattern or folder is of the kind that this source reads through its option `path`.
+
+        Asked, by endings alone, for the source of `[validation] path`.
+        """
+        return False
 
     @abstractmethod
     def load(self, run: Run) -> Dataset:
@@ -85,8 +94,9 @@ class Formatter(Component):
 
         Returns:
             A data set with `input_ids` (list of int, length L), `labels` (list of int, length L; -100 = not trained),
-            `row` (list of str, the ids of the rows inside) and, where rows were packed together, `seq_lengths`
-            (list of int, summing to L). Rows left out are counted and told through `run`.
+            `row` (list of str, the ids of the rows inside), where rows were packed together `seq_lengths` (list of int,
+            summing to L), and where a token has a weight other than 0 and 1 `token_weights` (list of float, length L:
+            the factor of its loss; 0 where not trained). Rows left out are counted and told through `run`.
 
         Raises:
             InputError: the rows cannot be encoded, naming the row.
@@ -166,10 +176,16 @@ class Estimate:
 
 
 class Trainer(Component):
-    """Trains adapters on encoded rows."""
+    """Trains adapters on encoded rows.
+
+    `consumes` names what it heeds beyond tokens and labels: the encoded column `token_weights`, and columns of rows
+    that judge answers (`chosen`, `rejected`, `label`, `score` …). Data with such a column is refused where the trainer
+    does not name it, as it would be trained as if the column were not there.
+    """
 
     __slots__ = ()
     kind: ClassVar[str] = "trainer"
+    consumes: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def train(

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
+
+from loraplug import files
+from loraplug.errors import LoraplugError
+from loraplug_tables.secrets import redact, redacted
+
+PUBLISHED = "published.json"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,98}")
+_NOT_TO_BE_REPLACED = re.compile(
+    r"README\.md|adapter_(config\.json|model.*)|config\.json|.*\.safetensors(\.index\.json)?"
+)
 
 
 class Progress:
@@ -65,6 +78,8 @@ class Run:
     """One run of a recipe, as its components see it. `name` is a plain file name; `seed` seeds all that draws.
 
     `outputs` holds adapters/, merged/, runs/ …; `cache` what can be made again: downloads, clones, dequantised bases.
+    `date` is the local time at which the run was begun: a chat template that writes the date is given this one, also
+    when the run goes on another day. What is said, warned of and told to observers is rid of secrets.
     """
 
     name: str
@@ -73,6 +88,7 @@ class Run:
     cache: Path = field(factory=default_cache)
     reporter: Reporter = field(factory=Reporter)
     observe: Callable[[Event], None] = _no_observers
+    date: datetime = field(factory=lambda: datetime.now().replace(microsecond=0))
 
     @property
     def folder(self) -> Path:
@@ -81,11 +97,11 @@ class Run:
 
     def say(self, text: str) -> None:
         """Tell something the user would want to know."""
-        self.reporter.say(text)
+        self.reporter.say(redact(text))
 
     def warn(self, text: str) -> None:
         """Tell something the user may have to act on."""
-        self.reporter.warn(text)
+        self.reporter.warn(redact(text))
 
     def progress(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
         """Show a count up to `total` while the context is open."""
@@ -93,4 +109,48 @@ class Run:
 
     def emit(self, kind: str, **data: Any) -> None:
         """Tell observers; `metrics` events carry `step` and figures, `artefact` events `name` and `path`."""
-        self.observe(Event(kind, self.name, data))
+        self.observe(Event(kind, self.name, redacted(data)))
+
+    def publish(self, path: Path, name: str | None = None) -> None:
+        """Have a file go beside the adapter, and to where exporters push it; nothing else in the run's folder does.
+
+        The run remembers it when it goes on after a kill. The file may be written again later.
+
+        Args:
+            path: a whole file, in the run's folder unless there is a reason.
+            name: what it is called beside the adapter; by default its own name.
+
+        Raises:
+            LoraplugError: there is no such file, the name is none or belongs to a model's own files, or another file
+                is published under it.
+        """
+        name = name or path.name
+        if not path.is_file():
+            raise LoraplugError("there is no such file to publish", where=path)
+        if not _PLAIN_NAME.fullmatch(name) or _NOT_TO_BE_REPLACED.fullmatch(name):
+            todo = "use letters, digits, dots, dashes and underscores, and no name of a model's or adapter's own files"
+            raise LoraplugError(f"{name!r} cannot be published as a file's name", where=path, todo=todo)
+        known, path = published(self.folder), path.absolute()
+        if known.get(name, path) != path:
+            raise LoraplugError(
+                f"{name} is published already, from {known[name]}", where=path, todo="give another name"
+            )
+        table = {other: _from(self.folder.absolute(), one) for other, one in {**known, name: path}.items()}
+        files.write_text(self.folder / PUBLISHED, json.dumps(table, indent=1))
+
+
+def _from(folder: Path, path: Path) -> str:
+    """Relative where it can be, so that outputs may be moved."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def published(folder: Path) -> dict[str, Path]:
+    """Files that were published in a run's folder, name to path; those that are no longer there are left out."""
+    try:
+        table = json.loads((folder / PUBLISHED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = (
+        {str(name): folder.absolute() / str(path) for name, path in table.items()} if isinstance(table, dict) else {}
+    )
+    return {name: path for name, path in found.items() if _PLAIN_NAME.fullmatch(name) and path.is_file()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,22 @@ def only_one(folder: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def hash_rows(rows: Iterable[Any]) -> str:
-    """SHA-256 (hex) over rows as canonical JSON, one a line: the same for the same rows from whatever file format."""
+def _unseen(index: int, line: str) -> None:  # noqa: ARG001
+    return None
+
+
+def hash_rows(rows: Iterable[Any], see: Callable[[int, str], None] = _unseen) -> str:
+    """SHA-256 (hex) over rows as canonical JSON, one a line: the same for the same rows from whatever file format.
+
+    `see` is shown the number and the line of each.
+    """
     import hashlib
     import json
 
     digest = hashlib.sha256()
-    for row in rows:
+    for index, row in enumerate(rows):
         line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+        see(index, line)
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
 

@@ -23,7 +23,8 @@ def read_layers(
 ) -> Layers:
     """Read a recipe and everything over it. `${NAME}` in a file's strings is filled from environment and `.env`.
 
-    A lock file (it has a `[lock]` table) is complete: it ignores both, and its strings stand as they are.
+    A lock file (it has a `[lock]` table) is complete: it ignores both, and its strings stand as they are, but for what
+    `lock.redacted` says was secret and came from variables: that is filled in from them again.
 
     Args:
         recipe: the TOML file.
@@ -50,6 +51,8 @@ def read_layers(
         layers.origins = {place: moved if origin == said else origin for place, origin in layers.origins.items()}
         layers.folder = folder if said.label == str(recipe.absolute()) else layers.folder
     layers.apply(settings)
+    if isinstance(lock, dict) and isinstance(lock.get("redacted"), dict):
+        layers.refill(lock["redacted"], {**(dotenv or {}), **(os.environ if environ else {})})
     return layers
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from importlib import metadata
 from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from loraplug.errors import InputError
+from loraplug.errors import InputError, Problem
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
-from loraplug_tables.layers import Table
+from loraplug_tables.layers import Place, Table, as_key
 from loraplug_tables.options import options
+from loraplug_tables.secrets import REDACTED, redacted
 from loraplug_tables.structure import unstructure
 
 _HEADER = """\
@@ -22,33 +25,150 @@ _HEADER = """\
 # Relative paths start from lock.folder; .env and environment variables do not change it.
 
 """
+_NOT_HERE = re.compile(r"[A-Za-z]:[\\/]|/[^/\s]+/|~\w*[\\/]|\\\\|\.\.(?:[\\/]|$)|file:/")
+PINNED = {
+    "data": "the data",
+    "validation": "the validation data",
+    "base": "the base",
+    "tokenizer": "the tokenizer",
+    "template": "the chat template",
+    "encoding": "the encoding",
+}
+"""What a run is held to, by the names that state and lock file have for it."""
 
 
-def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None) -> Table:
-    """The recipe with every default written out and paths relative to `folder`, or else the recipe's."""
+def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None, *, secrets: bool = False) -> Table:
+    """The recipe with every default written out and paths relative to `folder`, or else the recipe's.
+
+    It is for writing and showing, so what is secret in it is replaced; `secrets = True` keeps it, to be compared.
+    """
     names = {entry.cls: entry.name for entry in registry.entries}
 
     def written(part: Any) -> Table:
         table = {"use": names[type(part)]} if type(part) in names else {}
         table |= unstructure(part)
         for option in options(type(part)):
-            if option.is_path and Path(str(table.get(option.name))).is_absolute():
-                table[option.name] = relpath(table[option.name], folder or recipe.folder)
+            if option.is_path and option.name in table:
+                table[option.name] = _relative(table[option.name], folder or recipe.folder)
         return table
 
     parts = {kind: part for kind, part in recipe.parts().items() if part is not None}
     tables = {kind: [*map(written, part)] if kind == "exporter" else written(part) for kind, part in parts.items()}
     plugins = {"plugins": {"disable": list(recipe.disabled)}} if recipe.disabled else {}
-    return {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
+    table = {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
+    shown: Table = table if secrets else redacted(table)
+    return shown
 
 
-def lock_text(recipe: Recipe, registry: Registry, data: dict[str, Any], base: dict[str, Any]) -> str:
-    """The text of `recipe.lock.toml`; `data` and `base` say what was trained on, with their hashes."""
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_relative(item, folder) for item in value]
+    return relpath(value, folder) if Path(str(value)).is_absolute() else value
+
+
+def lock_text(recipe: Recipe, registry: Registry, pinned: Mapping[str, Any]) -> str:
+    """The text of `recipe.lock.toml`; `pinned` says what was trained on, with hashes, and the date."""
     import tomli_w
 
     facts: Table = {"folder": str(recipe.folder), "python": platform.python_version(), "machine": platform.platform()}
-    facts |= {"data": data, "base": base, "versions": versions(registry)}
-    return _HEADER + tomli_w.dumps({**as_table(recipe, registry), "lock": facts})
+    facts |= {**pinned, "versions": versions(registry)}
+    table = as_table(recipe, registry, secrets=True)
+    hidden = {as_key(place): recipe.unfilled.get(as_key(place), "") for place, value in leaves(table)
+              if redacted(value, str(place[-1])) != value}  # fmt: skip
+    facts |= {"redacted": hidden} if hidden else {}
+    return _HEADER + tomli_w.dumps({**redacted(table), "lock": redacted(facts)})
+
+
+def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Place and value of everything in a table; tables in lists are gone into, other lists are values."""
+    if isinstance(value, dict) and value:
+        items: Any = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = enumerate(value)
+    else:
+        yield place, value
+        return
+    for key, item in items:
+        yield from leaves(item, (*place, key))
+
+
+def require_secrets(recipe: Recipe, registry: Registry) -> None:
+    """Refuse to run a recipe in which something secret is replaced, as in lock files and in what `recipe show` prints.
+
+    Raises:
+        InputError: naming every such key.
+    """
+    hidden = (recipe.lock or {}).get("redacted") or {}
+    problems, keys = [], []
+    for place, value in leaves(as_table(recipe, registry, secrets=True)):
+        key, text = as_key(place), str(value)
+        if (key in hidden and REDACTED in text) or value == REDACTED or f"://{REDACTED}@" in text:
+            said = hidden.get(key) if isinstance(hidden, dict) else None
+            problems.append(
+                Problem(key, f"{REDACTED} stands here in place of what was secret" + (f": {said}" if said else ""))
+            )
+            keys.append(key)
+    if problems:
+        text = "\n".join(f"{recipe.file}: {problem}" for problem in problems)
+        variables = " (or set the variables that are named)" if any(map(hidden.get, keys)) else ""
+        todo = "say each again: " + " ".join(f"--set {key}=…" for key in keys) + variables
+        raise InputError(text, todo=todo)
+
+
+def shareable(text: str) -> str:
+    """A lock file's text without what tells of the machine it was made on, for cards and pushes.
+
+    `lock.folder` is left out, so relative paths start from the file's own folder; of an absolute path, or one that
+    leads out of the recipe's folder, only the last part is kept, and `lock.redacted` names it.
+    """
+    import tomllib
+
+    import tomli_w
+
+    table = redacted(tomllib.loads(text))
+    facts = table.get("lock") or {}
+    facts.pop("folder", None)
+    hidden = dict(facts.get("redacted") or {})
+    for place, value in [*leaves(table)]:
+        if place[0] == "lock" and place[1:2] != ("merge",):
+            continue
+        short = [*map(_last_part, value)] if isinstance(value, list) else _last_part(value)
+        if short != value:
+            _put(table, place, short)
+            hidden.setdefault(as_key(place), "")
+    if hidden and "lock" in table:
+        facts["redacted"] = hidden
+    return _HEADER + tomli_w.dumps(table)
+
+
+def _last_part(value: Any) -> Any:
+    if not isinstance(value, str) or "\n" in value or not _NOT_HERE.match(value):
+        return value
+    parts = [part for part in re.split(r"[\\/]", value) if part not in ("", ".", "..", "~")]
+    return f"{REDACTED}/{parts[-1]}" if parts else REDACTED
+
+
+def _put(table: Any, place: Place, value: Any) -> None:
+    for key in place[:-1]:
+        table = table[key]
+    table[place[-1]] = value
+
+
+def locked_date(recipe: Recipe) -> datetime | None:
+    """The date that a lock file was made with.
+
+    Raises:
+        InputError: it is none.
+    """
+    said = (recipe.lock or {}).get("date")
+    if said is None:
+        return None
+    try:
+        return said if isinstance(said, datetime) else datetime.fromisoformat(str(said))
+    except ValueError:
+        raise InputError(
+            f"lock.date: {said!r} is no date", where=recipe.file, todo="write 2026-01-31T12:00:00"
+        ) from None
 
 
 def versions(registry: Registry) -> dict[str, str]:
@@ -64,10 +184,7 @@ def versions(registry: Registry) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def verify(recipe: Recipe, part: str, sha256: str) -> None:
-    """Refuse to run a lock file on other data, or another base, than it was made with."""
-    locked = (recipe.lock or {}).get(part, {}).get("sha256")
-    if locked and locked != sha256:
-        what = f"the {part} is not what this lock file was made with (sha256 {sha256[:12]}…, locked {locked[:12]}…)"
-        todo = f"bring the old {part} back, or take lock.{part} out of the file to run on the new one"
-        raise InputError(what, where=recipe.file, todo=todo)
+def locked(recipe: Recipe, part: str) -> dict[str, Any]:
+    """What a lock file says of a part of `PINNED`; nothing for other recipes and older files."""
+    found = (recipe.lock or {}).get(part)
+    return found if isinstance(found, dict) else {}

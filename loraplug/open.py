@@ -11,6 +11,7 @@ from loraplug.components import Exporter, ModelLoader, Quantizer
 from loraplug.context import Run
 from loraplug.errors import InputError, LoraplugError
 from loraplug.registry import Registry
+from loraplug_tables.secrets import REDACTED
 
 LOCK, ADAPTER = "recipe.lock.toml", "adapter_config.json"
 
@@ -77,6 +78,9 @@ def open_model(model: str | Path, registry: Registry, base: str | None = None) -
     for lock in (folder / LOCK, *([folder.parent / LOCK] if folder.name == "adapter" else [])):
         if lock.is_file():
             layers = read_layers(lock, environ=False)
+            if REDACTED in str(layers.value(("model",))):
+                what = "its lock file does not tell where the base lies: that is left out of what is pushed to a hub"
+                raise InputError(what, where=lock, todo="name the base with --base")
             return Opened(build_part(layers, registry, "model"), build_part(layers, registry, "quantizer"), folder)
     return Opened(_transformers(_named_base(folder / ADAPTER), registry), adapter=folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,14 +11,21 @@ from typing import Annotated, Any
 from attrs import field, frozen, validators
 
 from loraplug.components import KINDS, Component, DatasetSource, Exporter, Formatter, ModelLoader, Quantizer, Trainer
+from loraplug.context import Run
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
 from loraplug.registry import Registry
+from loraplug.validation import OWN, validation_source
 from loraplug_tables.layers import Layers, Place, Table, dotted
 from loraplug_tables.options import Doc, expected
 from loraplug_tables.structure import structure, unknown_key
 
 _OPTIONAL = ("validation", "quantizer")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+
+
+def _paths(_: Any, __: Any, value: Any) -> None:
+    if value == ():
+        raise ValueError("expected a path, or a list of paths")
 
 
 @frozen
@@ -30,7 +38,18 @@ class Validation:
     rows: Annotated[int | None, Doc("how many rows to hold out, about: groups stay whole")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
-    path: Annotated[Path | None, Doc("a .json, .jsonl or .parquet file or a saved data set with the rows")] = None
+    path: Annotated[
+        Path | tuple[Path, ...] | None,
+        Doc("a file with the rows, a list of files, a pattern or a folder; read as [dataset] is"),
+    ] = field(default=None, validator=_paths)
+    rename: Annotated[
+        dict[str, Any] | None, Doc("columns to rename in what `path` names; where not set, as in [dataset]")
+    ] = None
+    field: Annotated[str | None, Doc("the `field` of the source that reads `path`; where not set, as in [dataset]")] = (
+        None
+    )
+    split: Annotated[str | None, Doc("the `split` of the source that reads `path`; likewise")] = None
+    delimiter: Annotated[str | None, Doc("the `delimiter` of the source that reads `path`; likewise")] = None
     group_by: Annotated[
         str,
         Doc("what stays on one side: auto (repository if several, else task, else row), repo, task, row, or a column"),
@@ -38,6 +57,9 @@ class Validation:
 
     def __attrs_post_init__(self) -> None:
         given = [name for name in ("fraction", "rows", "path") if getattr(self, name) is not None]
+        own = [name for name in OWN if getattr(self, name) is not None]
+        if own and self.path is None:
+            raise InputError(f"{own[0]} is of what path names, and there is no path")
         if len(given) != 1:
             raise InputError(f"needs exactly one of fraction, rows and path; has {' and '.join(given) or 'none'}")
 
@@ -51,7 +73,10 @@ class Plugins:
 
 @frozen
 class Recipe:
-    """A whole recipe, every stage a component. `folder` is where relative paths in `file` start."""
+    """A whole recipe, every stage a component. `folder` is where relative paths in `file` start.
+
+    `unfilled`: what the file says at keys that variables were put into, such as `exporter.0.repo` to `${OWNER}/model`.
+    """
 
     file: Path
     folder: Path
@@ -66,6 +91,7 @@ class Recipe:
     seed: int = 42
     lock: Table | None = None
     disabled: tuple[str, ...] = ()
+    unfilled: Mapping[str, str] = field(factory=dict)
 
     def parts(self) -> dict[str, Any]:
         """What stands in each table, in the order of the stages; None where a table is left out."""
@@ -84,10 +110,26 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     if recipe is not None:
         for part in (*(getattr(recipe, kind) for kind in KINDS if kind != "exporter"), *recipe.exporter):
             builder.problems += part.check(recipe) if part is not None else ()
+        builder.problems += _same_places(recipe)
     if builder.problems or recipe is None:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
         raise RecipeError(builder.problems, where=layers.file, todo=todo)
     return recipe
+
+
+def build_source(layers: Layers, registry: Registry) -> tuple[DatasetSource, str, int]:
+    """Make the source of `[dataset]` alone; gives it with the name and seed of a run, written or not.
+
+    Raises:
+        RecipeError: with every problem found in them; what else the recipe holds is not looked at.
+    """
+    builder, table = _Builder(layers, registry), layers.table
+    source = builder.part("dataset")
+    name, seed = builder.run_name(table.get("run_name", "data")), builder.seed(table.get("seed", 42))
+    if builder.problems or not isinstance(source, DatasetSource):
+        todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
+        raise RecipeError(builder.problems, where=layers.file, todo=todo)
+    return source, name, seed
 
 
 def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
@@ -102,6 +144,19 @@ def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
         raise RecipeError(builder.problems, where=layers.file, todo=todo)
     return part
+
+
+def _same_places(recipe: Recipe) -> Iterator[Problem]:
+    """Two exporters that would put what they make at one place."""
+    run, seen = Run(recipe.run_name, recipe.seed), dict[Path, int]()
+    for index, exporter in enumerate(recipe.exporter):
+        place = exporter.place(run).absolute()
+        if (first := seen.setdefault(place, index)) != index:
+            where = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+            message = (
+                f"would be made at the place of exporter[{first}], {where}: give them different places, or take one out"
+            )
+            yield Problem(f"exporter[{index}]", message)
 
 
 class _Builder:
@@ -132,13 +187,23 @@ class _Builder:
         parts: dict[str, Any] = {kind: self.part(kind) for kind in KINDS if kind != "exporter"}
         parts |= {"run_name": self.run_name(table.get("run_name")), "seed": self.seed(table.get("seed", 42))}
         parts["exporter"] = self.exporters(table.get("exporter", [{"use": "adapter"}]))
+        if not isinstance(table.get("lock", {}), dict):
+            self.add("lock", "expected a table: it is written by a run, into recipe.lock.toml")
         if "validation" in table:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
+        if "validation" in table:
+            self.check_validation(parts["dataset"], parts["validation"])
         if self.problems:
             return None
-        return Recipe(
-            file=self.layers.file, folder=self.layers.folder, lock=table.get("lock"), disabled=self.disabled, **parts
-        )
+        parts |= {"file": self.layers.file, "folder": self.layers.folder, "unfilled": self.layers.unfilled}
+        return Recipe(lock=table.get("lock"), disabled=self.disabled, **parts)
+
+    def check_validation(self, training: Any, wanted: Any) -> None:
+        if training is not None and wanted is not None and wanted.path is not None:
+            try:
+                validation_source(training, wanted, self.registry)
+            except InputError as error:
+                self.add(str(error.where), error.what + (f"; {error.todo}" if error.todo else ""))
 
     def add(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))

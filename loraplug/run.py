@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +13,32 @@ import attrs
 
 from loraplug import files, lock
 from loraplug.components import Component, Sample, Trained, TrainingResult
-from loraplug.context import Reporter, Run
+from loraplug.context import Reporter, Run, published
 from loraplug.errors import InputError
-from loraplug.recipe import Recipe
+from loraplug.pins import Pins
+from loraplug.recipe import Recipe, Validation
 from loraplug.registry import Registry
 from loraplug.stages import observer, stage
+from loraplug.state import (
+    State,
+    differences,
+    free_name,
+    open_state,
+    read_state,
+    save,
+    seal,
+    set_aside,
+    worth_keeping,
+)
+from loraplug.validation import validation_source
+from loraplug_rows.labels import check_labels
 from loraplug_rows.split import split
+from loraplug_tables.secrets import redacted
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_OURS = ("state.json", "events.jsonl")
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -46,41 +60,63 @@ class Pipeline:
     registry: Registry
     run: Run
     met: bool = False
+    failed: bool = False
 
     def __attrs_post_init__(self) -> None:
+        if (date := lock.locked_date(self.recipe)) is not None:
+            self.run = attrs.evolve(self.run, date=date)
         if not _rank():
             self.run = attrs.evolve(self.run, observe=observer(self.registry, self.run))
         else:  # of several processes that train together only the first speaks
             self.run = attrs.evolve(self.run, reporter=Reporter())
 
-    def execute(self, until: str = "exporter", fresh: bool = False) -> Outcome:
+    def execute(self, until: str = "exporter", fresh: bool = False, accept_encoding: bool = False) -> Outcome:
         """Run the stages up to `until`, going on from what an earlier, killed run of this recipe left.
 
+        Args:
+            until: the last stage to run.
+            fresh: start over; what an earlier run of this name left is kept aside.
+            accept_encoding: run a lock file though its rows are encoded otherwise than they were.
+
         Raises:
-            InputError: the name is taken by another recipe or a running run; recipe, data or base cannot be used.
+            InputError: the name is taken by another recipe or a running run; recipe, data or base cannot be used, or
+                are not what the run was begun with.
             LoraplugError: a stage failed.
         """
         if _rank():
             return self._assist()
-        outcome = self._lead(until, fresh)
+        outcome = self._lead(until, fresh, accept_encoding)
         if not self.met:
             self.recipe.trainer.meet(self.run, work=False)
         return outcome
 
-    def _lead(self, until: str, fresh: bool) -> Outcome:
-        with files.only_one(self.run.folder, self.run.name):
-            if fresh:
-                self._clear()
-            state = self._state()
-            self._check_places(state, fresh)
-            if "figures" not in state:
-                outcome = self._until_trained(state, STAGES.index(until))
-                if outcome.reached != "trainer":
-                    return outcome
-            if until != "exporter":
-                return self._outcome(state, "trainer")
-            self._export(state)
-            return self._outcome(state, "exporter")
+    def _lead(self, until: str, fresh: bool, accept: bool) -> Outcome:
+        run = self.run
+        with files.only_one(run.folder, run.name):
+            ours = set(read_state(run.folder, broken={}).get("artefacts", {})) if fresh else set()
+            if fresh and (aside := set_aside(run.folder)) is not None:
+                run.say(f"kept what the run of this name had left: {aside}")
+            state = open_state(run, self.recipe, self.registry)
+            self._check_places(state, ours, fresh)
+            state.setdefault("date", run.date.isoformat())
+            self.run = attrs.evolve(run, date=datetime.fromisoformat(state["date"]))
+            try:
+                return self._work(state, until, accept)
+            except Exception:
+                if self.failed and not worth_keeping(run.folder, state):
+                    state["failed"] = True  # nothing is lost when it is begun anew with whatever was mended
+                    save(run, state)
+                raise
+
+    def _work(self, state: State, until: str, accept: bool) -> Outcome:
+        if "figures" not in state:
+            outcome = self._until_trained(state, STAGES.index(until), accept)
+            if outcome.reached != "trainer":
+                return outcome
+        if until != "exporter":
+            return self._outcome(state, "trainer")
+        self._export(state)
+        return self._outcome(state, "exporter")
 
     # the stages
 
@@ -90,6 +126,7 @@ class Pipeline:
             rows = self.recipe.dataset.load(self.run)
             if len(rows) == 0:
                 raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
+            self._check_labels(rows, "dataset")
             self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(rows.column_names)}")
             return rows
 
@@ -100,11 +137,29 @@ class Pipeline:
             return rows, None
         if wanted.path is None:
             return split(rows, wanted, self.run)
-        if not wanted.path.exists():
-            raise InputError("no such file or folder", where=f"validation.path: {wanted.path}")
-        source = "disk" if wanted.path.is_dir() else wanted.path.suffix.removeprefix(".")
-        held = self.registry.find("dataset", source)(path=wanted.path).load(self.run)  # type: ignore[call-arg, attr-defined]
+        held = self._held(wanted)
+        self._check_labels(held, "validation")
         return rows, held
+
+    def _held(self, wanted: Validation) -> Dataset:
+        source = validation_source(self.recipe.dataset, wanted, self.registry)
+        try:
+            held = source.load(self.run)
+            if len(held) == 0:
+                raise InputError("has no rows", where="validation.path", todo="check that it is the right file")
+            shape = self.recipe.formatter.recognise(held.column_names)
+        except InputError as error:
+            todo = [error.todo] if error.todo else []
+            if wanted.rename is None and ("rename" in str(error.where) or error.where is None):
+                todo.append("[validation] may have its own rename, {} for none, in place of that of [dataset]")
+            where = error.where or f"validation.path, read by {source.name}"
+            raise InputError(error.what, where=where, todo="; ".join(todo) or None) from None
+        self.run.say(f"validation: {len(held)} rows, {shape}")
+        return held
+
+    def _check_labels(self, rows: Dataset, where: str) -> None:
+        trainer = self.recipe.trainer
+        check_labels(rows, trainer.consumes, where, f"the trainer {trainer.name}")
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Rows as token ids and labels."""
@@ -112,6 +167,9 @@ class Pipeline:
             encoded = self.recipe.formatter.encode(rows, tokenizer, self.run)
             if len(encoded) == 0:
                 raise InputError("left no row to train on", where="formatter", todo="see `loraplug preview` for why")
+            if "token_weights" in encoded.column_names and "token_weights" not in self.recipe.trainer.consumes:
+                what = f"rows give tokens weights, which the trainer {self.recipe.trainer.name} does not heed"
+                raise InputError(what, where="formatter", todo="take weights other than 0 and 1 out of the data")
             return encoded
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -119,27 +177,31 @@ class Pipeline:
         with self._stage("model", self.recipe.model):
             return self.recipe.model.load_tokenizer(self.run)
 
-    def _until_trained(self, state: dict[str, Any], last: int) -> Outcome:
+    def _until_trained(self, state: State, last: int, accept: bool) -> Outcome:
+        recipe, run = self.recipe, self.run
+        pins = Pins(recipe, run, state)
         rows = self.load_rows()
-        self._pin(state, "data", {"rows": len(rows), "sha256": files.hash_rows(rows)})
+        pins.rows("data", rows)
         if last == 0:
             return Outcome("dataset")
         train, held = self.split_rows(rows)
         if held is not None:
-            self._pin(state, "validation", {"rows": len(held), "sha256": files.hash_rows(held)})
+            pins.rows("validation", held)
         tokenizer = self.load_tokenizer()
+        pins.tokenizer(tokenizer)
         encoded = self.encode(train, tokenizer)
         encoded_held = None if held is None else self.encode(held, tokenizer)
+        pins.encoding([encoded] if encoded_held is None else [encoded, encoded_held], accept)
         if last == 1:
             return Outcome("formatter")
-        recipe, run = self.recipe, self.run
         with self._stage("model", recipe.model):
-            self._pin(state, "base", {"sha256": files.hash_weights(recipe.model.base(run))})
+            pins.hold("base", {"sha256": files.hash_weights(recipe.model.base(run))})
         if last < STAGES.index("trainer"):
             self._load_model()
             return Outcome(STAGES[last])
-        text = lock.lock_text(recipe, self.registry, state["data"], state["base"])
-        files.write_text(run.folder / "recipe.lock.toml", text)
+        path = run.folder / "recipe.lock.toml"
+        files.write_text(path, lock.lock_text(recipe, self.registry, pins.facts()))
+        run.publish(path)
         self.met = recipe.trainer.meet(run, work=True)
         model = self._load_model()
         with self._stage("trainer", recipe.trainer):
@@ -164,87 +226,74 @@ class Pipeline:
                 self.recipe.trainer.train(self.run, model, tokenizer, None, None)
         return Outcome("assisting")
 
-    def _export(self, state: dict[str, Any]) -> None:
+    def _export(self, state: State) -> None:
         recipe, run = self.recipe, self.run
+        wanted = lock.as_table(recipe, self.registry, secrets=True)["exporter"]
         made: dict[str, Path] = {}
-        for exporter in recipe.exporter:
+        for exporter, options in zip(recipe.exporter, wanted, strict=True):
             place = exporter.place(run)
-            if state["artefacts"].get(str(place)) != "made" or not place.exists():
+            if not self._is_made(state, place, options):
                 with self._stage("exporter", exporter):
                     base = recipe.model.base(run)
-                    found = [path for path in sorted(run.folder.glob("[!.]*.*")) if path.name not in _OURS]
-                    extras = {path.name: path for path in found if path.stat().st_size}
                     base_id = str(getattr(recipe.model, "id", base))
                     samples = [Sample(**sample) for sample in state["samples"]]
+                    extras = {name: path for name, path in published(run.folder).items() if path.stat().st_size}
                     trained = Trained(
                         run, run.folder / "adapter", base, base_id, extras, state["figures"], samples, made
                     )
                     state["artefacts"][str(place)] = "begun"
-                    self._save(state)
+                    save(run, state)
                     with files.fresh_place(place) as out:
                         exporter.export(trained, out)
                 state["artefacts"][str(place)] = "made"
-                self._save(state)
+                state.setdefault("exporters", {})[str(place)] = seal(options)
+                save(run, state)
             made[exporter.name] = place
             run.emit("artefact", name=exporter.name, path=str(place))
 
-    def _stage(self, kind: str, part: Component) -> AbstractContextManager[None]:
-        return stage(self.registry, self.run, kind, part)
+    def _is_made(self, state: State, place: Path, options: dict[str, Any]) -> bool:
+        """Whether an artefact is there, and was made with these options."""
+        if state["artefacts"].get(str(place)) != "made" or not place.exists():
+            return False
+        old = state.get("exporters", {}).get(str(place))
+        changed = differences(old["recipe"], old["secrets"], options) if old else []
+        if changed:
+            self.run.say(f"{place}: made again, since other options are asked for ({', '.join(changed)})")
+        return not changed
+
+    @contextmanager
+    def _stage(self, kind: str, part: Component) -> Iterator[None]:
+        try:
+            with stage(self.registry, self.run, kind, part):
+                yield
+        except Exception:
+            self.failed = True
+            raise
 
     # the run's folder
 
-    def _clear(self) -> None:
-        with files.working_on(self.run.folder):
-            for path in self.run.folder.iterdir():
-                if path.name != ".lock":
-                    files.remove(path)
-
-    def _state(self) -> dict[str, Any]:
-        """What an earlier run of this name left, if it ran this very recipe (exporters may differ)."""
-        table = json.loads(json.dumps(lock.as_table(self.recipe, self.registry)))
-        identity = {key: value for key, value in table.items() if key != "exporter"}
-        path = self.run.folder / "state.json"
-        try:
-            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            state = {"recipe": identity, "artefacts": {}}
-        if state["recipe"] != identity:
-            changed = ", ".join(_differences(state["recipe"], identity)[:6])
-            raise InputError(
-                f"a run of this name was made with another recipe (different: {changed})",
-                where=self.run.name,
-                todo="choose another run_name, or start over with --fresh",
-            )
-        return state
-
-    def _save(self, state: dict[str, Any]) -> None:
-        files.write_text(self.run.folder / "state.json", json.dumps(state, indent=1))
-
-    def _pin(self, state: dict[str, Any], part: str, facts: dict[str, Any]) -> None:
-        """Hold data or base to what the lock file, or the killed run that goes on, was begun with."""
-        lock.verify(self.recipe, part, facts["sha256"])
-        if state.setdefault(part, facts) != facts:
-            raise InputError(
-                f"the {part} changed since this run was begun", where=self.run.name, todo="start over with --fresh"
-            )
-        self._save(state)
-
-    def _check_places(self, state: dict[str, Any], fresh: bool) -> None:
+    def _check_places(self, state: State, ours: Container[str], fresh: bool) -> None:
         for exporter in self.recipe.exporter:
             place = exporter.place(self.run)
             files.check_writable(place.parent)
             files.recover(place)
-            if place.exists() and str(place) not in state["artefacts"] and not fresh:
+            if not place.exists() or str(place) in state["artefacts"] or str(place) in ours:
+                continue
+            if not fresh:
                 raise InputError(
                     "is there already and was not made by this run",
                     where=place,
-                    todo="choose another run_name, move it away, or replace it with --fresh",
+                    todo="choose another run_name, move it away, or start with --fresh, which keeps it aside",
                 )
+            aside = free_name(place)
+            with files.working_on(place):
+                place.rename(aside)
+            self.run.say(f"kept what was in the way: {aside}")
 
-    def _keep(self, state: dict[str, Any], result: TrainingResult) -> None:
+    def _keep(self, state: State, result: TrainingResult) -> None:
         state["figures"] = dict(result.figures)
-        state["samples"] = [attrs.asdict(sample) for sample in result.samples]
-        self._save(state)
+        state["samples"] = redacted([attrs.asdict(sample) for sample in result.samples])
+        save(self.run, state)
 
     def _outcome(self, state: dict[str, Any], reached: str) -> Outcome:
         places = {exporter.name: exporter.place(self.run) for exporter in self.recipe.exporter}
@@ -255,10 +304,3 @@ class Pipeline:
 def _rank() -> int:
     """Which of the processes of one training this is, as launchers say (`accelerate launch`, `torchrun`)."""
     return int(os.environ.get("RANK", "0"))
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
-    return [] if old == new else [path.removeprefix(".")]

@@ -14,6 +14,7 @@ from loraplug.components import Component
 from loraplug.context import Event, Run
 from loraplug.errors import LoraplugError
 from loraplug.registry import Registry, report
+from loraplug_tables.secrets import redact
 
 _DISK_FULL = (os.strerror(errno.ENOSPC), "Not enough disk space")  # the second is what datasets says
 
@@ -55,7 +56,7 @@ def observer(registry: Registry, run: Run) -> Callable[[Event], None]:
         if run.folder.is_dir():
             line = {"time": round(time.time(), 3), "event": event.kind, **event.data}
             with (run.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, default=str) + "\n")
+                file.write(redact(json.dumps(line, default=str)) + "\n")
         for call, plugin in registry.observers:
             try:
                 call(event)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loraplug.context import Progress, Reporter
+from loraplug_tables.secrets import redact
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -21,10 +22,10 @@ class TerminalReporter(Reporter):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(redact(text), markup=False)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self.console.print(f"warning: {redact(text)}", style="yellow", markup=False)
 
     @contextmanager
     def progress(self, title: str, total: float | None) -> Iterator[Progress]:

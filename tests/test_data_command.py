@@ -57,3 +57,19 @@ def test_an_unknown_ending_is_refused(loraplug: Cli, output: str, said: str) -> 
     done = loraplug("data", RECIPE, "-o", output)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_recipe_of_a_data_set_alone_will_do(loraplug: Cli, tmp_path: Path) -> None:
+    """No name, no model, and whatever is wrong elsewhere; what is wrong in [dataset] is told."""
+    (tmp_path / "rows.csv").write_text("text,id\na,007\n")
+    (tmp_path / "r.toml").write_text('[dataset]\nuse = "csv"\npath = "rows.csv"\n[trainer]\nuse = "nothing"\n')
+    done = loraplug("data", "r.toml", "-o", "rows.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"text": "a", "id": "007"}
+    done = loraplug("data", "r.toml", "-o", "rows.jsonl", "--set", "dataset.delimeter=;")
+    assert done.returncode == 2
+    assert "dataset.delimeter: unknown key (did you mean delimiter?)" in done.stderr
+    (tmp_path / "r.toml").write_text('run_name = "../x"\n')
+    done = loraplug("data", "r.toml", "-o", "rows.jsonl")
+    assert "dataset: missing table" in done.stderr
+    assert "run_name: " in done.stderr

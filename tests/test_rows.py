@@ -25,11 +25,11 @@ USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "conte
             "instruction-response",
             [{"role": "system", "content": "s"}, {"role": "user", "content": "q\n\nx"}, ASSISTANT],
         ),
-        ({"prompt": "q", "completion": "a"}, "prompt-completion", [USER | {"train": False}, ASSISTANT]),
+        ({"prompt": "q", "completion": "a"}, "prompt-completion", [USER | {"weight": 0.0}, ASSISTANT]),
         (
             {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT]},
             "prompt-completion",
-            [USER | {"train": False}, ASSISTANT | {"train": False}, USER | {"train": False}, ASSISTANT],
+            [USER | {"weight": 0.0}, ASSISTANT | {"weight": 0.0}, USER | {"weight": 0.0}, ASSISTANT],
         ),
         (
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
@@ -42,7 +42,7 @@ USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "conte
             [
                 {
                     "role": "assistant",
-                    "content": "",
+                    "content": None,
                     "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}],
                 }
             ],

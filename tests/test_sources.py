@@ -58,12 +58,12 @@ def test_a_changed_file_is_read_again(tmp_path: Path, run: Run) -> None:
     [
         (b'[{"text": "a"},\n{"text": }]', r"a\.json:2: is not JSON"),
         (b'{"text": "a"}\n{"text"\n', r"a\.json:2: is not JSON"),
-        (b'{"text": "a"}\n[1]\n', r"a\.json:2: is list, not an object"),
-        (b'["word"]', r"item 0: is str, not an object"),
-        (b'"word"', "holds str, not a list"),
+        (b'{"text": "a"}\n[1]\n', r"a\.json:2: is a list, not an object"),
+        (b'["word"]', r"item 0: is text, not an object"),
+        (b'"word"', "holds text, not a list"),
         (b'{"text": "\xff"}', r"a\.json:1: is not UTF-8"),
         (b"[]", "has no rows"),
-        (b"", "is not JSON"),
+        (b"", "is empty"),
         (b"[" * 100_000, "nested too deeply|is not JSON"),
     ],
 )

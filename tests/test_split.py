@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Json, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,55 @@ def test_rows_without_groups_are_split_row_by_row() -> None:
     """No group and no task_id: every row is its own group."""
     train, held = split(Dataset.from_dict({"text": list("abcdefgh")}), Validation(rows=3), Run("x"))
     assert (len(train), len(held)) == (5, 3)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.none(), st.booleans(), st.integers(0, 3), st.sampled_from([0.0, 1.5, float("nan")]), st.text(max_size=2),
+            st.lists(st.one_of(st.none(), st.integers(0, 2), st.sampled_from("ab")), max_size=3),
+            st.fixed_dictionaries({"name": st.integers(0, 2)}),
+        ),
+        min_size=2, max_size=12,
+    ),
+    st.sampled_from(["auto", "group", "task", "repo", "row"]),
+)  # fmt: skip
+def test_groups_of_any_value(groups: list[Any], by: str) -> None:
+    """Numbers, nothing, lists of them and whatever else: no row is lost, equal groups stay together."""
+    made = {"text": [str(n) for n in range(len(groups))], "group": [json.dumps(group) for group in groups]}
+    data = Dataset.from_dict(made, features=Features({"text": Value("string"), "group": Json()}))
+    try:
+        train, held = split(data, Validation(fraction=0.3, group_by=by), Run("x"))
+    except InputError as error:
+        assert "one group" in str(error)
+        return
+    assert sorted(map(int, [*train["text"], *held["text"]])) == list(range(len(groups)))
+    if by == "group":
+        sides = [
+            {groups[int(text)] for text in side["text"] if type(groups[int(text)]) is int} for side in (train, held)
+        ]
+        assert not sides[0] & sides[1]
+
+
+def test_numbers_group_as_they_are_equal() -> None:
+    """1, 1.0 and "1" are one group, as files write the same id in each way; rows of no group stand alone."""
+    data = Dataset.from_dict(
+        {"text": list("abcdef"), "group": [json.dumps(value) for value in (1, 1.0, "1", None, None, None)]},
+        features=Features({"text": Value("string"), "group": Json()}),
+    )
+    for seed in range(8):
+        run = Run("x", seed)
+        train, held = split(data, Validation(rows=1), run)
+        assert {*"abc"} <= {*train["text"]} or {*"abc"} <= {*held["text"]}
+        assert "(of 4)" in run.reporter.lines[-1]
+
+
+def test_a_row_that_lacks_a_level_is_its_own_group_there() -> None:
+    """A repository without a task."""
+    data = rows([["r", "1"], ["r", "1"], ["r"], ["r"]])
+    run = Run("x")
+    split(data, Validation(rows=1, group_by="task"), run)
+    assert "(of 3)" in run.reporter.lines[-1]
 
 
 @pytest.mark.parametrize("options", [{}, {"rows": 1, "fraction": 0.5}])

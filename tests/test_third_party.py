@@ -42,20 +42,22 @@ def loraplug(python: Path, folder: Path, *words: object) -> str:
 
 @pytest.mark.slow
 def test_a_third_party_source_is_listed_shown_and_used(environment: Path, recipe: Path, tmp_path: Path) -> None:
-    """pip install, and a recipe can say `use = "csv"`."""
+    """pip install, and a recipe can say `use = "yaml"`."""
     listed = json.loads(loraplug(environment, tmp_path, "plugins", "list", "--json"))
-    plugin = next(plugin for plugin in listed["plugins"] if plugin["name"] == "csv")
-    assert (plugin["distribution"], plugin["version"], plugin["status"]) == ("loraplug-csv", "0.3", "ok")
-    assert plugin["url"] == "https://example.test/loraplug-csv/issues"
-    shown = loraplug(environment, tmp_path, "plugins", "show", "csv")
-    assert "brought by loraplug-csv 0.3" in shown
-    assert "what stands between two columns" in shown
+    plugin = next(plugin for plugin in listed["plugins"] if plugin["name"] == "yaml")
+    assert (plugin["distribution"], plugin["version"], plugin["status"]) == ("loraplug-yaml", "0.3", "ok")
+    assert plugin["url"] == "https://example.test/loraplug-yaml/issues"
+    shown = loraplug(environment, tmp_path, "plugins", "show", "yaml")
+    assert "brought by loraplug-yaml 0.3" in shown
+    assert "what the list of rows stands under" in shown
 
-    (tmp_path / "rows.csv").write_text("prompt;completion\n" + "".join(f"{n} and 1;{n + 1}\n" for n in range(12)))
-    text = recipe.read_text().replace('use = "jsonl"', 'use = "csv"\ndelimiter = ";"').replace("rows.jsonl", "rows.csv")
+    rows = "".join(f"- prompt: {n} and 1\n  completion: '{n + 1}'\n" for n in range(12))
+    (tmp_path / "rows.yaml").write_text(f"examples:\n{rows}")
+    text = recipe.read_text().replace('use = "jsonl"', 'use = "yaml"\nkey = "examples"')
+    text = text.replace("rows.jsonl", "rows.yaml")
     recipe.write_text(text)
-    assert "dataset    csv" in loraplug(environment, tmp_path, "recipe", "check", recipe)
+    assert "dataset    yaml" in loraplug(environment, tmp_path, "recipe", "check", recipe)
     loraplug(environment, tmp_path, "run", recipe, "--set", "trainer.max_steps=1")
     lock = (tmp_path / "outputs/adapters/tiny/recipe.lock.toml").read_text()
-    assert 'use = "csv"' in lock
-    assert 'loraplug-csv = "0.3"' in lock
+    assert 'use = "yaml"' in lock
+    assert 'loraplug-yaml = "0.3"' in lock

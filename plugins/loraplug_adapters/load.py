@@ -46,6 +46,8 @@ def tensor_names(folder: Path) -> list[str]:
 def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
     """A `PeftModel` in evaluation mode: the model with the adapter, every tensor of which has found its place.
 
+    It computes as it did when it was trained, see `precision`.
+
     Args:
         names: what `tensor_names` found in the folder.
 
@@ -56,13 +58,13 @@ def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
     import warnings
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict
 
     todo = "name the base it was trained on with --base"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is missing is an error below
-            adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+            adapted = load_adapter(model, folder)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:300]
         raise InputError(f"does not fit this base: {text}", where=folder, todo=todo) from error
@@ -73,3 +75,23 @@ def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
             f"does not fit this base: {len(lacking)} tensors, such as {lacking[0]}", where=folder, todo=todo
         )
     return adapted.eval()
+
+
+def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
+    """A `PeftModel`: the model with the folder's adapter, its values in float32 as they were saved; see `precision`.
+
+    Raises:
+        OSError, RuntimeError, ValueError, KeyError, TypeError: peft's, where the adapter does not fit.
+    """
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+    from loraplug_adapters.precision import mixed_precision
+
+    dtype = model.dtype
+    options = {"use_safetensors": True, "local_files_only": True}
+    adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, **options)
+    narrow = any(config.modules_to_save for config in adapted.peft_config.values()) and dtype.itemsize < 4
+    mixed_precision(adapted, dtype)
+    if narrow:  # peft copied them from the base, in its dtype, and rounded what it read
+        set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu", **options))
+    return adapted

@@ -16,7 +16,7 @@ from attrs import asdict, field, frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_bugs.candidates import Candidate, Found
-from loraplug_bugs.language import Failure, Suite, Survey, Tester
+from loraplug_bugs.language import Failure, Outcome, Suite, Survey, Tester
 from loraplug_bugs.sandbox import Limits, Sandbox
 
 _PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
@@ -25,10 +25,15 @@ _AHEAD = 4  # candidates a worker has in its queue
 
 @frozen
 class Verdict:
-    """What became of a candidate: `bug`, with what its tests said, or why it is none."""
+    """What became of a candidate: `bug`, with what its tests said, or why it is none.
+
+    Attributes:
+        ran: how many tests ended how, in each run that the verdict stands on; see `Bug`.
+    """
 
     reason: str
     failures: tuple[Failure, ...] = ()
+    ran: Mapping[str, Mapping[str, int]] = field(factory=dict, eq=False)
 
     @property
     def signature(self) -> str:
@@ -38,10 +43,16 @@ class Verdict:
 
 @frozen
 class Bug:
-    """A candidate that was kept."""
+    """A candidate that was kept.
+
+    Attributes:
+        ran: how many tests ended how (`passed`, `failed`, `skipped`), as they were seen: those related to the bug with
+            it in (`related`), those that fail alone with it in (`alone`) and alone without it (`fixed`).
+    """
 
     candidate: Candidate
     failures: tuple[Failure, ...]
+    ran: Mapping[str, Mapping[str, int]] = field(factory=dict)
 
 
 @frozen
@@ -88,7 +99,7 @@ class Hunt:
                 self.tally[reason] += 1
                 self.kinds.setdefault(one.mutation.kind, Counter())[reason] += 1
                 if reason == "bug":
-                    kept.append(Bug(one, verdict.failures))
+                    kept.append(Bug(one, verdict.failures, verdict.ran))
                     by_function[one.group] += 1
                 bar.advance(int(reason == "bug"), tried=self.tally.total())
                 if len(kept) == wanted.count:
@@ -105,7 +116,7 @@ class _Crew:
         self._own = threading.local()
         self._benches: list[_Bench] = []
         self._lock = threading.Lock()
-        self._steady: dict[tuple[str, ...], bool] = {}
+        self._steady: dict[tuple[str, ...], Outcome] = {}
 
     def __enter__(self) -> _Crew:
         self._pool = ThreadPoolExecutor(self._wanted.workers, "bugs")
@@ -136,9 +147,7 @@ class _Crew:
             with self._lock:
                 self._benches.append(bench)
         verdict = self._judge(bench, one)
-        line = json.dumps(
-            {"key": one.key, "reason": verdict.reason, "failures": [asdict(each) for each in verdict.failures]}
-        )
+        line = json.dumps({"key": one.key, **asdict(verdict)})
         with self._lock:
             self._file.write(line + "\n")
             self._file.flush()
@@ -159,11 +168,13 @@ class _Crew:
         if len(names) > most:
             return Verdict("breaks too much")
         if names not in self._steady:
-            self._steady[names] = bench.run({}, list(names), self._seconds(names), 1).verdict == "passed"
-        if not self._steady[names]:
+            self._steady[names] = bench.run({}, list(names), self._seconds(names), 1)
+        fixed = self._steady[names]
+        if fixed.verdict != "passed":
             return Verdict("tests lean on others")
         again = bench.run(broken, list(names), self._seconds(names), most + 1)
-        found, same = Verdict("bug", tuple(again.failures)), Verdict("bug", tuple(first.failures))
+        ran = {name: _counts(run) for name, run in (("related", first), ("alone", again), ("fixed", fixed))}
+        found, same = Verdict("bug", tuple(again.failures), ran), Verdict("bug", tuple(first.failures))
         return found if found.signature == same.signature else Verdict("fails differently each time")
 
     def _seconds(self, tests: list[str] | tuple[str, ...]) -> float:
@@ -204,10 +215,15 @@ def read_journal(path: Path) -> dict[str, Verdict]:
     for line in whole.splitlines():
         try:
             told = json.loads(line)
-            known[told["key"]] = Verdict(told["reason"], tuple(_failure(one) for one in told["failures"]))
+            known[told["key"]] = Verdict(told["reason"], tuple(map(_failure, told["failures"])), told["ran"])
         except (ValueError, KeyError, TypeError):
             raise LoraplugError("not a journal of verdicts", where=path, todo="remove the file") from None
     return known
+
+
+def _counts(run: Outcome) -> dict[str, int]:
+    """What a run tells of how many tests ended how; languages of other packages may not count."""
+    return {how: count for how in ("passed", "failed", "skipped") if (count := getattr(run, "counts", {}).get(how))}
 
 
 def _failure(told: Mapping[str, Any]) -> Failure:

@@ -80,6 +80,7 @@ class Failure:
         trace: (file, line from 1, function, source line) from the test inwards, files of the tree only.
         check: the source of what the test checked, or "".
         expected, actual: what the check compared, as text; "" where it is not known.
+        left, right: the same where it is not known which of the two was expected.
     """
 
     test: str
@@ -89,6 +90,8 @@ class Failure:
     check: str = ""
     expected: str = ""
     actual: str = ""
+    left: str = ""
+    right: str = ""
 
 
 @frozen
@@ -97,11 +100,13 @@ class Outcome:
 
     `time`, `memory`, `processes`, `disk` and `output` name the limit that was met; `void` means that what came was no
     answer to what was asked.
+    `counts` is how many of them ended how (`passed`, `failed`, `skipped`); empty where the suite does not tell.
     """
 
     verdict: Verdict
     failures: Sequence[Failure] = ()
     seconds: float = 0.0
+    counts: Mapping[str, int] = field(factory=dict)
 
 
 @frozen
@@ -124,7 +129,7 @@ class Tester(Protocol):
     """Runs tests in one sandbox, again and again. Used by one thread."""
 
     def run(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome:
-        """Run these tests on the tree as it is now, at most `seconds`; may stop after so many failures."""
+        """Run these tests on the tree as it is now, at most `seconds`; may stop when so many of them have failed."""
 
     def close(self) -> None:
         """Let go of what is held."""

@@ -26,7 +26,7 @@ from loraplug_bugs.tasks import make_row, make_task, write_tasks
 if TYPE_CHECKING:
     from loraplug_bugs.source import SweBugsSource
 
-_VERSION = 1  # of what the cache holds
+_VERSION = 2  # of what the cache holds
 
 
 def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:

@@ -280,8 +280,9 @@ def _outcome(told: Mapping[str, Any]) -> Outcome:
     try:
         if verdict not in get_args(Verdict):
             raise ValueError("no verdict")
-        return Outcome(verdict, _failures(told), float(told.get("seconds", 0.0)))
-    except (TypeError, ValueError, KeyError):
+        counts = {str(how): int(count) for how, count in told.get("counts", {}).items()}
+        return Outcome(verdict, _failures(told), float(told.get("seconds", 0.0)), counts)
+    except (TypeError, ValueError, KeyError, AttributeError):
         return Outcome("void")
 
 
@@ -290,7 +291,7 @@ def _failures(told: Mapping[str, Any]) -> list[Failure]:
         Failure(
             *(str(one[name]) for name in ("test", "error", "message")),
             [(str(file), int(line), str(name), str(source)) for file, line, name, source in one["trace"]],
-            *(str(one[name]) for name in ("check", "expected", "actual")),
+            *(str(one.get(name, "")) for name in ("check", "expected", "actual", "left", "right")),
         )
         for one in told.get("failures", ())
     ]

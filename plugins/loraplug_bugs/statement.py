@@ -34,20 +34,24 @@ def problem_statement(failures: Sequence[Failure], mark: str = "python") -> str:
 
 
 def _told(failure: Failure) -> list[str]:
-    """What was expected and what came, or, where the two cannot be told or look the same, the message."""
-    if failure.expected != failure.actual:
-        expected, actual = _unlike(failure.expected, failure.actual)
-        return [f"{name}: {text}" for name, text in (("Expected", expected), ("Actual", actual)) if text]
+    """What was expected and what came; both sides where that cannot be told; the message where they look the same."""
+    pairs = ("Expected", failure.expected), ("Actual", failure.actual)
+    if failure.left != failure.right:
+        pairs = ("Left side", failure.left), ("Right side", failure.right)
+    (first, one), (second, other) = pairs
+    if one != other:
+        one, other = _unlike(one, other)
+        return [f"{name}: {text}" for name, text in ((first, one), (second, other)) if text]
     return [_clip(_named(failure.message.strip()))] if failure.message.strip() else []
 
 
-def _unlike(expected: str, actual: str) -> tuple[str, str]:
+def _unlike(one: str, other: str) -> tuple[str, str]:
     """Both cut to length, from where they differ if they are alike for long."""
-    pairs = enumerate(zip(expected, actual, strict=False))
-    same = next((at for at, (left, right) in pairs if left != right), min(len(expected), len(actual)))
-    cut = same - _BEFORE if max(len(expected), len(actual)) > _LONG and same > _LONG // 2 else 0
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
+    cut = same - _BEFORE if max(len(one), len(other)) > _LONG and same > _LONG // 2 else 0
     lead = "..." if cut else ""
-    return _clip(lead + expected[cut:]), _clip(lead + actual[cut:])
+    return _clip(lead + one[cut:]), _clip(lead + other[cut:])
 
 
 def _named(message: str) -> str:

@@ -16,8 +16,8 @@ from loraplug_bugs.stage import Staged
 from loraplug_bugs.statement import problem_statement
 
 METHOD = (
-    "the target tests pass on the tree without the bug, run alone; with it they fail, twice, in the same way, once "
-    "among the related tests and once alone; the suite passed twice before"
+    "buggy_tree: the related tests with the bug in; buggy_tree_alone: those that failed, run again without the others, "
+    "and failing in the same way; fixed_tree: these without the bug; suite: all tests without it, in two runs"
 )
 
 
@@ -54,8 +54,10 @@ def make_task(number: int, bug: Bug, text: str, staged: Staged, survey: Survey, 
         "verification": {
             "verified": True,
             "method": METHOD,
-            "buggy_tree": {"passed": len(related) - len(targets), "failed": len(targets)},
-            "fixed_tree": {"passed": len(related), "failed": 0},
+            "buggy_tree": bug.ran.get("related") or {"failed": len(targets)},
+            "buggy_tree_alone": bug.ran.get("alone") or {"failed": len(targets)},
+            "fixed_tree": bug.ran.get("fixed") or {"passed": len(targets)},
+            "suite": {"passed": len(names), "failed": len(survey.failing), "flaky": len(survey.flaky)},
         },
     }
 

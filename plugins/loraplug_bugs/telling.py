@@ -14,6 +14,7 @@ import reprlib
 import time
 import traceback
 import unittest
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -27,11 +28,18 @@ Say = dict[str, Any]
 
 
 class Watch:
-    """A pytest plugin: what was collected, how each test ended, and why."""
+    """A pytest plugin: what was collected, how each test ended, and why.
 
-    def __init__(self, wanted: Sequence[str] | None = None, coverage: Any = None) -> None:
+    Args:
+        wanted: ids of the tests to run; all that are collected where it is None.
+        stop_after: end the session when so many tests have failed; 0 is never. pytest's own `--maxfail` counts the
+            subtests of a test one by one.
+    """
+
+    def __init__(self, wanted: Sequence[str] | None = None, coverage: Any = None, stop_after: int = 0) -> None:
         self.wanted = None if wanted is None else set(wanted)
         self.coverage = coverage
+        self.stop_after = stop_after
         self.seconds: dict[str, float] = {}
         self.outcomes: dict[str, str] = {}
         self.failures: list[Say] = []
@@ -69,15 +77,21 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-        """Keep the worst outcome of a test's phases, and the first failure."""
+        """Keep the worst outcome of a test's phases, and the first failure; subtests come before their test."""
         report: Any = yield
         if report.failed:
             if self.outcomes.get(item.nodeid) != "failed" and call.excinfo is not None:
                 self.failures.append(explain(item.nodeid, call.excinfo.value, self.compared))
             self.outcomes[item.nodeid] = "failed"
-        elif report.when == "call" or report.skipped:
-            self.outcomes.setdefault(item.nodeid, "skipped" if report.skipped else report.outcome)
+            if 0 < self.stop_after <= sum(outcome == "failed" for outcome in self.outcomes.values()):
+                item.session.shouldfail = f"stopping after {self.stop_after} tests that fail"
+        elif self.outcomes.get(item.nodeid) != "failed" and (report.when == "call" or report.skipped):
+            self.outcomes[item.nodeid] = "skipped" if report.skipped else report.outcome
         return report  # type: ignore[no-any-return]
+
+    def counts(self) -> dict[str, int]:
+        """How many tests ended how."""
+        return dict(Counter(self.outcomes.values()))
 
 
 def explain(test: str, error: BaseException, compared: tuple[str, str, str] | None) -> Say:
@@ -90,12 +104,12 @@ def explain(test: str, error: BaseException, compared: tuple[str, str, str] | No
         if frame.f_code.co_filename.startswith(TREE + os.sep)
     ]  # fmt: skip
     told: Say = {"test": test, "error": type(error).__name__, "message": clean(str(error))[:LONG], "trace": trace,
-                 "check": "", "expected": "", "actual": ""}  # fmt: skip
+                 "check": "", "expected": "", "actual": "", "left": "", "right": ""}  # fmt: skip
     if trace:
         place = next(one for one in reversed(trace) if one[0] == trace[0][0])  # the last one in the test's own file
         statement = statement_at(str(Path(TREE, place[0])), place[1])
         told["check"] = place[3] if statement is None else ast.unparse(statement)[:LONG]
-        told["expected"], told["actual"] = sides(statement, error, frames, compared if place == trace[-1] else None)
+        told |= sides(statement, error, frames, compared if place == trace[-1] else None)
     return told
 
 
@@ -117,36 +131,54 @@ def sides(
     error: BaseException,
     frames: Sequence[tuple[FrameType, int]],
     compared: tuple[str, str, str] | None,
-) -> tuple[str, str]:
-    """What a failed check expected and what it got, as text; empty where it cannot be told."""
+) -> Say:
+    """What a failed check expected and what it got, as text, or its `left` and `right` where that cannot be told."""
     if not isinstance(error, AssertionError | pytest.fail.Exception):
-        return "", f"{type(error).__name__}: {clean(str(error))[:LONG]}"
+        return {"actual": f"{type(error).__name__}: {clean(str(error))[:LONG]}"}
     asserting = next((frame for frame, _ in frames if frame.f_code.co_filename == unittest.case.__file__
                       and {"first", "second"} <= frame.f_locals.keys()), None)  # fmt: skip
     if asserting is not None:
         call = getattr(statement, "value", None)
         arguments = call.args[:2] if isinstance(call, ast.Call) else []
         pair = shown(asserting.f_locals["first"]), shown(asserting.f_locals["second"])
-        return ordered(arguments, pair) if asserting.f_code.co_name == "assertEqual" else ("", "")
+        return ordered(arguments, pair) if asserting.f_code.co_name == "assertEqual" else {}
     if (match := re.match(r"DID NOT RAISE (.+)|(\S+) not raised", str(error))) is not None:
-        return (match[1] or match[2])[:LONG], "no exception"
+        return {"expected": (match[1] or match[2])[:LONG], "actual": "no exception"}
     test = statement.test if isinstance(statement, ast.Assert) else None
     if compared is not None and compared[0] == "==" and isinstance(test, ast.Compare) and len(test.ops) == 1:
         return ordered([test.left, test.comparators[0]], compared[1:])
-    return "", ""
+    return {}
 
 
-def ordered(sources: Sequence[ast.expr], pair: tuple[str, str]) -> tuple[str, str]:
-    """(expected, actual): what was expected is the side written out, as `{1}` or `set([1])` is, else the right one."""
-    made = [any(map(computes, ast.walk(one))) for one in sources]
-    return (pair[0], pair[1]) if made == [False, True] else (pair[1], pair[0])
+def ordered(sources: Sequence[ast.expr], pair: tuple[str, str]) -> Say:
+    """The sides of a comparison as `expected` and `actual` where one is written out, as `{1}` or `set([1])` is, or
+    named so; else as `left` and `right`."""
+    for tells in (written, named_expected):
+        left, right = map(tells, sources) if len(sources) == 2 else (False, False)
+        if left != right:
+            return dict(zip(("expected", "actual") if left else ("actual", "expected"), pair, strict=True))
+    return {"left": pair[0], "right": pair[1]}
 
 
-def computes(node: ast.AST) -> bool:
-    """Whether a value comes from elsewhere; a call of a builtin type writes one out."""
+def written(node: ast.expr) -> bool:
+    """Whether a value is written out: of literals alone; a call of a builtin type, and `approx`, write one out too."""
     if isinstance(node, ast.Call):
-        return not (isinstance(node.func, ast.Name) and isinstance(getattr(builtins, node.func.id, None), type))
-    return isinstance(node, ast.Attribute)
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        own = isinstance(node.func, ast.Name) and isinstance(getattr(builtins, name, None), type)
+        return (own or name == "approx") and all(map(written, [*node.args, *(each.value for each in node.keywords)]))
+    if not isinstance(
+        node, ast.Constant | ast.UnaryOp | ast.BinOp | ast.List | ast.Tuple | ast.Set | ast.Dict | ast.Starred
+    ):
+        return False
+    return all(written(each) for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr))
+
+
+def named_expected(node: ast.expr) -> bool:
+    """Whether a value comes from a variable, or by a subscript or an attribute, that is called `expected` or so."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return re.search(r"(?:^|_)(?:expect(?:ed|ation|ations)?|want(?:ed)?)(?:_|$|\d)", name.lower()) is not None
 
 
 class _Repr(reprlib.Repr):

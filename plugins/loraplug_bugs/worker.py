@@ -62,7 +62,7 @@ else:
 
 def run_pytest(arguments: Sequence[str], watch: telling.Watch) -> int:
     """One session of pytest in this process."""
-    return int(pytest.main([*ALWAYS, *arguments], plugins=[watch]))
+    return int(pytest.main([*ALWAYS, *arguments, "--maxfail=0"], plugins=[watch]))  # whatever the arguments say
 
 
 def run_tests(job: Say) -> Say:
@@ -72,8 +72,8 @@ def run_tests(job: Say) -> Say:
         places, wanted = list(dict.fromkeys(test.split("::")[0] for test in tests)), tests
     else:
         places, wanted = tests, None
-    watch = telling.Watch(wanted)
-    code = run_pytest([*job["arguments"], f"--maxfail={job['stop_after']}", *places], watch)
+    watch = telling.Watch(wanted, stop_after=job["stop_after"])
+    code = run_pytest([*job["arguments"], *places], watch)
     if job.get("report"):
         return {"verdict": "passed", "code": code, "outcomes": watch.outcomes, "failures": watch.failures,
                 "detail": watch.broken[:1]}  # fmt: skip
@@ -81,7 +81,7 @@ def run_tests(job: Say) -> Say:
         return {"verdict": "broken", "detail": watch.broken[:1] or [f"pytest ended with {code}"]}
     if not watch.failures and (idle := [test for test in tests if watch.outcomes.get(test) != "passed"]):
         return {"verdict": "broken", "detail": [f"{idle[0]} did not run, or was skipped"]}
-    return {"verdict": "failed" if watch.failures else "passed", "failures": watch.failures}
+    return {"verdict": "failed" if watch.failures else "passed", "failures": watch.failures, "counts": watch.counts()}
 
 
 # the whole suite

@@ -4,3 +4,4 @@ from typing import Literal
 
 TrainOn = Literal["assistant", "last-assistant", "all"]
 Policy = Literal["truncate-left", "truncate-right", "drop", "error"]
+TextPolicy = Literal["auto", "split", "truncate-left", "truncate-right", "drop", "error"]

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attrs import define, field, frozen, validators
 from attrs import field as option
+from attrs import frozen, validators
 
-from loraplug import Conversation, Doc, Formatter, InputError, Progress, Run, row_id, shape_of
+from loraplug import (
+    Conversation,
+    Doc,
+    Formatter,
+    InputError,
+    Progress,
+    Run,
+    iter_rows,
+    row_id,
+    shape_of,
+    unread_columns,
+)
 from loraplug_chat.choices import Policy
-from loraplug_chat.overlong import shortened
+from loraplug_chat.overlong import LONGER, MANY, Fitted, TalkEncoder, shortened, too_long
 from loraplug_chat.packing import isolates
+from loraplug_chat.report import Part, Report, tell
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,10 +34,12 @@ if TYPE_CHECKING:
 
     from loraplug_chat import gate, store
     from loraplug_chat.mask import Encoded
+    from loraplug_chat.plain import PlainRow
 
-    Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, Callable[[Any], Encoded]]]
+    Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, TalkEncoder | PlainRow]]
 
-SAMPLES, EXAMPLES = 8, 3
+SAMPLES = 8
+_NOTHING = "see that rows hold an answer, and that `weight` and `train_on` leave one to train"
 
 
 @frozen
@@ -38,7 +51,7 @@ class Encoding(Formatter):
     )
     overlong: Annotated[
         Policy,
-        Doc("longer rows: take out the oldest turns, cut the end off, leave the row out, or stop"),
+        Doc("longer rows: take out middles of tool outputs, then the oldest turns; cut the end off; leave out; stop"),
     ] = option(default="truncate-left", kw_only=True)
     packing: Annotated[
         bool | Literal["auto"], Doc("put short rows together up to `max_length`; `auto` does so on a GPU")
@@ -57,6 +70,12 @@ class Encoding(Formatter):
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
+        from loraplug_chat import clock
+
+        with clock.stopped_at(run.date):
+            return self._encode(rows, tokenizer, run)
+
+    def _encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         from loraplug_chat import store
 
         packing = isolates(self.packing)
@@ -69,15 +88,17 @@ class Encoding(Formatter):
             lines = fresh.with_name(f"{fresh.name}.lines")
             try:
                 report = self._write(rows, tokenizer, run, lines)
+                weighted = bool(report.counts["weighted"])
                 if packing:
-                    packs = store.packed(lines, report.lengths, self.max_length, fresh)
-                    report.counts["packs"] = len(packs)
-                (fresh if packing else lines).replace(place)
+                    report.counts["packs"] = store.packed(lines, report.lengths, self.max_length, fresh, weighted)
+                elif weighted:
+                    store.weighted(lines, fresh)
+                (fresh if packing or weighted else lines).replace(place)
             finally:
                 fresh.unlink(missing_ok=True)
                 lines.unlink(missing_ok=True)
             encoded, told = store.read(place, report.table(packing))
-        _tell(told, run)
+        tell(told, run)
         return encoded
 
     def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
@@ -93,7 +114,7 @@ class Encoding(Formatter):
             else:
                 whole = Part(path, Report(0))
                 files = []
-                for part in workers.parts(self, rows, tokenizer, Path(folder), processes):
+                for part in workers.parts(self, rows, tokenizer, Path(folder), processes, run.date):
                     whole.take(part)
                     files.append(part.path)
                     bar.advance(part.report.rows)
@@ -107,143 +128,54 @@ class Encoding(Formatter):
         from loraplug_chat import store
 
         part, writer = Part(path, Report(len(rows))), store.Writer(path)
-        for index, row in enumerate(_each(rows), first):
+        unread = unread_columns(rows.column_names, shape_of(rows.column_names))
+        for index, row in enumerate(iter_rows(rows), first):
             if bar is not None:
                 bar.advance(1)
-            line = self._line(row, index, read, part.report, part.samples)
-            if line is not None:
+            part.report.columns.update(name for name in unread if row[name] is not None)
+            for line in self._lines(row, index, read, part.report, part.samples):
                 writer.add(line)
         writer.close()
         part.report.lengths = writer.lengths
         return part
 
-    def _line(
+    def _lines(
         self, row: Mapping[str, Any], index: int, read: Read, report: Report, samples: list[gate.Sample]
-    ) -> store.Line | None:
+    ) -> Iterator[store.Line]:
+        """The row as it will be trained: one line, several of a text that is split, or none."""
         from loraplug_chat.store import Line
 
         name = row_id(row, index)
         try:
             talk, encode = read(row, index)
-            encoded: Encoded | None = encode(talk)
+            encoded = self._encoded(talk, encode)
+            fitted = Fitted([encoded], talk=talk) if encoded and len(encoded.ids) <= self.max_length else None
+            if fitted is None and self.overlong != "error":
+                fitted = shortened(encoded, talk, encode, self.max_length, self.overlong)
         except InputError as error:
-            report.lose(name, error.what)
+            report.lose(name, error.what, error.todo)
+            return
+        if talk is not None:
+            report.note(talk)
+        if fitted is None:
+            raise too_long(encoded, name, self.max_length)
+        if not fitted.rows:
+            report.lose(name, fitted.reason, LONGER)
+            return
+        if not all(any(part.trained[1:]) for part in fitted.rows):
+            report.lose(name, "no trained token is left", LONGER if fitted.counts else _NOTHING)
+            return
+        if fitted.talk is not None and len(samples) < SAMPLES:
+            samples.append((fitted.talk, fitted.rows[0]))
+        if fitted.counts:
+            report.shorten(name, fitted.counts)
+        for number, part in enumerate(fitted.rows, 1):
+            report.take(part)
+            label = name if len(fitted.rows) == 1 else f"{name} (part {number} of {len(fitted.rows)})"
+            yield Line(label, part.ids, part.trained)
+
+    def _encoded(self, talk: Conversation | None, encode: Callable[[Any], Encoded]) -> Encoded | None:
+        """The whole row; None where a measure says that it is too long and a proof would take long."""
+        if talk is not None and len(talk.messages) > MANY and not encode.fits(talk, self.max_length):  # type: ignore[attr-defined]
             return None
-        assert encoded is not None  # noqa: S101 - for the type checker
-        if talk is not None and len(samples) < SAMPLES and len(encoded.ids) <= self.max_length:
-            samples.append((talk, encoded))
-        if len(encoded.ids) > self.max_length:
-            try:
-                encoded = shortened(encoded, talk, encode, self.max_length, self.overlong)
-            except InputError as error:
-                raise InputError(error.what, where=name, todo=error.todo) from None
-            if encoded is None:
-                report.lose(name, f"more than {self.max_length} tokens")
-                return None
-            report.counts["truncated"] += 1
-        if True not in encoded.trained[1:]:
-            report.lose(name, "no trained token is left")
-            return None
-        report.take(encoded)
-        return Line(name, encoded.ids, encoded.trained)
-
-
-@define
-class Report:
-    """What became of the rows.
-
-    Attributes:
-        rows: how many there were.
-        lost: reason to number of rows; `examples` to the first few row names.
-        counts: `kept`, `truncated`, `tokens`, `trained`, and of kept rows: `other_prompts` (a trained turn stands
-            behind something else than inference would put there), `endless` (a trained turn without a token to stop),
-            `lookalikes` (text of control tokens in the row, made plain), `packs`.
-    """
-
-    rows: int
-    lost: Counter[str] = field(factory=Counter)
-    examples: dict[str, list[str]] = field(factory=dict)
-    counts: Counter[str] = field(factory=Counter)
-    lengths: list[int] = field(factory=list)
-
-    def lose(self, row: str, reason: str) -> None:
-        """Count a row that is left out."""
-        self.lost[reason] += 1
-        names = self.examples.setdefault(reason, [])
-        if len(names) < EXAMPLES:
-            names.append(row)
-
-    def take(self, row: Encoded) -> None:
-        """Count a row that is kept."""
-        self.counts["kept"] += 1
-        self.counts["tokens"] += len(row.ids)
-        self.counts["trained"] += row.trained.count(True)
-        self.counts["other_prompts"] += not row.same_prompts
-        self.counts["endless"] += not row.stops
-        self.counts["lookalikes"] += row.hostile
-
-    def check(self, most: float) -> None:
-        """Raise InputError if more than this share was lost, or all."""
-        lost = sum(self.lost.values())
-        if self.rows and (lost > most * self.rows or not self.counts["kept"]):
-            worst = self.lost.most_common(5)
-            reasons = "; ".join(f"{count} rows: {why} ({', '.join(self.examples[why])} …)" for why, count in worst)
-            raise InputError(
-                f"{lost} of {self.rows} rows cannot be used: {reasons}",
-                where="formatter",
-                todo="raise max_length, choose another `overlong`, mend the rows, or allow it with max_lost",
-            )
-
-    def table(self, packed: bool) -> dict[str, Any]:
-        """For the file beside the rows."""
-        return {"rows": self.rows, "lost": self.lost, "examples": self.examples, **self.counts, "packed": packed}
-
-
-@define
-class Part:
-    """Some of the rows, encoded: their file, what became of them, and the first few for the gate."""
-
-    path: Path
-    report: Report
-    samples: list[gate.Sample] = field(factory=list)
-
-    def take(self, part: Part) -> None:
-        """Add what another part counted."""
-        ours, theirs = self.report, part.report
-        ours.rows += theirs.rows
-        ours.lost.update(theirs.lost)
-        ours.counts.update(theirs.counts)
-        ours.lengths += theirs.lengths
-        for reason, names in theirs.examples.items():
-            ours.examples[reason] = (ours.examples.get(reason, []) + names)[:EXAMPLES]
-        self.samples = (self.samples + part.samples)[:SAMPLES]
-
-
-def _each(rows: Dataset) -> Iterator[dict[str, Any]]:
-    from loraplug_chat.store import ROWS_A_BATCH
-
-    for batch in rows.with_format(None).iter(batch_size=ROWS_A_BATCH):
-        names = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(names, values, strict=True))
-
-
-def _tell(report: Mapping[str, Any], run: Run) -> None:
-    count = Counter({key: value for key, value in report.items() if isinstance(value, int)})
-    share = count["trained"] / max(count["tokens"], 1)
-    text = f"{count['kept']} of {report['rows']} rows, {count['tokens']} tokens, {share:.0%} of them trained"
-    text += f", {count['truncated']} rows truncated" if count["truncated"] else ""
-    run.say(f"encoded {text}" + (f", in {count['packs']} packs" if report["packed"] else ""))
-    for reason, number in report["lost"].items():
-        run.warn(f"left out {number} rows: {reason} ({', '.join(report['examples'][reason])} …)")
-    if count["other_prompts"]:
-        run.warn(
-            f"in {count['other_prompts']} rows a trained turn stands behind a prompt that inference would write "
-            "otherwise: the template rewrites earlier turns, or begins an answer with what it leaves out later"
-        )
-    if count["endless"]:
-        run.warn(
-            f"in {count['endless']} rows the template writes no end-of-turn token, so the model cannot learn to stop"
-        )
-    if count["lookalikes"]:
-        run.say(f"{count['lookalikes']} rows hold text that looks like control tokens; it was made plain text")
+        return encode(talk)

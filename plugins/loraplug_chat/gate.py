@@ -8,7 +8,7 @@ from typing import Any
 
 from loraplug import Conversation, LoraplugError
 from loraplug_chat.mask import Encoded
-from loraplug_chat.template import Talk
+from loraplug_chat.template import Talk, compiled
 
 Sample = tuple[Conversation, Encoded]
 
@@ -34,6 +34,7 @@ def check(tokenizer: Any, samples: Sequence[Sample]) -> None:
 
 
 def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
+    compiled(tokenizer.get_chat_template())  # from here on it is told the date that the rows were written with
     for conversation, row in samples:
         talk = Talk.of(conversation)
         if not row.forced:
@@ -47,9 +48,18 @@ def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
 
 
 def _ids(tokenizer: Any, talk: Talk, upto: int, *, prompt: bool) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        talk.messages[:upto], tools=talk.tools, add_generation_prompt=prompt, return_dict=False
-    )
+    messages, options = talk.messages[:upto], {"tools": talk.tools, "add_generation_prompt": prompt}
+    ids: list[int]
+    if any(message.get("content", "") is None for message in messages):  # which `apply_chat_template` would leave out
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        template = tokenizer.get_chat_template()
+        (text,), _ = render_jinja_template(
+            [messages], chat_template=template, **options, **tokenizer.special_tokens_map
+        )
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+    ids = tokenizer.apply_chat_template(messages, return_dict=False, **options)
     return ids
 
 

@@ -11,8 +11,12 @@ from attrs import define, field, frozen
 
 from loraplug import InputError
 from loraplug_chat.template import body, merged
-from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Tracked
+from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Thought, Tracked
 
+# control tokens as templates write them: <|im_end|>, </s>, <end_of_turn>, [/INST]; a tokenizer may lack them
+WRITTEN = re.compile(
+    r"<\|[^\s|<>]+\|?>|<[^\s|<>]+\|>|</?[A-Za-z_]\w*>|<\uff5c[^\s\uff5c<>]+\uff5c>|\[/?[a-z]*[A-Z_]{2,}\]"
+)
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model", "observation"})
 
 
@@ -50,6 +54,23 @@ class Added:
         }
         control = frozenset(text for text, (_, special_) in tokens.items() if special_)
         return cls(tokens, control, re.compile(_any_of(tokens) if tokens else r"(?!)"))
+
+    def cut(self, text: str) -> list[str]:
+        """Text that a template wrote, cut into control tokens, what is written like one, and what lies between."""
+        parts, at = [], 0
+        for found in self.pattern.finditer(text):
+            parts += [*_apart(WRITTEN, text[at : found.start()]), found.group()]
+            at = found.end()
+        return [*parts, *_apart(WRITTEN, text[at:])]
+
+    def is_control(self, part: str) -> bool:
+        """Whether this is a special token, or written like one where the tokenizer has no such token."""
+        found = self.tokens.get(part)
+        return bool(WRITTEN.fullmatch(part)) if found is None else found[1]
+
+    def is_token(self, part: str) -> bool:
+        """Whether this is an added token, or written like a control token."""
+        return part in self.tokens or self.is_control(part)
 
     def framed_by(self, texts: Iterable[str]) -> Added:
         """The same, with every token that occurs in `texts`, written by a template around plain turns, as control."""
@@ -120,6 +141,10 @@ class View:
         mine = self._places.get(body(message), [])
         return [span for span in mine if span[1] > span[0]] or mine
 
+    def thoughts(self, message: int) -> list[tuple[int, int]]:
+        """Where reasoning of a message stands."""
+        return [(a, b) for a, b, owner in self.spans if isinstance(owner, Thought) and owner == body(message) and a < b]
+
     def rows_before(self, at: int) -> tuple[int, int]:
         """End and owner of the last row text that ends at or before `at`; (0, TEMPLATE) if none."""
         last = (0, TEMPLATE)
@@ -137,19 +162,19 @@ class View:
         """Whether text of other owners stands in [start, end)."""
         return any(a < end and b > start and owner != body(message) for a, b, owner in self._bodies)
 
-    def elements(self, start: int, end: int) -> list[str]:
-        """text[start:end] cut into control tokens and the text between them."""
-        parts, at = [], start
-        for mark in self.marks:
-            if mark.start >= start and mark.end <= end:
-                parts += [self.text[at : mark.start], self.text[mark.start : mark.end]]
-                at = mark.end
-        return [part for part in [*parts, self.text[at:end]] if part]
-
     def generation(self) -> list[tuple[int, int]]:
         """What stands between {% generation %} and {% endgeneration %}."""
         opened = [a for a, _, owner in self.spans if owner == OPEN]
         return list(zip(opened, (a for a, _, owner in self.spans if owner == CLOSE), strict=True))
+
+
+def _apart(pattern: re.Pattern[str], text: str) -> list[str]:
+    """Text cut before and behind every match."""
+    parts, at = [], 0
+    for found in pattern.finditer(text):
+        parts += [text[at : found.start()], found.group()]
+        at = found.end()
+    return [part for part in [*parts, text[at:]] if part]
 
 
 def _any_of(texts: Iterable[str]) -> str:

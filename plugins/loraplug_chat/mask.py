@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from attrs import define, field, frozen
 
 from loraplug import Conversation, InputError
+from loraplug_chat import reasoning
+from loraplug_chat.calls import calls_written
 from loraplug_chat.choices import TrainOn
+from loraplug_chat.endings import PROBE, Endings, Turn
 from loraplug_chat.marks import Added, View
 from loraplug_chat.shapes import Shape, Shapes
-from loraplug_chat.spans import PROBE, Locator, Turn
+from loraplug_chat.spans import Locator
 from loraplug_chat.template import Talk, Template, is_usual
 from loraplug_chat.tokens import Tokens
 
@@ -23,21 +26,23 @@ class Encoded:
 
     Attributes:
         ids: token ids, length L.
-        trained: for each token whether it is trained, length L.
+        trained: for each token its weight in the loss, length L; 0 or False where it is not trained.
         same_prompts: whether each trained turn stands behind exactly what inference would put there.
         stops: whether every trained turn ends in a token that makes the model stop.
         hostile: whether the row brought text that looks like control tokens.
-        forced: whether a token had to be cut at the beginning of a turn, as inference cuts it.
+        forced: whether a token had to be cut at the beginning or the end of a turn, as inference cuts it.
         turns: (message, first token, one behind its last token) of each trained turn.
+        dropped: whose reasoning the template leaves out: none, only that of earlier answers, or that of the last one.
     """
 
     ids: list[int]
-    trained: list[bool]
+    trained: list[float]
     same_prompts: bool
     stops: bool
     hostile: bool
     forced: bool
     turns: list[tuple[int, int, int]]
+    dropped: Literal["", "earlier", "last"] = ""
 
 
 @define
@@ -69,9 +74,12 @@ class Masker:
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
         added = Added.of(tokenizer).framed_by(_frames(template))
-        return cls(template, Tokens.of(tokenizer, added), Locator(template, added), Shapes(template, added))
+        endings = Endings.of(template, added, tokenizer.eos_token)
+        return cls(template, Tokens.of(tokenizer, added), Locator(template, added, endings), Shapes(template, added))
 
-    def encode(self, conversation: Conversation, train_on: TrainOn = "assistant") -> Encoded:
+    def encode(
+        self, conversation: Conversation, train_on: TrainOn = "assistant", train_reasoning: bool = True
+    ) -> Encoded:
         """Ids and mask of a conversation.
 
         Raises:
@@ -83,8 +91,8 @@ class Masker:
         else:
             view, turns = self._proved(talk, train_on)
         if train_on == "all":
-            return self._all(talk, view)
-        return self._encoded(view, turns)
+            return self._all(talk, view, train_reasoning)
+        return self._encoded(talk, view, turns, train_reasoning)
 
     def _proved(self, talk: Talk, train_on: TrainOn) -> tuple[View, list[Turn]]:
         """Text and turns the long way."""
@@ -93,6 +101,8 @@ class Masker:
         if not str.__eq__(tracked, text) or (self._unseen(talk) and text != self.template.whole(talk)):
             raise InputError("the chat template gives another text when it is followed", where=talk.id)
         view = View.of(tracked, self.tokens.added, talk.id)
+        if any("tool_calls" in message for message in talk.messages):
+            calls_written(talk, self.template)
         wanted = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant" and talk.wanted[i]]
         if train_on == "last-assistant":
             wanted = wanted[-1:]
@@ -116,19 +126,23 @@ class Masker:
             return None
         shape = self._learnt.get(_key(talk, train_on))
         search = self.tokens.added.pattern.search
-        if shape is None or any(search(message["content"]) for message in talk.messages):
+        if shape is None or any(search(m["content"]) or reasoning.CLOSE in m["content"] for m in talk.messages):
             return None
         return shape.fill(talk)
 
-    def _encoded(self, view: View, turns: list[Turn]) -> Encoded:
-        ids, index, forced = self.tokens.encode(view, [turn.start for turn in turns], [turn.end for turn in turns])
-        trained = [False] * len(ids)
+    def _encoded(self, talk: Talk, view: View, turns: list[Turn], train_reasoning: bool) -> Encoded:
+        cuts = [place for turn in turns for place in (turn.start, turn.end)]
+        thoughts = [] if train_reasoning else [span for turn in turns for span in self._thoughts(view, turn)]
+        ids, index, forced = self.tokens.encode(view, cuts, [place for span in thoughts for place in span])
+        trained: list[float] = [False] * len(ids)
         for turn in turns:
             first, last = index[turn.start], index[turn.end]
-            trained[first:last] = [True] * (last - first)
+            trained[first:last] = [talk.wanted[turn.message]] * (last - first)
             if turn.handover is not None:
                 ids.append(turn.handover)
-                trained.append(True)
+                trained.append(talk.wanted[turn.message])
+        for a, b in thoughts:
+            trained[index[a] : index[b]] = [False] * (index[b] - index[a])
         same = all(turn.same_prompt for turn in turns) and not (forced and len(turns) > 1)
         return Encoded(
             ids,
@@ -138,7 +152,27 @@ class Masker:
             bool(view.lookalikes),
             forced,
             [(turn.message, index[turn.start], index[turn.end]) for turn in turns],
+            _dropped(talk, view),
         )
+
+    def _thoughts(self, view: View, turn: Turn) -> list[tuple[int, int]]:
+        """Blocks of reasoning in a turn, with what the template writes around them, to their closing token."""
+        inside = [(a, b) for a, b in view.bodies(turn.message) if turn.start <= a < b <= turn.end]
+        thoughts = {*view.thoughts(turn.message)}
+        found, at = [], turn.start
+        for number, (a, b) in enumerate(inside):
+            if (a, b) not in thoughts:
+                at = b
+                continue
+            behind = view.text[b : inside[number + 1][0] if number + 1 < len(inside) else turn.end]
+            whole = view.text[a:b].rstrip().endswith(reasoning.CLOSE)  # the row wrote the closing mark itself
+            parts = [] if whole else self.tokens.added.cut(behind)
+            close = next((i for i, part in enumerate(parts) if self.tokens.added.is_token(part)), -1)
+            end = b + sum(map(len, parts[: close + 1]))
+            end += len("".join(parts[close + 1 :])) - len("".join(parts[close + 1 :]).lstrip())
+            found.append((at, end))
+            at = end
+        return found or [(turn.start, min(reasoning.empty_block(view.text, turn.start), turn.end))]
 
     def _unseen(self, talk: Talk) -> bool:
         """Whether to render with transformers' own template too: for each new shape of row, and now and then."""
@@ -149,18 +183,32 @@ class Masker:
             self._checked.add(shape)
         return True
 
-    def _all(self, talk: Talk, view: View) -> Encoded:
-        """Everything trained but the text of messages that are not to be."""
-        barred = [span for i, want in enumerate(talk.wanted) if not want for span in view.bodies(i)]
-        ids, index, _ = self.tokens.encode(view, [], [place for span in barred for place in span])
-        trained = [True] * len(ids)
-        for a, b in barred:
-            trained[index[a] : index[b]] = [False] * (index[b] - index[a])
-        return Encoded(ids, trained, True, True, bool(view.lookalikes), False, [])
+    def _all(self, talk: Talk, view: View, train_reasoning: bool) -> Encoded:
+        """Everything trained, the text of messages by their weights."""
+        weighted = [(*span, want) for i, want in enumerate(talk.wanted) if want != 1 for span in view.bodies(i)]
+        if not train_reasoning:
+            weighted += [(*span, 0) for i in range(len(talk.messages)) for span in view.thoughts(i)]
+        ids, index, _ = self.tokens.encode(view, [], [place for a, b, _ in weighted for place in (a, b)])
+        trained: list[float] = [True] * len(ids)
+        for a, b, want in weighted:
+            trained[index[a] : index[b]] = [want] * (index[b] - index[a])
+        return Encoded(ids, trained, True, True, bool(view.lookalikes), False, [], _dropped(talk, view))
+
+
+def _dropped(talk: Talk, view: View) -> Literal["", "earlier", "last"]:
+    """Whose reasoning left no trace in the text."""
+    if not view.spans:  # of a known shape, which has no reasoning
+        return ""
+    given = [i for i, message in enumerate(talk.messages) if reasoning.of(message)]
+    lost = [i for i in given if not any(reasoning.says(view.text[a:b]) for a, b in view.thoughts(i))]
+    if not lost:
+        return ""
+    answers = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant"]
+    return "last" if lost[-1] == answers[-1] else "earlier"
 
 
 def _key(talk: Talk, train_on: str) -> Any:
-    return train_on, tuple(message["role"] for message in talk.messages), tuple(talk.wanted)
+    return train_on, tuple(message["role"] for message in talk.messages), tuple(map(bool, talk.wanted))
 
 
 def _frames(template: Template) -> list[str]:

@@ -1,64 +1,174 @@
-"""What becomes of rows with more tokens than allowed."""
+"""What becomes of rows with more tokens than allowed. A question is never cut away from an answer that is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from attrs import evolve
+from attrs import evolve, field, frozen
 
 from loraplug import Conversation, InputError
-from loraplug_chat.choices import Policy
+from loraplug_chat.outputs import MARKER, untrained
 
 if TYPE_CHECKING:
+    from loraplug_chat.choices import TextPolicy
     from loraplug_chat.mask import Encoded
+    from loraplug_chat.plain import PlainRow
 
-    Encode = Callable[[Conversation], Encoded]
+MANY = 64  # messages; proving a mask takes a rendering for each trained turn, measuring the text only one
+ROUNDS = 4  # proofs, where the measure was wrong by a little
+USUAL, LEAST = 400, 80  # characters of an output that stay while there are older turns to take out, and in the end
+LONGER = "raise max_length, or choose another `overlong`"
+NO_ROOM = "even with nothing but the opening, the newest trained answer and the turn before it"
+
+_LEFT = (
+    f"1. the middles of tool outputs, the longest first, down to {USUAL} characters each, `{MARKER.format(1234)}` in "
+    "their place; 2. turns behind the last trained answer; 3. the oldest answers, which are then no longer trained, "
+    "with their turns, calls of tools together with their results; never the system turn, the first user turn, nor the "
+    f"turn just before a trained answer; 4. more of the tool outputs, down to {LEAST} characters; "
+    "5. a row that still does not fit is left out"
+)
+_RIGHT = "the tokens behind `max_length`; an answer that is cut there has no end-of-turn; a row of which no trained "
+_RIGHT += "token is left is left out"
+_TOO_LONG = "nothing; the row is left out"
+_STOP = "nothing; the run stops"
+TABLE: Mapping[str, tuple[str, str, str]] = {
+    "truncate-left": (_LEFT, _TOO_LONG, "all but the last tokens"),
+    "truncate-right": (_RIGHT, _RIGHT, "all but the first tokens, so also the end-of-sequence token"),
+    "split": ("(refused)", _TOO_LONG, "nothing; the text becomes several rows of about the same length"),
+    "auto": ("as `truncate-left`", "as `truncate-left`", "as `split`"),
+    "drop": (_TOO_LONG, _TOO_LONG, _TOO_LONG),
+    "error": (_STOP, _STOP, _STOP),
+}
+"""What is cut under each value of `overlong`: of conversations, of prompts with completions as text, of plain texts."""
 
 
-def shortened(row: Encoded, talk: Conversation | None, encode: Encode, limit: int, policy: Policy) -> Encoded | None:
-    """The row in at most `limit` tokens, or None to drop it.
+class TalkEncoder(Protocol):
+    """Encodes conversations."""
 
-    `truncate-left` takes the oldest turns out and encodes the rest anew, so the row is again one the template makes;
-    without a conversation it keeps the last tokens. `truncate-right` keeps the first tokens.
+    def __call__(self, talk: Conversation) -> Encoded:
+        """Ids and mask, proved; InputError where they cannot be."""
+
+    def fits(self, talk: Conversation, most: int) -> bool:
+        """Whether a conversation has about `most` tokens or less, without a proof; InputError as above."""
+
+    def answers(self, talk: Conversation) -> list[int]:
+        """Numbers of the messages that are trained."""
+
+
+@frozen
+class Fitted:
+    """What became of a row that was too long.
+
+    Attributes:
+        rows: what can be trained on, each at most `max_length` tokens; none if the row is left out.
+        reason: why it is left out.
+        counts: `truncated` (rows that lost something), `cut_outputs` and `cut_characters` (of tool outputs),
+            `untrained_answers`, `removed_turns`, `cut_answers` (at their end), `cut_tokens` (thrown away of texts),
+            `split` (texts) and `pieces` (rows they became).
+        talk: the conversation that the row now is, if it is a whole one.
+    """
+
+    rows: Sequence[Encoded]
+    reason: str = ""
+    counts: Counter[str] = field(factory=Counter)
+    talk: Conversation | None = None
+
+
+def shortened(
+    row: Encoded | None, talk: Conversation | None, encode: TalkEncoder | PlainRow, limit: int, policy: TextPolicy
+) -> Fitted:
+    """The row in at most `limit` tokens, as `TABLE` says; `row` is its encoding, where it has one.
 
     Raises:
-        InputError: the policy is `error`.
+        InputError: no form of the row can be encoded, with the reason.
     """
-    if policy == "error":
-        raise InputError(
-            f"has {len(row.ids)} tokens, more than max_length = {limit}",
-            where=talk.id if talk else None,
-            todo='raise max_length, or set overlong to "truncate-left", "truncate-right" or "drop"',
-        )
     if policy == "drop":
-        return None
-    if policy == "truncate-right":
-        return evolve(row, ids=row.ids[:limit], trained=row.trained[:limit])
+        return Fitted([], f"more than {limit} tokens")
     if talk is None:
-        return evolve(row, ids=row.ids[-limit:], trained=row.trained[-limit:])
-    return _newest_turns(talk, encode, limit)
+        return _text(row, encode, limit, policy)  # type: ignore[arg-type]
+    if policy == "truncate-right":
+        return _beginning(row, talk, encode, limit)  # type: ignore[arg-type]
+    from loraplug_chat.shorten import Shortener
+
+    return Shortener(talk, encode, limit).fitted()  # type: ignore[arg-type]
 
 
-def _newest_turns(talk: Conversation, encode: Encode, limit: int) -> Encoded | None:
-    """The system turns at the front and as many of the newest turns as fit, beginning with a user's if that renders."""
-    messages = talk.messages
-    front = next((i for i, message in enumerate(messages) if message["role"] not in ("system", "developer")), 0)
-    first_kept = [i for i, message in enumerate(messages) if i > front and message["role"] == "user"]
-    first_kept = first_kept or [i for i, message in enumerate(messages) if i > front and message["role"] == "assistant"]
+def too_long(row: Encoded | None, name: str, limit: int) -> InputError:
+    """The error that stops a run under `overlong = "error"`."""
+    return InputError(
+        f"has {len(row.ids)} tokens, more than max_length = {limit}" if row else f"has more than {limit} tokens",
+        where=name,
+        todo='raise max_length, or set overlong to another value, such as "truncate-left" or "drop"',
+    )
 
-    def without(first: int) -> Encoded | None:
+
+def _text(row: Encoded, encode: PlainRow, limit: int, policy: TextPolicy) -> Fitted:
+    if policy == "truncate-right":
+        return _cut_behind(row, limit, cut_tokens=len(row.ids) - limit)
+    if encode.before:
+        return Fitted([], f"more than {limit} tokens, and a prompt is never cut")
+    if policy == "truncate-left":
+        last = encode.last(row, limit)
+        return Fitted([last], counts=Counter(truncated=1, cut_tokens=len(row.ids) - len(last.ids)))
+    pieces = encode.pieces(row, limit)
+    return Fitted(pieces, counts=Counter(split=1, pieces=len(pieces)))
+
+
+def _beginning(row: Encoded | None, talk: Conversation, encode: TalkEncoder, limit: int) -> Fitted:
+    """The conversation up to the turn in which the limit falls, encoded anew and cut."""
+    answers, count = encode.answers(talk), len(talk.messages)
+    held = [
+        untrained(message) if message["role"] == "assistant" and at not in answers else message
+        for at, message in enumerate(talk.messages)
+    ]  # or `train_on = "last-assistant"` would take the last that is left
+
+    def begun(upto: int) -> Conversation:
+        return evolve(talk, messages=held[:upto])
+
+    first = bisect_left(range(1, count + 1), True, key=lambda upto: not _fits(begun(upto), encode, limit)) + 1
+    for upto in range(first, min(first + ROUNDS, count)):
         try:
-            return encode(evolve(talk, messages=[*messages[:front], *messages[first:]]))
+            part = encode(begun(upto))
         except InputError:
-            return None
+            continue
+        if len(part.ids) > limit:
+            break
+    else:
+        upto, part = count, row or encode(talk)
+    made = _cut_behind(part, limit)
+    gone = sum(at >= upto for at in answers) + len(part.turns) - len(made.rows[0].turns)
+    return evolve(made, counts=made.counts + Counter(untrained_answers=gone))
 
-    low, high, best = 0, len(first_kept), None
-    while low < high:
-        middle = (low + high) // 2
-        row = without(first_kept[middle])
-        if row is not None and len(row.ids) <= limit:
-            best, high = row, middle
-        else:
-            low = middle + 1
-    return best
+
+def _fits(talk: Conversation, encode: TalkEncoder, limit: int) -> bool:
+    try:
+        return encode.fits(talk, limit)
+    except InputError:  # no conversation yet: there are templates that want a question
+        return True
+
+
+def _cut_behind(row: Encoded, limit: int, **counts: int) -> Fitted:
+    turns = [(message, first, min(end, limit)) for message, first, end in row.turns if first < limit]
+    cut = any(first < limit < end for _, first, end in row.turns)
+    made = evolve(row, ids=row.ids[:limit], trained=row.trained[:limit], turns=turns)
+    return Fitted([made], counts=Counter(truncated=1, cut_answers=int(cut), **counts))
+
+
+def account(counts: Mapping[str, int], names: Sequence[str]) -> str:
+    """What rows that were too long and are kept have lost; `names` are those of some."""
+    parts = {
+        "cut_outputs": f"{counts['cut_characters']:,} characters left out of the middles of {counts['cut_outputs']} "
+        "tool outputs",
+        "removed_turns": f"{counts['removed_turns']} turns left out",
+        "untrained_answers": f"{counts['untrained_answers']} answers not trained",
+        "cut_answers": f"{counts['cut_answers']} answers cut at their end, without an end-of-turn",
+        "cut_tokens": f"{counts['cut_tokens']:,} tokens thrown away",
+    }
+    lost = ", ".join(text for what, text in parts.items() if counts[what])
+    return (
+        f"{counts['truncated']} rows longer than max_length were shortened ({', '.join(names)} …): {lost}; "
+        'raise max_length to keep it, or leave such rows out with overlong = "drop"'
+    )

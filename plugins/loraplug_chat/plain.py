@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
+
+from attrs import evolve, frozen
 
 from loraplug import InputError
 from loraplug_chat.marks import Added, Mark, View
@@ -47,3 +50,40 @@ class PlainText:
         ids = [*front, *ids, *end]
         trained = [at >= untrained for at in range(len(ids))]
         return Encoded(ids, trained, True, bool(self._end), bool(view.lookalikes), False, [])
+
+    def opening(self, row: Encoded) -> list[int]:
+        """The token that this tokenizer puts in front of every text, if it does and the row has it."""
+        return self._front if row.ids[:1] == self._front else []
+
+
+@frozen
+class PlainRow:
+    """A row's texts: encoded, and cut where they are too long."""
+
+    plain: PlainText
+    before: str
+    after: str
+
+    def __call__(self, _: Any) -> Encoded:
+        """Ids of both texts."""
+        return self.plain.encode(self.before, self.after)
+
+    def pieces(self, row: Encoded, limit: int) -> list[Encoded]:
+        """The row as rows of at most `limit` tokens and about the same length, each with the token that opens a text.
+
+        Behind those, their ids in order are those of the row.
+        """
+        front = self.plain.opening(row)
+        length, room = len(row.ids) - len(front), limit - len(front)
+        count = -(-length // room)
+        bounds = [len(front) + length * number // count for number in range(count + 1)]
+        return [self._part(row, front, a, b) for a, b in pairwise(bounds)]
+
+    def last(self, row: Encoded, limit: int) -> Encoded:
+        """The row's last tokens behind the token that opens a text, `limit` in all."""
+        front = self.plain.opening(row)
+        return self._part(row, front, len(row.ids) - limit + len(front), len(row.ids))
+
+    def _part(self, row: Encoded, front: list[int], start: int, end: int) -> Encoded:
+        first = len(front)
+        return evolve(row, ids=[*front, *row.ids[start:end]], trained=[*row.trained[:first], *row.trained[start:end]])

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from attrs import define, frozen
 
 from loraplug import InputError
+from loraplug_chat.endings import Turn
 from loraplug_chat.marks import Added, Mark, View
 from loraplug_chat.sealed import Sealed
-from loraplug_chat.spans import Turn
 from loraplug_chat.template import Talk, Template, body, merged, role
 from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, InspectedError, Tracked, TrackedDict
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Sequence
-from datetime import date
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
+from loraplug import conversation
+from loraplug_chat import clock
 from loraplug_chat.packing import best_fit
 
 if TYPE_CHECKING:
@@ -25,15 +27,20 @@ ROWS_A_BATCH = 256
 
 @define
 class Line:
-    """One encoded row: its name, token ids, and for each token whether it is trained."""
+    """One encoded row: its name, token ids, and for each token its weight in the loss, 0 where it is not trained."""
 
     row: str
     ids: list[int]
-    trained: list[bool]
+    trained: list[float]
+
+    @property
+    def plain(self) -> bool:
+        """Whether all weights are 0 or 1."""
+        return {*self.trained} <= {0, 1}
 
 
 def fingerprint(rows: Dataset, tokenizer: Any, options: Any) -> str:
-    """A hash of the rows' content, the tokenizer with its template, the options, the day (if the template asks for it),
+    """A hash of the rows' content, the tokenizer with its template, the options, the date (if the template asks),
     this package's code and the versions of what it stands on.
     """
     import tokenizers
@@ -49,7 +56,7 @@ def fingerprint(rows: Dataset, tokenizer: Any, options: Any) -> str:
         template,
         repr(sorted(tokenizer.special_tokens_map.items())),
         tokenizer.backend_tokenizer.to_str() if getattr(tokenizer, "is_fast", False) else repr(tokenizer),
-        date.today().isoformat() if "strftime_now" in template else "",
+        repr(clock.told(template)),
         repr(rows.features),
     ]
     for part in parts:
@@ -71,15 +78,20 @@ def _content(table: pa.Table) -> bytes:
 
 @cache
 def _code() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    folders = (Path(__file__).parent, Path(inspect.getfile(conversation)).parent)  # this package, and what reads rows
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=20).hexdigest()
 
 
 @define
 class Writer:
-    """Writes lines to an Arrow file in batches, so that memory stays flat."""
+    """Writes lines to an Arrow file in batches, so that memory stays flat.
+
+    `token_weights` is null for lines whose weights are all 0 or 1, unless `weights` asks to write them, too.
+    """
 
     path: Path
+    weights: bool = False
     _stream: Any = None
     _waiting: list[list[Line]] = field(factory=list)
     lengths: list[int] = field(factory=list)
@@ -106,11 +118,12 @@ class Writer:
         ends = np.cumsum([0, *(sum(len(line.ids) for line in pack) for pack in self._waiting)], dtype=np.int32)
         lines = [line for pack in self._waiting for line in pack]
         ids = np.fromiter(chain.from_iterable(line.ids for line in lines), np.int32, ends[-1])
-        trained = np.fromiter(chain.from_iterable(line.trained for line in lines), np.bool_, ends[-1])
+        trained = np.fromiter(chain.from_iterable(line.trained for line in lines), np.float32, ends[-1])
         batch = pa.record_batch(
             {
                 "input_ids": pa.ListArray.from_arrays(ends, ids),
-                "labels": pa.ListArray.from_arrays(ends, np.where(trained, ids, np.int32(-100))),
+                "labels": pa.ListArray.from_arrays(ends, np.where(trained != 0, ids, np.int32(-100))),
+                "token_weights": self._weights(ends, trained),
                 "row": pa.array([[line.row for line in pack] for pack in self._waiting], pa.list_(pa.string())),
                 "seq_lengths": pa.array(
                     [[len(line.ids) for line in pack] for pack in self._waiting], pa.list_(pa.int32())
@@ -121,6 +134,17 @@ class Writer:
             self._stream = pa.ipc.new_stream(str(self.path), batch.schema)
         self._stream.write_batch(batch)
         self._waiting.clear()
+
+    def _weights(self, ends: Any, trained: Any) -> pa.Array:
+        import pyarrow as pa
+
+        if self.weights:
+            return pa.ListArray.from_arrays(ends, trained)
+        absent = [all(line.plain for line in pack) for pack in self._waiting]
+        if all(absent):
+            return pa.nulls(len(absent), pa.list_(pa.float32()))
+        given = [None if no else trained[a:b] for no, a, b in zip(absent, ends, ends[1:], strict=False)]
+        return pa.array(given, pa.list_(pa.float32()))
 
 
 def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dict[str, Any]]:
@@ -133,9 +157,8 @@ def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dic
     known: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
     rows = Dataset.from_file(str(path))
     rows.info.description = json.dumps(known)
-    if not known["packed"]:
-        rows = rows.remove_columns("seq_lengths")
-    return rows, known
+    unused = [name for name, on in (("seq_lengths", "packed"), ("token_weights", "weighted")) if not known.get(on)]
+    return rows.remove_columns(unused) if unused else rows, known
 
 
 def join(parts: Sequence[Path], out: Path) -> None:
@@ -153,19 +176,34 @@ def join(parts: Sequence[Path], out: Path) -> None:
         writer.close()
 
 
-def packed(lines: Path, lengths: Iterable[int], budget: int, out: Path) -> list[list[int]]:
-    """Rewrite the lines of one file as packs of at most `budget` tokens in another; gives the packs."""
+def packed(lines: Path, lengths: Iterable[int], budget: int, out: Path, weights: bool) -> int:
+    """Rewrite the lines of one file as packs of at most `budget` tokens in another; gives the number of packs."""
     from datasets import Dataset
 
     rows = Dataset.from_file(str(lines))
     packs = best_fit(list(lengths), budget)
-    writer = Writer(out)
+    writer = Writer(out, weights)
     for pack in packs:
-        writer.add(*(_first_untrained(rows[index]) for index in pack))
+        writer.add(*(_first_untrained(_line(rows[index])) for index in pack))
     writer.close()
-    return packs
+    return len(packs)
 
 
-def _first_untrained(row: dict[str, Any]) -> Line:
+def weighted(lines: Path, out: Path) -> None:
+    """Rewrite the lines of one file with the weights of all tokens in another."""
+    from datasets import Dataset
+
+    writer = Writer(out, weights=True)
+    for row in Dataset.from_file(str(lines)):
+        writer.add(_line(row))
+    writer.close()
+
+
+def _line(row: dict[str, Any]) -> Line:
+    trained = row["token_weights"] or [float(label != -100) for label in row["labels"]]
+    return Line(row["row"][0], row["input_ids"], trained)
+
+
+def _first_untrained(line: Line) -> Line:
     """A packed document: nothing stands in front of its first token, so that cannot be learnt."""
-    return Line(row["row"][0], row["input_ids"], [False, *(label != -100 for label in row["labels"][1:])])
+    return Line(line.row, line.ids, [0.0, *line.trained[1:]])

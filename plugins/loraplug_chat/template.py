@@ -9,6 +9,8 @@ from typing import Any
 from attrs import define
 
 from loraplug import Conversation, InputError
+from loraplug_chat import reasoning
+from loraplug_chat.clock import strftime_now
 from loraplug_chat.tracked import (
     CLOSE,
     OPEN,
@@ -17,7 +19,9 @@ from loraplug_chat.tracked import (
     UNKNOWN,
     InspectedError,
     Parts,
+    PrintedPartsError,
     Runs,
+    Thought,
     Tracked,
     TrackedDict,
     TrackedList,
@@ -29,7 +33,7 @@ from loraplug_chat.tracked import (
     track,
 )
 
-NOT_RENDERED = ("train", "weight")
+NOT_RENDERED = frozenset({"train", "weight", "cuttable"})
 _USUAL = {"role", "content"}
 _NO_PROMPT = {"add_generation_prompt": False}
 _DICT_NAMES = frozenset(dir(TrackedDict))
@@ -51,23 +55,26 @@ class Talk:
 
     Attributes:
         id: the row's name.
-        messages: without our own keys and without keys that are null; reasoning under all names it goes by.
+        messages: without our own keys and without keys that are null but content; reasoning under all names it goes by.
         tools: tool schemas or None.
-        wanted: for each message, whether the row lets it be trained (`train: false` and `weight: 0` do not).
+        wanted: for each message the weight of its tokens in the loss; 0 or False where it is not trained.
     """
 
     id: str
     messages: list[dict[str, Any]]
     tools: list[Any] | None
-    wanted: list[bool]
+    wanted: list[float]
 
     @classmethod
     def of(cls, talk: Conversation) -> Talk:
         """Prepare a row as `apply_chat_template` does."""
         from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
 
-        wanted = [m.get("train", True) is not False and m.get("weight", 1) != 0 for m in talk.messages]
-        kept = [{k: v for k, v in m.items() if v is not None and k not in NOT_RENDERED} for m in talk.messages]
+        wanted = [0.0 if m.get("train", True) is False else m.get("weight", 1.0) for m in talk.messages]
+        kept = [
+            {k: v for k, v in m.items() if k not in NOT_RENDERED and (v is not None or k == "content")}
+            for m in talk.messages
+        ]
         if all(m.keys() == _USUAL and type(m["content"]) is type(m["role"]) is str for m in kept):
             return cls(talk.id, kept, _plain_template_data(talk.tools), wanted)
         messages = _alias_reasoning_fields(_plain_template_data(kept))
@@ -78,14 +85,36 @@ class Template:
     """A compiled chat template of a tokenizer, with the variables `apply_chat_template` gives it."""
 
     def __init__(self, source: str, variables: dict[str, Any]) -> None:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         self.source = source
         self._variables = {"documents": None, **variables}
-        self._plain = _compile_jinja_template(source)
+        self._plain = compiled(source)
         self._tracking = _tracking_twin(self._plain.environment, source)
         self.sealable = "strftime_now" not in source and _sealable(self._plain.environment.parse(source))
         self._globals = dict(self._tracking.globals)
+
+    def words(self) -> frozenset[str]:
+        """Every name, attribute and text constant that the template's code holds."""
+        from jinja2 import nodes
+
+        tree = self._plain.environment.parse(self.source)
+        found = {str(node.value) for node in tree.find_all(nodes.Const)}
+        found |= {node.attr for node in tree.find_all(nodes.Getattr)}
+        return frozenset(found | {node.name for node in tree.find_all(nodes.Name)})
+
+    def compared(self) -> frozenset[str]:
+        """Every text constant that the template compares something with, by itself or in a list."""
+        from jinja2 import nodes
+
+        found: set[str] = set()
+        for compare in self._plain.environment.parse(self.source).find_all(nodes.Compare):
+            sides = [compare.expr, *(operand.expr for operand in compare.ops if operand.op in ("eq", "ne"))]
+            for operand in compare.ops:
+                if operand.op in ("in", "notin") and isinstance(operand.expr, nodes.List | nodes.Tuple):
+                    sides += operand.expr.items
+            if any(operand.op in ("in", "notin") for operand in compare.ops):
+                sides.remove(compare.expr)  # `'tools' in message` asks for a key
+            found |= {str(side.value) for side in sides if isinstance(side, nodes.Const)}
+        return frozenset(found)
 
     def whole(self, talk: Talk) -> str:
         """The text of a conversation by transformers' own compiled template.
@@ -120,6 +149,11 @@ class Template:
             if isinstance(content := messages[-1].get("content"), TrackedList):
                 messages[-1]["content"] = Parts(content)
                 messages[-1]["content"]._owner = body(index)
+            elif isinstance(content, str):
+                messages[-1]["content"] = _content(speaker, content, index)
+            for key in reasoning.KEYS:
+                if isinstance(thought := messages[-1].get(key), str):
+                    messages[-1][key] = Tracked(thought, ((Thought(body(index)), len(thought)),))
         return self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
 
     def sealed(self, talk: Talk, messages: list[Any], *, prompt: bool) -> Tracked:
@@ -141,6 +175,15 @@ class Template:
             raise _refused(talk, error) from error
 
 
+def compiled(source: str) -> Any:
+    """transformers' own compiled template, told the date by our clock; it keeps it for `apply_chat_template`."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    made = _compile_jinja_template(source)
+    made.environment.globals["strftime_now"] = strftime_now
+    return made
+
+
 def is_usual(talk: Talk) -> bool:
     """Whether all messages are role and text, and there are no tools."""
     return not talk.tools and all(m.keys() == _USUAL and type(m["content"]) is str for m in talk.messages)
@@ -150,9 +193,19 @@ def _usual(speaker: str, content: str, index: int) -> TrackedDict:
     """`track` for a message of role and text alone, which most are."""
     made = TrackedDict()
     made["role"] = Tracked(speaker, ((role(index), len(speaker)),))
-    made["content"] = Tracked(content, ((body(index), len(content)),))
+    made["content"] = _content(speaker, content, index)
     made._owner = body(index)
     return made
+
+
+def _content(speaker: Any, content: str, index: int) -> Tracked:
+    """A content, in which reasoning has an owner of its own."""
+    found = reasoning.block(content) if speaker == "assistant" else None
+    if found is None:
+        return Tracked(content, ((body(index), len(content)),))
+    begin, end = found
+    runs = ((body(index), begin), (Thought(body(index)), end - begin), (body(index), len(content) - end))
+    return Tracked(content, tuple(run for run in runs if run[1]))
 
 
 def _sealable(tree: Any) -> bool:
@@ -177,7 +230,17 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _refused(talk: Talk, error: Exception) -> InputError:
-    return InputError(f"the chat template refuses it: {error}", where=talk.id)
+    """The template's own words where it has some; never Python's."""
+    from jinja2.exceptions import TemplateError, UndefinedError
+
+    if isinstance(error, UndefinedError):
+        why = f"it needs what the row does not have, {str(error).rsplit(' ', 1)[-1]}"
+    elif isinstance(error, TemplateError | PrintedPartsError):
+        why = str(error)
+    else:
+        why = "a value is missing, or not of the kind that it takes"
+    todo = "mend the row, or give another template: [model] chat_template"
+    return InputError(f"the chat template refuses it: {why}", where=talk.id, todo=todo)
 
 
 def _tracking_twin(environment: Any, source: str) -> Any:
@@ -247,7 +310,8 @@ def merged(runs: Runs) -> list[tuple[int, int, int]]:
     spans: list[tuple[int, int, int]] = []
     at = 0
     for owner, length in runs:
-        if spans and length and spans[-1][2] == owner and spans[-1][1] == at:
+        like = spans and spans[-1][2] == owner and type(spans[-1][2]) is type(owner)
+        if like and length and spans[-1][1] == at:
             spans[-1] = (spans[-1][0], at + length, owner)
         elif length or owner not in (TEMPLATE, UNKNOWN):
             spans.append((at, at + length, owner))

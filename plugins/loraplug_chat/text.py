@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+from attrs import field as option
 from attrs import frozen
 
-from loraplug import Conversation, Doc, InputError, conversation
+from loraplug import Conversation, Doc, InputError, check_row, conversation, shape_of
+from loraplug_chat.choices import TextPolicy
 from loraplug_chat.encoding import Encoding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from loraplug_chat.encoding import Read
-    from loraplug_chat.mask import Encoded
+    from loraplug_chat.overlong import TalkEncoder
 
 
 @frozen
@@ -23,21 +25,31 @@ class Text(Encoding):
 
     name = "text"
 
+    overlong: Annotated[
+        TextPolicy,
+        Doc("longer rows; auto: plain texts become several rows, conversations are cut as by truncate-left"),
+    ] = option(default="auto", kw_only=True)
     end: Annotated[bool, Doc("put the end-of-sequence token behind each text, so that the model learns to stop")] = True
     control_tokens: Annotated[
         bool, Doc("read `<|im_end|>` and the like in the text as control tokens, as formatted text means them")
     ] = True
 
+    def recognise(self, columns: Sequence[str]) -> str:
+        """See `Encoding.recognise`."""
+        if shape_of(columns) not in ("text", "prompt-completion"):
+            self._whole_conversations()
+        return super().recognise(columns)
+
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """See `Encoding.reader`."""
         if shape not in ("text", "prompt-completion"):
             return self._chats(shape, tokenizer)
-        from loraplug_chat.plain import PlainText
+        from loraplug_chat.plain import PlainRow, PlainText
 
         plain = PlainText(tokenizer, self.end, self.control_tokens)
         chats: Read | None = None
 
-        def read(row: Mapping[str, Any], index: int) -> tuple[Conversation | None, Callable[[Any], Encoded]]:
+        def read(row: Mapping[str, Any], index: int) -> tuple[Conversation | None, TalkEncoder | PlainRow]:
             nonlocal chats
             if shape == "prompt-completion" and not isinstance(row["prompt"], str):
                 chats = chats or self._chats(shape, tokenizer)
@@ -45,16 +57,26 @@ class Text(Encoding):
             before, after = (row["prompt"], row["completion"]) if shape == "prompt-completion" else ("", row["text"])
             if not isinstance(before, str) or not isinstance(after, str) or not after:
                 raise InputError("a text is missing, empty or not text")
-            return None, lambda _: plain.encode(before, after)
+            check_row(row)
+            return None, PlainRow(plain, before, after)
 
         return read
 
     def _chats(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
+        from loraplug_chat.encoder import MaskEncoder
+        from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
+        self._whole_conversations()
         masker = Masker.of(tokenizer)
+        forms = Forms(masker.template)
+        encode = MaskEncoder(masker, "assistant" if shape == "prompt-completion" else "all")
+        return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)
 
-        def encode(talk: Conversation) -> Encoded:
-            return masker.encode(talk, "assistant" if shape == "prompt-completion" else "all")
-
-        return lambda row, index: (conversation(row, shape, index), encode)
+    def _whole_conversations(self) -> None:
+        if self.overlong == "split":
+            raise InputError(
+                "a conversation cannot be split into rows: its questions would be lost",
+                where="formatter.overlong",
+                todo='set overlong to "auto", which splits plain texts alone, or to "truncate-left"',
+            )

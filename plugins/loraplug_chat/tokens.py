@@ -2,7 +2,8 @@
 
 The text is cut at the control tokens the template wrote, as the tokenizer itself would cut it; what lies between is
 encoded whole. Text from rows that looks like a control token is encoded by itself, as plain text. Where a token would
-reach across the beginning of a trained turn, the text is cut there: inference ends its prompt at that very place.
+reach across the beginning or the end of a trained turn, the text is cut there: inference ends its prompt, and the model
+its answer, at that very place.
 """
 
 from __future__ import annotations

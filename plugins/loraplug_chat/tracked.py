@@ -16,6 +16,11 @@ UNKNOWN = -2  # from a row, but not clear from where in it
 TOOLS = -3  # from the row's tool schemas
 OPEN, CLOSE = -4, -5  # empty runs: {% generation %} begins, ends
 
+
+class Thought(int):
+    """The owner of reasoning in a message; equal to the owner of the message's other text."""
+
+
 Runs = tuple[tuple[int, int], ...]
 
 
@@ -204,13 +209,17 @@ class TrackedList(list[Any]):
     __str__ = __repr__
 
 
+class PrintedPartsError(TypeError):
+    """A template printed a list of parts as if it were text."""
+
+
 class Parts(TrackedList):
     """A message's content as a list of parts, which a template has to take apart."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        raise TypeError("the content is a list of parts, and the template would print it as one")
+        raise PrintedPartsError("the content is a list of parts, and the template would print it as one")
 
     __str__ = __repr__
 
@@ -233,7 +242,7 @@ def track(value: Any, owner: int) -> Any:
 def owners(value: Any) -> set[int]:
     """Whose text is in `value`, which may be nested; the template's own does not count."""
     if isinstance(value, Tracked):
-        return {owner for owner, _ in value.runs} - {TEMPLATE, OPEN, CLOSE}
+        return {owner for owner, length in value.runs if length} - {TEMPLATE, OPEN, CLOSE}
     if isinstance(value, TrackedDict | TrackedList):
         return {value._owner}
     if isinstance(value, Mapping):

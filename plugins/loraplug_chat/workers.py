@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,24 +27,29 @@ def count(rows: int) -> int:
     return cores if rows >= WORTH else 1
 
 
-def parts(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, processes: int) -> Iterator[Part]:
+def parts(
+    formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, processes: int, date: datetime
+) -> Iterator[Part]:
     """Encode chunks of rows in processes of their own, each chunk into a file of `folder`; parts come in order."""
     from multiprocessing import get_context
 
     # spawned, not forked: threads of torch and of the tokenizer do not survive a fork
-    with get_context("spawn").Pool(processes, _begin, (formatter, rows, tokenizer, folder)) as pool:
+    with get_context("spawn").Pool(processes, _begin, (formatter, rows, tokenizer, folder, date)) as pool:
         yield from pool.imap(_work, range(0, len(rows), CHUNK))
 
 
-def _begin(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path) -> None:
+def _begin(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, date: datetime) -> None:
     global _job
     from loraplug import shape_of
+    from loraplug_chat import clock
 
-    read = formatter.reader(shape_of(rows.column_names), tokenizer)
+    with clock.stopped_at(date):
+        read = formatter.reader(shape_of(rows.column_names), tokenizer)
 
     def job(first: int) -> Part:
         chunk = rows.select(range(first, min(first + CHUNK, len(rows))))
-        return formatter.part(chunk, read, first, folder / f"{first}.arrow")
+        with clock.stopped_at(date):
+            return formatter.part(chunk, read, first, folder / f"{first}.arrow")
 
     _job = job
 

@@ -27,7 +27,10 @@ def recipe() -> None:
 @click.pass_obj
 def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     """Say whether RECIPE can be run: every key known, every value of its type, every component installed."""
+    from loraplug.lock import require_secrets
+
     found = app.read_recipe(path, settings)
+    require_secrets(found, app.registry)
     parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
     parts["exporter"] = ", ".join(part.name for part in found.exporter)
     if as_json:

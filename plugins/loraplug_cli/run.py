@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from loraplug import InputError
+from loraplug import InputError, redact
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: trainer.epochs=1.")
 @click.option("--until", default="exporter", metavar="STAGE", help="Stop after this stage, such as formatter.")
-@click.option("--fresh", is_flag=True, help="Start over, replacing what an earlier run of this name made.")
+@click.option("--fresh", is_flag=True, help="Start over; what an earlier run of this name left is kept aside.")
+@click.option("--accept-encoding", is_flag=True, help="Run a lock file though its rows are now encoded otherwise.")
 @click.pass_obj
-def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bool) -> None:
+def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bool, accept_encoding: bool) -> None:
     """Run RECIPE: data in, adapter and exports out. A run that was stopped goes on where it was.
 
     Stages: dataset, formatter, model, quantizer, trainer, exporter.
@@ -26,8 +27,8 @@ def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
     if until not in stages:
         raise InputError(f'no stage "{until}"', where="--until", todo=f"stages: {', '.join(stages)}")
     pipeline = app.pipeline(recipe, settings)
-    outcome = pipeline.execute(until, fresh)
-    given = shlex.join([str(recipe), *(word for setting in settings for word in ("--set", setting))])
+    outcome = pipeline.execute(until, fresh, accept_encoding)
+    given = redact(shlex.join([str(recipe), *(word for setting in settings for word in ("--set", setting))]))
     if outcome.reached == "assisting":
         return None
     if outcome.reached not in ("trainer", "exporter"):

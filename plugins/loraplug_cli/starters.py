@@ -23,7 +23,7 @@ mode = "code-context"              # shows real files and proves each patch; "si
 use = "chat-template"              # the model's own chat format
 train_on = "assistant"             # only what the assistant says is trained
 max_length = 8192                  # tokens; more context, more memory
-overlong = "truncate-left"         # longer rows lose their oldest turns; "drop" leaves them out, counted
+overlong = "truncate-left"         # longer rows lose middles of outputs, then their oldest turns
 """,
     "chat": """\
 [dataset]
@@ -44,7 +44,7 @@ path = "texts.jsonl"               # <-- your file, a {"text": "…"} a line; re
 
 [formatter]
 use = "text"                       # every token is trained
-max_length = 2048                  # tokens; longer texts are cut, see overlong
+max_length = 2048                  # tokens; longer texts become several rows, see overlong
 """,
 }
 

@@ -1,4 +1,4 @@
-"""Dataset sources for data that already is rows (JSON, JSON Lines, parquet, a saved data set, the hub); `data`."""
+"""Dataset sources for data that already is rows (JSON, CSV, parquet, Arrow, a saved data set, the hub); `data`."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,21 @@ import click
 
 from loraplug import DatasetSource, hookimpl
 from loraplug_data.command import data
-from loraplug_data.sources import DiskSource, HubSource, JsonLinesSource, JsonSource, ParquetSource
+from loraplug_data.sources import (
+    ArrowSource,
+    CsvSource,
+    DiskSource,
+    HubSource,
+    JsonLinesSource,
+    JsonSource,
+    ParquetSource,
+)
 
 
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
-    """The five sources."""
-    return [JsonSource, JsonLinesSource, ParquetSource, DiskSource, HubSource]
+    """The sources."""
+    return [JsonSource, JsonLinesSource, CsvSource, ParquetSource, ArrowSource, DiskSource, HubSource]
 
 
 @hookimpl

@@ -25,6 +25,7 @@ _SUFFIXES = (".json", ".jsonl", ".parquet")
 def data(app: Any, recipe: Path, output: Path, shard: str | None, settings: tuple[str, ...]) -> None:
     """Write the rows of RECIPE's dataset source to a file, without training on them.
 
+    RECIPE needs no table but [dataset].
     Rows that the source leaves out go to OUTPUT.rejects.jsonl, each with its reason.
     """
     if output.suffix not in _SUFFIXES:
@@ -32,9 +33,8 @@ def data(app: Any, recipe: Path, output: Path, shard: str | None, settings: tupl
     output = output.absolute()
     if shard is not None:
         settings = (*settings, f'dataset.shard="{shard}"')
-    read = app.read_recipe(recipe, settings)
-    run = Run(read.run_name, read.seed, reporter=app.reporter())
-    count = write_rows(source_rows(read.dataset, run, output), output)
+    source, run = app.source(recipe, settings)
+    count = write_rows(source_rows(source, run, output), output)
     click.echo(f"{count} rows in {output}")
 
 
@@ -79,16 +79,20 @@ def _write_json(rows: Iterable[dict[str, Any]], path: Path) -> int:
 
 
 def _write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> int:
-    """Batches of 1,000; nested values become Json columns, as everywhere in loraplug."""
+    """Batches of 1,000; nested values become Json columns, written here as JSON, as `datasets` would round numbers."""
+    import json
+
     from datasets import Dataset, Features, Json, Value
     from pyarrow import parquet
 
-    count, writer = 0, None
+    count, writer, text = 0, None, set()
     for batch in _batches(rows, 1000):
         if writer is None:
             text = {key for key in batch[0] if all(isinstance(row.get(key), str) for row in batch)}
             features = Features({key: Value("string") if key in text else Json() for key in batch[0]})
         columns = {key: [row.get(key) for row in batch] for key in features}
+        for key in features.keys() - text:
+            columns[key] = [None if value is None else json.dumps(value, ensure_ascii=False) for value in columns[key]]
         table = Dataset.from_dict(columns, features=features).with_format("arrow")[:]
         writer = writer or parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)

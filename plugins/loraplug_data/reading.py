@@ -1,61 +1,253 @@
-"""Reads JSON rows strictly, and turns rows into a `datasets.Dataset` without holding them all."""
+"""Reads rows of JSON and CSV files strictly: an error names file, line and row, and no value is changed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loraplug import InputError, Run
+from loraplug import InputError, shape_of
+from loraplug_data.streams import lines
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+Row = dict[str, Any]
+Say = Callable[[str], None]
 
 _MEND = "mend the line, or take it out of the file"
+_WHOLE = 'a file that is one list, or one object, is read with use = "json"'
+_SHOWN = 8
+_KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path, say: Say | None = None) -> Iterator[Row]:
     """The objects of a JSON Lines file; empty lines are passed over.
 
     Raises:
         InputError: a line is not UTF-8, not JSON or not an object, naming file and line.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _object(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
+    return _line_rows(enumerate(lines(path, say), 1), path)
 
 
-def json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON file: a list of objects, or one object a line.
+def json_rows(
+    path: Path, field: str | None = None, columns: Collection[str] = (), say: Say | None = None
+) -> Iterator[Row]:
+    """The objects of a JSON file: a list of objects, an object that holds such a list, or one object a line.
+
+    Args:
+        path: the file.
+        field: where the list lies in a file that is one object, `data.train` for one further in.
+        columns: names of columns that are known to the recipe, so that an object with one of them is a row.
+        say: told which list was read where the recipe did not say.
 
     Raises:
-        InputError: as `json_lines`, or the list is broken, naming file and line.
+        InputError: as `json_lines`, or the list is broken or not to be found, naming file and line.
     """
-    with path.open("rb") as file:
-        head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if head == b"{":
-        yield from json_lines(path)
+    numbered = enumerate(lines(path, say), 1)
+    first = next(((number, line) for number, line in numbered if line.strip()), None)
+    second = next(((number, line) for number, line in numbered if line.strip()), None)
+    if first and second and first[1].lstrip().startswith(b"{") and _is_json(first[1]):
+        if field is not None:
+            what = "holds one object a line, so there is no list to find in it"
+            raise InputError(what, where=path, todo="take field out of the recipe")
+        yield from _line_rows(chain((first, second), numbered), path)
         return
-    rows = _parsed(path.read_bytes(), path)
-    if not isinstance(rows, list):
-        raise InputError(f"holds {type(rows).__name__}, not a list of objects", where=path)
+    text = b"".join(lines(path))
+    if not text.strip():
+        raise InputError("is empty", where=path, todo="check that it is the right file")
+    rows = _list_of(_parsed(text, path), path, field, columns, say)
     for index, row in enumerate(rows):
         yield _object(row, f"{path}: item {index}")
 
 
-def _parsed(text: bytes, where: object) -> Any:
+def csv_rows(path: Path, delimiter: str | None, say: Say | None = None) -> Iterator[Row]:
+    """The rows of a CSV file, whose first line names the columns; every value is text.
+
+    Raises:
+        InputError: a row has more or fewer values than there are columns, quotation marks do not pair, or a line is
+            not UTF-8, naming file and line.
+    """
+    import csv
+
+    csv.field_size_limit(2**31 - 1)  # of the whole process; without it a text of 128 KiB is an error
+    between = delimiter or ("\t" if ".tsv" in path.suffixes[-2:] else ",")
+    start, columns = 1, None
+    reader = csv.reader(_decoded(lines(path, say), path), delimiter=between, strict=True)
+    try:
+        for values in reader:
+            where, start = f"{path}:{start}", reader.line_num + 1
+            if not values or (values == [""] and columns != values):
+                continue
+            if columns is None:
+                columns = _columns(values, where, between, delimiter is not None)
+            elif len(values) != len(columns):
+                what = f"has {len(values)} values, where the first line names {len(columns)} columns"
+                todo = 'put values with line breaks or the delimiter in them into quotation marks ("…")'
+                raise InputError(what, where=where, todo=todo)
+            else:
+                yield dict(zip(columns, values, strict=True))
+    except csv.Error as error:
+        what, todo = _csv_fault(str(error))
+        raise InputError(what, where=f"{path}:{start}", todo=todo) from None
+
+
+def _columns(names: list[str], where: str, between: str, said: bool) -> list[str]:
+    other = next((mark for mark in ";\t|," if mark in names[0]), None)
+    if len(names) == 1 and other is not None and not said:
+        shown = "\\t" if other == "\t" else other
+        what = f'has one column by {"tabs" if between == chr(9) else "commas"}: "{names[0][:80]}"'
+        raise InputError(what, where=where, todo=f'say what stands between two columns: delimiter = "{shown}"')
+    names = [name.strip() or f"column {number}" for number, name in enumerate(names, 1)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"names the column {twice[0]} twice", where=where, todo="give every column its own name")
+    return names
+
+
+def _csv_fault(words: str) -> tuple[str, str]:
+    if "unexpected end" in words:
+        return "a quotation mark that opens a value in this row is never closed", _MEND
+    if "expected after" in words:
+        return "text follows a closing quotation mark", 'write a quotation mark inside a value twice ("")'
+    if "new-line" in words:
+        return (
+            "has a bare carriage return in it, which ends no line",
+            "save the file with line feeds in its place",
+        )
+    return f"is not CSV: {words}", _MEND
+
+
+def _decoded(found: Iterable[bytes], path: Path) -> Iterator[str]:
+    for number, line in enumerate(found, 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error, f"{path}:{number}") from None
+
+
+def _not_utf8(error: UnicodeDecodeError, where: object) -> InputError:
+    before = error.object[: error.start]
+    if isinstance(where, Path):  # a whole document
+        where = f"{where}:{before.count(10) + 1}"
+    column = error.start - before.rfind(b"\n")
+    what = f"is not UTF-8: the byte 0x{error.object[error.start]:02x}, byte {column} of the line"
+    return InputError(what, where=where, todo="save the file as UTF-8, in Excel as `CSV UTF-8`")
+
+
+def _line_rows(numbered: Iterable[tuple[int, bytes]], path: Path) -> Iterator[Row]:
+    todo = f"{_MEND}; {_WHOLE}"  # until a line was read: a file of lines has an object in its first
+    for number, line in numbered:
+        if line.strip():
+            yield _object(_parsed(line, f"{path}:{number}", todo), f"{path}:{number}")
+            todo = _MEND
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _list_of(value: Any, path: Path, field: str | None, columns: Collection[str], say: Say | None) -> list[Any]:
+    """The rows of a whole document."""
+    if field is not None:
+        return _at(value, field, path)
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        raise InputError(f"holds {_kind(value)}, not a list of objects", where=path)
+    if _is_row(value, columns):
+        return [value]
+    lists = {key: item for key, item in value.items() if _has_objects(item)}
+    if len(lists) == 1:
+        ((key, rows),) = lists.items()
+        if say is not None:
+            say(f'{path.name}: the rows are its list "{key}" ({len(rows)} objects); field = "{key}" says so')
+        return rows
+    if lists:
+        named = ", ".join(f"{key} ({len(item)})" for key, item in lists.items())
+        todo = f'say which holds the rows: field = "{next(iter(lists))}"'
+        raise InputError(f"holds {len(lists)} lists of objects: {named}", where=path, todo=todo)
+    parts = list(value.values())
+    if parts and all(isinstance(part, dict) for part in parts):
+        what = f"holds objects by name ({_listed(value)}), not a list of rows"
+        inner = [f"{key}.{name}" for key, part in value.items() for name, item in part.items() if _has_objects(item)]
+        todo = "write the rows as a list of objects, or one object a line"
+        if inner and not _is_row(parts[0], columns):
+            todo = f'say which list holds the rows, one that lies further in as field = "{inner[0]}"'
+        raise InputError(what, where=path, todo=todo)
+    if {len(part) for part in parts if isinstance(part, list)} == {0}:
+        return []
+    if parts and _by_columns(value):
+        what = f"holds a list for each column ({_listed(value)}), not a list of rows"
+        raise InputError(what, where=path, todo="write the rows as a list of objects, or one object a line")
+    return [value]
+
+
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _is_row(value: Row, columns: Collection[str]) -> bool:
+    """Whether an object is a row itself, by its columns; one of lists throughout is a table by columns."""
+    if any(column in value for column in columns):
+        return True
+    try:
+        shape_of(value)
+    except InputError:
+        return False
+    return not _by_columns(value)
+
+
+def _by_columns(value: Row) -> bool:
+    """Whether it holds all values of a column together, as pandas writes tables."""
+    parts = list(value.values())
+    return all(isinstance(part, dict) for part in parts) or (
+        all(isinstance(part, list) and not _has_objects(part) for part in parts)
+        and len({len(part) for part in parts}) == 1
+    )
+
+
+def _at(value: Any, field: str, path: Path) -> list[Any]:
+    """The list at a dotted name; a key with dots in it is found as it is, too."""
+    where, found, rest = f"{path}: field {field}", value, field
+    while rest:
+        if not isinstance(found, dict):
+            raise InputError(f'{_kind(found)} has no "{rest}" in it', where=where, todo=_fields(value))
+        key = rest if rest in found else rest.split(".", 1)[0]
+        if key not in found:
+            raise InputError(f'there is no "{key}"', where=where, todo=f"there is: {_listed(found)}")
+        found, rest = found[key], rest[len(key) + 1 :]
+    if not isinstance(found, list):
+        raise InputError(f"is {_kind(found)}, not a list", where=where, todo=_fields(found))
+    return found
+
+
+def _fields(value: Any) -> str:
+    if isinstance(value, list):
+        return "the file is a list of rows already: take field out of the recipe"
+    return f"there is: {_listed(value)}" if isinstance(value, dict) else "name a list of objects"
+
+
+def _listed(value: Row) -> str:
+    return ", ".join(list(value)[:_SHOWN]) + (f" and {len(value) - _SHOWN} more" if len(value) > _SHOWN else "")
+
+
+def _parsed(text: bytes, where: object, todo: str = _MEND) -> Any:
     try:
         value = json.loads(text.decode("utf-8-sig"))
         if b"\\ud" in text or b"\\uD" in text:  # halves of surrogate pairs can be said, but are no text
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 ({error.reason} at byte {error.start})", where=where, todo=_MEND) from None
+        raise _not_utf8(error, where) from None
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if isinstance(where, Path) else where
-        raise InputError(f"is not JSON: {error.msg} at column {error.colno}", where=place, todo=_MEND) from None
+        if error.msg == "Extra data" and isinstance(where, Path):
+            what = f"goes on after the first value, at column {error.colno}"
+            raise InputError(what, where=place, todo="write one object a line, or all of them as one list") from None
+        raise InputError(f"is not JSON: {error.msg} at column {error.colno}", where=place, todo=todo) from None
     except UnicodeEncodeError:
         raise InputError("holds half a surrogate pair, which is no character", where=where, todo=_MEND) from None
     except ValueError as error:
@@ -64,47 +256,12 @@ def _parsed(text: bytes, where: object) -> Any:
         raise InputError("is nested too deeply", where=where, todo=_MEND) from None
 
 
-def _object(row: Any, where: object) -> dict[str, Any]:
+def _object(row: Any, where: object) -> Row:
     if not isinstance(row, dict):
-        raise InputError(f"is {type(row).__name__}, not an object of columns", where=where, todo=_MEND)
+        todo = _WHOLE if isinstance(row, list) else _MEND
+        raise InputError(f"is {_kind(row)}, not an object of columns", where=where, todo=todo)
     return row
 
 
-def rows_to_dataset(read: Callable[[], Iterator[dict[str, Any]]], path: Path, run: Run) -> Dataset:
-    """Rows as a data set on disk, in the cache under the hash of the file's bytes.
-
-    Columns that are text (or numbers) throughout keep that type; everything else becomes `datasets.Json`, which keeps
-    nested values just as they are, where Arrow's structs would fill every row with every other row's keys.
-    """
-    import hashlib
-
-    from datasets import Dataset, Features, disable_progress_bars
-
-    disable_progress_bars()
-    types: dict[str, set[type]] = {}
-    for row in read():
-        for key, value in row.items():
-            types.setdefault(key, set()).add(type(value))
-    if not types:
-        raise InputError("has no rows", where=path, todo="check that it is the right file")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    features = Features({key: _feature(found - {type(None)}) for key, found in types.items()})
-    keys = tuple(types)  # a list would be taken for shards to divide
-    cache = str(run.cache / "rows")
-    return Dataset.from_generator(
-        _whole, features, cache_dir=cache, gen_kwargs={"read": read, "keys": keys}, fingerprint=digest
-    )
-
-
-def _whole(read: Callable[[], Iterator[dict[str, Any]]], keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for row in read():
-        yield {key: row.get(key) for key in keys}
-
-
-def _feature(found: set[type]) -> Any:
-    from datasets import Json, Value
-
-    plain = {str: "string", bool: "bool", float: "float64"}
-    only = next(iter(found)) if len(found) == 1 else None
-    return Value(plain[only]) if only in plain else Json()
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), "null")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,97 +10,177 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import field, frozen, validators
 
 from loraplug import DatasetSource, Doc, InputError, Run
-from loraplug_data.reading import json_lines, json_rows, rows_to_dataset
+from loraplug_data.paths import Paths, as_written, find_files, source_of
+from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
+from loraplug_data.renaming import flat, renamed
+from loraplug_data.tables import arrow_dataset, rows_to_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_SHOWN = 5
+
+
+def _names(_: Any, __: Any, value: dict[str, Any]) -> None:
+    for old, new in value.items():
+        if not isinstance(new, str) or not new or not old:
+            raise ValueError(f"expected a new name for {old!r}, got {new!r}")
 
 
 @frozen
 class _Shaped(DatasetSource):
     """What every source here can do with the rows it found."""
 
-    rename: Annotated[dict[str, str], Doc('columns to rename, `{ question = "instruction" }`')] = field(
-        factory=dict, kw_only=True
-    )
+    rename: Annotated[
+        dict[str, Any],
+        Doc('columns to rename, `{ question = "instruction" }`, and keys in them, `{ "messages.text" = "content" }`'),
+    ] = field(factory=dict, kw_only=True, converter=flat, validator=_names)
     limit: Annotated[int | None, Doc("take only the first so many rows")] = field(
         default=None, kw_only=True, validator=validators.optional(validators.ge(1))
     )
 
-    def shaped(self, rows: Dataset) -> Dataset:
-        """Rows with columns renamed and cut to the limit."""
-        for old, new in self.rename.items():
-            if old not in rows.column_names:
-                raise InputError(
-                    f'no column "{old}" in the data', where="dataset.rename", todo=f"columns: {rows.column_names}"
-                )
-            if new in rows.column_names:
-                rows = rows.remove_columns(new)
-            rows = rows.rename_column(old, new)
-        return rows if self.limit is None else rows.select(range(min(self.limit, len(rows))))
+    def shaped(self, rows: Dataset, what: object) -> Dataset:
+        """Rows cut to the limit and renamed; `what` names the data in errors."""
+        if self.limit is not None and self.limit < len(rows):
+            rows = rows.select(range(self.limit))
+        return renamed(rows, self.rename, f"{what}: rename") if self.rename else rows
 
 
-def _existing(path: Path, *, folder: bool = False) -> Path:
-    if not path.exists():
-        raise InputError("no such file or folder", where=path, todo="relative paths start from the recipe's folder")
-    if path.is_dir() != folder:
-        kind = "a folder written by save_to_disk" if folder else "a file"
-        raise InputError(f"is not {kind}", where=path, todo="give the path of " + kind)
-    return path
+def _some(_: Any, __: Any, value: Paths) -> None:
+    if value == ():
+        raise ValueError("expected a path, or a list of paths")
 
 
 @frozen
-class JsonSource(_Shaped):
-    """Rows of a .json file: a list of objects (or one object a line, as many .json files hold)."""
+class _Files(_Shaped):
+    """What sources that read files share."""
+
+    path: Annotated[Paths, Doc("the file, a list of files, a pattern (`part-*`) or a folder")] = field(
+        converter=as_written, validator=_some
+    )
+
+    @classmethod
+    def reads(cls, path: str) -> bool:
+        """Whether the files are of this source, by their endings."""
+        return source_of(path) == cls.name
+
+    def load(self, run: Run) -> Dataset:
+        """The rows of all files, one file after the other.
+
+        Raises:
+            InputError: there is no such file, or it cannot be read, naming file and line or row.
+        """
+        files = find_files(self.path, self.name)
+        if len(files) > 1:
+            shown = ", ".join(file.name for file in files[:_SHOWN])
+            run.say(f"dataset: {len(files)} files: {shown}{' …' if len(files) > _SHOWN else ''}")
+        where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        return self.shaped(self.rows_of(files, run), where)
+
+    @abstractmethod
+    def rows_of(self, files: list[Path], run: Run) -> Dataset:
+        """The rows of these files as they are."""
+
+
+def _saying_once(run: Run) -> Say:
+    said: set[str] = set()  # files are read twice, for the columns and for the rows
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            run.say(f"dataset: {text}")
+
+    return say
+
+
+@frozen
+class JsonSource(_Files):
+    """Rows of .json files: a list of objects, an object that holds such a list, or one object a line."""
 
     name = "json"
-    path: Annotated[Path, Doc("the file")]
+    field: Annotated[
+        str | None, Doc('where the list of rows lies in a file that is one object: "train", or "data.train" further in')
+    ] = field(default=None, validator=validators.optional(validators.min_len(1)))
 
-    def load(self, run: Run) -> Dataset:
-        """The file's rows."""
-        _existing(self.path)
+    def rows_of(self, files: list[Path], run: Run) -> Dataset:
+        """Read strictly."""
+        say, columns = _saying_once(run), [name.split(".")[0] for name in self.rename]
 
-        def read() -> Iterator[dict[str, Any]]:
-            return json_rows(self.path)
+        def read(file: Path) -> Iterator[dict[str, Any]]:
+            return json_rows(file, self.field, columns, say)
 
-        return self.shaped(rows_to_dataset(read, self.path, run))
+        return rows_to_dataset(read, files, f"json {self.field} {columns}", run)
 
 
 @frozen
-class JsonLinesSource(_Shaped):
-    """Rows of a .jsonl file, one JSON object a line."""
+class JsonLinesSource(_Files):
+    """Rows of .jsonl files, one JSON object a line."""
 
     name = "jsonl"
-    path: Annotated[Path, Doc("the file")]
 
-    def load(self, run: Run) -> Dataset:
-        """The file's rows."""
-        _existing(self.path)
+    def rows_of(self, files: list[Path], run: Run) -> Dataset:
+        """Read strictly."""
+        say = _saying_once(run)
 
-        def read() -> Iterator[dict[str, Any]]:
-            return json_lines(self.path)
+        def read(file: Path) -> Iterator[dict[str, Any]]:
+            return json_lines(file, say)
 
-        return self.shaped(rows_to_dataset(read, self.path, run))
+        return rows_to_dataset(read, files, "jsonl", run)
+
+
+def _one_character(_: Any, __: Any, value: str | None) -> None:
+    if value is not None and (len(value) != 1 or value in '"\r\n'):
+        raise ValueError(f"expected one character, such as ; or a tab, got {value!r}")
 
 
 @frozen
-class ParquetSource(_Shaped):
-    """Rows of a parquet file."""
+class CsvSource(_Files):
+    """Rows of .csv and .tsv files, whose first line names the columns; every value is text, just as it is written."""
+
+    name = "csv"
+    delimiter: Annotated[
+        str | None, Doc("what stands between two columns; where not set a comma, in .tsv files a tab")
+    ] = field(default=None, validator=_one_character)
+
+    def rows_of(self, files: list[Path], run: Run) -> Dataset:
+        """Read strictly."""
+        say = _saying_once(run)
+
+        def read(file: Path) -> Iterator[dict[str, Any]]:
+            return csv_rows(file, self.delimiter, say)
+
+        return rows_to_dataset(read, files, f"csv {self.delimiter}", run)
+
+
+@frozen
+class ParquetSource(_Files):
+    """Rows of parquet files."""
 
     name = "parquet"
-    path: Annotated[Path, Doc("the file")]
 
-    def load(self, run: Run) -> Dataset:
-        """The file's rows."""
-        import pyarrow
-        from datasets import Dataset, disable_progress_bars
+    def rows_of(self, files: list[Path], run: Run) -> Dataset:
+        """Read by `datasets`."""
+        return arrow_dataset("parquet", files, run)
 
-        disable_progress_bars()
-        try:
-            rows = Dataset.from_parquet(str(_existing(self.path)), cache_dir=str(run.cache / "parquet"))
-        except (pyarrow.ArrowInvalid, ValueError) as error:
-            raise InputError(f"is not a parquet file ({error})", where=self.path) from None
-        return self.shaped(rows)
+
+@frozen
+class ArrowSource(_Files):
+    """Rows of .arrow and .feather files: Arrow's file or stream format."""
+
+    name = "arrow"
+
+    def rows_of(self, files: list[Path], run: Run) -> Dataset:
+        """Read by `datasets`."""
+        return arrow_dataset("arrow", files, run)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise InputError("no such file or folder", where=path, todo="relative paths start from the recipe's folder")
+    if not path.is_dir():
+        kind = "a folder written by save_to_disk"
+        raise InputError(f"is not {kind}", where=path, todo=f"give the path of {kind}")
+    return path
 
 
 @frozen
@@ -110,13 +191,18 @@ class DiskSource(_Shaped):
     path: Annotated[Path, Doc("the folder")]
     split: Annotated[str, Doc("which split, where the folder holds several")] = "train"
 
+    @classmethod
+    def reads(cls, path: str) -> bool:
+        """Whether it is a folder that `save_to_disk` wrote."""
+        return source_of(path) == cls.name
+
     def load(self, run: Run) -> Dataset:  # noqa: ARG002
         """The folder's rows."""
         from datasets import DatasetDict, disable_progress_bars, load_from_disk
 
         disable_progress_bars()
         try:
-            found = load_from_disk(str(_existing(self.path, folder=True)))
+            found = load_from_disk(str(_existing(self.path)))
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise InputError(
                 f"is not a saved data set ({error})", where=self.path, todo="make it with Dataset.save_to_disk"
@@ -125,7 +211,7 @@ class DiskSource(_Shaped):
             if self.split not in found:
                 raise InputError(f'has no split "{self.split}"', where=self.path, todo=f"splits: {', '.join(found)}")
             found = found[self.split]
-        return self.shaped(found)
+        return self.shaped(found, self.path)
 
 
 @frozen
@@ -160,4 +246,4 @@ class HubSource(_Shaped):
             raise InputError(f"the hub was not reached ({error})", where=f"dataset.id {self.id}", todo=todo) from None
         except ValueError as error:  # unknown split or configuration; the message lists those there are
             raise InputError(" ".join(str(error).split()), where=f"dataset.id {self.id}") from None
-        return self.shaped(rows)
+        return self.shaped(rows, self.id)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from loraplug import Trained
+from loraplug import Trained, redact, shareable
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
 
@@ -45,12 +46,13 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 
 
 def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] | None = None) -> None:
-    """Write `README.md` into the folder `out`."""
+    """Write `README.md` into the folder `out`: without secrets, and without paths of this machine."""
     from huggingface_hub import ModelCard, ModelCardData
 
     licence = base_licence(result.base)
     base = loadable_base(result)
     is_hub = not Path(base).is_absolute()
+    named, loaded = public_name(result.base_id), base if is_hub else f"path/to/{public_name(result.base_id)}"
     data = ModelCardData(
         base_model=base if is_hub else None,
         base_model_relation=("adapter" if kind == "adapter" else "finetune") if is_hub else None,
@@ -61,13 +63,13 @@ def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] 
     )
     sections = [
         f"# {result.run.name}",
-        f"{_WHAT[kind]} of `{result.base_id}`, fine-tuned with LoRA by loraplug.",
-        f"- **Base:** `{result.base_id}`\n- **Licence of the base:** {licence or _NO_LICENCE}",
+        f"{_WHAT[kind]} of `{named}`, fine-tuned with LoRA by loraplug.",
+        f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}",
         *_recipe(result),
         *_figures(result, proof or {}),
-        "## How to load\n\n" + _LOAD[kind].format(folder=".", base=base, name=result.run.name),
+        "## How to load\n\n" + _LOAD[kind].format(folder=".", base=loaded, name=result.run.name),
     ]
-    text = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    text = redact(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
     ModelCard(text).save(out / "README.md")
 
 
@@ -90,6 +92,15 @@ def loadable_base(result: Trained) -> str:
     return name if hub and not Path(name).exists() else str(result.base.absolute())
 
 
+def public_name(base: str) -> str:
+    """A base as others may read of it: a hub id or `package:…` as it is, of a path on this machine the last part."""
+    if re.match(r"package:|hub:|https?:", base) or (
+        base.count("/") == 1 and base[0] not in "./~" and not Path(base).exists()
+    ):
+        return base
+    return re.split(r"[\\/]", base.rstrip("/\\"))[-1] or base
+
+
 def base_licence(base: Path) -> str | None:
     """The licence that the base's own model card names, or None."""
     from huggingface_hub import ModelCard
@@ -109,7 +120,7 @@ def _recipe(result: Trained) -> list[str]:
     lock = result.extras.get("recipe.lock.toml") or result.adapter / "recipe.lock.toml"
     if not lock.is_file():
         return []
-    text = lock.read_text(encoding="utf-8").strip()
+    text = shareable(lock.read_text(encoding="utf-8")).strip()
     dataset = tomllib.loads(text).get("dataset") or {}
     rows = [f"- `{key}`: `{value}`" for key, value in dataset.items() if not isinstance(value, dict)]
     return ["## Data\n\n" + "\n".join(rows)] * bool(rows) + [f"## Recipe\n\n```toml\n{text}\n```"]

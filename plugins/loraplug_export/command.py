@@ -18,6 +18,7 @@ from loraplug import (
     fresh_place,
     only_one,
     open_model,
+    published,
     working_on,
 )
 
@@ -54,8 +55,7 @@ def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: st
     except LoraplugError as error:
         todo = f"{error.todo}; or name another place of the same base with --base"
         raise type(error)(f"its base is not there: {error.where}: {error.what}", where=adapter, todo=todo) from error
-    beside = adapter.parent.glob("[!.]*.*") if in_run else ()
-    extras = {path.name: path for path in beside if path.name != "state.json"}
+    extras = published(adapter.parent) if in_run else {}
     base_id = str(getattr(opened.loader, "id", folder))
     trained = Trained(run, adapter, folder, base_id, extras, _figures(extras.get("metrics.jsonl"), adapter))
     # the lock of a run of this name, which may be at its exporters just now

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Exporter, InputError, LoraplugError, Run, Trained
+from loraplug import Doc, Exporter, InputError, LoraplugError, Run, Trained, redact
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.merged import MergedExporter
 
@@ -40,20 +40,22 @@ class HubExporter(Exporter):
         import shutil
 
         from loraplug_export.card import loadable_base
+        from loraplug_export.pushed import pushed
 
         out.parent.mkdir(parents=True, exist_ok=True)
         if Path(loadable_base(result)).is_absolute() and self.what == "adapter":
             result.run.warn(
-                "hub: the adapter names a folder of this machine as its base; others cannot load it by that"
+                "hub: the base is a folder of this machine; others cannot load it by the name alone that is pushed"
             )
         made = result.artefacts.get(self.what)
         own = out.with_name(out.name + ".folder")
         try:
+            shutil.rmtree(own, ignore_errors=True)
+            own.mkdir()
             if made is None or not made.is_dir():
                 exporter = AdapterExporter() if self.what == "adapter" else MergedExporter()
-                shutil.rmtree(own, ignore_errors=True)
-                made = exporter.export(result, own)
-            receipt = self._push(made, result)
+                made = exporter.export(result, own / "made")
+            receipt = self._push(pushed(made, own / "pushed"), result)
         finally:
             shutil.rmtree(own, ignore_errors=True)
         out.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
@@ -77,7 +79,7 @@ class HubExporter(Exporter):
                 repo_id=self.repo,
                 folder_path=folder,
                 revision=self.branch,
-                commit_message=self.message or f"{self.what} of {result.run.name}",
+                commit_message=redact(self.message or f"{self.what} of {result.run.name}"),
             )
         except LocalTokenNotFoundError:
             raise InputError("no token", where=where, todo="set HF_TOKEN, in .env or the environment") from None

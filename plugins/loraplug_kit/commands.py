@@ -54,7 +54,7 @@ def show(app: Any, name: str, as_json: bool) -> None:
 def new(name: str, kind: str, into: Path) -> None:
     """Write a package NAME with one plugin in it: typed, documented, with tests that pass at once.
 
-    NAME is the name it will have on PyPI, such as `loraplug-csv`. Nothing is ever overwritten.
+    NAME is the name it will have on PyPI, such as `loraplug-yaml`. Nothing is ever overwritten.
     """
     from loraplug_kit.scaffold import write_package
 
@@ -71,7 +71,7 @@ def new(name: str, kind: str, into: Path) -> None:
     "settings",
     multiple=True,
     metavar="NAME.OPTION=VALUE",
-    help="An option of one of its components: csv.path=rows.csv.",
+    help="An option of one of its components: yaml.path=rows.yaml.",
 )
 @_json
 @click.pass_obj

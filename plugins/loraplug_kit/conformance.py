@@ -3,7 +3,7 @@
     from loraplug_kit.conformance import assert_conforms
 
     def test_the_source_conforms(tmp_path):
-        assert_conforms(CsvSource(path=rows), tmp_path)
+        assert_conforms(YamlSource(path=rows), tmp_path)
 
 Nothing here knows a plugin: each check is made of what the base classes promise.
 """
@@ -25,7 +25,7 @@ from loraplug.testing import from_table, to_table
 
 @frozen
 class Finding:
-    """One check of one thing: `subject` is a component ("dataset csv"), a plugin or a command."""
+    """One check of one thing: `subject` is a component ("dataset yaml"), a plugin or a command."""
 
     subject: str
     check: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loraplug import LoraplugError, conversation, shape_of
+from loraplug import LoraplugError, conversation, iter_rows, shape_of
 from loraplug.testing import tiny_run, tiny_tokenizer
 from loraplug_kit.conformance import CheckError, require
 
@@ -33,6 +34,8 @@ _BAD_ROWS: dict[str, dict[str, Any]] = {
     "text": {"text": None},
 }
 
+_SPEAKERS = ("user", "assistant")
+
 
 def as_dataset(rows: list[dict[str, Any]]) -> Any:
     """The rows as a data set."""
@@ -48,7 +51,7 @@ def _rows_have_a_shape(part: Any, room: Path) -> None:
     rows = part.load(tiny_run(room))
     require(len(rows), "gave no rows")
     shape = shape_of(rows.column_names)
-    for index, row in enumerate(rows):
+    for index, row in enumerate(iter_rows(rows)):
         if shape == "text":
             require(isinstance(row["text"], str), f"row {index}: text is {type(row['text']).__name__}")
         else:
@@ -96,8 +99,32 @@ def _labels_are_exact(part: Any, room: Path) -> None:
             odd = [at for at, (id_, label) in enumerate(zip(ids, labels, strict=True)) if label not in (-100, id_)]
             require(not odd, f"{shape}: the label at {odd[:1]} is neither -100 nor its token")
             require(any(label != -100 for label in labels), f"{shape}: a row trains no token")
+            _weights_are_sound(row.get("token_weights"), labels, shape)
             require(sum(row.get("seq_lengths") or [len(ids)]) == len(ids), f"{shape}: seq_lengths do not sum up")
             require(isinstance(row["row"], list), f"{shape}: `row` is not a list of row ids")
+
+
+def _weights_are_sound(weights: Any, labels: list[int], shape: str) -> None:
+    """Weights, where there are some, are those of a loss, and 0 for the very tokens that are not trained."""
+    if weights is None:
+        return
+    require(len(weights) == len(labels), f"{shape}: {len(weights)} token_weights, {len(labels)} labels")
+    require(all(0 <= weight < math.inf for weight in weights), f"{shape}: a token's weight is no number of at least 0")
+    odd = [at for at, (w, label) in enumerate(zip(weights, labels, strict=True)) if (w == 0) != (label == -100)]
+    require(not odd, f"{shape}: label and weight at {odd[:1]} disagree on whether the token is trained")
+
+
+def _untrained_stays_untrained(part: Any, room: Path) -> None:
+    said = ("what is one?", "zebra"), ("and two?", "it is two")
+    messages = [{"role": who, "content": text} for pair in said for who, text in zip(_SPEAKERS, pair, strict=True)]
+    messages[1]["weight"] = 0  # type: ignore[assignment]
+    try:
+        encoded, _ = _encoded(part, room, [{"messages": messages}])
+    except LoraplugError:
+        return
+    for row in encoded:
+        trained = tiny_tokenizer().decode([label for label in row["labels"] if label != -100])
+        require("zebra" not in trained, "messages: a turn with weight = 0 is trained")
 
 
 def _encodes_alike(part: Any, room: Path) -> None:
@@ -125,6 +152,7 @@ SOURCE_CHECKS: dict[str, Callable[[Any, Path], None]] = {
 }
 FORMATTER_CHECKS: dict[str, Callable[[Any, Path], None]] = {
     "labels are exact": _labels_are_exact,
+    "weight = 0 is heeded": _untrained_stays_untrained,
     "encoded twice, the same tokens": _encodes_alike,
     "bad rows are refused or counted": _bad_rows_are_told,
 }

@@ -59,7 +59,7 @@ def names(given: str) -> Names:
     """
     where = f"NAME {given!r}"
     if len(given) > 100 or not re.fullmatch(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]", given):
-        todo = "use ASCII letters and digits, with single dashes inside: loraplug-csv"
+        todo = "use ASCII letters and digits, with single dashes inside: loraplug-yaml"
         raise InputError("cannot be a package's name on PyPI", where=where, todo=todo)
     distribution = re.sub(r"[-_.]+", "-", given).lower()
     module = distribution.replace("-", "_")

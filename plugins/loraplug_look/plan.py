@@ -10,6 +10,13 @@ from typing import Any
 import click
 
 BARS, WIDTH = 12, 48
+LOSSES = {
+    "cut_characters": "characters of tool outputs",
+    "removed_turns": "turns",
+    "untrained_answers": "answers from training",
+    "cut_answers": "ends of answers",
+    "cut_tokens": "tokens of texts",
+}
 
 
 @click.command()
@@ -46,9 +53,9 @@ def _tokens(encoded: Any) -> dict[str, Any]:
     from loraplug_look.tokens import documents
 
     lengths, trained = [], 0
-    for _, ids, labels in documents(encoded):
+    for _, ids, weights in documents(encoded):
         lengths.append(len(ids))
-        trained += sum(label != -100 for label in labels)
+        trained += sum(weight > 0 for weight in weights)
     figures: dict[str, Any] = {"documents": len(lengths), "tokens": sum(lengths), "trained_tokens": trained}
     figures["histogram"] = _histogram(lengths)
     if "seq_lengths" in encoded.column_names:
@@ -56,7 +63,13 @@ def _tokens(encoded: Any) -> dict[str, Any]:
         figures["packs"] = {"count": len(encoded), "fill": sum(lengths) / (len(encoded) * fullest)}
     told = encoded.info.description
     report = json.loads(told) if told.startswith("{") else {}
-    for key in ("kept", "truncated", "lost", "examples", "other_prompts", "endless", "lookalikes"):
+    for key in (
+        "kept", "truncated", "lost", "examples", "weighted", "columns", "keys",
+        "other_prompts", "endless", "lookalikes",
+    ):  # fmt: skip
+        if report.get(key):
+            figures[key] = report[key]
+    for key in (*LOSSES, "cut_outputs", "split", "pieces"):
         if report.get(key):
             figures[key] = report[key]
     return figures
@@ -102,12 +115,22 @@ def _show(figures: dict[str, Any]) -> None:
 def _show_part(name: str, part: dict[str, Any]) -> None:
     share = part["trained_tokens"] / max(part["tokens"], 1)
     click.secho(f"{name}", bold=True)
-    click.echo(f"  rows           {part['documents']} of {part['rows']}, {part.get('truncated', 0)} truncated")
+    rows = part["documents"] - part.get("pieces", 0) + part.get("split", 0)
+    click.echo(f"  rows           {rows} of {part['rows']}, {part.get('truncated', 0)} truncated")
+    if lost := ", ".join(f"{part[key]:,} {what}" for key, what in LOSSES.items() if part.get(key)):
+        click.echo(f"  truncated lose {lost}")
+    if part.get("split"):
+        click.echo(f"  split          {part['split']} texts into {part['pieces']} rows")
     for reason, count in part.get("lost", {}).items():
         click.echo(f"  left out       {count}: {reason} ({', '.join(part['examples'][reason])} …)")
     click.echo(f"  tokens         {part['tokens']:,}, {part['trained_tokens']:,} trained ({share:.0%})")
     if "packs" in part:
         click.echo(f"  packs          {part['packs']['count']}, {part['packs']['fill']:.0%} full")
+    for name, what in (("columns", "unread columns"), ("keys", "unread keys")):
+        if listed := part.get(name):
+            click.echo(f"  {what:<15}" + ", ".join(f"{key} ({count} rows)" for key, count in listed.items()))
+    if part.get("weighted"):
+        click.echo(f"  weighted       {part['weighted']} rows with weights other than 0 and 1")
     if part.get("other_prompts"):
         click.echo(
             f"  other prompts  {part['other_prompts']} rows: the template rewrites what is before a trained turn"

@@ -18,7 +18,7 @@ Rows = Sequence[tuple[str, Sequence[Any]]]
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("-n", "count", default=3, show_default=True, type=click.IntRange(min=1), help="How many rows.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: formatter.max_length=512.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: [{id, tokens: [{id, text, trained}]}].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: [{id, tokens: [{id, text, trained, weight?}]}].")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write one self-contained page to this file.")
 @click.pass_obj
 def preview(app: Any, recipe: Path, count: int, settings: tuple[str, ...], as_json: bool, page: Path | None) -> None:
@@ -29,16 +29,13 @@ def preview(app: Any, recipe: Path, count: int, settings: tuple[str, ...], as_js
     rows = pipeline.load_rows()
     tokenizer = pipeline.load_tokenizer()
     encoded = pipeline.encode(rows.select(range(min(count, len(rows)))), tokenizer)
-    shown = [(name, tokens(tokenizer, ids, labels)) for name, ids, labels in documents(encoded)]
+    shown = [(name, tokens(tokenizer, ids, weights)) for name, ids, weights in documents(encoded)]
     if page is not None:
         with fresh_place(page) as out:
             out.write_text(_page(str(recipe), shown), encoding="utf-8")
         click.echo(f"wrote {page}", err=True)
     if as_json:
-        listed = [
-            {"id": name, "tokens": [{"id": t.id, "text": t.text, "trained": t.trained} for t in row]}
-            for name, row in shown
-        ]
+        listed = [{"id": name, "tokens": [_told(token) for token in row]} for name, row in shown]
         click.echo(json.dumps(listed, ensure_ascii=False))
     elif page is None:
         for name, row in shown:
@@ -47,9 +44,17 @@ def preview(app: Any, recipe: Path, count: int, settings: tuple[str, ...], as_js
         click.echo(f"{click.style('trained', fg='green')}  not trained  {click.style('special token', reverse=True)}")
 
 
+def _told(token: Any) -> dict[str, Any]:
+    """A token for JSON; its weight only where it is neither 0 nor 1."""
+    told = {"id": token.id, "text": token.text, "trained": token.trained}
+    return told if token.weight in (0, 1) else {**told, "weight": token.weight}
+
+
 def _counts(row: Sequence[Any]) -> str:
     trained = sum(token.trained for token in row)
-    return f"{len(row)} tokens, {trained} trained ({trained / max(len(row), 1):.0%})"
+    weights = {token.weight for token in row} - {0, 1}
+    told = f", some weighted {', '.join(f'{weight:g}' for weight in sorted(weights)[:4])}" if weights else ""
+    return f"{len(row)} tokens, {trained} trained ({trained / max(len(row), 1):.0%}){told}"
 
 
 def _styled(token: Any) -> str:
@@ -68,9 +73,13 @@ def _page(title: str, rows: Rows) -> str:
         for token in row:
             kind = " ".join(word for word, on in (("t", token.trained), ("s", token.special)) if on)
             text = html.escape(token.text).replace("\n", "↵\n")
-            spans.append(f'<span class="{kind}" title="{token.id}">{text}</span>')
+            spans.append(f'<span class="{kind}" title="{_title(token)}">{text}</span>')
         body.append(f"<h2>{html.escape(name)}</h2><p>{_counts(row)}</p><pre>{''.join(spans)}</pre>")
     return _PAGE.format(title=html.escape(title), body="\n".join(body))
+
+
+def _title(token: Any) -> str:
+    return str(token.id) if token.weight in (0, 1) else f"{token.id}, weight {token.weight:g}"
 
 
 _PAGE = """<!doctype html>

@@ -1,55 +1,46 @@
-"""The row shapes a dataset source may yield, and the one conversation they become.
+"""The row shapes a dataset source may yield, and how each becomes a conversation.
 
-    messages               messages = [{role, content, tool_calls…}], optional tools
+    messages               messages = [{role, content, tool_calls…}], optional tools (or functions) and system
     prompt / completion    as text or as lists of messages; the completion is trained
-    sharegpt               conversations = [{from, value}], optional system, tools
+    sharegpt               conversations = [{from, value}] or [{role, content}], optional tools and system
     instruction / response instruction, optional input, response or output, optional system and history
     text                   text, trained on whole; no conversation
 
-The shape is recognised once per data set, by its columns.
+The shape is recognised once per data set, by its columns. What a message may hold is told in `Conversation`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from attrs import frozen
-
+from loraplug_rows.content import MEDIA_KEYS, kind, no_media
+from loraplug_rows.conversation import Conversation, Message, Row
+from loraplug_rows.labels import advice, label_kind
+from loraplug_rows.literals import parsed
+from loraplug_rows.messages import Seen, message
+from loraplug_rows.tool_calls import name_results, tool_schemas
+from loraplug_rows.weights import MASK_KEYS, UNHEEDED, row_mask
 from loraplug_tables.errors import InputError
 
-Row = Mapping[str, Any]
-Message = dict[str, Any]
-
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "observation": "tool",
-    "tool": "tool",
+_ACCEPTED = "messages; prompt + completion; conversations (sharegpt); instruction + response (or output); text"
+_ID_COLUMNS = ("instance_id", "task_id", "id")
+_TOOLS = frozenset({"tools", "functions", "system"})
+_COLUMNS = {
+    "messages": _TOOLS | {"messages"},
+    "prompt-completion": _TOOLS | {"prompt", "completion"},
+    "sharegpt": _TOOLS | {"conversations"},
+    "instruction-response": _TOOLS | {"instruction", "input", "response", "output", "history"},
+    "text": frozenset({"text"}),
 }
-_ACCEPTED = (
-    "messages; prompt + completion; conversations (sharegpt); instruction + response (or output); text "
-    "(rename columns in the data, or write a dataset source plugin)"
-)
-
-
-@frozen
-class Conversation:
-    """One training example.
-
-    Attributes:
-        id: names the row in messages to the user.
-        messages: at least one, each with `role` and usually `content`; a message with `train: False` is not trained.
-        tools: tool schemas for the chat template, if any.
-    """
-
-    id: str
-    messages: list[Message]
-    tools: list[Any] | None = None
+_LIKELY = {
+    "instruction": ("question", "query", "problem", "prompt", "input", "user"),
+    "response": ("answer", "completion", "solution", "reply", "assistant", "target"),
+    "messages": ("conversation", "chat", "dialog", "dialogue", "dialogs", "chats", "turns", "message", "trajectory"),
+    "text": ("content", "body", "document", "code"),
+}
+_NOT_ON_A_ROW = MASK_KEYS | UNHEEDED | MEDIA_KEYS
 
 
 def shape_of(columns: Iterable[str]) -> str:
@@ -69,106 +60,151 @@ def shape_of(columns: Iterable[str]) -> str:
         return "instruction-response"
     if "text" in have:
         return "text"
+    if ranked := sorted(name for name in have if label_kind(name) == "ranked"):
+        what = f"these are preference rows ({', '.join(ranked)}): a wanted and an unwanted answer each"
+        raise InputError(what, todo=advice(ranked[0], "ranked", have))
     seen = ", ".join(sorted(have)) or "no columns"
-    raise InputError(f"rows of no known shape; columns seen: {seen}", todo=f"accepted: {_ACCEPTED}")
+    todo = f"accepted: {_ACCEPTED}; {_renaming(have)}"
+    raise InputError(f"rows of no known shape; columns seen: {seen}", todo=todo)
+
+
+def _renaming(have: set[str]) -> str:
+    """What the option `rename` would have to say for columns that look like those of a shape."""
+    found = {new: next((old for old in olds if old in have), None) for new, olds in _LIKELY.items()}
+    for wanted in (["instruction", "response"], ["messages"], ["text"]):
+        pairs = [f'{found.get(new)} = "{new}"' for new in wanted if new not in have]
+        if all(new in have or found[new] for new in wanted):
+            return f"perhaps [dataset] rename = {{ {', '.join(pairs)} }}"
+    return 'give columns these names with [dataset] rename = { question = "instruction" }'
 
 
 def row_id(row: Row, index: int) -> str:
     """What to call a row: its instance_id, task_id or id, else `row 12` (counted from 0)."""
-    for key in ("instance_id", "task_id", "id"):
+    for key in _ID_COLUMNS:
         if (value := row.get(key)) is not None and value != "":
             return str(value)
     return f"row {index}"
 
 
-def conversation(row: Row, shape: str, index: int) -> Conversation:
-    """The row as a conversation.
+def unread_columns(columns: Iterable[str], shape: str) -> list[str]:
+    """Columns that make no part of the conversation, nor name or group a row."""
+    read = _COLUMNS[shape] | {*_ID_COLUMNS, "group"}
+    return sorted(name for name in columns if name not in read and name.lower() not in _NOT_ON_A_ROW)
+
+
+def check_row(row: Row) -> None:
+    """Refuse a row with images, audio or video, or with a mask that only messages can have.
 
     Raises:
-        InputError: a value is of the wrong type, empty or missing, naming the row.
+        InputError: says which key, and what to do.
+    """
+    for key in _suspects(tuple(row)):
+        if key.lower() in MEDIA_KEYS:
+            no_media({key: row[key]}, "the row")
+        else:
+            row_mask(row, key)
+
+
+@lru_cache(maxsize=64)
+def _suspects(columns: tuple[str, ...]) -> list[str]:
+    return [name for name in columns if name.lower() in _NOT_ON_A_ROW]
+
+
+def conversation(row: Row, shape: str, index: int) -> Conversation:
+    """The row as a conversation, in the one form that is told there.
+
+    Raises:
+        InputError: a value is of the wrong type, empty or missing, or cannot be trained; names the row.
     """
     name = row_id(row, index)
+    seen = Seen()
     try:
-        messages = _READERS[shape](row)
+        check_row(row)
+        messages = _READERS[shape](row, seen)
         if not messages:
             raise InputError("has no messages")
-        for message in messages:
-            if not isinstance(message.get("role"), str):
-                raise InputError(f"a message has no role: {str(message)[:80]!r}")
-        tools = row.get("tools")
-        if isinstance(tools, str):
-            tools = json.loads(tools) if tools.strip() else None
-        if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
-            raise InputError(f"tools are no list of tables: {str(tools)[:80]!r}")
+        if any(message["role"] == "tool" for message in messages):
+            name_results(messages)
+        tools = _tools(row)
     except InputError as error:
-        raise InputError(error.what, where=name, todo=f"mend the row in the data; expected shape: {shape}") from None
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise InputError(f"not a {shape} row ({error!r})", where=name, todo="mend the row in the data") from None
-    return Conversation(name, messages, tools or None)
+        todo = error.todo or f"mend the row in the data; expected shape: {shape}"
+        raise InputError(error.what, where=name, todo=todo) from None
+    except RecursionError:
+        raise InputError("is nested too deeply", where=name, todo="mend the row in the data") from None
+    return Conversation(name, messages, tools, seen.roles, frozenset(seen.unread))
 
 
-def _message(value: Any) -> Message:
-    if not isinstance(value, Mapping):
-        raise InputError(f"a message is {type(value).__name__}, not a table of role and content")
-    return {key: item for key, item in value.items() if item is not None or key == "content"}
+def _tools(row: Row) -> list[Any] | None:
+    tools, functions = (tool_schemas(row.get(key)) for key in ("tools", "functions"))
+    if tools and functions and tools != functions:
+        raise InputError("the row has both tools and functions, which differ")
+    return tools or functions
 
 
 def _text(row: Row, *keys: str) -> str:
-    for key in keys:
-        if (value := row.get(key)) is not None:
-            if not isinstance(value, str):
-                raise InputError(f"{key} is {type(value).__name__}, not text")
-            return value
-    raise InputError(f"{keys[0]} is missing")
+    """The one text under these keys."""
+    found = [(key, row[key]) for key in keys if row.get(key) is not None]
+    if not found:
+        raise InputError(f"{keys[0]} is missing")
+    for key, value in found:
+        if not isinstance(value, str):
+            raise InputError(f"{key} is {kind(value)}, not text")
+    texts = {value for _, value in found}
+    if len(texts - {""}) > 1:
+        raise InputError(f"the row has both {' and '.join(key for key, _ in found)}, which differ")
+    return str(max(texts))
 
 
-def _from_messages(row: Row) -> list[Message]:
-    value = row["messages"]
+def _messages(value: Any, key: str, seen: Seen) -> list[Message]:
     if isinstance(value, str):
-        value = json.loads(value)
-    return [_message(message) for message in value]
+        value = parsed(value, key)
+    if value is None:
+        raise InputError(f"{key} is missing")
+    if isinstance(value, Mapping):
+        value = _transposed(value)
+    if not isinstance(value, list):
+        raise InputError(f"{key} is {kind(value)}, not a list of messages")
+    return [message(each, seen) for each in value]
 
 
-def _from_prompt_completion(row: Row) -> list[Message]:
-    prompt, completion = row["prompt"], row["completion"]
-    before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [_message(m) for m in prompt]
-    after = (
-        [{"role": "assistant", "content": completion}]
-        if isinstance(completion, str)
-        else [_message(m) for m in completion]
-    )
-    return [*({**message, "train": False} for message in before), *after]
+def _transposed(table: Mapping[str, Any]) -> Any:
+    """The list of messages that older data sets store as a table of lists; anything else as it is."""
+    columns = list(table.values())
+    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return table
+    return [
+        {key: item for key, item in zip(table, each, strict=True) if item is not None}
+        for each in zip(*columns, strict=True)
+    ]
 
 
-def _from_sharegpt(row: Row) -> list[Message]:
-    messages: list[Message] = []
-    if row.get("system"):
-        messages.append({"role": "system", "content": _text(row, "system")})
-    for turn in row["conversations"]:
-        speaker, value = turn["from"], turn["value"]
-        if speaker == "function_call":
-            messages.append({"role": "assistant", "content": "", "tool_calls": _tool_calls(value)})
-        elif speaker in _SHAREGPT_ROLES:
-            messages.append({"role": _SHAREGPT_ROLES[speaker], "content": value})
-        else:
-            raise InputError(f"unknown speaker {speaker!r}; known: {', '.join(sorted(_SHAREGPT_ROLES))}")
-    return messages
+def _system(row: Row) -> list[Message]:
+    return [{"role": "system", "content": _text(row, "system")}] if row.get("system") else []
 
 
-def _tool_calls(text: str) -> list[Any]:
-    calls = json.loads(text)
-    calls = calls if isinstance(calls, list) else [calls]
-    return [{"type": "function", "function": call} for call in calls]
+def _chat(key: str) -> Callable[[Row, Seen], list[Message]]:
+    def read(row: Row, seen: Seen) -> list[Message]:
+        before, messages = _system(row), _messages(row.get(key), key, seen)
+        return messages if before == messages[:1] else [*before, *messages]
+
+    return read
 
 
-def _from_instruction(row: Row) -> list[Message]:
-    messages: list[Message] = []
-    if row.get("system"):
-        messages.append({"role": "system", "content": _text(row, "system")})
-    for asked, answered in row.get("history") or ():
+def _from_prompt_completion(row: Row, seen: Seen) -> list[Message]:
+    def side(key: str, role: str) -> list[Message]:
+        value = row.get(key)
+        return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, key, seen)
+
+    before = [*_system(row), *side("prompt", "user")]
+    return [*({**each, "weight": 0.0} for each in before), *side("completion", "assistant")]
+
+
+def _from_instruction(row: Row, seen: Seen) -> list[Message]:  # noqa: ARG001
+    messages = _system(row)
+    for asked, answered in _history(row.get("history")):
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     question = _text(row, "instruction")
-    if extra := row.get("input"):
+    if row.get("input") is not None and (extra := _text(row, "input")):
         question = f"{question}\n\n{extra}"
     return [
         *messages,
@@ -177,9 +213,21 @@ def _from_instruction(row: Row) -> list[Message]:
     ]
 
 
-_READERS = {
-    "messages": _from_messages,
+def _history(value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        value = parsed(value, "history") if value.strip() else None
+    if value is None:
+        return []
+    pairs = value if isinstance(value, list) else [value]
+    for pair in pairs:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise InputError("history is not a list of pairs of question and answer, both text")
+    return [(asked, answered) for asked, answered in pairs]
+
+
+_READERS: Mapping[str, Callable[[Row, Seen], list[Message]]] = {
+    "messages": _chat("messages"),
     "prompt-completion": _from_prompt_completion,
-    "sharegpt": _from_sharegpt,
+    "sharegpt": _chat("conversations"),
     "instruction-response": _from_instruction,
 }

@@ -42,23 +42,39 @@ def split(rows: Dataset, validation: Validation, run: Run) -> tuple[Dataset, Dat
 
 
 def _groups(rows: Dataset, by: str) -> tuple[Sequence[Any], str]:
-    """A group for each row, and what to call them. A `group` column holds levels, coarse to fine."""
+    """A group for each row, and what to call them. A `group` column holds levels, coarse to fine, or one value."""
     columns = rows.column_names
-    found = (
-        [[group] if isinstance(group, str) else group or [""] for group in rows["group"]] if "group" in columns else []
-    )
-    levels = list(zip(*found, strict=False))
+    levels = _levels(list(rows["group"])) if "group" in columns else []
     names = ["repository", *["task"] * (len(levels) - 1)] if len(levels) > 1 else ["group"] * len(levels)
     if not levels and "task_id" in columns:
-        levels, names = [tuple(rows["task_id"])], ["task"]
+        levels, names = _levels(list(rows["task_id"])), ["task"]
     if by == "auto":
         several = (pair for pair in zip(levels, names, strict=True) if len(set(pair[0])) > 1)
         return next(several, (range(len(rows)), "row"))
     if by in columns:
-        return [str(value) for value in rows[by]], by
+        return [_name(value, index) for index, value in enumerate(rows[by])], by
     if by in ("repo", "task") and levels:
         return levels[0 if by == "repo" else -1], by
     if by == "row":
         return range(len(rows)), by
     todo = f"columns: {', '.join(sorted(columns))}"
     raise InputError(f'no column "{by}" in the rows', where="validation.group_by", todo=todo)
+
+
+def _levels(values: list[Any]) -> list[list[Any]]:
+    """The groups of every row at each level; a row that lacks a level is a group of its own there."""
+    lists = [value if isinstance(value, list | tuple) else [value] for value in values]
+    depth = max(map(len, lists), default=0)
+    return [
+        [_name(value[level] if level < len(value) else None, index) for index, value in enumerate(lists)]
+        for level in range(depth)
+    ]
+
+
+def _name(value: Any, index: int) -> Any:
+    """A group's name: numbers that are equal are one group, as are a number and its text; nothing is a row's own."""
+    if value is None or value == "" or value != value:  # NaN is what pandas writes for nothing
+        return ("row", index)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)

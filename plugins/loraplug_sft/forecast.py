@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from loraplug import Estimate
+from loraplug import Estimate, mixed_precision
 from loraplug_sft import kernel
 from loraplug_sft.measure import free_memory, peak_memory, resident_memory, total_memory
 
@@ -35,8 +35,10 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))
+    dtype = model.dtype
     adapted: Any = options.lora.attach(model)
     fast = options.kernel == "auto" and kernel.install(adapted)[0]
+    mixed_precision(adapted, dtype)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     weights = _bytes(parameter for parameter in adapted.parameters() if not parameter.requires_grad)
     weights += _bytes(adapted.buffers())

@@ -50,15 +50,16 @@ def install(model: Any) -> tuple[bool, str]:
 
 
 def label_loss(model: Any, batch: Mapping[str, Tensor], count: Tensor | float | None = None) -> Tensor:
-    """Summed cross-entropy over the labels of `batch`, divided by `count`, else by their number; through `install`.
+    """Cross-entropy times weight over the labels of `batch`, divided by `count`, else by their number; by `install`.
 
     Args:
         model: The model given to `install`, or a wrapper of it such as DDP.
         batch: `input_ids` and `labels` (-100: none), shape (rows, tokens), as the collator gives them, with either an
-            `attention_mask` that tells padding, or `position_ids` that start again at 0 with each packed row.
+            `attention_mask` that tells padding, or `position_ids` that start again at 0 with each packed row. May have
+            `token_weights`, float32 of the same shape.
         count: Labels in the whole optimizer step.
     """
-    names = {"input_ids", "labels", "attention_mask", "position_ids"} & batch.keys()
+    names = {"input_ids", "labels", "attention_mask", "position_ids", "token_weights"} & batch.keys()
     labels = (batch["labels"][:, 1:] != _IGNORED).sum().clamp(min=1) if count is None else count
     return model(**{name: batch[name] for name in names}, label_count=labels)
 
@@ -95,6 +96,9 @@ class _FastLoss:
         x = self.backbone.embed_tokens(input_ids)[real].float()  # (tokens, hidden)
         bounds = [*starts, len(x)]
         targets = torch.cat([labels[real][1:], labels.new_full((1,), _IGNORED)])
+        weights = inputs.get("token_weights")
+        if weights is not None:
+            weights = torch.cat([weights[real][1:], weights.new_zeros(1)])  # of the targets
         targets[torch.tensor(bounds[1:]) - 1] = _IGNORED  # the last token of a row predicts nothing
         kept = (targets != _IGNORED).nonzero().flatten()
         if empty := not len(kept):  # a loss of 0 that still belongs to the graph
@@ -104,7 +108,8 @@ class _FastLoss:
         rope = [part[0, :, None, None].chunk(2, -1)[0] for part in self.backbone.rotary_emb(x, positions[None])]
         for block in self.blocks:
             x = block(x, rope, rows, kept if block is self.blocks[-1] else ...)
-        total: Tensor = _Head.apply(x, self.backbone.norm, self.base.lm_head, targets[kept])
+        factors = None if weights is None else weights[kept]
+        total: Tensor = _Head.apply(x, self.backbone.norm, self.base.lm_head, targets[kept], factors)
         return total * 0.0 if empty else total / count
 
 
@@ -112,8 +117,8 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
     """Last norm, vocabulary and summed cross-entropy; the gradient is made with the logits at hand, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Any, head: Any, targets: Tensor) -> Tensor:
-        """The summed loss of `x` (labels, hidden) for `targets` (labels)."""
+    def forward(ctx: Any, x: Tensor, norm: Any, head: Any, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """The summed loss of `x` (labels, hidden) for `targets` (labels), each times its weight (labels)."""
         width, pieces = len(head.weight), head.pieces if isinstance(head, Output) else lambda: (head.weight,)
         normed = rms(x, norm)
         losses = x.new_empty(len(x))
@@ -128,7 +133,11 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
             if ctx.needs_input_grad[0]:
                 logits.exp_().scatter_add_(1, where, logits.new_full(where.shape, -1.0))
                 gradient[part] = back(logits, pieces())
+        if weights is not None:
+            losses.mul_(weights)
         if ctx.needs_input_grad[0]:
+            if weights is not None:
+                gradient.mul_(weights[:, None])
             ctx.save_for_backward(rms_backward(gradient, x, norm))
         return losses.sum()
 
@@ -136,4 +145,4 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """The gradient kept by `forward`, times the one from above."""
         (kept,) = ctx.saved_tensors
-        return kept * gradient, None, None, None
+        return kept * gradient, None, None, None, None

@@ -16,8 +16,8 @@ from transformers import PrinterCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from loraplug import LoraplugError, Run
-from loraplug_sft import kernel, order
+from loraplug import LoraplugError, Run, mixed_precision
+from loraplug_sft import kernel, order, weights
 from loraplug_sft.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -56,19 +56,21 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         self.optimizer: Any
         self.resumed: Checkpoint | None = None
         self.plus_ratio: float | None = options.pop("plus_ratio", None)
-        adapters = {parameter: parameter.data for parameter in options["model"].parameters() if parameter.requires_grad}
+        model = options["model"]
+        dtype = next(one.dtype for one in model.parameters() if one.is_floating_point() and not one.requires_grad)
+        adapters = {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
         super().__init__(**options)
         # no DistributedDataParallel: gradients are added up here, once a step
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
-        # trl casts the adapters of a quantised model to bf16 whatever the hardware: on a CPU without bf16 units that
-        # costs 1.6 times, and AdamW's small updates are lost in 8 bits of mantissa
-        for parameter, data in adapters.items():
-            parameter.data = data.float()
+        for parameter, data in adapters.items():  # trl casts those of a quantised model to bf16
+            parameter.data = data
+        mixed_precision(model, dtype)  # the outermost of what is wrapped around the base's forward
         self.one_document = self.data_collator
         self.documents = DataCollatorForLanguageModeling(self.processing_class.pad_token_id, padding_free=True)
         self.step_rows: list[str] = []
         self.step_loss = 0.0
+        self.step_weight = 1.0  # the mean of its trained tokens
 
     @property
     def trained(self) -> dict[str, torch.nn.Parameter]:
@@ -94,12 +96,14 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         """Forward and backward of this process' share of the step.
 
         Returns:
-            The loss (scalar): mean cross-entropy in nats over every trained token of the step.
+            The loss (scalar): cross-entropy in nats times the token's weight, summed over the step and divided by the
+            number of its trained tokens.
 
         Raises:
             LoraplugError: a single row does not fit into memory; the loss is no number.
         """
         self.step_rows = [name for row in rows for name in row["row"]]
+        self.step_weight = weights.mean(rows)
         count = max(1, sum(map(trained_tokens, rows)))
         while True:
             loss, failed = self._accumulate(model, rows, count)
@@ -163,19 +167,24 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     def collate(self, rows: list[Row]) -> dict[str, Any]:
         """Rows as one batch: documents end to end, kept apart by their positions, so nothing is padding."""
         if len(rows) == 1 and len(rows[0].get("seq_lengths") or [0]) == 1:
-            return self.one_document(rows)  # type: ignore[no-any-return]
-        whole = [{**row, "seq_lengths": row.get("seq_lengths") or [len(row["labels"])]} for row in rows]
-        return self.documents(whole)  # type: ignore[no-any-return]
+            batch: dict[str, Any] = self.one_document(rows)
+        else:
+            whole = [{**row, "seq_lengths": row.get("seq_lengths") or [len(row["labels"])]} for row in rows]
+            batch = self.documents(whole)
+        factors = weights.of_batch(rows)
+        return batch if factors is None else {**batch, weights.COLUMN: factors}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy in nats, summed over the trained tokens and divided by `num_items_in_batch`."""
+        """Cross-entropy in nats times weight, summed over the trained tokens and divided by `num_items_in_batch`."""
         # trl counts accuracy and entropy over all processes here, which must then have equally many micro-batches
         if self.fast:
             return kernel.label_loss(self.model, inputs, num_items_in_batch)
-        outputs = self.model(**inputs, use_cache=False, fused_lm_head=True)
-        return -outputs.log_probs.sum() / num_items_in_batch
+        factors = inputs.get(weights.COLUMN)
+        given = {name: value for name, value in inputs.items() if name != weights.COLUMN}
+        found = self.model(**given, use_cache=False, fused_lm_head=True).log_probs  # (1, tokens - 1), 0 where untrained
+        return -(found if factors is None else found * factors[:, 1:]).sum() / num_items_in_batch
 
     def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
         """Adapters are small: their gradients go in one piece, at the end of the step, whatever each process did."""

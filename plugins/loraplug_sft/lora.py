@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError
+from loraplug import Doc, InputError, load_adapter
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -61,7 +61,7 @@ class Lora:
         Raises:
             InputError: no layer matches, or `start_from` is no LoRA adapter for this model.
         """
-        from peft import PeftModel, get_peft_model
+        from peft import get_peft_model
 
         if self.start_from is None:
             return get_peft_model(model, self.config(model))
@@ -69,14 +69,13 @@ class Lora:
         if not (self.start_from / "adapter_config.json").is_file():
             raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
         try:
-            adapted = PeftModel.from_pretrained(model, self.start_from, is_trainable=True, use_safetensors=True)
+            return load_adapter(model, self.start_from, trainable=True)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise InputError(
                 f"does not fit the model: {' '.join(str(error).split())[:300]}",
                 where=where,
                 todo="train on the base that adapter was made for",
             ) from error
-        return adapted
 
     def config(self, model: PreTrainedModel) -> LoraConfig:
         """The peft config for this model.

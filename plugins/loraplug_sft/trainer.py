@@ -22,6 +22,7 @@ class Sft(Trainer):
     """LoRA supervised fine-tuning with trl and peft; QLoRA when the recipe has a quantizer."""
 
     name = "sft"
+    consumes = frozenset({"token_weights"})
     epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
         default=3.0, validator=validators.gt(0)
     )

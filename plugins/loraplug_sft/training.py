@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
-from loraplug_sft import kernel, measure, order, shards, world, zero
+from loraplug_sft import kernel, measure, order, shards, weights, world, zero
 from loraplug_sft.checkpoints import Checkpoints
 from loraplug_sft.forecast import needs_checkpointing
 from loraplug_sft.health import Health, fingerprint, moved
@@ -39,6 +39,8 @@ def train(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     rows, held = world.same_rows(train_rows, held)
+    rows = weights.checked(rows, "the training rows")
+    held = None if held is None else weights.checked(held, "the validation rows")
     lengths = [len(ids) for ids in rows["input_ids"]]
     tokens = _check_rows(options, run, model, rows, lengths)
     set_seed(run.seed)
@@ -194,7 +196,6 @@ def _layout(options: Sft, run: Run, adapted: Any, lengths: list[int], fast: bool
 
 
 def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layout: Layout) -> SFTConfig:
-    import torch
     from trl import SFTConfig
 
     return SFTConfig(
@@ -211,7 +212,7 @@ def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layou
         max_grad_norm=options.max_grad_norm,
         neftune_noise_alpha=options.neftune_alpha,
         activation_checkpointing=layout.checkpointing,
-        bf16=model.dtype == torch.bfloat16,
+        bf16=False,  # `mixed_precision` does it, for answers and validation too
         use_cpu=model.device.type == "cpu",
         average_tokens_across_devices=False,
         # rows come encoded, masked and cut to length: trl is to take them as they are

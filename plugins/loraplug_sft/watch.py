@@ -101,7 +101,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.metrics.append(line | {"tokens_per_second": round(speed, 1), "seconds": round(seconds, 2)})
         self.interrupt.end_change()
         self.run.emit("metrics", **self.metrics[-1])
-        self.health.step(step, line["loss"], line["grad_norm"], line["learning_rate"], self.trainer.step_rows)
+        even = line["loss"] / self.trainer.step_weight  # with weights of 1 on average, as the loss of guessing has
+        self.health.step(step, even, line["grad_norm"], line["learning_rate"], self.trainer.step_rows)
         if self._due(step):
             self._validate(step, control)
         every = self.habits.save_every
@@ -203,3 +204,6 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         text = "".join(json.dumps(line) + "\n" for line in [*lines, {"summary": dict(figures)}])
         (self.run.folder / "metrics.jsonl").write_text(text, encoding="utf-8")
         loss_plot(lines, figures, self.run.folder, self.run.name)
+        for name in ("metrics.jsonl", "loss.svg", "loss.png"):
+            if (self.run.folder / name).is_file():
+                self.run.publish(self.run.folder / name)

@@ -14,7 +14,8 @@ from loraplug_swe.views import Look
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached"
 _SUBMITTED = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT\n"
 
-Messages = list[dict[str, str]]
+Message = dict[str, str | bool]
+Messages = list[Message]
 
 
 def single_turn(templates: Templates, answered: Answered, looks: Sequence[Look] = ()) -> Messages:
@@ -58,9 +59,9 @@ def apply_command(patch: str, proof: Proof | None) -> str:
     return f"git apply {staged}- <<'{word}'\n{patch}{word}"
 
 
-def observe(output: str, code: int = 0) -> dict[str, str]:
-    """What the shell answers."""
-    return _say("user", f"<returncode>{code}</returncode>\n<output>\n{output}</output>")
+def observe(output: str, code: int = 0) -> Message:
+    """What the shell answers. A formatter that lacks room may cut out the middle of it."""
+    return _say("user", f"<returncode>{code}</returncode>\n<output>\n{output}</output>") | {"cuttable": True}
 
 
 def fenced(text: str, language: str) -> str:
@@ -81,11 +82,11 @@ def _opening(templates: Templates, question: str) -> Messages:
     return [_say("system", templates.system), _say("user", question)]
 
 
-def _say(role: str, content: str) -> dict[str, str]:
+def _say(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _act(thought: str, command: str) -> dict[str, str]:
+def _act(thought: str, command: str) -> Message:
     return _say("assistant", f"{thought}\n\n{fenced(command, 'bash')}")
 
 

@@ -16,10 +16,11 @@ from attrs import evolve, field, frozen
 from loraplug_swe.rejects import Reject
 
 GITLINK = "160000"
-_HUNK = re.compile(r"@@ -(\d{1,18})(?:,(\d{1,18}))? \+(\d{1,18})(?:,(\d{1,18}))? @@(.*)", re.DOTALL)
+HUNK = re.compile(r"@@ -(\d{1,18})(?:,(\d{1,18}))? \+(\d{1,18})(?:,(\d{1,18}))? @@(.*)", re.DOTALL)
 _HEADERS = ("old mode ", "new mode ", "deleted file mode ", "new file mode ", "copy from ", "copy to ", "rename from ",
             "rename to ", "rename old ", "rename new ", "similarity index ", "dissimilarity index ",
             "index ")  # fmt: skip
+_BASE85 = re.compile(r"[A-Za-z][0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]+")
 _PLAIN = re.compile(r"[ !#-\[\]-~]*")
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 _SHORT = {code: letter for letter, code in _ESCAPES.items()}
@@ -85,23 +86,34 @@ def parse_patch(text: str) -> list[Section]:
     Raises:
         Reject: `corrupt-patch`, with the line it breaks off at.
     """
-    lines = text.removesuffix("\n").split("\n")
-    sections: list[Section] = []
+    return [section for section, _ in parse_lines(text.removesuffix("\n").split("\n"))]
+
+
+def parse_lines(lines: list[str]) -> Iterator[tuple[Section, range]]:
+    """The sections of a patch as `parse_patch` gives them, each with the lines it takes up.
+
+    Raises:
+        Reject: see `parse_patch`.
+    """
     at = 0
     while at < len(lines):
+        start = at
         if lines[at].startswith("diff --git "):
             section, at = _git_section(lines, at)
-        elif _names_follow(lines, at) and lines[at + 2 : at + 3] and lines[at + 2].startswith("@@ -"):
+        elif names_follow(lines, at):
             section = _named(lines[at : at + 2], at)
             at += 2
-        elif lines[at].startswith("@@ -"):
-            raise _corrupt(at, "a hunk without a header")
+        elif HUNK.fullmatch(lines[at]):
+            raise corrupt(at, "a hunk without a header that names its file")
         else:
             at += 1
             continue
         hunks, at = _hunks(lines, at)
-        sections.append(evolve(section, hunks=hunks))
-    return sections
+        if section.old is None and any(hunk.old_count for hunk in hunks):
+            raise corrupt(start, f"new file {section.new} depends on old contents")
+        if section.new is None and any(hunk.new_count for hunk in hunks):
+            raise corrupt(start, f"deleted file {section.old} still has contents")
+        yield evolve(section, hunks=hunks), range(start, at)
 
 
 def quote_path(path: str) -> str:
@@ -154,26 +166,50 @@ def check_path(path: str) -> None:
         raise Reject("unsafe-path", f"{path[:200]!r} has a backslash, a drive or a control character")
 
 
-def _corrupt(at: int, what: str) -> Reject:
-    return Reject("corrupt-patch", f"line {at + 1} of the patch: {what}")
+def corrupt(at: int, what: str) -> Reject:
+    """What `git apply` says of such a patch; `at` counts lines from 0."""
+    return Reject("corrupt-patch", f"corrupt patch at line {at + 1}: {what}")
 
 
-def _names_follow(lines: list[str], at: int) -> bool:
-    return at + 1 < len(lines) and lines[at].startswith("--- ") and lines[at + 1].startswith("+++ ")
+def names_follow(lines: list[str], at: int) -> bool:
+    """Whether `---`, `+++` and a hunk begin here."""
+    return (
+        at + 2 < len(lines)
+        and lines[at].startswith("--- ")
+        and lines[at + 1].startswith("+++ ")
+        and lines[at + 2].startswith("@@ -")
+    )
 
 
 def _git_section(lines: list[str], start: int) -> tuple[Section, int]:
-    at, binary = start + 1, False
+    at = start + 1
     while at < len(lines) and lines[at].startswith(_HEADERS):
         at += 1
-    names = _names_follow(lines, at)
+    names = names_follow(lines, at)
     at += 2 if names else 0
     section = _named(lines[start:at], start)
-    if not names and at < len(lines) and lines[at].startswith(("GIT binary patch", "Binary files ")):
-        binary = True
-        while at < len(lines) and not lines[at].startswith("diff --git "):
+    if not names and at < len(lines):
+        if lines[at] == "GIT binary patch":
+            return evolve(section, binary=True), _binary_end(lines, at + 1)
+        if lines[at].startswith("Binary files ") and lines[at].endswith(" differ"):
+            return evolve(section, binary=True), at + 1
+    return section, at
+
+
+def _binary_end(lines: list[str], at: int) -> int:
+    """Where a binary patch ends: the new content, and mostly the old one, each up to an empty line."""
+    for turn in range(2):
+        if at >= len(lines) or not re.fullmatch(r"(?:literal|delta) \d{1,18}", lines[at]):
+            if turn:
+                break
+            raise corrupt(min(at, len(lines) - 1), "unrecognized binary patch")
+        at += 1
+        while at < len(lines) and lines[at]:
+            if not _BASE85.fullmatch(lines[at]) or (len(lines[at]) - 1) % 5:
+                raise corrupt(at, "corrupt binary patch")
             at += 1
-    return evolve(section, binary=binary), at
+        at += 1
+    return min(at, len(lines))
 
 
 def _named(header: list[str], at: int) -> Section:
@@ -187,13 +223,13 @@ def _named(header: list[str], at: int) -> Section:
         (verb for verb in ("rename", "copy") if f"{verb} to " in found or f"{verb} from " in found), None
     ):
         if not {f"{verb} from ", f"{verb} to "} <= found.keys():
-            raise _corrupt(at, f"a {verb} names one file, not two")
+            raise corrupt(at, f"a {verb} names one file, not two")
         old, new = _bare(found[f"{verb} from "]), _bare(found[f"{verb} to "])
     else:
         old = new = _twin(header[0].removeprefix("diff --git "), at)
     old, new = None if created else old, None if deleted else new
     if old is None and new is None:
-        raise _corrupt(at, "names no file")
+        raise corrupt(at, "names no file")
     return Section(old, new, header)
 
 
@@ -211,7 +247,7 @@ def _file_name(text: str, at: int) -> str | None:
         return None
     _, slash, path = name.partition("/")
     if not slash or not path:
-        raise _corrupt(at, f"no path behind the prefix: {name[:80]!r}")
+        raise corrupt(at, f"no path behind the prefix: {name[:80]!r}")
     return path
 
 
@@ -225,26 +261,39 @@ def _twin(text: str, at: int) -> str:
             return right.partition("/")[2]
         if left == "/dev/null" or right == "/dev/null":
             return (right if left == "/dev/null" else left).partition("/")[2]
-    raise _corrupt(at, f"no file name in: diff --git {text[:120]}")
+    raise corrupt(at, f"no file name in: diff --git {text[:120]}")
 
 
 def _hunks(lines: list[str], at: int) -> tuple[list[Hunk], int]:
     hunks: list[Hunk] = []
-    while at < len(lines) and (match := _HUNK.fullmatch(lines[at])):
+    while at < len(lines) and (match := HUNK.fullmatch(lines[at])):
         old_start, new_start = int(match[1]), int(match[3])
         old_count, new_count = (1 if text is None else int(text) for text in (match[2], match[4]))
-        old_left, new_left, start = old_count, new_count, at + 1
-        at = start
-        while (old_left > 0 or new_left > 0) and at < len(lines):
-            kind = lines[at][:1]
-            if kind not in ("", "\r", " ", "-", "+", "\\"):
-                break
-            old_left -= kind in ("", "\r", " ", "-")
-            new_left -= kind in ("", "\r", " ", "+")
-            at += 1
+        head, start = at, at + 1
+        old_left, new_left, at = take_hunk(lines, start, old_count, new_count)
         if old_left or new_left:
-            raise _corrupt(min(at, len(lines) - 1), "the hunk is shorter or longer than its header says")
-        if at < len(lines) and lines[at].startswith("\\"):
-            at += 1
+            got = f"{old_count - old_left} old and {new_count - new_left} new lines"
+            raise corrupt(min(at, len(lines) - 1), f"the hunk of line {head + 1} says {old_count} old and {new_count} "
+                          f"new lines, and {got} are there")  # fmt: skip
+        if not any(line.startswith(("+", "-")) for line in lines[start:at]):
+            raise corrupt(head, "the hunk changes nothing")
         hunks.append(Hunk(old_start, old_count, new_start, new_count, match[5], lines[start:at]))
     return hunks, at
+
+
+def take_hunk(lines: list[str], at: int, old: int, new: int) -> tuple[int, int, int]:
+    """Take up to so many old and new lines of a hunk's body from `at` on: how many are missing, and where it ends."""
+    while (old > 0 or new > 0) and at < len(lines):
+        kind = lines[at][:1]
+        if kind not in ("", " ", "-", "+") and not _no_newline(lines[at]):
+            break
+        old -= kind in ("", " ", "-")
+        new -= kind in ("", " ", "+")
+        at += 1
+    if at < len(lines) and _no_newline(lines[at]):
+        at += 1
+    return old, new, at
+
+
+def _no_newline(line: str) -> bool:
+    return line.startswith("\\ ") and len(line) >= 11  # "\ No newline at end of file", in any language

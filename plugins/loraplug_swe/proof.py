@@ -17,6 +17,7 @@ from attrs import field, frozen
 
 from loraplug import LoraplugError
 from loraplug_swe.clones import Workshop
+from loraplug_swe.mend import sound_patch
 from loraplug_swe.objects import TREE, Node
 from loraplug_swe.patches import Section, check_path, parse_patch
 from loraplug_swe.rejects import Reject
@@ -119,14 +120,14 @@ def _alike(job: _Job) -> str:
 def _job(shop: Workshop, at: int, answered: Answered) -> _Job:
     task = answered.task
     if not task.base_commit:
-        raise Reject("no-commit", "the task names no base_commit")
+        todo = 'add it to the rows, or take mode = "simple", which needs no repository'
+        raise Reject("no-commit", f"the task names no base_commit; {todo}")
     base = shop.commit_tree(task.base_commit)
     patches: tuple[str, ...] = (answered.patch,)
     if answered.kind == "unbug":
-        patches = (task.gold_patch if task.gold_patch.strip() else "", task.bug_patch, answered.patch)
+        gold = sound_patch(task.gold_patch).text if task.gold_patch.strip() else ""
+        patches = (gold, task.bug_patch, answered.patch)
     sections = tuple(parse_patch(text) for text in patches)
-    if not sections[-1]:
-        raise Reject("empty-patch", "the patch holds no change")
     files: dict[str, Node] = {}
     guards: dict[str, Node] = {}
     for section in (section for stage in sections for section in stage):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from loraplug import redact
+
 
 class Reject(Exception):  # noqa: N818 - a verdict on a task, nothing that went wrong
     """This task makes no row.
@@ -42,7 +44,7 @@ class Rejects:
             "instance_id": instance_id,
             "task_id": task_id,
             "reason": reject.reason,
-            "detail": reject.detail,
+            "detail": redact(reject.detail),  # git repeats the address it was given
             "where": where,
         }
         self._file.write(json.dumps(entry, ensure_ascii=True) + "\n")

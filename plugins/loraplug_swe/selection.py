@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from loraplug import InputError
+from loraplug_swe.kinds import Kind
 from loraplug_swe.options import Answer, parse_ids, parse_shard
 from loraplug_swe.places import Entry, Place
 from loraplug_swe.rejects import Reject, Rejects
 from loraplug_swe.tasks import Answered, Task, answer_task, read_task
+
+_ANSWERS = {
+    ("both", "gold"): "the answer is original.gold_patch",
+    ("both", "unbug"): "the answer is bug.patch taken back",
+    ("fix", "gold"): "is the fix, and the answer as it stands",
+    ("bug", "unbug"): "puts the bug in, so the answer is patch taken back",
+    ("unclear", "gold"): 'is the fix, as answer = "gold" says, and the answer as it stands',
+    ("unclear", "unbug"): 'puts the bug in, as answer = "unbug" says, so the answer is patch taken back',
+}
 
 
 @frozen
@@ -41,6 +52,8 @@ class Selection:
     repos: Sequence[str] = ()
     shard: str | None = None
     _numbers: list[Sequence[int]] = field(factory=list, init=False)
+    _kinds: Counter[tuple[Kind, str]] = field(factory=Counter, init=False)
+    _mended: Counter[str] = field(factory=Counter, init=False)
 
     def numbers(self) -> Sequence[int]:
         """Every number to read, of all shards."""
@@ -61,9 +74,27 @@ class Selection:
         for at, entry in enumerate(self.place.read(self.numbers()[start : block.stop]), start):
             chosen = self._choose(entry, wanted, first)
             if chosen is not None and at in block:
+                self._count(chosen.answered)
                 yield chosen
             if self.limit is not None and len(first) >= self.limit:
                 return
+
+    def told(self) -> list[str]:
+        """For people: which patch is the answer, for each kind of task, and what was mended on patches."""
+        lines = []
+        for (kind, answer), count in self._kinds.most_common():
+            what = ("task" if kind.direction == "both" else "row") + "s" * (count != 1)
+            column = "" if kind.direction == "both" else f"{kind.column} "
+            lines.append(f"{count} {kind.name} {what}: {column}{_ANSWERS[kind.direction, answer]}")
+        if self._mended:
+            what = ", ".join(f"{name} in {count}" for name, count in self._mended.most_common())
+            lines.append(f"patches that git would not take, or that had more than a diff in them, were mended: {what}")
+        return lines
+
+    def _count(self, answered: Answered | None) -> None:
+        if answered is not None:
+            self._kinds[evolve(answered.task.kind, why=""), answered.kind] += 1
+            self._mended.update(answered.mended)
 
     def _choose(self, entry: Entry, wanted: set[str], first: dict[str, str]) -> Chosen | None:
         """The entry's task, or its fault, or None where `repos` leaves it out; `first` is what came before."""
@@ -82,22 +113,28 @@ class Selection:
         return Chosen(entry, task, answered)
 
 
-def no_rows(what: str, where: object) -> InputError:
+def no_rows(rejects: Rejects, where: object) -> InputError:
     """What a source raises when nothing is left."""
-    return InputError(
-        f"no task makes a row ({what})" if what else "no task is chosen",
-        where=where,
-        todo="look at ids, repos and answer, and into the rejects file for the reason of each task",
-    )
+    todo = "look at ids, repos and answer, and into the rejects file for the reason of each task"
+    if rejects.counts["unclear-direction"]:
+        todo = 'say answer = "gold" where patch is the fix, or answer = "unbug" where it puts the bug in'
+    told = f"no task makes a row ({rejects.summary()})" if rejects.total else "no task is chosen"
+    return InputError(told, where=where, todo=todo)
 
 
 def refuse(rejects: Rejects, chosen: Chosen) -> None:
-    """Send a fault of the selection to the rejects."""
-    if chosen.fault is not None:
-        task = chosen.task
-        rejects.add(
-            chosen.fault,
-            instance_id=task.instance_id if task else None,
-            task_id=task.task_id if task else str(chosen.entry.number),
-            where=chosen.entry.where,
-        )
+    """Send a fault of the selection to the rejects, by the names that the task has, or would have."""
+    if chosen.fault is None:
+        return
+    instance, name = None, str(chosen.entry.number)
+    if chosen.task is not None:
+        instance, name = chosen.task.instance_id, chosen.task.task_id
+    elif isinstance(chosen.entry.data, Mapping):
+        fields = {str(key).lower(): value for key, value in chosen.entry.data.items()}
+        instance = _name(fields.get("instance_id"))
+        name = _name(fields.get("task_id")) or instance or name
+    rejects.add(chosen.fault, instance_id=instance, task_id=name, where=chosen.entry.where)
+
+
+def _name(value: object) -> str | None:
+    return str(value)[:200] if isinstance(value, str | int) and str(value).strip() else None

@@ -45,7 +45,8 @@ class TaskSource(DatasetSource):
     answer: Annotated[
         Answer,
         Doc(
-            "gold: the gold patch; unbug: the bug patch taken back; auto: unbug where there is a bug and its statement"
+            "gold: the gold patch; unbug: the bug patch taken back; auto: unbug where there is a bug and its statement,"
+            " nothing where a row does not tell which its patch is"
         ),
     ] = "auto"
     shard: Annotated[str | None, Doc('"i/n": only the i-th of n even blocks; joined in order they are the whole')] = (
@@ -82,13 +83,15 @@ class TaskSource(DatasetSource):
                     yield row
                     kept += 1
                 bar.advance(1, kept=kept, rejected=rejects.total)
+        for line in selection.told():
+            run.say(line)
         told = f"{kept} rows from {self.tasks}"
         if rejects.total:
             run.warn(f"{told}; {rejects.total} left out ({rejects.summary()}), each with its reason in {path}")
         else:
             run.say(told)
         if not kept and not self.shard:
-            raise no_rows(rejects.summary(), self.tasks)
+            raise no_rows(rejects, self.tasks)
 
     def _place(self, run: Run) -> Place:
         if self.tasks.startswith(("http://", "https://")):

@@ -1,4 +1,4 @@
-"""One model for both shapes of task: SWE-SYNTH dicts and SWE-bench rows, told apart by their keys."""
+"""One model for all kinds of task, and the answer of each; the kinds are told apart in `kinds.py`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from loraplug_swe.kinds import Kind, kind_of
+from loraplug_swe.mend import sound_patch
 from loraplug_swe.options import Answer
 from loraplug_swe.rejects import Reject
 from loraplug_swe.reverse import reverse_patch
@@ -30,6 +32,8 @@ class Task:
         base_commit: hexadecimal object name, or "" where the task has none.
         gold_patch: takes base_commit to the fixed tree; "" where base_commit is the fixed tree.
         gold_statement: the issue that gold_patch answers.
+        kind: what kind of task it is. Where the direction of its patch is unclear, the patch is in gold_patch until
+            `answer_task` is told.
         bug_patch: breaks the fixed tree again; "" where there is none.
         bug_statement: the issue that taking bug_patch back answers.
         failing_tests: test ids that fail before the answer and pass after it, where the task names them.
@@ -43,6 +47,7 @@ class Task:
     base_commit: str
     gold_patch: str
     gold_statement: str
+    kind: Kind
     bug_patch: str = ""
     bug_statement: str = ""
     failing_tests: tuple[str, ...] = ()
@@ -61,13 +66,15 @@ class Answered:
     Attributes:
         kind: `gold` (from base_commit to gold) or `unbug` (from base + gold + bug back to base + gold).
         statement: the issue text, as text.
-        patch: the answer, never empty.
+        patch: the answer, never empty, and read to its last line.
+        mended: what was put right on the patches of the task.
     """
 
     task: Task
     kind: Literal["gold", "unbug"]
     statement: str
     patch: str
+    mended: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -95,65 +102,126 @@ def read_task(data: object, number: int, *, numbered: bool, where: str) -> Task:
     own_id = fields.get("task_id", number if numbered else None)
     if own_id is not None:
         own_id = _whole(str(own_id), "task_id", where)
-    source, bug, original = (_table(fields, key, where) for key in ("source", "bug", "original"))
-    if source is not None and (bug is not None or original is not None):
-        bug, original = bug or {}, original or {}
-        instance = _text(source, "swe_instance_id", where) or _text(fields, "instance_id", where)
-        return Task(
-            number=number,
-            task_id=str(number if own_id is None else own_id),
-            instance_id=instance or f"task_{number}",
-            repo=_repo(source, where),
-            base_commit=_commit(source, where),
-            gold_patch=_patch(original, "gold_patch", where),
-            gold_statement=_statement(original, where),
-            bug_patch=_patch(bug, "patch", where),
-            bug_statement=_statement(bug, where),
-            failing_tests=_texts(bug.get("target_tests")),
-            where=where,
-        )
-    if "instance_id" in fields and "patch" in fields:
-        instance = _text(fields, "instance_id", where)
-        if not instance:
-            raise Reject("unknown-shape", f"{where}: instance_id is empty")
-        return Task(
-            number=number,
-            task_id=str(instance if own_id is None else own_id),
-            instance_id=instance,
-            repo=_repo(fields, where),
-            base_commit=_commit(fields, where),
-            gold_patch=_patch(fields, "patch", where),
-            gold_statement=_statement(fields, where),
-            failing_tests=_texts(fields.get("fail_to_pass")),
-            where=where,
-        )
-    seen = ", ".join(sorted(fields)[:12]) or "none"
-    raise Reject(
-        "unknown-shape",
-        f"{where}: neither a SWE-SYNTH task (source, bug, original) nor a SWE-bench row "
-        f"(instance_id, patch, ...); keys seen: {seen}",
+    kind = kind_of(fields)
+    if kind is None or kind.direction == "none":
+        why = f"a row with {kind.why}" if kind else f"keys seen: {', '.join(sorted(fields)[:12]) or 'none'}"
+        raise Reject("unknown-shape", f"{where}: neither a SWE-SYNTH task (source, bug, original) nor a row of "
+                     f"SWE-bench's columns (instance_id, patch, ...): {why}")  # fmt: skip
+    if kind.direction == "both":
+        return _synth_task(fields, number, own_id, kind, where)
+    if kind.column != "patch":
+        fields = _bench_columns(fields, where)
+    instance = _text(fields, "instance_id", where)
+    if not instance:
+        raise Reject("unknown-shape", f"{where}: instance_id is empty")
+    task = Task(
+        number=number,
+        task_id=str(instance if own_id is None else own_id),
+        instance_id=instance,
+        repo=_repo(fields, where),
+        base_commit=_commit(fields, where),
+        gold_patch=_text(fields, "patch", where),
+        gold_statement=_statement(fields, where),
+        failing_tests=_texts(fields.get("fail_to_pass")),
+        where=where,
+        kind=kind,
     )
+    return _turned(task) if kind.direction == "bug" else task
+
+
+def _turned(task: Task) -> Task:
+    """The same with its one patch as the bug."""
+    return evolve(task, gold_patch="", gold_statement="", bug_patch=task.gold_patch, bug_statement=task.gold_statement)
+
+
+def _synth_task(fields: Mapping[str, Any], number: int, own_id: str | None, kind: Kind, where: str) -> Task:
+    source, bug, original = (_table(fields, key, where) or {} for key in ("source", "bug", "original"))
+    instance = _text(source, "swe_instance_id", where) or _text(fields, "instance_id", where)
+    return Task(
+        number=number,
+        task_id=str(number if own_id is None else own_id),
+        instance_id=instance or f"task_{number}",
+        repo=_repo(source, where),
+        base_commit=_commit(source, where),
+        gold_patch=_text(original, "gold_patch", where),
+        gold_statement=_statement(original, where),
+        bug_patch=_text(bug, "patch", where),
+        bug_statement=_statement(bug, where),
+        failing_tests=_texts(bug.get("target_tests")),
+        where=where,
+        kind=kind,
+    )
+
+
+def _bench_columns(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A Multi-SWE-bench row in SWE-bench's columns: org, number, base.sha, fix_patch, resolved_issues, f2p_tests."""
+    org, name = _text(fields, "org", where).strip(), _text(fields, "repo", where).strip()
+    number, base = fields.get("number"), _table(fields, "base", where) or {}
+    repo = f"{org}/{name}" if org and "/" not in name else name
+    made: dict[str, Any] = {"patch": fields["fix_patch"], "repo": repo}
+    if number is not None:
+        made["instance_id"] = f"{repo.replace('/', '__')}-{number}"
+    if "sha" in base:
+        made["base_commit"] = base["sha"]
+    if issues := _issues(fields.get("resolved_issues"), where):
+        made["problem_statement"] = issues
+    if "f2p_tests" in fields:
+        tests = _table(fields, "f2p_tests", where)
+        made["fail_to_pass"] = [*tests] if tests is not None else fields["f2p_tests"]
+    kept = ("instance_id", "base_commit", "problem_statement", "fail_to_pass")
+    return made | {key: fields[key] for key in kept if fields.get(key)}
+
+
+def _issues(value: Any, where: str) -> str:
+    """Titles and texts of issues, given as a list of tables, as JSON text, or, by Arrow, as a table of lists."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return str(value)
+    if isinstance(value, Mapping):
+        lists = [one if isinstance(one, list) else [one] for one in (value.get("title"), value.get("body"))]
+        value = [{"title": title, "body": body} for title, body in zip(*lists, strict=False)]
+    told: list[str] = []
+    for issue in value if isinstance(value, list) else []:
+        if isinstance(issue, Mapping):
+            parts = (issue.get("title"), issue.get("body"))
+            told.append("\n\n".join(_whole(part, "resolved_issues", where) for part in parts if isinstance(part, str)))
+    return "\n\n".join(one for one in told if one.strip())
 
 
 def answer_task(task: Task, answer: Answer) -> Answered:
     """Choose the answer; `auto` takes the bug back where there is a bug and a statement for it, else the gold patch.
 
     Raises:
-        Reject: there is no such answer, or no statement that asks for it.
+        Reject: there is no such answer, no statement that asks for it, or its patch cannot be read; `unclear-direction`
+            where `auto` cannot tell what the patch does.
     """
+    if task.kind.direction == "unclear":
+        if answer == "auto":
+            todo = 'say answer = "gold" (it is the fix) or "unbug" (it puts the bug in)'
+            why = f"whether patch is the fix or puts the bug in cannot be told: {task.kind.why}"
+            raise Reject("unclear-direction", f"{why}; {todo}")
+        task = _turned(task) if answer == "unbug" else task
     has_bug = bool(task.bug_patch.strip() and task.bug_statement)
     if answer == "unbug" or (answer == "auto" and has_bug):
         if not task.bug_patch.strip():
             raise Reject("no-bug", "the task has no bug patch to take back")
         if not task.bug_statement:
             raise Reject("no-statement", "the task has a bug patch but no problem statement for it")
-        return Answered(task, "unbug", task.bug_statement, reverse_patch(task.bug_patch))
+        bug = sound_patch(task.bug_patch)
+        task = evolve(task, bug_patch=bug.text)
+        return Answered(task, "unbug", task.bug_statement, reverse_patch(bug.text), bug.mended)
     if not task.gold_patch.strip():
+        if task.kind.direction == "bug":
+            why = f"the patch of {task.kind.name} rows puts the bug in"
+            raise Reject("empty-patch", f'there is no gold patch: {why}; its answer is that of answer = "unbug"')
         more = "; its bug patch has no problem statement" if task.bug_patch.strip() else ""
         raise Reject("empty-patch", f"the gold patch is empty{more}")
     if not task.gold_statement:
         raise Reject("no-statement", "the problem statement is empty")
-    return Answered(task, "gold", task.gold_statement, task.gold_patch)
+    gold = sound_patch(task.gold_patch)
+    return Answered(task, "gold", task.gold_statement, gold.text, gold.mended)
 
 
 def clean_statement(text: str) -> str:
@@ -199,11 +267,6 @@ def _whole(value: str, key: str, where: str) -> str:
 
 def _statement(fields: Mapping[str, Any], where: str) -> str:
     return clean_statement(_text(fields, "problem_statement", where))
-
-
-def _patch(fields: Mapping[str, Any], key: str, where: str) -> str:
-    patch = _text(fields, key, where)
-    return patch if not patch or patch.endswith("\n") else patch + "\n"
 
 
 def _repo(fields: Mapping[str, Any], where: str) -> str:

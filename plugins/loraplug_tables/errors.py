@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+import re
+
+from attrs import field, frozen
+
+from loraplug_tables.secrets import REDACTED, is_secret_key, redact
 
 
 class LoraplugError(Exception):
-    """Something failed while working. Shown as one block: `where: what`, then `next: todo`.
+    """Something failed while working. Shown as one block: `where: what`, then `next: todo`, without secrets.
 
     Args:
         what: what was wrong, one sentence without a full stop.
@@ -17,9 +21,9 @@ class LoraplugError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = None, todo: str | None = None) -> None:
-        super().__init__(what)
-        self.what, self.todo = what, todo
-        self.where = None if where is None else str(where)
+        self.what, self.todo = redact(what), todo and redact(todo)
+        self.where = None if where is None else redact(str(where))
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -36,8 +40,12 @@ class InputError(LoraplugError):
 class Problem:
     """One thing wrong in a recipe, at a dotted path such as `trainer.lora.r`."""
 
-    path: str
-    message: str
+    path: str = field(converter=redact)
+    message: str = field(converter=redact)
+
+    def __attrs_post_init__(self) -> None:
+        if is_secret_key(self.path):  # "expected int, got str 'hunter2'"
+            object.__setattr__(self, "message", re.sub(r"""'[^']*'|"[^"]*\"""", REDACTED, self.message))
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"

@@ -13,13 +13,13 @@ from attrs import define, field, frozen
 
 from loraplug_tables.errors import InputError, Problem
 from loraplug_tables.options import options
+from loraplug_tables.secrets import REDACTED, is_secret_key, is_secret_name
 
 Table = dict[str, Any]
 Place = tuple[str | int, ...]
 """The way to a value: `("exporter", 0, "out")`."""
 
 _VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(^|_)(API_?)?KEY(_|$|S$)|APIKEY", re.I)
 
 
 @frozen
@@ -32,12 +32,15 @@ class Origin:
 
 @define
 class Layers:
-    """A merged table. `origins` leads from the place of each value to where it was said."""
+    """A merged table. `origins` leads from the place of each value to where it was said, `unfilled` from the key of
+    each value that variables were put into to what the file says there.
+    """
 
     file: Path
     folder: Path
     table: Table = field(factory=dict)
     origins: dict[Place, Origin] = field(factory=dict)
+    unfilled: dict[str, str] = field(factory=dict)
 
     def origin(self, place: Place) -> Origin | None:
         """Who said the value at `place`, or the nearest table around it."""
@@ -111,7 +114,7 @@ class Layers:
     def apply(self, settings: Iterable[str], under: Place = (), example: str = "trainer.epochs=1") -> None:
         """Put the `key=value` words of `--set`; `key+=value` adds to a list. InputError where one cannot be read."""
         for setting in settings:
-            where = f"--set {setting}"
+            where = f"--set {_shown(setting)}"
             word = re.fullmatch(r"""((?:"[^"]*"|'[^']*'|[^"'=])+?)(\+?)=(.*)""", setting, re.S)
             if not word or not word[1].strip():
                 raise InputError("not KEY=VALUE", where=where, todo=f"for example --set {example}")
@@ -163,9 +166,29 @@ class Layers:
                     filled = _VARIABLE.sub(lambda found: found[0][1:] if found[1] else str(values[found[2]]), text)
                     label = " ".join([said.label, *(f"${{{name}}}" for name in sorted(names))])
                     self.put(place, filled, Origin(label, said.folder), dotted(place))
+                    self.unfilled[as_key(place)] = text
         if problems:
             text = "\n".join(f"{self.file}: {problem}" for problem in problems)
             raise InputError(text, todo="set the variable in the environment or .env; $${ writes a plain ${")
+
+    def refill(self, redacted: Mapping[Any, Any], values: Mapping[str, str | None]) -> None:
+        """Fill in what a lock file left out because it was secret, where it came from variables that are set now.
+
+        Args:
+            redacted: the key of each value left out, and the text with `${NAME}` that stood in the recipe, or nothing.
+            values: names and values of variables.
+        """
+        for key, text in redacted.items():
+            place, names = (
+                tuple(_split(str(key))),
+                [name for escaped, name in _VARIABLE.findall(str(text)) if not escaped],
+            )
+            if REDACTED in str(self.value(place)) and names and all(values.get(name) for name in names):
+                filled = _VARIABLE.sub(lambda found: found[0][1:] if found[1] else str(values[found[2]]), str(text))
+                said = self.origin(place)
+                label = " ".join(["lock.redacted", *(f"${{{name}}}" for name in names)])
+                self.put(place, filled, Origin(label, said.folder if said else self.folder), dotted(place))
+                self.unfilled[as_key(place)] = str(text)
 
     def located(self, cls: type, table: Any, place: Place) -> Any:
         """The table at `place` with the relative paths among the options of `cls` made absolute from who said them."""
@@ -174,13 +197,22 @@ class Layers:
         table = dict(table)
         for option in options(cls):
             value, here = table.get(option.name), (*place, option.name)
-            origin = self.origin(here)
-            if option.is_path and isinstance(value, str) and origin is not None:
-                table[option.name] = absolute(value, origin.folder, sure=option.is_path is True)
-                _check_text(table[option.name], f"{dotted(here)}, the path it comes to")
+            if option.is_path and value is not None:
+                table[option.name] = self._absolute(value, option.is_path is True, here)
             elif option.nested is not None and value is not None:
                 table[option.name] = self.located(option.nested, value, here)
         return table
+
+    def _absolute(self, value: Any, sure: bool, place: Place) -> Any:
+        """A path, or each of a list of paths, from the folder of who said it."""
+        if isinstance(value, list):
+            return [self._absolute(item, sure, (*place, index)) for index, item in enumerate(value)]
+        origin = self.origin(place)
+        if not isinstance(value, str) or origin is None:
+            return value
+        path = absolute(value, origin.folder, sure)
+        _check_text(path, f"{dotted(place)}, the path it comes to")
+        return path
 
 
 def absolute(value: str, folder: Path, sure: bool = True) -> str:
@@ -207,6 +239,17 @@ def dotted(place: Place) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
+def as_key(place: Place) -> str:
+    """A place as `--set` takes it: `exporter.0.out`."""
+    return ".".join(f'"{part}"' if isinstance(part, str) and "." in part else str(part) for part in place)
+
+
+def _shown(setting: str) -> str:
+    """A word of `--set` for messages."""
+    key, equals, value = setting.partition("=")
+    return f"{key}={REDACTED}" if equals and value and is_secret_key(key.strip(" +")) else setting
+
+
 def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
     try:
         return tomllib.loads(file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
@@ -221,7 +264,7 @@ def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
 
 
 def _refused(name: str, values: Mapping[str, str | None]) -> str | None:
-    if _SECRET.search(name):
+    if is_secret_name(name):
         return f"${{{name}}} is a secret by its name and would be written into lock files; plugins read it themselves"
     return None if values.get(name) is not None else f"${{{name}}} is not set"
 

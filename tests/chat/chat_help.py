@@ -205,3 +205,41 @@ def said(tokenizer: Any, encoded: Any) -> list[str]:
         elif stretches[-1]:
             stretches.append([])
     return [tokenizer.decode(ids) for ids in stretches if ids]
+
+
+# merges of template text with what is beside it: ".\n\n", "\n<", ">\n", "?\n<|"
+_MERGED = ["ok.\n\n", ".\n<|", ".\n\n<|im_end|>\n<|im_start|>", ">\n", ".</s>\n\n", "?\n\n### "]
+_MERGED += ["\n</", "\n</think>\n\n"]
+
+
+@cache
+def _merging() -> str:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"vocab_size": 700, "initial_alphabet": alphabet, "special_tokens": ["<eos>"], "show_progress": False}
+    made.train_from_iterator(_MERGED * 50 + CORPUS, trainers.BpeTrainer(**options))
+    return made.to_str()
+
+
+def merging_tokenizer(template: str, control: bool = True) -> Any:
+    """A byte-level BPE without words, whose tokens reach across line breaks and brackets.
+
+    Args:
+        template: its chat template.
+        control: whether it has the control tokens that the template writes.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    special = dict.fromkeys(("eos_token", "bos_token", "pad_token"), "<eos>")
+    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_merging()), **special)
+    if control:
+        controls, words = control_texts(template)
+        made.add_special_tokens({"additional_special_tokens": controls})
+        made.add_tokens(words)
+    made.chat_template = template
+    return made

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from chat_help import CHATML, SHARED, answer, inference, said, system, tokenizer_for, user
+from chat_help import CHATML, SHARED, answer, inference, said, system, templates, tokenizer_for, user
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug import Conversation, InputError, LoraplugError, Run
+from loraplug import Conversation, InputError, LoraplugError, Run, conversation, shape_of
 from loraplug_chat import gate, store, workers
 from loraplug_chat.formatter import ChatTemplate
+from loraplug_chat.forms import Forms
 from loraplug_chat.mask import Masker
 from loraplug_chat.packing import best_fit
 from loraplug_chat.text import Text
@@ -46,13 +49,13 @@ def test_encoded_rows_have_the_shape_of_the_contract(chatml: Any, run: Run) -> N
 
 
 def test_truncate_left_keeps_system_and_newest_turns(chatml: Any, run: Run) -> None:
-    """The oldest turns go, whole; what remains is what the template makes of the remaining messages."""
+    """The oldest turns but the first question go, whole; the rest is what the template makes of it."""
     encoded = ChatTemplate(max_length=120, overlong="truncate-left").encode(rows_of(LONG), chatml, run)
     ids = encoded[0]["input_ids"]
     assert len(ids) <= 120
-    kept = next(n for n in range(8) if inference(chatml, Conversation("x", [LONG[0], *LONG[1 + 2 * n :]])) == ids)
+    kept = next(n for n in range(8) if inference(chatml, Conversation("x", [*LONG[:2], *LONG[1 + 2 * n :]])) == ids)
     assert kept > 0
-    longer = inference(chatml, Conversation("x", [LONG[0], *LONG[2 * kept - 1 :]]))
+    longer = inference(chatml, Conversation("x", [*LONG[:2], *LONG[2 * kept - 1 :]]))
     assert len(longer) > 120
     assert "1 rows truncated" in run.reporter.lines[-1]  # type: ignore[attr-defined]
 
@@ -259,17 +262,12 @@ def real_rows() -> list[tuple[str, Dataset]]:
         rows = json.loads((SHARED / f"{name}.json").read_text(encoding="utf-8"))
         made.append((name, Dataset.from_list([{k: v for k, v in row.items() if k != "_origin"} for row in rows])))
     lines = (SHARED / "trajectories.jsonl").read_text(encoding="utf-8").splitlines()
-    trajectories = [json.loads(line) for line in lines]
-    flat = [[_flat(m) for m in row["messages"]] for row in trajectories]
-    made.append(("trajectories", rows_of(*flat)))
+    made.append(("trajectories", rows_of(*(json.loads(line)["messages"] for line in lines))))
     return made
 
 
-def _flat(message: dict[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content)
-    return {**message, "content": content or ""}
+def _functions(message: dict[str, Any]) -> list[dict[str, Any]]:
+    return [call["function"] for call in message["tool_calls"]]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the checkout")
@@ -277,16 +275,23 @@ def _flat(message: dict[str, Any]) -> dict[str, Any]:
 def test_real_rows(smol: Any, run: Run, name: str) -> None:
     """All real chat rows: every answer, and only answers, trained; ids as inference has them where text is tame."""
     rows = dict(real_rows())[name]
+    smol = copy.deepcopy(smol)
+    smol.chat_template = templates()["qwen2_5"]  # SmolLM2's own has no tool calls
     encoded = ChatTemplate(max_length=1_000_000, max_lost=0).encode(rows, smol, run)
     assert len(encoded) == len(rows)
     masker = Masker.of(smol)
-    from loraplug import conversation, shape_of
-
+    forms = Forms(masker.template)
     shape = shape_of(rows.column_names)
     for index, row in enumerate(rows):
-        talk = conversation(row, shape, index)
+        talk = forms.fit(conversation(row, shape, index))
         made = masker.encode(talk)
-        assert said(smol, made) == [f"{m['content']}<|im_end|>" for m in talk.messages if m["role"] == "assistant"]
+        for text, message in zip(said(smol, made), (m for m in talk.messages if m["role"] == "assistant"), strict=True):
+            if "tool_calls" not in message:
+                assert text == f"{message['content']}<|im_end|>"
+            else:
+                calls = [{"name": f["name"], "arguments": f["arguments"]} for f in _functions(message)]
+                assert text.startswith(message["content"] or "<tool_call>")
+                assert [json.loads(call) for call in re.findall(r"<tool_call>\n(.*)\n</tool_call>", text)] == calls
         if not (made.hostile or made.forced):
             assert made.ids == inference(smol, talk)
         assert encoded[index]["input_ids"] == made.ids

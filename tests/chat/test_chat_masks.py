@@ -54,7 +54,7 @@ def test_ids_and_prompts_are_those_of_inference(kind: str, name: str) -> None:
         try:
             encoded = masker.encode(talk(title))
         except InputError as error:
-            assert "refuses it" in str(error) or "cannot prove" in str(error)
+            assert any(said in str(error) for said in ("refuses it", "cannot prove", "leaves out a call"))
             continue
         if not encoded.forced:
             assert encoded.ids == inference(tokenizer, talk(title)), title
@@ -92,7 +92,8 @@ def test_every_template_trains_or_says_why(name: str) -> None:
                 assert error.what
                 continue
             done += 1
-            assert encoded.stops
+            # GLM-4 hands over by the header of the next turn; an answer behind an answer is not handed over
+            assert encoded.stops or (name.startswith("glm4moe") and title == "same role")
             for text in said(tokenizer, encoded):
                 assert text.strip()
             answers = [m for m in conversation.messages if m["role"] == "assistant"]

@@ -132,6 +132,36 @@ def test_folder_of_the_run_is_pushed(hub, result, trained, tmp_path):
     assert hub["files"]["note.txt"] == b"mine" and hub["message"] == "first" and hub["private"] is False
 
 
+def test_a_push_tells_nothing_of_the_machine(hub, result, tmp_path):
+    """Neither card nor lock nor the adapter's config; the folder that stays here is as it was."""
+    from attrs import evolve
+
+    lock = tmp_path / "recipe.lock.toml"
+    lock.write_text(f'run_name = "x"\n[dataset]\npath = "../../home/ann/rows.jsonl"\n[lock]\nfolder = "{tmp_path}"\n')
+    local = evolve(result, base_id=str(result.base), extras={lock.name: lock})
+    made = AdapterExporter().export(local, tmp_path / "adapters")
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    HubExporter(repo="me/tiny").export(evolve(local, artefacts={"adapter": made}), tmp_path / "receipt.json")
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    assert hub["files"].keys() == before.keys()
+    told = b"".join(data for name, data in hub["files"].items() if not name.endswith(".safetensors"))
+    assert str(tmp_path).encode() not in told and b"/ann/" not in told and str(result.base.parent).encode() not in told
+    assert json.loads(hub["files"]["adapter_config.json"])["base_model_name_or_path"] == result.base.name
+    assert b'"dataset.path"' in hub["files"]["recipe.lock.toml"] and str(tmp_path).encode() in before[lock.name]
+
+
+def test_nothing_with_a_secret_in_it_is_pushed(hub, result, tmp_path):
+    """A file that a plugin has published, say: it is named, and nothing goes."""
+    from attrs import evolve
+
+    notes = tmp_path / "notes.md"
+    notes.write_text("cloned from https://me:hunter22@host/x")
+    with pytest.raises(LoraplugError, match="looks like a secret") as caught:
+        HubExporter(repo="me/tiny").export(evolve(result, extras={"notes.md": notes}), tmp_path / "receipt.json")
+    assert "notes.md" in str(caught.value) and "hunter22" not in str(caught.value)
+    assert not hub["files"] and not hub["exists"] and not list(tmp_path.glob("receipt*"))
+
+
 def test_public_repository_is_left_alone(hub, result, tmp_path):
     """`private` is a promise: nothing goes to a repository that is public already."""
     hub.update(exists=True, private=False)

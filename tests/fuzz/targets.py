@@ -150,7 +150,7 @@ def try_recipe(given: tuple[bytes, list[str], dict[str, str]], folder: Path) -> 
     file.write_bytes(text)
     recipe = build(read_layers(file, settings, env, environ=False), registry())
     lock = folder / "recipe.lock.toml"
-    lock.write_text(lock_text(recipe, registry(), {"sha256": "a"}, {"sha256": "b"}), encoding="utf-8")
+    lock.write_text(lock_text(recipe, registry(), {"data": {"sha256": "a"}, "base": {"sha256": "b"}}), encoding="utf-8")
     again = build(read_layers(lock, environ=False), registry())
     assert as_table(again, registry()) == as_table(recipe, registry())
     assert Path(recipe.run_name).name == recipe.run_name, "a run name that leads elsewhere"

@@ -48,17 +48,22 @@ def install(folder: Path, name: str, code: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_everything_built_in_conforms(loraplug: Cli, tiny_model: Path, tmp_path: Path) -> None:
     """Every component that needs no network, on real data and a real (tiny) model."""
+    import pyarrow as pa
     from datasets import Dataset
 
     rows = [{"prompt": f"{n}", "completion": f"{n + 1}"} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.csv").write_text("prompt,completion\n1,2\n2,3\n")
+    rows_of_arrow = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, rows_of_arrow.schema) as writer:
+        writer.write_table(rows_of_arrow)
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     tasks = ROOT / "data" / "sample_tasks"
     settings = ["jsonl.path=rows.jsonl", "json.path=rows.json", "parquet.path=rows.parquet", "disk.path=saved"]
     settings += [f"transformers.id={tiny_model}", "sft.max_steps=2", f"swe-synth.tasks={tasks}", f"swe.tasks={tasks}"]
-    settings += ["swe.mode=simple"]
+    settings += ["swe.mode=simple", "csv.path=rows.csv", "arrow.path=rows.arrow"]
     words = [word for setting in settings for word in ("--set", setting)]
     done = loraplug("plugins", "check", "loraplug", "--json", *words)
     findings = json.loads(done.stdout)

@@ -52,7 +52,8 @@ def chats(tmp_path: Path, tiny_model: Path) -> Path:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         f'run_name = "look"\n[dataset]\nuse = "json"\npath = "rows.json"\n[formatter]\nuse = "chat-template"\n'
-        f'max_length = 512\n[model]\nuse = "transformers"\nid = "{tiny_model}"\ndtype = "float32"\n[trainer]\nuse = "sft"\n'
+        f'max_length = 512\n[model]\nuse = "transformers"\nid = "{tiny_model}"\ndtype = "float32"\n'
+        '[trainer]\nuse = "sft"\n'
         '[[exporter]]\nuse = "adapter"\n',
         encoding="utf-8",
     )
@@ -98,6 +99,28 @@ def test_plan_counts_what_a_run_would_use(call: Any, chats: Path) -> None:
     text = call("plan", chats, "--no-measure", "--set", "formatter.packing=true").stdout
     assert re.search(r"packs +\d+, \d+% full", text)
     assert "41 of 41" in text
+
+
+def test_plan_and_preview_show_what_was_cut(call: Any, chats: Path, tmp_path: Path) -> None:
+    """Figures of shortened rows and split texts; the marker stands in the shown row."""
+    ask, said = {"role": "user", "content": "look"}, {"role": "assistant", "content": "ls"}
+    shown = {"role": "user", "content": "a file\n" * 100, "cuttable": True}
+    rows = [{"messages": [ask, said, shown, said]}, {"messages": [ask, said] * 60}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    settings = ["--set", "formatter.max_length=200"]
+    train = json.loads(call("plan", chats, "--no-measure", "--json", *settings).stdout)["train"]
+    assert (train["documents"], train["truncated"], train["cut_outputs"]) == (2, 2, 1)
+    plain = call("plan", chats, "--no-measure", *settings).stdout
+    assert re.search(r"rows +2 of 2, 2 truncated\n  truncated lose \d+ characters of tool outputs, \d+ turns, ", plain)
+    assert f"{train['cut_characters']} characters of tool outputs, {train['removed_turns']} turns" in plain
+    marker = f"[… {train['cut_characters']} characters left out …]"
+    assert marker in call("preview", chats, *settings).stdout
+    (tmp_path / "rows.json").write_text(json.dumps([{"text": "a word " * 300}]), encoding="utf-8")
+    settings += ["--set", "formatter.use=text"]
+    train = json.loads(call("plan", chats, "--no-measure", "--json", *settings).stdout)["train"]
+    assert (train["split"], train["pieces"]) == (1, train["documents"])
+    plain = call("plan", chats, "--no-measure", *settings).stdout
+    assert f"rows           1 of 1, 0 truncated\n  split          1 texts into {train['pieces']} rows\n" in plain
 
 
 def test_near_duplicates_across_the_split(tmp_path: Path) -> None:

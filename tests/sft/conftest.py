@@ -15,11 +15,13 @@ from loraplug_sft.trainer import Sft
 
 @pytest.fixture
 def train(tiny_model: Path, tmp_path: Path) -> Callable[..., TrainingResult]:
-    """Trains in this process; `name` is the run's, options are those of the trainer."""
+    """Trains in this process; `name` is the run's, `dtype` the base's, options are those of the trainer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    def run(name: str = "a", rows: Any = None, held: Any = None, **options: Any) -> TrainingResult:
-        model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    def run(
+        name: str = "a", rows: Any = None, held: Any = None, dtype: str = "float32", **options: Any
+    ) -> TrainingResult:
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         given = Run(name, outputs=tmp_path / "outputs")
         given.folder.mkdir(parents=True, exist_ok=True)

@@ -68,10 +68,11 @@ def made_batch(lengths: tuple[int, ...] = (17, 5, 30), seed: int = 0, left: bool
 
 
 def plain_loss(model: Any, batch: dict[str, Any], count: float | None = None) -> Any:
-    """What transformers computes."""
+    """What transformers computes, times the tokens' weights where there are some."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask")).logits[:, :-1]
     labels = batch["labels"][:, 1:]
-    total = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="sum")
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    total = (losses * batch["token_weights"][:, 1:]).sum() if "token_weights" in batch else losses.sum()
     return total / (count or (labels != -100).sum())
 
 
@@ -120,6 +121,16 @@ def test_equals_plain(family, left):
 def test_equals_plain_however_adapted(options):
     """Adapters on some layers, ranks and scales by layer, PiSSA's changed base, trained embeddings."""
     assert_equal_paths(adapted(tiny("llama"), **options), made_batch())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("left", [False, True])
+def test_equals_plain_with_token_weights(family, left):
+    """Each token's loss times 0, 0.5, 1 or 2; what is divided by stays the number of labels."""
+    batch = made_batch(left=left)
+    draw = torch.Generator().manual_seed(3)
+    batch["token_weights"] = torch.tensor([0.0, 0.5, 1.0, 2.0])[torch.randint(4, batch["labels"].shape, generator=draw)]
+    assert_equal_paths(adapted(tiny(family)), batch)
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 4.0}])

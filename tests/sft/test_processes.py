@@ -49,9 +49,12 @@ ZERO3_FILE = {
 REACHING = ("--set", "trainer.lora.dora=true", "--set", 'trainer.lora.modules_to_save=["lm_head"]')  # into base weights
 KINDS = {
     "whole": ({}, None, ()),
+    "token weights": ({}, None, ("--set", "trainer.micro_batch=2")),
     "FSDP2": (FSDP, "FSDP2", ()),
     "FSDP2, DoRA": (FSDP, "FSDP2", REACHING),
+    "FSDP2, DoRA, bfloat16": (FSDP, "FSDP2", (*REACHING, "--set", "model.dtype=bfloat16")),
     "ZeRO-3": (ZERO3_FILE, "DeepSpeed ZeRO-3", REACHING),
+    "ZeRO-3, bfloat16": (ZERO3_FILE, "DeepSpeed ZeRO-3", (*REACHING, "--set", "model.dtype=bfloat16")),
 }
 
 
@@ -76,9 +79,11 @@ def test_two_processes_do_what_one_does(
     from safetensors.torch import load_file
 
     env, sharded, options = KINDS[kind]
-    if kind == "ZeRO-3":
+    if "ZeRO-3" in kind:
         env = env | request.getfixturevalue("deepspeed")
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("samples = 0", "samples = 1"), encoding="utf-8")
+    if kind == "token weights":
+        _weigh(recipe.with_name("rows.jsonl"))
     both = launched("--set", "run_name=both", *options, **env)
     said, _ = both.communicate(timeout=300)
     assert both.returncode == 0, said
@@ -97,10 +102,11 @@ def test_two_processes_do_what_one_does(
         figures.append([json.loads(line)["loss"] for line in lines[:-1]] + validated)
         adapters.append(load_file(folder / "adapter_model.safetensors"))
     assert len(figures[0]) == STEPS + 2
-    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+    narrow = "bfloat16" in kind
+    assert figures[1] == pytest.approx(figures[0], rel=1e-3 if narrow else 1e-5)
     for name, tensor in adapters[0].items():
         # AdamW divides by the root of tiny squares, which magnifies the last bit of a sum
-        assert float((adapters[1][name] - tensor).abs().max()) < 2e-3, name
+        assert float((adapters[1][name] - tensor).abs().max()) < (3e-2 if narrow else 2e-3), name
 
 
 def test_one_process_may_have_deepspeed_hold_the_weights(
@@ -167,6 +173,19 @@ def test_what_accelerate_asks_and_is_not_done_is_refused(kind: str, recipe: Path
     assert done.returncode == 2
     assert f"accelerate's config: {words}" in done.stderr
     assert loraplug("recipe", "check", recipe).returncode == 0
+
+
+def _weigh(rows: Path) -> None:
+    """Half the rows' answers count half, or twice."""
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    chats = [
+        [
+            {"role": "user", "content": line["instruction"]},
+            {"role": "assistant", "content": line["response"], "weight": (0.5, 1, 2, 1)[at % 4]},
+        ]
+        for at, line in enumerate(lines)
+    ]
+    rows.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats), encoding="utf-8")
 
 
 def _number(text: str) -> int:

@@ -250,3 +250,18 @@ options.train(run, model, AutoTokenizer.from_pretrained(sys.argv[1]), rows, None
 lines = (run.folder / "metrics.jsonl").read_text().splitlines()[:-1]
 print(json.dumps({"warnings": run.reporter.warnings, "losses": [json.loads(line)["loss"] for line in lines]}))
 """
+
+
+@pytest.mark.parametrize("kernel", ["auto", "plain"])
+@pytest.mark.parametrize("dora", ["false", "true"])
+def test_a_bfloat16_base_answers_with_a_module_trained_in_float32(
+    inside: Any, recipe: Path, kernel: str, dora: str
+) -> None:
+    """A trained output layer stays float32 beside a bfloat16 base: training and answers compute with both."""
+    words = [
+        "model.dtype=bfloat16", "trainer.samples=1", f"trainer.kernel={kernel}", f"trainer.lora.dora={dora}",
+        'trainer.lora.modules_to_save=["lm_head"]', "trainer.max_steps=2",
+    ]  # fmt: skip
+    result = inside("run", recipe, *(word for setting in words for word in ("--set", setting)))
+    assert result.returncode == 0, result.stderr
+    assert "--- after ---" in result.stdout + result.stderr

@@ -289,6 +289,14 @@ def test_large_trees_are_listed_by_their_upper_folders(repo: Repo, run: Run, tmp
         replay(made["messages"], checkout_of(repo, base, tmp_path / f"checkout{most}"))
 
 
+def test_what_commands_print_is_marked_as_cuttable(repo: Repo, base: str, run: Run, tmp_path: Path) -> None:
+    """All outputs, and nothing else: the issue and the answers are never cut."""
+    (made,) = source(tmp_path, [row(base, ODDITIES["moved hunk"](repo, base))]).rows(run)
+    marked = [message["content"].startswith("<returncode>") for message in made["messages"]]
+    assert [message.get("cuttable", False) for message in made["messages"]] == marked
+    assert marked.count(True) == len(commands(made["messages"]))
+
+
 def test_single_turn_shows_the_files_and_answers_with_the_diff(repo: Repo, run: Run, tmp_path: Path) -> None:
     """One question with listing and true file, one answer with the patch as it is."""
     base = repo.commit({"a.py": BODY, "b.py": "b\n"})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from loraplug_bugs.edits.changes import Change, changes
 from loraplug_bugs.edits.shared import Applied, Finder, Refusal, Target, only_file, replaced, span_of
 
 BLOCK = re.compile(
@@ -17,12 +17,11 @@ BLOCK = re.compile(
 def render_blocks(path: str, old: str, new: str, target: Target | None, find: Finder) -> str:
     """Blocks with as few unchanged lines round each change, before it sooner than after, as leave no doubt."""
     before, after = old.removesuffix("\n").split("\n"), new.removesuffix("\n").split("\n")
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    changes = [one[1:] for one in matcher.get_opcodes() if one[0] != "equal"]
+    changed = changes(before, after)
     for more in range(2 * len(before) + 1):
         for above in range(more, more // 2 - 1, -1):
             blocks = f"{path}\n"
-            for start, stop, new_start, new_stop in _widened(changes, above, more - above, len(before)):
+            for start, stop, new_start, new_stop in _widened(changed, above, more - above, len(before)):
                 sides = before[start:stop], after[new_start:new_stop]
                 blocks += "\n".join(["<<<<<<< SEARCH", *sides[0], "=======", *sides[1], ">>>>>>> REPLACE", ""])
             with suppress(Refusal):
@@ -31,13 +30,10 @@ def render_blocks(path: str, old: str, new: str, target: Target | None, find: Fi
     raise ValueError("the change cannot be told in blocks: lines that look like marks, or only the last line feed")
 
 
-_Region = tuple[int, int, int, int]
-
-
-def _widened(changes: Sequence[_Region], above: int, below: int, end: int) -> list[_Region]:
+def _widened(changed: Sequence[Change], above: int, below: int, end: int) -> list[Change]:
     """Changed line ranges of both sides with so many lines round them; those that meet become one."""
-    found: list[_Region] = []
-    for start, stop, new_start, new_stop in changes:
+    found: list[Change] = []
+    for start, stop, new_start, new_stop in changed:
         up, down = min(above, start), min(below, end - stop)
         one = (start - up, stop + down, new_start - up, new_stop + down)
         if found and one[0] < found[-1][1]:

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from loraplug_bugs.edits.changes import Change, changes
 from loraplug_bugs.edits.shared import Applied, Finder, Refusal, Target, only_file, replaced, span_of, unfenced
 
+_CONTEXT = 3  # lines shown round a change
 HUNK = re.compile(r"@@+ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@+")
 
 
 def unified_diff(path: str, old: str, new: str) -> str:
-    """A patch that `git apply` takes."""
-    lines = difflib.unified_diff(_lines_with_ends(old), _lines_with_ends(new), f"a/{path}", f"b/{path}")
-    body = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-    return f"diff --git a/{path} b/{path}\n{body}"
+    """A patch that `git apply` takes, with as few lines changed as there can be."""
+    before, after = _lines_with_ends(old), _lines_with_ends(new)
+    out = [f"diff --git a/{path} b/{path}\n"]
+    for group in _grouped(changes(before, after)):
+        if len(out) == 1:
+            out.append(f"--- a/{path}\n+++ b/{path}\n")
+        above, below = min(_CONTEXT, group[0][0]), min(_CONTEXT, len(before) - group[-1][1])
+        at, stop = group[0][0] - above, group[-1][1] + below
+        new_at, new_stop = group[0][2] - above, group[-1][3] + below
+        out.append(f"@@ -{_range(at, stop)} +{_range(new_at, new_stop)} @@\n")
+        for start, end, new_start, new_end in group:
+            out += [f" {line}" for line in before[at:start]]
+            out += [f"-{line}" for line in before[start:end]]
+            out += [f"+{line}" for line in after[new_start:new_end]]
+            at = end
+        out += [f" {line}" for line in before[at:stop]]
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in out)
+
+
+def _grouped(found: Sequence[Change]) -> Iterator[list[Change]]:
+    """Changes whose lines round them meet, together."""
+    group: list[Change] = []
+    for change in found:
+        if group and change[0] - group[-1][1] > 2 * _CONTEXT:
+            yield group
+            group = []
+        group.append(change)
+    if group:
+        yield group
+
+
+def _range(start: int, stop: int) -> str:
+    """Lines from 1, as a hunk's header has them; those before which something is put in are told by the line above."""
+    return f"{start + 1}" if stop - start == 1 else f"{start + (stop > start)},{stop - start}"
 
 
 def apply_diff(answer: str, files: Mapping[str, str], target: Target | None, find: Finder) -> Applied:

@@ -6,10 +6,10 @@ Lines count from 1 at the function's first line, decorators included, and stand 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 
+from loraplug_bugs.edits.changes import changes
 from loraplug_bugs.edits.shared import Applied, Finder, Refusal, Target, span_of
 from loraplug_bugs.edits.whole import changed_function
 from loraplug_bugs.functions import Span, dedented, indented
@@ -39,15 +39,13 @@ def render_lines(path: str, old: str, new: str, target: Target | None, find: Fin
             raise ValueError("the change is not inside the function")
     before, after = (_shown(text, span) for text, span in zip(texts, spans, strict=True))
     out = []
-    for what, start, stop, new_start, new_stop in difflib.SequenceMatcher(
-        None, before, after, autojunk=False
-    ).get_opcodes():
-        if what == "insert":  # the line above is said again, and the new ones after it
+    for start, stop, new_start, new_stop in changes(before, after):
+        if start == stop:  # the line above is said again, and the new ones after it
             above = max(start, 1)
             out += [f"{above}|{line}\n" for line in _round(before, above, start, after[new_start:new_stop])]
-        elif what == "delete":
+        elif new_start == new_stop:
             out += [f"{at}-\n" for at in range(start + 1, stop + 1)]
-        elif what == "replace":
+        else:
             old_lines = stop - start
             for at, line in enumerate(after[new_start:new_stop]):
                 out.append(f"{start + 1 + min(at, old_lines - 1)}|{line}\n")

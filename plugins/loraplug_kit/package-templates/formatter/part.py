@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from attrs import field, frozen, validators
 
-from loraplug import Conversation, Doc, Formatter, InputError, Run, conversation, shape_of
+from loraplug import Conversation, Doc, Formatter, InputError, Run, conversation, iter_rows, shape_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,7 @@ class MyPart(Formatter):
         if shape == "text":
             raise InputError("rows of text hold no conversation", where="formatter", todo='use = "text"')
         encoded: list[dict[str, list[int] | list[str]]] = []
-        for index, row in enumerate(rows):
+        for index, row in enumerate(iter_rows(rows)):
             talk = conversation(row, shape, index)
             ids, labels = self._tokens(talk, tokenizer)
             if len(ids) <= self.max_length:
@@ -50,7 +50,10 @@ class MyPart(Formatter):
             # encoded apart, so that no token can lie on both sides of the border
             head = self._ids(f"{message['role']}{self.separator}", tokenizer)
             said = [*self._ids(message["content"], tokenizer), int(tokenizer.eos_token_id)]
-            trained = message["role"] == "assistant" and message.get("train", True)
+            weight = message.get("weight", 1)
+            if weight not in (0, 1):  # would be `token_weights`, see docs/hooks/loraplug_formatters.md
+                raise InputError(f"a message has the weight {weight}; only 0 and 1 are heeded", where=talk.id)
+            trained = message["role"] == "assistant" and weight == 1
             ids += head + said
             labels += [-100] * len(head) + (said if trained else [-100] * len(said))
         if all(label == -100 for label in labels):

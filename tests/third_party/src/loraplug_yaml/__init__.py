@@ -15,28 +15,26 @@ if TYPE_CHECKING:
 
 
 @frozen
-class CsvSource(DatasetSource):
-    """Rows of a CSV file, one training example a row."""
+class YamlSource(DatasetSource):
+    """Rows of a YAML file, each a mapping."""
 
-    name = "csv"
-    path: Annotated[Path, Doc("the CSV file; its first line names the columns")]
-    delimiter: Annotated[str, Doc("what stands between two columns")] = ","
+    name = "yaml"
+    path: Annotated[Path, Doc("the YAML file")]
+    key: Annotated[str, Doc("what the list of rows stands under")] = "rows"
 
     def load(self, run: Run) -> Dataset:
-        """The file's rows, every value as text."""
-        import csv
-
+        """The file's rows."""
+        import yaml
         from datasets import Dataset
 
         if not self.path.is_file():
             raise InputError("no such file", where=self.path, todo="check dataset.path in the recipe")
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = Dataset.from_list(list(csv.DictReader(file, delimiter=self.delimiter)))
-        run.say(f"csv: {len(rows)} rows")
+        rows = Dataset.from_list(yaml.safe_load(self.path.read_text(encoding="utf-8"))[self.key])
+        run.say(f"yaml: {len(rows)} rows")
         return rows
 
 
 @loraplug.hookimpl
 def loraplug_dataset_sources() -> list[type[DatasetSource]]:
     """The one source."""
-    return [CsvSource]
+    return [YamlSource]

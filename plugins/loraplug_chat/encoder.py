@@ -1,0 +1,42 @@
+"""A conversation's encoder: ids and mask, and what is needed to find a shorter form of it."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from loraplug import Conversation
+from loraplug_chat.choices import TrainOn
+from loraplug_chat.marks import View
+from loraplug_chat.mask import Encoded, Masker
+from loraplug_chat.template import Talk
+
+CHARACTERS = 16  # a token; few texts have more
+
+
+@frozen
+class MaskEncoder:
+    """Encodes conversations with one masker and one `train_on`; see `overlong.TalkEncoder`."""
+
+    masker: Masker
+    train_on: TrainOn
+    train_reasoning: bool = True
+
+    def __call__(self, talk: Conversation) -> Encoded:
+        """Ids and mask, proved."""
+        return self.masker.encode(talk, self.train_on, self.train_reasoning)
+
+    def fits(self, talk: Conversation, most: int) -> bool:
+        """Whether the text has at most `most` tokens. Of a much longer text only the beginning is looked at."""
+        text = self.masker.template.whole(Talk.of(talk))
+        if len(text) > CHARACTERS * most and self._count(text[: CHARACTERS * most]) > most:
+            return False
+        return self._count(text) <= most
+
+    def answers(self, talk: Conversation) -> list[int]:
+        """Numbers of the messages that are trained."""
+        wanted = Talk.of(talk).wanted
+        found = [at for at, message in enumerate(talk.messages) if message["role"] == "assistant" and wanted[at]]
+        return found[-1:] if self.train_on == "last-assistant" else found
+
+    def _count(self, text: str) -> int:
+        return len(self.masker.tokens.encode(View(text, (), inside=True), [], [])[0])

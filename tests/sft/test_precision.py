@@ -1,0 +1,73 @@
+"""One rule of precision: what is trained is float32, and training, validation, answers and chat compute alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sft_rows import encoded
+
+from loraplug import TrainingResult
+from loraplug_sft.lora import Lora
+
+Train = Callable[..., TrainingResult]
+
+WHOLE: list[dict[str, Any]] = [
+    {"modules_to_save": ("lm_head",)},
+    {"modules_to_save": ("embed_tokens",)},
+    {"modules_to_save": ("norm", "input_layernorm")},
+    {"dora": True},
+]
+
+
+@pytest.mark.parametrize("lora", WHOLE, ids=lambda lora: str(next(iter(lora.values()))))
+def test_float32_modules_train_and_answer_on_a_bfloat16_base(lora: dict[str, Any], train: Train) -> None:
+    """Validated before, on the way and after, answered before and after; all that was trained is saved in float32."""
+    from safetensors.torch import load_file
+
+    held = encoded(3, seed=5)
+    result = train("a", dtype="bfloat16", held=held, lora=Lora(**lora), samples=1, kernel="plain", validate_every=2)
+    exact = train("b", held=held, lora=Lora(**lora), samples=1, kernel="plain", validate_every=2)
+    for name in ("validation_loss_before", "validation_loss_after"):
+        assert result.figures[name] == pytest.approx(exact.figures[name], rel=3e-3)
+    assert len(result.samples) == 1
+    saved = load_file(result.adapter / "adapter_model.safetensors")
+    assert {str(value.dtype) for value in saved.values()} == {"torch.float32"}
+    assert all(bool((value != value.bfloat16().float()).any()) for name, value in saved.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("lora", WHOLE, ids=lambda lora: str(next(iter(lora.values()))))
+def test_an_adapter_answers_in_chat_as_it_did_after_training(
+    lora: dict[str, Any], train: Train, tiny_model: Path
+) -> None:
+    """Put on the base anew it holds the very values that were saved, and the greedy answer is the training's own."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from loraplug_adapters.load import put_on, tensor_names
+
+    result = train("a", dtype="bfloat16", lora=Lora(**lora), samples=1, kernel="plain")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="bfloat16")
+    adapted = put_on(model, result.adapter, tensor_names(result.adapter))
+    found = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    for name, value in load_file(result.adapter / "adapter_model.safetensors").items():
+        assert torch.equal(found[name], value), name
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    prompt = encoded(14)[0]
+    first = next(at for at, label in enumerate(prompt["labels"]) if label != -100)
+    ids = torch.tensor([prompt["input_ids"][:first]])
+    out = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=96, do_sample=False)
+    assert tokenizer.decode(out[0, first:], skip_special_tokens=True) == result.samples[0].after
+
+
+def test_going_on_from_an_adapter_keeps_every_bit_of_whole_modules(train: Train) -> None:
+    """`start_from` on a bfloat16 base begins with the float32 values that were saved, not with rounded ones."""
+    lora = Lora(modules_to_save=("lm_head",))
+    held = encoded(4, seed=5)
+    first = train("first", dtype="bfloat16", lora=lora, held=held)
+    second = train("second", dtype="bfloat16", held=held, lora=Lora(start_from=first.adapter), max_steps=1)
+    assert second.figures["validation_loss_before"] == first.figures["validation_loss_after"]
