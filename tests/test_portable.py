@@ -16,8 +16,8 @@ import pytest
 
 from command import ROOT, Cli
 
-LINUX = ROOT / "plugins/loraplug_bugs/jail.py"  # a program of its own, started on Linux only
-SOURCES = sorted({*(ROOT / "loraplug").glob("**/*.py"), *(ROOT / "plugins").glob("**/*.py")} - {LINUX})
+LINUX = {*(ROOT / "plugins/loraplug_bugs/jail").glob("*.py")}  # a program of its own, not started on Windows
+SOURCES = sorted({*(ROOT / "loraplug").glob("**/*.py"), *(ROOT / "plugins").glob("**/*.py")} - LINUX)
 POSIX_MODULES = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "posix", "crypt", "syslog"}
 POSIX_NAMES = {
     "fork", "forkpty", "killpg", "getuid", "geteuid", "getpgid", "setsid", "mkfifo", "nice", "wait3", "wait4", "uname",

@@ -370,7 +370,7 @@ def probe(network: bool = False) -> dict[str, str]:
             box.limits = strict
             process = subprocess.run(box.command([sys.executable, "-I", "-S", "-c", ""]), cwd=box.tree, check=False,
                                      env=box.environment(), capture_output=True, stdin=subprocess.DEVNULL)  # fmt: skip
-            told = [json.loads(line) for line in (box.root / "report").read_text().splitlines()]
+            told = [json.loads(line) for line in (box.root / "report").read_text(encoding="utf-8").splitlines()]
     why: dict[str, str] = next((one["why"] for one in told if "why" in one), {})
     if not why and process.returncode:
         words = process.stderr.decode("utf-8", "replace").strip()

@@ -182,6 +182,8 @@ def remember_distributions(path: list[str]) -> None:
 
 def apart(action: Callable[[], Say], seconds: float, roots: Sequence[str] = ()) -> Say:
     """What `action` says in a child of this process, which is given a pipe of its own and nothing else."""
+    if sys.platform == "win32":
+        raise OSError("there is no fork")  # where it is called a new interpreter is started instead
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

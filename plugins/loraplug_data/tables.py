@@ -43,6 +43,8 @@ def rows_to_dataset(read: Read, files: Sequence[Path], options: str, run: Run) -
                 types.setdefault(key, set()).add(type(value))
         if not count:
             _tell_empty(file, files, run)
+    if not types:
+        raise InputError("its rows have no columns", where=files[0], todo="check that it is the right file")
     features = Features({key: _feature(found - {type(None)}) for key, found in types.items()})
     nested = tuple(key for key in types if isinstance(features[key], Json))
 

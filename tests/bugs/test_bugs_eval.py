@@ -291,7 +291,19 @@ def test_the_page_escapes_and_needs_nothing(repo: Path, tmp_path: Path, loraplug
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = loraplug("eval", "--tasks", "one.json", "--repo", repo, "--answers", "answers.jsonl", "--html", "page.html")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[1].split() == ["all", "answers", "1", "2", "1", "0", "1", "50.0%", "5.5%-94.5%"]
+    assert done.stdout.split("\n")[1].split() == [
+        "all",
+        "answers",
+        "1",
+        "2",
+        "1",
+        "0",
+        "1",
+        "0",
+        "0",
+        "50.0%",
+        "5.5%-94.5%",
+    ]
     text = (tmp_path / "page.html").read_text()
     tags = Tags()
     tags.feed(text)
