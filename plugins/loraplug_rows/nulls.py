@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from datasets import Dataset
 
     Clean = Callable[[Any], Any]
@@ -29,13 +28,13 @@ def iter_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, values, strict=True))
 
 
-def _values(array: pa.Array, feature: Any) -> list[Any]:
+def _values(array: Any, feature: Any) -> list[Any]:
     values: list[Any] = array.to_pylist()
     clean = _cleaner(array, feature)
     return values if clean is None else [None if value is None else clean(value) for value in values]
 
 
-def _cleaner(array: pa.Array, feature: Any) -> Clean | None:
+def _cleaner(array: Any, feature: Any) -> Clean | None:
     """What makes a value of this array what was written, in place; None where there is nothing to do."""
     if isinstance(feature, Mapping):
         return _table(array, feature)
@@ -48,7 +47,7 @@ def _cleaner(array: pa.Array, feature: Any) -> Clean | None:
     return lambda values: [None if value is None else clean(value) for value in values]
 
 
-def _table(array: pa.Array, feature: Mapping[str, Any]) -> Clean | None:
+def _table(array: Any, feature: Mapping[str, Any]) -> Clean | None:
     fields = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
     absent = [name for name, values in fields.items() if values.null_count]
     inside = [(name, clean) for name, item in feature.items() if (clean := _cleaner(fields[name], item)) is not None]
