@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from attrs import field, frozen, validators
 
 from loraplug import Doc, InputError, load_adapter
+from loraplug_sft.targets import check_names
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -81,11 +81,11 @@ class Lora:
         """The peft config for this model.
 
         Raises:
-            InputError: `target_modules` matches no module; says which linear layers there are.
+            InputError: a name or pattern matches no module; says which linear layers there are.
         """
         from peft import LoraConfig
 
-        self._check_targets(model)
+        check_names(self, model)
         targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         return LoraConfig(
             task_type="CAUSAL_LM",
@@ -100,25 +100,3 @@ class Lora:
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=dict(self.alpha_pattern),
         )
-
-    def _check_targets(self, model: PreTrainedModel) -> None:
-        names = [name for name, _ in model.named_modules()]
-        wanted = self.target_modules
-        if wanted == "all-linear":
-            missing = []
-        elif isinstance(wanted, str):
-            try:
-                missing = [] if any(re.fullmatch(wanted, name) for name in names) else [wanted]
-            except re.error as error:
-                raise InputError(f"not a regex ({error})", where="trainer.lora.target_modules") from None
-        else:
-            missing = [want for want in wanted if not any(name == want or name.endswith(f".{want}") for name in names)]
-        if missing:
-            leaves = {
-                name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "in_features")
-            }
-            raise InputError(
-                f"match no module of the model: {', '.join(missing)}",
-                where="trainer.lora.target_modules",
-                todo=f'linear layers: {", ".join(sorted(leaves))}; "all-linear" takes all but the output',
-            )

@@ -31,6 +31,9 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
         seconds_or_steps(options.save_every)
     except ValueError as error:
         yield Problem("trainer.save_every", str(error))
+    if not options.lora.target_modules:
+        what = "is empty, so nothing would be adapted"
+        yield Problem("trainer.lora.target_modules", what + '; name layers, or leave it out for "all-linear"')
     if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
         what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
         yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')

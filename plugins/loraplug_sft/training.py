@@ -147,7 +147,8 @@ def _check_rows(options: Sft, run: Run, model: PreTrainedModel, rows: Dataset, l
     """The trained tokens of each row.
 
     Raises:
-        InputError: nothing is trained; more rows in a batch than there are; a row is longer than the model takes.
+        InputError: nothing is trained; more rows in a batch than there are; a row is longer than the model takes, or
+            holds a token that the model does not have.
     """
     tokens = [trained_tokens(row) for row in rows]
     if not any(tokens):
@@ -161,6 +162,7 @@ def _check_rows(options: Sft, run: Run, model: PreTrainedModel, rows: Dataset, l
             where="trainer.batch_size",
             todo=f"set it to at most {len(rows)}",
         )
+    _check_ids(model, rows)
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and max(lengths) > most and "seq_lengths" not in rows.column_names:
         raise InputError(
@@ -169,6 +171,18 @@ def _check_rows(options: Sft, run: Run, model: PreTrainedModel, rows: Dataset, l
             todo=f"set formatter.max_length to at most {most}",
         )
     return tokens
+
+
+def _check_ids(model: PreTrainedModel, rows: Dataset) -> None:
+    """Raise InputError if a row holds a token that the model's embedding has no vector for."""
+    size = getattr(model.get_input_embeddings(), "num_embeddings", None) or model.config.get_text_config().vocab_size
+    for row in rows:
+        if (largest := max(row["input_ids"])) >= size:
+            raise InputError(
+                f"token {largest} of the tokenizer is none of the {size} that the model has vectors for",
+                where=f"row {row['row'][0]}",
+                todo="take a tokenizer that belongs to the model, or a model that was resized for its tokens",
+            )
 
 
 def _running(plan: order.Order, counts: list[int]) -> list[int]:
