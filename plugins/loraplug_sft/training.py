@@ -42,7 +42,7 @@ def train(
     rows = weights.checked(rows, "the training rows")
     held = None if held is None else weights.checked(held, "the validation rows")
     lengths = [len(ids) for ids in rows["input_ids"]]
-    tokens = _check_rows(options, run, model, rows, lengths)
+    tokens = _check_rows(options, run, model, tokenizer, rows, lengths)
     set_seed(run.seed)
     plan = order.lay_out(
         lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
@@ -143,7 +143,14 @@ def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probe
     return found
 
 
-def _check_rows(options: Sft, run: Run, model: PreTrainedModel, rows: Dataset, lengths: list[int]) -> list[int]:
+def _check_rows(
+    options: Sft,
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    lengths: list[int],
+) -> list[int]:
     """The trained tokens of each row.
 
     Raises:
@@ -162,7 +169,7 @@ def _check_rows(options: Sft, run: Run, model: PreTrainedModel, rows: Dataset, l
             where="trainer.batch_size",
             todo=f"set it to at most {len(rows)}",
         )
-    _check_ids(model, rows)
+    _check_ids(run, model, tokenizer, rows)
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and max(lengths) > most and "seq_lengths" not in rows.column_names:
         raise InputError(
@@ -173,9 +180,15 @@ def _check_rows(options: Sft, run: Run, model: PreTrainedModel, rows: Dataset, l
     return tokens
 
 
-def _check_ids(model: PreTrainedModel, rows: Dataset) -> None:
-    """Raise InputError if a row holds a token that the model's embedding has no vector for."""
+def _check_ids(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    """Raise InputError if a row holds a token that the model has no vector for; warn if the tokenizer knows one."""
     size = getattr(model.get_input_embeddings(), "num_embeddings", None) or model.config.get_text_config().vocab_size
+    lacking = sorted(text for text, number in tokenizer.get_vocab().items() if number >= size)
+    if lacking:
+        run.warn(
+            f"the tokenizer knows {len(lacking)} tokens that the model has no vector for, such as {lacking[0]}: "
+            "a prompt that holds one cannot be answered"
+        )
     for row in rows:
         if (largest := max(row["input_ids"])) >= size:
             raise InputError(

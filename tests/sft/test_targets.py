@@ -86,3 +86,23 @@ def test_a_token_that_the_model_lacks_is_refused(train: Any) -> None:
     with pytest.raises(InputError, match="token 10000000 of the tokenizer is none of the") as error:
         train(rows=Dataset.from_list(rows))
     assert f"row {rows[3]['row'][0]}" in str(error.value)
+
+
+def test_tokens_of_the_tokenizer_that_the_model_lacks_are_told(
+    train: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without them train; who writes one into a prompt is warned."""
+    from transformers import AutoTokenizer
+
+    read = AutoTokenizer.from_pretrained
+
+    def with_more(*args: Any, **options: Any) -> Any:
+        tokenizer = read(*args, **options)
+        tokenizer.add_tokens(["<more>"])
+        return tokenizer
+
+    train(name="plain", epochs=1)
+    assert not any("no vector for" in text for text in train.reporter.warnings)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", with_more)
+    train(epochs=1)
+    assert any("1 tokens that the model has no vector for, such as <more>" in text for text in train.reporter.warnings)
