@@ -17,7 +17,7 @@ from loraplug.lock import PINNED, locked
 from loraplug.recipe import Recipe
 from loraplug.state import State, save
 from loraplug_rows.shapes import row_id
-from loraplug_tables.secrets import kinds
+from loraplug_tables.secrets import kinds, own_secrets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,9 +44,10 @@ class Pins:
     def rows(self, part: str, rows: Dataset) -> None:
         """Hold data or validation; rows that seem to hold secrets are warned of on the way."""
         found: dict[int, set[str]] = {}
+        own = own_secrets()
 
         def see(index: int, line: str) -> None:
-            if some := kinds(line.replace("\\n", "\n")):
+            if some := kinds(line.replace("\\n", "\n"), own):
                 found[index] = some
 
         self.hold(part, {"rows": len(rows), "sha256": files.hash_rows(rows, see)})

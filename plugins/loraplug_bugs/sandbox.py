@@ -200,7 +200,6 @@ class Sandbox:
         spec = {
             "root": str(self.root / "root"),
             "read": shown(limits.python, limits.readable, limits.network),
-            "links": True,
             "write": [str(self.tree), str(self._tmp), str(self._home)],
             "shm": str(self._shm),
             "home": str(self._home),
@@ -210,7 +209,6 @@ class Sandbox:
             "disk": limits.disk_mb << 20,
             "file": limits.file_mb << 20,
             "processes": limits.processes,
-            "cgroups": [],
             "weak": limits.weak,
             "report": str(self._report),
         }

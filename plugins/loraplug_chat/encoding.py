@@ -26,7 +26,7 @@ from loraplug import (
 from loraplug_chat.choices import Policy
 from loraplug_chat.overlong import LONGER, MANY, Fitted, TalkEncoder, shortened, too_long
 from loraplug_chat.packing import isolates
-from loraplug_chat.report import Part, Report, tell
+from loraplug_chat.report import SAMPLES, Part, Report, tell
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, TalkEncoder | PlainRow]]
 
-SAMPLES = 8
 _NOTHING = "see that rows hold an answer, and that `weight` and `train_on` leave one to train"
 
 

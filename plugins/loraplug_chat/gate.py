@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from loraplug import Conversation, LoraplugError
+from loraplug_chat.compat import compiled
 from loraplug_chat.mask import Encoded
-from loraplug_chat.template import Talk, compiled
+from loraplug_chat.template import Talk
 
 Sample = tuple[Conversation, Encoded]
 

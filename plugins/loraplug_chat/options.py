@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loraplug import InputError
+from loraplug_chat.compat import compiled
 
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 
@@ -44,9 +45,8 @@ def variables(source: str) -> set[str]:
     Those it never sets itself, or asks whether they are defined, or has a default for.
     """
     from jinja2 import meta, nodes
-    from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    environment = _compile_jinja_template(source).environment
+    environment = compiled(source).environment
     tree = environment.parse(source)
     found = meta.find_undeclared_variables(tree) - set(environment.globals)
     own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}

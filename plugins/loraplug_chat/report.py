@@ -12,6 +12,7 @@ from attrs import define, field
 
 from loraplug import Conversation, InputError, Reporter, Run
 from loraplug_chat.overlong import account
+from loraplug_chat.reasoning import KEYS
 
 if TYPE_CHECKING:
     from loraplug_chat import gate
@@ -31,8 +32,7 @@ class Report:
             behind something else than inference would put there), `endless` (a trained turn without a token to stop),
             `lookalikes` (text of control tokens in the row, made plain), `weighted` (a token has a weight other than 0
             and 1), `empty` (a trained answer says nothing), `dropped_earlier` and `dropped_last` (the template leaves
-            out reasoning of earlier answers, or of the last one), `packs`, and
-            those of `overlong.Fitted`.
+            out reasoning of earlier answers, or of the last one), `packs`, and those of `overlong.Fitted`.
         columns: columns that nothing reads to the number of rows that fill them.
         keys: keys of messages that nothing reads to the number of rows that have them.
         roles: `name as role` for roles that rows call otherwise, to the number of rows.
@@ -193,5 +193,4 @@ def _says_nothing(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
     if message["role"] != "assistant" or (content.strip() if isinstance(content, str) else content):
         return False
-    rest = ("tool_calls", "reasoning_content", "reasoning", "thinking")
-    return message.get("weight", 1) != 0 and not any(message.get(key) for key in rest)
+    return message.get("weight", 1) != 0 and not any(message.get(key) for key in ("tool_calls", *KEYS))

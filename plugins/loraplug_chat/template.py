@@ -10,7 +10,7 @@ from attrs import define
 
 from loraplug import Conversation, InputError
 from loraplug_chat import reasoning
-from loraplug_chat.clock import strftime_now
+from loraplug_chat.compat import aliased_reasoning, compiled, plain_data
 from loraplug_chat.tracked import (
     CLOSE,
     OPEN,
@@ -68,17 +68,15 @@ class Talk:
     @classmethod
     def of(cls, talk: Conversation) -> Talk:
         """Prepare a row as `apply_chat_template` does."""
-        from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
-
         wanted = [0.0 if m.get("train", True) is False else m.get("weight", 1.0) for m in talk.messages]
         kept = [
             {k: v for k, v in m.items() if k not in NOT_RENDERED and (v is not None or k == "content")}
             for m in talk.messages
         ]
         if all(m.keys() == _USUAL and type(m["content"]) is type(m["role"]) is str for m in kept):
-            return cls(talk.id, kept, _plain_template_data(talk.tools), wanted)
-        messages = _alias_reasoning_fields(_plain_template_data(kept))
-        return cls(talk.id, messages, _plain_template_data(talk.tools), wanted)
+            return cls(talk.id, kept, plain_data(talk.tools), wanted)
+        messages = aliased_reasoning(plain_data(kept))
+        return cls(talk.id, messages, plain_data(talk.tools), wanted)
 
 
 class Template:
@@ -173,15 +171,6 @@ class Template:
             return concat(compiled.root_render_func(context))
         except _refusals() as error:
             raise _refused(talk, error) from error
-
-
-def compiled(source: str) -> Any:
-    """transformers' own compiled template, told the date by our clock; it keeps it for `apply_chat_template`."""
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    made = _compile_jinja_template(source)
-    made.environment.globals["strftime_now"] = strftime_now
-    return made
 
 
 def is_usual(talk: Talk) -> bool:

@@ -189,11 +189,11 @@ def _check_ids(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
             f"the tokenizer knows {len(lacking)} tokens that the model has no vector for, such as {lacking[0]}: "
             "a prompt that holds one cannot be answered"
         )
-    for row in rows:
-        if (largest := max(row["input_ids"])) >= size:
+    for at, ids in enumerate(rows["input_ids"]):
+        if (largest := max(ids)) >= size:
             raise InputError(
                 f"token {largest} of the tokenizer is none of the {size} that the model has vectors for",
-                where=f"row {row['row'][0]}",
+                where=f"row {rows[at]['row'][0]}",
                 todo="take a tokenizer that belongs to the model, or a model that was resized for its tokens",
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection
 from typing import Any
 
 from attrs import frozen
@@ -160,7 +160,7 @@ def is_secret_key(key: str) -> bool:
 
 def redact(text: str) -> str:
     """`text` with every secret in it replaced: those told by their shape, and the values of the environment's own."""
-    for value in _of_environment():
+    for value in own_secrets():
         text = text.replace(value, REDACTED)
     for rule in _RULES:
         if rule.may_be_in(text):
@@ -182,18 +182,25 @@ def redacted(value: Any, key: str = "") -> Any:
     return [redacted(item, key) for item in value] if isinstance(value, list | tuple) else value
 
 
-def kinds(text: str) -> set[str]:
-    """What kinds of secrets a training row's text holds, as words for the user."""
+def kinds(text: str, own: Collection[str] | None = None) -> set[str]:
+    """What kinds of secrets a training row's text holds, as words for the user.
+
+    Args:
+        text: the row, or a file.
+        own: `own_secrets()`, where it was asked for once for many texts.
+    """
     rules = (rule for rule in _RULES if rule.in_rows and rule.may_be_in(text))
     found = {rule.kind for rule in rules if rule.pattern.search(text)}
-    return found | {"secret of the environment" for value in _of_environment() if value in text}
+    return found | {"secret of the environment" for value in (own_secrets() if own is None else own) if value in text}
 
 
-def _of_environment() -> Iterator[str]:
+def own_secrets() -> list[str]:
     """Values of the environment's variables that are secrets by name, but for words, numbers and paths."""
+    found = []
     for name, value in os.environ.items():
         if len(value) < _SHORTEST or not is_secret_name(name) or value.startswith(("/", "~", "./")):
             continue
         word = value.isalpha() and (value.islower() or value.isupper() or value.istitle()) and len(value) < 20
         if not (word or value.isdigit()):
-            yield value
+            found.append(value)
+    return found

@@ -4,12 +4,11 @@ A program, not a module: `python -I -S FOLDER SPEC COMMAND…`, standard library
 and works under whatever Python the tests want. SPEC is JSON:
 
     root      an empty folder that the new root is mounted on
-    read      what else of the machine is there, read-only; links: with the symbolic links that lead there
+    read      what else of the machine is there, read-only, with the symbolic links that lead there
     write     folders that may be written; shm becomes /dev/shm; home is told in /etc/passwd
     owner     the user the command runs as where this program runs as root, else null
     network   leave the network on
     memory, disk, file (bytes), processes
-    cgroups   folders of control groups to enter first
     weak      run the command even where a part of the isolation cannot be had
     report    a file that is told, one JSON object a line, which parts could not be had (`gaps`) and why (`why`), and
               why the command was killed (`killed`)
@@ -30,7 +29,18 @@ from typing import Any
 
 import root
 import watch
-from kernel import NEWCGROUP, NEWIPC, NEWNET, NEWNS, NEWPID, NEWUSER, NEWUTS, PR_SET_PDEATHSIG, Kernel
+from kernel import (
+    NEWCGROUP,
+    NEWIPC,
+    NEWNET,
+    NEWNS,
+    NEWPID,
+    NEWUSER,
+    NEWUTS,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    Kernel,
+)
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 REFUSED = 125
@@ -64,9 +74,6 @@ def main() -> int:
         return bare(spec, command, gaps, tell)
     kernel = Kernel()
     kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for folder in spec["cgroups"]:
-        with open(f"{folder}/cgroup.procs", "w") as file:
-            file.write(str(os.getpid()))
     if not namespaces(kernel, spec, gaps):
         return bare(spec, command, gaps, tell)
     kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of users clears it
@@ -156,7 +163,7 @@ def filters(kernel: Kernel) -> None:
     child = os.fork()
     if not child:
         try:
-            kernel.prctl(38, 1)
+            kernel.prctl(PR_SET_NO_NEW_PRIVS, 1)
             watch.calls.install(kernel)
         except OSError:
             os._exit(1)

@@ -33,10 +33,10 @@ def build(kernel: Kernel, spec: dict[str, Any]) -> None:
     _settings(top, spec)
     for path in sorted(spec["read"], key=len):
         if os.path.lexists(path):
-            bind(kernel, top, path, spec["links"])
+            bind(kernel, top, path)
     read = [top + path for path in spec["read"] if os.path.lexists(top + path) and not os.path.islink(top + path)]
     for path in spec["write"]:
-        bind(kernel, top, path, True)
+        bind(kernel, top, path)
     for path in sorted(read, key=len):
         if _is_mount(path):
             kernel.read_only(path)
@@ -50,9 +50,9 @@ def build(kernel: Kernel, spec: dict[str, Any]) -> None:
     os.chdir(here)
 
 
-def bind(kernel: Kernel, top: str, path: str, follow: bool) -> None:
+def bind(kernel: Kernel, top: str, path: str) -> None:
     """Show `path` of the old root at the same place below `top`, with the symbolic links that lead there."""
-    real = lay(top, path) if follow else path
+    real = lay(top, path)
     place = top + real
     if _is_mount(place) or (os.path.lexists(place) and os.path.exists(real) and os.path.samefile(place, real)):
         return  # a folder above is there already
