@@ -17,6 +17,10 @@ from pathlib import Path, PurePosixPath
 from attrs import frozen
 
 Stamp = tuple[int, ...]
+LEFT_OUT = frozenset({
+    ".git", ".hg", ".svn", ".venv", "venv", ".tox", ".nox", ".mypy_cache", ".ruff_cache", ".pytest_cache",
+    ".hypothesis", "__pycache__", "node_modules",
+})  # fmt: skip
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
@@ -241,3 +245,25 @@ def _empty(number: int) -> None:
             finally:
                 os.close(inner)
             os.rmdir(name, dir_fd=number)
+
+
+def give(folder: Path, owner: int) -> None:
+    """Give a folder and all in it, symbolic links themselves, to a user."""
+    os.chown(folder, owner, owner)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(os.path.join(place, name), owner, owner, follow_symlinks=False)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a tree without what the tests do not need; symbolic links only where they stay inside."""
+
+    def skip(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if name in LEFT_OUT or _special(Path(folder) / name, source)]
+
+    shutil.copytree(source, target, symlinks=True, ignore=skip)
+
+
+def _special(path: Path, tree: Path) -> bool:
+    """Whether it is neither file nor folder nor a link that stays inside."""
+    return leaves(path, tree) or not (path.is_symlink() or path.is_file() or path.is_dir())

@@ -17,7 +17,8 @@ from attrs import asdict, field, frozen
 from loraplug import LoraplugError, Run
 from loraplug_bugs.candidates import Candidate, Found
 from loraplug_bugs.language import Failure, Outcome, Suite, Survey, Tester
-from loraplug_bugs.sandbox import Limits, Sandbox
+from loraplug_bugs.limits import Limits
+from loraplug_bugs.sandbox import Sandbox
 
 _PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
 _AHEAD = 4  # candidates a worker has in its queue

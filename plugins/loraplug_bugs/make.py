@@ -19,7 +19,8 @@ from loraplug import InputError, LoraplugError, Run, fresh_place, only_one, work
 from loraplug_bugs.candidates import find
 from loraplug_bugs.hunt import Bug, Hunt, Wanted, usable_cpus
 from loraplug_bugs.language import Language, Suite, Survey, language
-from loraplug_bugs.sandbox import Limits, Sandbox
+from loraplug_bugs.limits import Limits
+from loraplug_bugs.sandbox import Sandbox
 from loraplug_bugs.stage import Staged, stage
 from loraplug_bugs.tasks import make_row, make_task, write_tasks
 
@@ -116,7 +117,7 @@ def box_limits(source: SweBugsSource) -> Limits:
     """The sandbox's limits; tests of single bugs have their own time."""
     own = source.limits
     return Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
-                  disk_mb=own.disk_mb, weak=source.sandbox == "weak", readable=source.readable,
+                  disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak", readable=source.readable,
                   python=source.python)  # fmt: skip
 
 

@@ -24,4 +24,7 @@ class BoxLimits:
     disk_mb: Annotated[int, Doc("all files written by one worker, in MiB")] = field(
         default=1024, validator=validators.ge(1)
     )
+    output_mb: Annotated[int, Doc("output, in MiB, for which a run is ended")] = field(
+        default=64, validator=validators.ge(1)
+    )
     network: Annotated[bool, Doc("leave the network on")] = False

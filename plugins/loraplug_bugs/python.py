@@ -18,9 +18,11 @@ from attrs import frozen
 from loraplug import LoraplugError
 from loraplug_bugs.channel import WORD, Forged, Kept, Line, Reader, close, read_reply
 from loraplug_bugs.controls import python_controls
+from loraplug_bugs.ending import end
 from loraplug_bugs.functions import python_functions
 from loraplug_bugs.language import Failure, Mutation, Outcome, Report, Survey, Verdict
-from loraplug_bugs.sandbox import LIMITS, Sandbox, end
+from loraplug_bugs.limits import LIMITS
+from loraplug_bugs.sandbox import Sandbox
 
 _WORKER = Path(__file__).with_name("worker.py")
 _SPARE = 30.0  # seconds for a worker to start, beyond what its tests may take

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,74 +14,20 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal
 
-from attrs import evolve, field, frozen, validators
+from attrs import evolve
 
-from loraplug import Doc, InputError, LoraplugError, working_on
+from loraplug import InputError, LoraplugError, working_on
 from loraplug_bugs.channel import Kept, Reader, close
-from loraplug_bugs.copies import Copy, Stamp, leaves, stamps
+from loraplug_bugs.copies import Copy, Stamp, copy_tree, give
+from loraplug_bugs.ending import end, end_jail, shell_code
+from loraplug_bugs.limits import Killed, Limits, Result
 from loraplug_bugs.places import check_readable, shown
 
-__all__ = ["LEFT_OUT", "Limits", "Result", "Sandbox", "copy_tree", "end", "probe", "stamps"]
-
-Killed = Literal["time", "memory", "processes", "disk", "output"]
-LEFT_OUT = frozenset({
-    ".git", ".hg", ".svn", ".venv", "venv", ".tox", ".nox", ".mypy_cache", ".ruff_cache", ".pytest_cache",
-    ".hypothesis", "__pycache__", "node_modules",
-})  # fmt: skip
-LIMITS = {"time": "limits.suite_seconds", "memory": "limits.memory_mb", "processes": "limits.processes",
-          "disk": "limits.disk_mb", "output": "limits.output_mb"}  # fmt: skip
 _JAIL = Path(__file__).with_name("jail")
 _NOBODY = 65534
-_GRACE = 10.0  # seconds in which a jail that is told to end everything inside has to be gone
+_GRACE = 10.0  # seconds for the last output of a command that has ended
 _TRIES = 3
-
-
-@frozen
-class Limits:
-    """What a command in the sandbox may take and reach.
-
-    Attributes:
-        weak: run commands even where the system cannot shut them in.
-        readable: further files and folders of this machine that commands may read.
-        python: the interpreter whose library and packages are there beside those of this one; "" is this one.
-    """
-
-    seconds: Annotated[float, Doc("wall-clock seconds for one run")] = field(default=60.0, validator=validators.gt(0))
-    memory_mb: Annotated[int, Doc("memory of a process, and of all together, in MiB")] = field(
-        default=2048, validator=validators.ge(64)
-    )
-    processes: Annotated[int, Doc("processes at once")] = field(default=64, validator=validators.ge(1))
-    file_mb: Annotated[int, Doc("size of one file written, in MiB")] = field(default=64, validator=validators.ge(1))
-    output_bytes: Annotated[int, Doc("bytes of output kept: the first and the last half")] = field(
-        default=200_000, validator=validators.ge(1000)
-    )
-    network: Annotated[bool, Doc("leave the network on")] = False
-    disk_mb: Annotated[int, Doc("all files written, in MiB")] = field(default=1024, validator=validators.ge(1))
-    output_mb: Annotated[int, Doc("output, in MiB, for which a command is ended")] = field(
-        default=64, validator=validators.ge(1)
-    )
-    weak: bool = False
-    readable: tuple[str, ...] = ()
-    python: str = ""
-
-
-@frozen
-class Result:
-    """How a command ended.
-
-    Attributes:
-        returncode: its exit code; 128 and the signal's number where a signal ended it.
-        output: stdout and stderr as one text; a long one without its middle.
-        seconds: wall-clock time.
-        killed: the limit it was killed for, or None.
-    """
-
-    returncode: int
-    output: str
-    seconds: float
-    killed: Killed | None = None
 
 
 class Sandbox:
@@ -322,7 +267,7 @@ class Sandbox:
         with contextlib.suppress(OSError, ValueError):
             for line in self._report.read_text(encoding="utf-8").splitlines():
                 if number := json.loads(line).get("process"):
-                    _end_jail(number, str(self._report))
+                    end_jail(number, str(self._report))
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -395,67 +340,3 @@ def _may_give() -> bool:
         except OSError:
             return False
     return True
-
-
-def give(folder: Path, owner: int) -> None:
-    """Give a folder and all in it, symbolic links themselves, to a user."""
-    os.chown(folder, owner, owner)
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(os.path.join(place, name), owner, owner, follow_symlinks=False)  # noqa: PTH118
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy a tree without what the tests do not need; symbolic links only where they stay inside."""
-
-    def skip(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if name in LEFT_OUT or _special(Path(folder) / name, source)]
-
-    shutil.copytree(source, target, symlinks=True, ignore=skip)
-
-
-def _special(path: Path, tree: Path) -> bool:
-    """Whether it is neither file nor folder nor a link that stays inside."""
-    return leaves(path, tree) or not (path.is_symlink() or path.is_file() or path.is_dir())
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a jail with all that runs in it, or a process that leads a session with all of its group.
-
-    When this returns, nothing runs inside any more: the jail waits for that before it ends itself.
-    """
-    if process.poll() is None and sys.platform != "win32":
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, and left no one behind
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _end_jail(number: int, report: str) -> None:
-    """End a jail by its process number, if it still is this box's."""
-    if not sys.platform.startswith("linux"):
-        return
-    with contextlib.suppress(OSError):
-        handle = os.pidfd_open(number)
-        try:
-            if report.encode() in Path(f"/proc/{number}/cmdline").read_bytes():
-                signal.pidfd_send_signal(handle, signal.SIGTERM)
-                _wait(handle)
-        finally:
-            os.close(handle)
-
-
-def _wait(handle: int) -> None:
-    import select
-
-    select.select([handle], [], [], _GRACE)
-
-
-def shell_code(returncode: int) -> int:
-    """As shells give it: 128 and the signal's number where one ended the process."""
-    return returncode if returncode >= 0 else 128 - returncode

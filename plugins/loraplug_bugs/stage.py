@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from attrs import frozen
 
 from loraplug import InputError, LoraplugError, working_on
-from loraplug_bugs.copies import Copy, leaves
-from loraplug_bugs.sandbox import LEFT_OUT, copy_tree, stamps
+from loraplug_bugs.copies import LEFT_OUT, Copy, copy_tree, leaves, stamps
 
 _OLD = 946_684_800  # every staged file is of the year 2000, so that a mutated one is never as old as its byte code
 _GIT = ("git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=" + os.devnull,

@@ -1,7 +1,7 @@
 """Runs pytest for `loraplug_bugs.python`, inside the sandbox and under the Python the tests want.
 
-A program, not a module: it imports nothing but the standard library, pytest, (to survey) coverage, and by its path
-`telling.py`, which tells how tests ended.
+A program, not a module: it imports nothing but the standard library, pytest, (to survey) coverage, and by their paths
+`telling.py`, which tells how tests ended, and `pipes.py`.
 
     worker.py survey ROOTS SECONDS ARGUMENTS…   the whole suite, with the tests that run each line
     worker.py plain ROOTS SECONDS ARGUMENTS…    the whole suite
@@ -23,14 +23,13 @@ import gc
 import importlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
@@ -40,8 +39,6 @@ import pytest
 
 ALWAYS = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cov", "-o", "addopts=",
           "-W", "ignore"]  # fmt: skip
-WORD = 32  # characters of a job's random word
-MOST = 64 << 20  # bytes of what a job's process says
 MANY = 40  # from so many ids on, whole files are collected and filtered
 Say = dict[str, Any]
 
@@ -55,9 +52,9 @@ def beside(file: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from loraplug_bugs import telling
+    from loraplug_bugs import pipes, telling
 else:
-    telling = beside("telling.py")
+    pipes, telling = beside("pipes.py"), beside("telling.py")
 
 
 def run_pytest(arguments: Sequence[str], watch: telling.Watch) -> int:
@@ -149,14 +146,14 @@ def serve(modules: Sequence[str], roots: Sequence[str], asked: int, out: int) ->
     remember_distributions([*roots, *sys.path])
     gc.collect()
     gc.freeze()
-    reply(asked, out, {"ready": True})
-    while (text := read_exactly(asked, 8)) is not None:
-        job = json.loads(read_exactly(asked, int(text, 16)) or b"{}")
+    pipes.reply(asked, out, {"ready": True})
+    while (text := pipes.read_exactly(asked, 8)) is not None:
+        job = json.loads(pipes.read_exactly(asked, int(text, 16)) or b"{}")
         begun = time.perf_counter()
         # pytest itself stands on the tree's code, or the tree changes what every interpreter does first
         new = job.get("fresh") or stands or brings(roots, "sitecustomize") or brings(roots, "usercustomize")
         done = fresh(job) if new or sys.platform == "win32" else apart(partial(run_tests, job), job["seconds"], roots)
-        reply(asked, out, done | {"seconds": time.perf_counter() - begun})
+        pipes.reply(asked, out, done | {"seconds": time.perf_counter() - begun})
 
 
 def brings(roots: Sequence[str], name: str) -> bool:
@@ -188,9 +185,9 @@ def apart(action: Callable[[], Say], seconds: float, roots: Sequence[str] = ()) 
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
-        for number in (reading, *PIPES):
+        for number in (reading, *pipes.PIPES):
             os.close(number)
-        private(False)
+        pipes.private(False)
         sys.path[:0] = roots
         if roots:
             os.environ["PYTHONPATH"] = os.pathsep.join(roots)
@@ -198,16 +195,16 @@ def apart(action: Callable[[], Say], seconds: float, roots: Sequence[str] = ()) 
             done = action()
         except BaseException as error:
             done = {"verdict": "crash", "detail": [f"{type(error).__name__}: {error}"[: telling.LONG]]}
-        write_all(writing, json.dumps(done).encode() + b"\n")
+        pipes.write_all(writing, json.dumps(done).encode() + b"\n")
         os._exit(0)
     os.close(writing)
-    text, why = read_until(reading, time.monotonic() + seconds)
+    text, why = pipes.read_until(reading, time.monotonic() + seconds)
     for kill in (os.killpg, os.kill):  # the group may not be there yet
         with contextlib.suppress(OSError):
             kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    end_strays()
-    return {"verdict": why} if why else parsed(text)
+    pipes.end_strays()
+    return {"verdict": why} if why else pipes.parsed(text)
 
 
 def fresh(job: Say) -> Say:
@@ -220,7 +217,7 @@ def fresh(job: Say) -> Say:
                                    start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + job["seconds"]
     try:
-        text, why = read_until(process.stdout.fileno(), deadline, close=False)  # type: ignore[union-attr]
+        text, why = pipes.read_until(process.stdout.fileno(), deadline, close=False)  # type: ignore[union-attr]
         if not why:
             process.wait(max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -233,111 +230,8 @@ def fresh(job: Say) -> Say:
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]
-        end_strays()
-    return {"verdict": why} if why else parsed(text) | {"exit": process.returncode}
-
-
-def parsed(text: bytes) -> Say:
-    """What a job's process said: one object, or nothing that counts."""
-    if not text:
-        return {"verdict": "crash"}
-    try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
-        return {"verdict": "void"}
-    return said if isinstance(said, dict) and text.count(b"\n") == 1 else {"verdict": "void"}
-
-
-def read_until(pipe: int, deadline: float, close: bool = True) -> tuple[bytes, str]:
-    """One line out of a pipe, and what was over before its end: `time` or `output`, or nothing."""
-    parts, size = [], 0
-    try:
-        while (left := deadline - time.monotonic()) > 0:
-            if sys.platform == "win32" or select.select([pipe], [], [], left)[0]:
-                part = os.read(pipe, 1 << 16)
-                parts.append(part)
-                size += len(part)
-                if size > MOST:
-                    return b"", "output"
-                if not part or part.endswith(b"\n"):  # a child of the tests may keep the pipe open
-                    return b"".join(parts), ""
-        return b"", "time"
-    finally:
-        if close:
-            os.close(pipe)
-
-
-def end_strays() -> None:
-    """End what a job left behind, where this process and its first one are all that may be in the process table."""
-    if sys.platform == "win32" or not own_table():
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)  # all but the first process and this one, in one go
-    deadline = time.monotonic() + 5.0
-    while any(name.isdecimal() and name not in ("1", str(os.getpid())) for name in os.listdir("/proc")):  # noqa: PTH208
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
-        if time.monotonic() > deadline:
-            os._exit(1)  # and the jail ends with this process
-        time.sleep(0.0005)
-
-
-@lru_cache(1)
-def own_table() -> bool:
-    """Whether the first process this one sees is the jail's."""
-    try:
-        return os.getppid() == 1 and b"/jail\0" in Path("/proc/1/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-# the pipes to whoever asks
-
-PIPES: list[int] = []
-
-
-def read_exactly(number: int, size: int) -> bytes | None:
-    """So many bytes and not one more, or None at the end."""
-    data = b""
-    while len(data) < size:
-        part = os.read(number, size - len(data))
-        if not part:
-            return None
-        data += part
-    return data
-
-
-def reply(asked: int, out: int, told: Say) -> None:
-    """One line to whoever asked, with the word that came behind the job: it is read when the job is over."""
-    word = read_exactly(asked, WORD)
-    if word is None:
-        sys.exit(0)
-    write_all(out, word + b" " + json.dumps(told).encode() + b"\n")
-
-
-def write_all(number: int, data: bytes) -> None:
-    """All of it."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(number, view) :]
-
-
-def private(on: bool) -> None:
-    """Let no process of the same user read this one's memory or open its descriptors; Linux."""
-    with contextlib.suppress(Exception):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(4, ctypes.c_ulong(not on), 0, 0, 0)  # PR_SET_DUMPABLE
-
-
-def keep_pipes() -> tuple[int, int]:
-    """The real stdin and stdout under numbers of their own; tests read nothing, and what they write goes nowhere."""
-    asked, out = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
-    PIPES[:] = [asked, out]
-    return asked, out
+        pipes.end_strays()
+    return {"verdict": why} if why else pipes.parsed(text) | {"exit": process.returncode}
 
 
 def main() -> None:
@@ -347,12 +241,12 @@ def main() -> None:
     mode, *arguments = sys.argv[1:]
     if mode == "once":  # the job's own process: its stdout is the pipe made for it
         job = json.loads(sys.stdin.buffer.read())
-        _, out = keep_pipes()
+        _, out = pipes.keep_pipes()
         done = run_tests(job)
-        write_all(out, json.dumps(done).encode() + b"\n")
+        pipes.write_all(out, json.dumps(done).encode() + b"\n")
         sys.exit(done.get("code", 0))
-    private(True)
-    asked, out = keep_pipes()
+    pipes.private(True)
+    asked, out = pipes.keep_pipes()
     roots = json.loads(arguments.pop(0))
     if mode == "serve":
         serve(json.loads(arguments[0]), roots, asked, out)
@@ -361,9 +255,9 @@ def main() -> None:
     whole = partial(survey if mode == "survey" else plain, arguments)
     if sys.platform == "win32":
         sys.path[:0] = roots
-        reply(asked, out, whole())
+        pipes.reply(asked, out, whole())
     else:
-        reply(asked, out, apart(whole, seconds, roots))
+        pipes.reply(asked, out, apart(whole, seconds, roots))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from loraplug import LoraplugError
-from loraplug_bugs.sandbox import Limits, Sandbox
+from loraplug_bugs.limits import Limits
+from loraplug_bugs.sandbox import Sandbox
 
 PYTHON = sys.executable
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="namespaces are Linux's")
@@ -238,3 +239,12 @@ def test_a_command_that_is_not_there(tree: Path) -> None:
         assert done.returncode == 127 and "no-such-command" in done.output
     with pytest.raises(LoraplugError, match="no such folder"):
         Sandbox(tree / "missing")
+
+
+def test_every_limit_that_a_message_names_is_an_option() -> None:
+    """What says `raise dataset.limits.output_mb` must be something that a recipe can say."""
+    from loraplug import options
+    from loraplug_bugs.limits import LIMITS
+    from loraplug_bugs.options import BoxLimits
+
+    assert {name.removeprefix("limits.") for name in LIMITS.values()} <= {one.name for one in options(BoxLimits)}

@@ -22,7 +22,8 @@ from loraplug_bugs import telling
 from loraplug_bugs.edits import Applied, apply
 from loraplug_bugs.hunt import read_journal
 from loraplug_bugs.language import GROUP, Failure, Mutation, Outcome, Survey
-from loraplug_bugs.sandbox import Limits, Sandbox
+from loraplug_bugs.limits import Limits
+from loraplug_bugs.sandbox import Sandbox
 from loraplug_bugs.source import SweBugsSource
 from loraplug_bugs.stage import stage
 from loraplug_bugs.statement import problem_statement

@@ -13,8 +13,9 @@ import pytest
 
 from loraplug import InputError, Run
 from loraplug_bugs.language import Survey
+from loraplug_bugs.limits import Limits
 from loraplug_bugs.python import PytestSuite
-from loraplug_bugs.sandbox import Limits, Sandbox
+from loraplug_bugs.sandbox import Sandbox
 from loraplug_bugs.source import SweBugsSource
 
 CODE = '''\

@@ -19,8 +19,9 @@ from loraplug_bugs.evals.flags import flags
 from loraplug_bugs.evals.judge import Judge
 from loraplug_bugs.evals.reading import Task
 from loraplug_bugs.language import Report
+from loraplug_bugs.limits import Limits
 from loraplug_bugs.python import PytestTester, Python
-from loraplug_bugs.sandbox import Limits, Sandbox
+from loraplug_bugs.sandbox import Sandbox
 
 CODE = """\
 def add(a, b):

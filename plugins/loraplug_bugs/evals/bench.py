@@ -14,8 +14,10 @@ from attrs import field, frozen
 
 from loraplug import LoraplugError
 from loraplug_bugs.controls import Controls
+from loraplug_bugs.copies import stamps
 from loraplug_bugs.language import Failure, Language, Outcome, Report, Survey
-from loraplug_bugs.sandbox import Limits, Sandbox, stamps
+from loraplug_bugs.limits import Limits
+from loraplug_bugs.sandbox import Sandbox
 
 Files = Mapping[str, str | None]
 """New texts of files by path; None for a file that is not there any more."""

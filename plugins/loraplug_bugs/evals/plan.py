@@ -17,8 +17,8 @@ from loraplug_bugs.evals.bench import Checking
 from loraplug_bugs.evals.cases import Asked
 from loraplug_bugs.evals.reading import Task, read_tasks
 from loraplug_bugs.evals.speaker import Sampling
+from loraplug_bugs.limits import Limits
 from loraplug_bugs.options import BoxLimits
-from loraplug_bugs.sandbox import Limits
 
 _SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 _SUITE_SECONDS = 900.0  # for the suite on the tree without the bug
