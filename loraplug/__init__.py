@@ -17,12 +17,14 @@ from loraplug.components import (
     TrainingResult,
 )
 from loraplug.context import Event, Progress, Reporter, Run, published
+from loraplug.diagnostics import Diagnostic, Finding
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
+from loraplug.installed import Plugin
 from loraplug.lock import shareable
 from loraplug.open import Opened, find_exporter, open_model
-from loraplug.registry import Entry, Registry, load_registry
+from loraplug.registry import Entry, Registry, load_registry, report
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
 from loraplug_rows.conversation import Conversation
@@ -35,10 +37,11 @@ from loraplug_tables.secrets import redact, redacted
 __version__ = "0.1.0"
 
 __all__ = [
-    "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
-    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
-    "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "check_row",
-    "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "kinds_of_secrets", "load_adapter",
-    "load_registry", "mixed_precision", "only_one", "open_model", "options", "published", "redact", "redacted",
-    "row_id", "shape_of", "shareable", "unread_columns", "working_on",
+    "Component", "Conversation", "DatasetSource", "Diagnostic", "Doc", "Entry", "Estimate", "Event", "Exporter",
+    "Finding", "Formatter", "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "Plugin",
+    "PluginError", "Problem", "Progress", "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained",
+    "Trainer", "TrainingResult", "check_row", "conversation", "find_exporter", "fresh_place", "hookimpl",
+    "iter_rows", "kinds_of_secrets", "load_adapter", "load_registry", "mixed_precision", "only_one", "open_model",
+    "options", "published", "redact", "redacted", "report", "row_id", "shape_of", "shareable", "unread_columns",
+    "working_on",
 ]  # fmt: skip

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import platform
+import re
 import signal
 import sys
 import warnings
@@ -88,13 +91,26 @@ class App(click.Group):
         return TerminalReporter()
 
 
-@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, message="loraplug %(version)s")
+@click.group(
+    cls=App,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--version", is_flag=True, help="Show the version and leave; with --json, those of Python and libraries.")
+@click.option("--json", "as_json", is_flag=True, hidden=True)
 @click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
 @click.pass_context
-def cli(context: click.Context, debug: bool) -> None:  # noqa: ARG001 - main() looks for --debug wherever it stands
+def cli(context: click.Context, version: bool, as_json: bool, debug: bool) -> None:  # noqa: ARG001 - see main()
     """Fine-tune language models with LoRA: one TOML recipe, six plugin stages."""
     context.obj = context.command
+    if version:
+        click.echo(json.dumps(_versions(), indent=2) if as_json else f"loraplug {__version__}")
+        context.exit()
+    if as_json:
+        raise click.UsageError("--json belongs to --version, or behind the name of a command that has it")
+    if context.invoked_subcommand is None:
+        raise click.UsageError("Missing command.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,6 +146,22 @@ def main(arguments: list[str] | None = None) -> None:
             _show_traceback()
             sys.exit(1)
         _stop(_failed(error), 1)
+
+
+def _versions() -> dict[str, str | None]:
+    """Versions of loraplug, Python and what loraplug requires; None for what is not installed."""
+    from importlib.metadata import PackageNotFoundError, requires
+    from importlib.metadata import version as of
+
+    found: dict[str, str | None] = {"loraplug": __version__, "python": platform.python_version()}
+    for needed in requires("loraplug") or ():
+        if "extra ==" not in needed:
+            name = re.split(r"[^A-Za-z0-9._-]", needed, maxsplit=1)[0]
+            try:
+                found[name] = of(name)
+            except PackageNotFoundError:
+                found[name] = None
+    return found
 
 
 def _show_traceback() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from loraplug.components import DatasetSource, Exporter, Formatter, ModelLoader, Quantizer, Trainer
     from loraplug.context import Event
+    from loraplug.diagnostics import Diagnostic
 
 hookspec = pluggy.HookspecMarker("loraplug")
 hookimpl = pluggy.HookimplMarker("loraplug")
@@ -61,3 +62,8 @@ def loraplug_commands() -> Sequence[click.Command]:
 @hookspec
 def loraplug_events() -> Sequence[Callable[[Event], None]]:
     """Observers, called with each `Event` of a run: stage start and end, step metrics, artefacts."""
+
+
+@hookspec
+def loraplug_diagnostics() -> Sequence[Diagnostic]:
+    """Checks of the machine for `loraplug doctor`: each is called with a `Run` and yields `Finding`s."""

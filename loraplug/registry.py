@@ -15,6 +15,7 @@ import pluggy
 from loraplug import hookspecs
 from loraplug.components import KINDS, Component
 from loraplug.context import Event
+from loraplug.diagnostics import Diagnostic
 from loraplug.errors import PluginError
 from loraplug.installed import Plugin
 from loraplug.installed import installed as on_path
@@ -30,6 +31,7 @@ HOOKS = {
     "loraplug_trainers": "trainer",
     "loraplug_exporters": "exporter",
 }
+_OTHER_HOOKS = ("loraplug_commands", "loraplug_events", "loraplug_diagnostics")
 
 
 @attrs.frozen
@@ -63,6 +65,7 @@ class Registry:
     entries: tuple[Entry, ...]
     commands: tuple[tuple[click.Command, Plugin], ...] = ()
     observers: tuple[tuple[Callable[[Event], None], Plugin], ...] = ()
+    diagnostics: tuple[tuple[Diagnostic, Plugin], ...] = ()
 
     def of_kind(self, kind: str) -> list[Entry]:
         """Every component of a kind."""
@@ -94,6 +97,7 @@ class Registry:
             entries=tuple(entry for entry in self.entries if entry.plugin not in plugins),
             commands=self.commands,
             observers=tuple(pair for pair in self.observers if pair[1] not in plugins),
+            diagnostics=tuple(pair for pair in self.diagnostics if pair[1] not in plugins),
         )
 
     def _unknown(self, kind: str, use: str) -> str:
@@ -111,7 +115,10 @@ class Registry:
     def blame(self, error: BaseException) -> Plugin | None:
         """The plugin in whose code an error arose, if in any; where several were at work, the innermost."""
         owners = {entry.cls.__module__.partition(".")[0]: entry.plugin for entry in self.entries}
-        brought = [(command.callback, plugin) for command, plugin in self.commands] + [*self.observers]
+        brought = [(command.callback, plugin) for command, plugin in self.commands] + [
+            *self.observers,
+            *self.diagnostics,
+        ]
         owners |= {getattr(item, "__module__", "").partition(".")[0]: plugin for item, plugin in brought}
         found, trace = None, error.__traceback__
         while trace is not None:
@@ -139,6 +146,7 @@ def load_registry(extra: Iterable[tuple[str, Any]] = (), *, installed: bool = Tr
         entries=tuple(Entry(cls, plugin) for plugin, hooks in loaded for hook in HOOKS for cls in hooks.get(hook, ())),
         commands=tuple((item, plugin) for plugin, hooks in loaded for item in hooks.get("loraplug_commands", ())),
         observers=tuple((item, plugin) for plugin, hooks in loaded for item in hooks.get("loraplug_events", ())),
+        diagnostics=tuple((item, plugin) for plugin, hooks in loaded for item in hooks.get("loraplug_diagnostics", ())),
     )
 
 
@@ -155,7 +163,7 @@ def _load(plugin: Plugin, load: Callable[[], Any], disabled: set[str]) -> tuple[
     try:
         manager.register(load(), plugin.name)
         manager.check_pending()
-        names = [*HOOKS, "loraplug_commands", "loraplug_events"]
+        names = [*HOOKS, *_OTHER_HOOKS]
         found = {name: [item for items in getattr(manager.hook, name)() for item in items] for name in names}
         for hook, kind in HOOKS.items():
             for cls in found[hook]:
@@ -188,13 +196,16 @@ def _check_others(found: dict[str, list[Any]]) -> None:
     for observer in found["loraplug_events"]:
         if not callable(observer):
             raise PluginError(f"{observer!r} cannot be called with an event")
+    for diagnostic in found["loraplug_diagnostics"]:
+        if not callable(diagnostic):
+            raise PluginError(f"{diagnostic!r} cannot be called with a run")
 
 
 def _reason(error: BaseException) -> str:
     text = f"{error}" if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
     if isinstance(error, pluggy.PluginValidationError):
         match = re.search(r"unknown hook '?(\w+)'?", text)
-        near = get_close_matches(match[1], [*HOOKS, "loraplug_commands", "loraplug_events"], n=1) if match else []
+        near = get_close_matches(match[1], [*HOOKS, *_OTHER_HOOKS], n=1) if match else []
         text = f"unknown hook {match[1]}" if match else text
         text += f" (did you mean {near[0]}?)" if near else ""
     return " ".join(text.split())

@@ -27,6 +27,8 @@ HEAVY = ("torch", "transformers", "datasets", "trl", "peft", "gradio", "matplotl
         ["plugins", "show", "sft"],
         ["recipe", "check", "recipes/quickstart.toml"],
         ["recipe", "show", "recipes/swe_qlora.toml"],
+        ["doctor"],
+        ["completion", "bash"],
     ],
     ids=" ".join,
 )

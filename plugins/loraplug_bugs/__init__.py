@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import click
 
-from loraplug import DatasetSource, hookimpl
+from loraplug import DatasetSource, Diagnostic, hookimpl
+from loraplug_bugs.diagnosis import sandbox_strength
 from loraplug_bugs.evals.command import evaluate
 from loraplug_bugs.source import SweBugsSource
 
@@ -19,3 +20,9 @@ def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
 def loraplug_commands() -> Sequence[click.Command]:
     """`eval`."""
     return [evaluate]
+
+
+@hookimpl
+def loraplug_diagnostics() -> Sequence[Diagnostic]:
+    """How well this machine can shut other people's code in."""
+    return [sandbox_strength]

@@ -16,7 +16,7 @@ _KIND_ORDER = ("dataset", "formatter", "model", "quantizer", "trainer", "exporte
 
 
 def list_plugins(registry: Registry, as_json: bool) -> str:
-    """A line for each component, command, observer and each plugin that does not work; or all of it as JSON."""
+    """A line for each component, command, observer, diagnostic and plugin that does not work; or all of it as JSON."""
     if as_json:
         return json.dumps(_as_data(registry), indent=2)
     rows = [("KIND", "NAME", "BROUGHT BY", "STATUS", "")]
@@ -28,6 +28,8 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
         rows.append(("command", str(command.name), _origin(plugin), "ok", command.get_short_help_str(80)))
     for observer, plugin in registry.observers:
         rows.append(("observer", observer_name(observer), _origin(plugin), "ok", _first_line(observer)))
+    for diagnostic, plugin in registry.diagnostics:
+        rows.append(("diagnostic", observer_name(diagnostic), _origin(plugin), "ok", _first_line(diagnostic)))
     idle = [plugin for plugin in registry.plugins if plugin.status != "ok"]
     rows += [("plugin", plugin.name, _origin(plugin), plugin.status, _why(plugin)) for plugin in idle]
     rows += [("plugin", plugin.name, _origin(plugin), "ok", NOTHING) for plugin in empty(registry)]
@@ -42,7 +44,7 @@ NOTHING = "brings nothing: are its hooks decorated with @loraplug.hookimpl?"
 def empty(registry: Registry) -> list[Plugin]:
     """Plugins that load and bring nothing: pluggy passes over a hook that is not marked, or gives None, in silence."""
     used = [entry.plugin for entry in registry.entries]
-    used += [plugin for _, plugin in (*registry.commands, *registry.observers)]
+    used += [plugin for _, plugin in (*registry.commands, *registry.observers, *registry.diagnostics)]
     return [plugin for plugin in registry.plugins if plugin.status == "ok" and plugin not in used]
 
 
@@ -55,7 +57,7 @@ def _why(plugin: Plugin) -> str:
 
 
 def observer_name(observer: Any) -> str:
-    """What to call an observer: its function's or its class's name."""
+    """What to call an observer or a diagnostic: its function's or its class's name."""
     return str(getattr(observer, "__name__", type(observer).__name__))
 
 
@@ -77,7 +79,13 @@ def _as_data(registry: Registry) -> dict[str, Any]:
     observers = [
         {"name": observer_name(o), "plugin": p.name, "distribution": p.distribution} for o, p in registry.observers
     ]
-    return {"plugins": plugins, "components": components, "commands": commands, "observers": observers}
+    diagnostics = [
+        {"name": observer_name(d), "plugin": p.name, "distribution": p.distribution} for d, p in registry.diagnostics
+    ]
+    return {
+        "plugins": plugins, "components": components, "commands": commands, "observers": observers,
+        "diagnostics": diagnostics,
+    }  # fmt: skip
 
 
 def _summary(entry: Entry) -> str:

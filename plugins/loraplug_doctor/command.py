@@ -1,0 +1,102 @@
+"""The commands `doctor` and `completion`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from attrs import asdict
+
+from loraplug import Finding, InputError, LoraplugError, Plugin, Run, redact, report
+
+_MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "red")}
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of RECIPE.")
+@click.option("--json", "as_json", is_flag=True, help="The findings as a list of JSON objects.")
+@click.pass_obj
+def doctor(app: Any, recipe: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Look at this machine and what is installed; with RECIPE, at whether it can run here.
+
+    Exit code 2 where something stands in the way; what costs only speed or a part of the features is a warning.
+    """
+    findings = [*_diagnosed(app), *_plugins(app)]
+    if recipe is not None:
+        findings += _of_recipe(app, recipe, settings)
+    if as_json:
+        click.echo(redact(json.dumps([asdict(finding) for finding in findings], indent=2)))
+    else:
+        _show(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(2)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that makes SHELL complete commands, options and files of loraplug.
+
+    bash: add `eval "$(loraplug completion bash)"` to ~/.bashrc; zsh: the same with zsh in ~/.zshrc;
+    fish: loraplug completion fish > ~/.config/fish/completions/loraplug.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise InputError(f"click knows no completion for {shell}", where="completion", todo="try bash")
+    click.echo(kind(click.get_current_context().find_root().command, {}, "loraplug", "_LORAPLUG_COMPLETE").source())
+
+
+def _diagnosed(app: Any) -> Iterator[Finding]:
+    run = Run("doctor", 42)
+    for diagnostic, plugin in sorted(app.registry.diagnostics, key=lambda pair: pair[1].name != "doctor"):
+        try:
+            yield from diagnostic(run)
+        except Exception as error:  # a plugin's check that fails is a finding, and the others are still asked
+            yield _failed(plugin, error)
+
+
+def _failed(plugin: Plugin, error: Exception) -> Finding:
+    return Finding("plugins", f"a check of {plugin} failed: {error!r}", "warning", report(plugin))
+
+
+def _plugins(app: Any) -> Iterator[Finding]:
+    plugins = app.registry.plugins
+    working = [plugin for plugin in plugins if plugin.status == "ok"]
+    others = sorted({plugin.distribution for plugin in working} - {"loraplug"})
+    brought = f", from {', '.join(others)} too" if others else ""
+    yield Finding("plugins", f"{len(working)} work{brought}")
+    for plugin in plugins:
+        if plugin.status != "ok":
+            todo = report(plugin) if plugin.status == "broken" else ""
+            yield Finding("plugins", f"{plugin} is {plugin.status}: {plugin.reason}", "warning", todo)
+
+
+def _of_recipe(app: Any, recipe: Path, settings: tuple[str, ...]) -> Iterator[Finding]:
+    try:
+        pipeline = app.pipeline(recipe, settings)
+    except InputError as error:
+        problems = getattr(error, "problems", None) or [error.what]
+        for problem in problems:
+            yield Finding("recipe", str(problem), "error", error.todo or "")
+        return
+    except LoraplugError as error:
+        yield Finding("recipe", error.what, "error", error.todo or "")
+        return
+    yield Finding("recipe", f"{recipe} can run here, run_name {pipeline.run.name}")
+
+
+def _show(findings: Iterable[Finding]) -> None:
+    shown = ""
+    for finding in findings:
+        mark, colour = _MARKS[finding.severity]
+        subject = finding.subject if finding.subject != shown else ""
+        click.echo(f"{subject:12} {click.style(f'{mark:8}', fg=colour)} {redact(finding.text)}")
+        if finding.todo:
+            click.echo(f"{'':22}next: {redact(finding.todo)}")
+        shown = finding.subject
