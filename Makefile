@@ -20,6 +20,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; fi
 
 docs: $(READY)  ## signatures, option tables and help in docs/, from the code
 	$(BIN)/python -m cogapp -r -I docs docs/masks.md docs/options.md docs/commands.md docs/hooks/*.md
