@@ -19,6 +19,7 @@ RUN apt-get update \
     && install --directory --owner engineer /work
 
 # torch first and alone: with none installed, a range would take the newest build
+# hadolint ignore=DL3013
 RUN python -m pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION"
 
 COPY . /opt/loraplug
