@@ -89,8 +89,20 @@ def _changed(text: str, tests: Sequence[str], word: str, draw: random.Random) ->
     except (SyntaxError, ValueError, RecursionError):
         return None
     wanted = {tuple(test.partition("[")[0].split("::")) for test in tests}
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    tree.body = [one for one in tree.body if not _idle(one, named, wanted)]
     _visit(tree, (), wanted, word, draw)
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+
+
+def _idle(node: ast.stmt, named: set[str], wanted: set[tuple[str, ...]]) -> bool:
+    """Whether it is a test that is not wanted, and that nothing else in the file speaks of."""
+    return (
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test")
+        and node.name not in named
+        and (node.name,) not in wanted
+    )
 
 
 def _visit(node: Any, at: tuple[str, ...], wanted: set[tuple[str, ...]], word: str, draw: random.Random) -> None:

@@ -98,6 +98,17 @@ def read_until(pipe: int, deadline: float, close: bool = True) -> tuple[bytes, s
             os.close(pipe)
 
 
+def wait(child: int, deadline: float) -> int | None:
+    """The status that a child ended with, or None where it does not end in time."""
+    pause = 0.0002
+    while not (done := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return done[1]
+
+
 def end_strays() -> None:
     """End what a job left behind, where this process and its first one are all that may be in the process table."""
     if sys.platform == "win32" or not own_table():

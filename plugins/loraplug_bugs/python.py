@@ -151,18 +151,20 @@ class PytestTester:
 
     def run(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome:
         """See `Tester.run`. A worker that has died is started again."""
-        job = {"tests": list(tests), "seconds": seconds, "stop_after": stop_after, "arguments": self._suite.arguments}
-        told = self._told(job)
+        told = self._told(self._job(tests, seconds, stop_after))
         return told if isinstance(told, Outcome) else _outcome(told)
 
+    def _job(self, tests: Sequence[str], seconds: float, stop_after: int) -> dict[str, Any]:
+        return {"tests": list(tests), "seconds": seconds, "stop_after": stop_after, "arguments": self._suite.arguments}
+
     def report(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome | Report:
-        """How each of these tests ended in a new interpreter, and what that exited with.
+        """How each of these tests ended in a process of their own, and what that exited with.
+
+        No code of the tree ran in that process before, nor in the one that it was forked from.
 
         An outcome where there is no report: too much was taken, or something else than one answer came.
         """
-        job = {"tests": list(tests), "seconds": seconds, "stop_after": stop_after, "arguments": self._suite.arguments,
-               "fresh": True, "report": True}  # fmt: skip
-        told = self._told(job)
+        told = self._told(self._job(tests, seconds, stop_after) | {"report": True})
         if isinstance(told, Outcome):
             return told
         if told.get("verdict") != "passed":

@@ -10,10 +10,10 @@ A program, not a module: it imports nothing but the standard library, pytest, (t
 
 A job comes as its length in 8 hexadecimal digits, as JSON, and with a random word of 32 characters behind it, which the
 answer has to begin with. `serve` imports pytest and all the modules the suite needs from outside the tree once, and
-forks for every job: what a job changes in the process ends with it, and so does whatever it has started. A job is a new
-interpreter where one is asked for (`fresh`), where there is no fork (Windows), and where pytest itself stands on the
-code under test. No code of the tree runs in this process; the pipes to whoever asks are closed in those where it does,
-and the word is read only when the job is over. What tests print is thrown away.
+forks for every job: what a job changes in the process ends with it, and so does whatever it has started. No code of
+the tree runs in this process, so each job begins in one where none ever ran; the pipes to whoever asks are closed in
+it, and the word is read only when the job is over. A job is a new interpreter where there is no fork (Windows), and where
+pytest itself stands on the code under test. What tests print is thrown away.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 ALWAYS = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cov", "-o", "addopts=",
-          "-W", "ignore"]  # fmt: skip
+          "-W", "ignore", "--tb=no"]  # fmt: skip
 MANY = 40  # from so many ids on, whole files are collected and filtered
 Say = dict[str, Any]
 
@@ -151,7 +151,7 @@ def serve(modules: Sequence[str], roots: Sequence[str], asked: int, out: int) ->
         job = json.loads(pipes.read_exactly(asked, int(text, 16)) or b"{}")
         begun = time.perf_counter()
         # pytest itself stands on the tree's code, or the tree changes what every interpreter does first
-        new = job.get("fresh") or stands or brings(roots, "sitecustomize") or brings(roots, "usercustomize")
+        new = stands or brings(roots, "sitecustomize") or brings(roots, "usercustomize")
         done = fresh(job) if new or sys.platform == "win32" else apart(partial(run_tests, job), job["seconds"], roots)
         pipes.reply(asked, out, done | {"seconds": time.perf_counter() - begun})
 
@@ -178,11 +178,14 @@ def remember_distributions(path: list[str]) -> None:
 
 
 def apart(action: Callable[[], Say], seconds: float, roots: Sequence[str] = ()) -> Say:
-    """What `action` says in a child of this process, which is given a pipe of its own and nothing else."""
+    """What `action` says in a child of this process, which is given a pipe of its own and nothing else.
+
+    The child ends as `action` says (`code`); how it did end is told as `exit`.
+    """
     if sys.platform == "win32":
         raise OSError("there is no fork")  # where it is called a new interpreter is started instead
     reading, writing = os.pipe()
-    child = os.fork()
+    leave, child = os._exit, os.fork()
     if not child:
         os.setpgid(0, 0)
         for number in (reading, *pipes.PIPES):
@@ -196,15 +199,19 @@ def apart(action: Callable[[], Say], seconds: float, roots: Sequence[str] = ()) 
         except BaseException as error:
             done = {"verdict": "crash", "detail": [f"{type(error).__name__}: {error}"[: telling.LONG]]}
         pipes.write_all(writing, json.dumps(done).encode() + b"\n")
-        os._exit(0)
+        leave(done.get("code", 0))
     os.close(writing)
-    text, why = pipes.read_until(reading, time.monotonic() + seconds)
+    deadline = time.monotonic() + seconds
+    text, why = pipes.read_until(reading, deadline)
+    status = None if why else pipes.wait(child, deadline)
     for kill in (os.killpg, os.kill):  # the group may not be there yet
         with contextlib.suppress(OSError):
             kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    if status is None:
+        why = why or "time"
+        os.waitpid(child, 0)
     pipes.end_strays()
-    return {"verdict": why} if why else pipes.parsed(text)
+    return {"verdict": why} if status is None else pipes.parsed(text) | {"exit": os.waitstatus_to_exitcode(status)}
 
 
 def fresh(job: Say) -> Say:

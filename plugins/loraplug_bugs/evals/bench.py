@@ -157,23 +157,23 @@ class Bench:
         finally:
             self.box.restore()
 
-    def steady(self, files: Files, tests: Sequence[str], seconds: float) -> tuple[tuple[str, ...], frozenset[str]]:
-        """Those of `tests` whose controls fail with these files, as they must, and test files that are changed by it.
-
-        The tests themselves pass with these files.
-        """
-        controls = self._controls(files, tests)
-        outcome, changed = self._confirm(files, tests, controls, seconds)
-        if outcome.verdict == "passed":
-            return tuple(tests), frozenset(changed)
-        if isinstance(self.runner, CommandRunner):
-            return (), frozenset(changed)
+    def without_bug(
+        self, files: Files, tests: Sequence[str], seconds: float
+    ) -> tuple[Outcome, tuple[str, ...], frozenset[str]]:
+        """How tests end without the bug; those whose controls fail there, as they must; test files that it changes."""
+        outcome, changed = self._confirm(files, tests, self._controls(files, tests), seconds)
+        if outcome.verdict == "passed" and not self.by_command:  # a command has only run the controls
+            return outcome, tuple(tests), frozenset(changed)
+        controlled = tuple(tests) if outcome.verdict == "passed" else ()
+        outcome = self.run(files, tests, seconds)
+        if outcome.verdict != "passed" or self.by_command:
+            return outcome, controlled, frozenset(changed)
         failing = []
         for test in tests:  # some copy cannot be told from its test, as where equality is anything's
-            outcome, more = self._confirm(files, [test], self._controls(files, [test]), seconds)
+            alone, more = self._confirm(files, [test], self._controls(files, [test]), seconds)
             changed |= more
-            failing += [test] * (outcome.verdict == "passed")
-        return tuple(failing), frozenset(changed)
+            failing += [test] * (alone.verdict == "passed")
+        return outcome, tuple(failing), frozenset(changed)
 
     def confirm(
         self, files: Files, tests: Sequence[str], controlled: Sequence[str], seconds: float, may_change: Set[str]
@@ -204,8 +204,9 @@ class Bench:
             report = getattr(self.runner, "report", None)
             if report is None:  # a language whose tester has no reports
                 return self.runner.run(tests, seconds, SHOWN), changed
-            together = [*tests, *controls.ids]
-            self._draw.shuffle(together)
+            together = list(tests)
+            for control in controls.ids:
+                together.insert(self._draw.randrange(len(together) + 1), control)
             told = report(together, seconds + _FRESH, SHOWN + len(controls.ids))
             return told if isinstance(told, Outcome) else judged(told, tests, controls.ids), changed
         finally:

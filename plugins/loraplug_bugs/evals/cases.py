@@ -141,14 +141,13 @@ class Workroom:
         if isinstance(broken, str):
             return Unfit(task, "the bug patch does not apply", broken)
         most = bench.box.limits.seconds
-        without = bench.run(clean, task.targets, most)
+        without, controlled, may_change = bench.without_bug(clean, task.targets, most)
         self.gaps = bench.box.gaps
         if without.verdict != "passed":
             return Unfit(task, "its tests do not pass without the bug", _told(without))
         with_bug = bench.run(broken, task.targets, bench.seconds(without.seconds), stop_after=len(task.targets))
         if with_bug.verdict == "passed":
             return Unfit(task, "its tests pass with the bug in")
-        controlled, may_change = bench.steady(clean, task.targets, bench.seconds(without.seconds))
         hidden = held_back(task, asked)
         wanted = task.suite if self._whole or not task.related else task.related
         suite = bench.suite(clean, wanted)
