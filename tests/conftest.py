@@ -106,3 +106,13 @@ def inside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     before = signal.getsignal(signal.SIGTERM)
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which DeepSpeed is installed: apart, as transformers and accelerate change where it is."""
+    folder = tmp_path_factory.mktemp("deepspeed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    names = ("deepspeed==0.19.8", "einops", "hjson", "msgpack", "ninja", "py-cpuinfo")
+    subprocess.run([*command, *names], check=True, timeout=600)
+    return {"PYTHONPATH": str(folder)}

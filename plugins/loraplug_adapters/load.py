@@ -80,18 +80,21 @@ def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
 def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     """A `PeftModel`: the model with the folder's adapter, its values in float32 as they were saved; see `precision`.
 
+    Args:
+        trainable: a trainer will hold it to the rule of precision, after its own changes; else it is held to it here.
+
     Raises:
         OSError, RuntimeError, ValueError, KeyError, TypeError: peft's, where the adapter does not fit.
     """
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
-    from loraplug_adapters.precision import mixed_precision
+    from loraplug_adapters.precision import mixed_precision, store_in_float32
 
     dtype = model.dtype
     options = {"use_safetensors": True, "local_files_only": True}
     adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, **options)
     narrow = any(config.modules_to_save for config in adapted.peft_config.values()) and dtype.itemsize < 4
-    mixed_precision(adapted, dtype)
+    store_in_float32(adapted) if trainable else mixed_precision(adapted, dtype)
     if narrow:  # peft copied them from the base, in its dtype, and rounded what it read
         set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu", **options))
     return adapted

@@ -15,9 +15,13 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
+from loraplug_adapters.compat import keep_int8_scales
+
 
 def mixed_precision(model: Any, dtype: Any) -> None:
     """Hold a `PeftModel` to the rule, in place: calls of its base, by whatever way, compute in `dtype`.
+
+    Done once for a model, after everything else that replaces the base's `forward`.
 
     Args:
         model: adapters and modules trained whole must be in it already; they become float32.
@@ -25,13 +29,10 @@ def mixed_precision(model: Any, dtype: Any) -> None:
     """
     import torch
 
-    base = model.get_base_model()
-    for module in _trained_modules(base):
-        for parameter in module.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.float()
+    store_in_float32(model)
     if dtype not in (torch.bfloat16, torch.float16):
         return
+    base = model.get_base_model()
     forward = base.forward
 
     @wraps(forward)
@@ -40,6 +41,16 @@ def mixed_precision(model: Any, dtype: Any) -> None:
             return forward(*args, **inputs)
 
     base.forward = autocast
+
+
+def store_in_float32(model: Any) -> None:
+    """The part of the rule that tells how a `PeftModel` is stored: what adapters brought becomes float32, in place."""
+    base = model.get_base_model()
+    keep_int8_scales(base)
+    for module in _trained_modules(base):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.float()
 
 
 def _trained_modules(base: Any) -> list[Any]:

@@ -6,7 +6,7 @@ import gc
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,8 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from loraplug import LoraplugError, Run, mixed_precision
-from loraplug_sft import kernel, order, weights
+from loraplug_sft import head, kernel, order, weights
 from loraplug_sft.checkpoints import Checkpoint
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Row = dict[str, Any]
 
@@ -59,7 +56,9 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         model = options["model"]
         dtype = next(one.dtype for one in model.parameters() if one.is_floating_point() and not one.requires_grad)
         adapters = {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
-        super().__init__(**options)
+        self.adapted_head = head.is_adapted(model)
+        with head.shown_bare(model):
+            super().__init__(**options)
         # no DistributedDataParallel: gradients are added up here, once a step
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
@@ -82,7 +81,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Whole optimizer steps, from the one after `resumed` on."""
         done = self.resumed.step if self.resumed else 0
-        return DataLoader(_Rows(self.train_dataset), batch_sampler=self.plan.steps[done:], collate_fn=list)
+        return DataLoader(order.Rows(self.train_dataset), batch_sampler=self.plan.steps[done:], collate_fn=list)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
         """One step; its tokens are counted in `training_step`."""
@@ -183,7 +182,11 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
             return kernel.label_loss(self.model, inputs, num_items_in_batch)
         factors = inputs.get(weights.COLUMN)
         given = {name: value for name, value in inputs.items() if name != weights.COLUMN}
-        found = self.model(**given, use_cache=False, fused_lm_head=True).log_probs  # (1, tokens - 1), 0 where untrained
+        if self.adapted_head:
+            found = head.log_probabilities(self.model, given)
+        else:
+            found = self.model(**given, use_cache=False, fused_lm_head=True).log_probs
+        # (1, tokens - 1), 0 where untrained
         return -(found if factors is None else found * factors[:, 1:]).sum() / num_items_in_batch
 
     def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
@@ -287,17 +290,3 @@ def trained_tokens(row: Row) -> int:
     labels = np.array(row["labels"])
     labels[starts] = -100
     return int((labels != -100).sum())
-
-
-class _Rows:
-    """A data set that gives a batch as a list of rows, as `DataLoader` wants it."""
-
-    def __init__(self, rows: Dataset) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, indices: list[int]) -> list[Row]:
-        columns = self.rows[indices]
-        return [{name: column[at] for name, column in columns.items()} for at in range(len(indices))]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @frozen
@@ -95,3 +99,17 @@ def micro_batches(lengths: Sequence[int], most_rows: int, most_tokens: int | Non
         batches[-1].append(at)
         tokens += length
     return batches
+
+
+@frozen
+class Rows:
+    """A data set that gives a batch as a list of rows, as torch's `DataLoader` wants it."""
+
+    rows: Dataset
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        columns = self.rows[indices]
+        return [{name: column[at] for name, column in columns.items()} for at in range(len(indices))]

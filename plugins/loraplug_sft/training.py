@@ -265,7 +265,7 @@ def _machine(model: PreTrainedModel) -> str:
 
 def _save(run: Run, trainer: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     with fresh_place(run.folder / "adapter") as out:
-        trainer.model.save_pretrained(out)
+        trainer.model.save_pretrained(out, save_embedding_layers=False)  # those of the base, beside their adapters
         tokenizer.save_pretrained(out)
         quantization = getattr(trainer.model.config, "quantization_config", None)
         facts = {"quantization": quantization.to_dict() if quantization is not None else None}

@@ -48,6 +48,7 @@ def spread(model: Any, world_size: int) -> str:
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", device)  # which it would find out, and warn of
     import deepspeed
+    from deepspeed.accelerator import get_accelerator
 
     if device == "cpu":  # else it compiles collectives of its own, for which there may be no compiler; gloo will do
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -56,7 +57,8 @@ def spread(model: Any, world_size: int) -> str:
         "train_micro_batch_size_per_gpu": 1,  # nothing here goes by it, but there must be one
         "zero_optimization": given,
         "bf16": {"enabled": model.dtype == torch.bfloat16},
-        "fp16": {"enabled": model.dtype == torch.float16},
+        # on a device that DeepSpeed allows no float16 weights are shared out as they are, and it casts none
+        "fp16": {"enabled": model.dtype == torch.float16 and get_accelerator().is_fp16_supported()},
     }
     for tensor in [*filter(lambda one: one.requires_grad, model.parameters()), *model.buffers()]:
         tensor.data = tensor.data.to(device)

@@ -71,3 +71,61 @@ def test_going_on_from_an_adapter_keeps_every_bit_of_whole_modules(train: Train)
     first = train("first", dtype="bfloat16", lora=lora, held=held)
     second = train("second", dtype="bfloat16", held=held, lora=Lora(start_from=first.adapter), max_steps=1)
     assert second.figures["validation_loss_before"] == first.figures["validation_loss_after"]
+
+
+def test_eight_bit_layers_lose_their_scales_to_dora_unless_they_are_kept(tiny_model: Path) -> None:
+    """What `loraplug_adapters.compat` is for: once this fails without it no longer, it can go."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from loraplug_adapters.compat import keep_int8_scales
+
+    bits = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32", quantization_config=bits)
+    layer = model.model.layers[0].self_attn.q_proj
+    assert layer.weight.CB is not None and layer.weight.SCB is not None and layer.state.SCB is None
+    ids = torch.arange(3, 12)[None]
+    bare = model(input_ids=ids).logits
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], use_dora=True))
+    with pytest.raises(AttributeError):
+        adapted(input_ids=ids)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32", quantization_config=bits)
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], use_dora=True))
+    keep_int8_scales(adapted.get_base_model())
+    for _ in range(3):
+        assert torch.allclose(adapted(input_ids=ids).logits, bare, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_of_the_output_layer_train_as_elsewhere(dtype: str, train: Train) -> None:
+    """trl refuses them; the loss before is that of its fused head without them, and what is saved is adapters alone."""
+    from safetensors.torch import load_file
+
+    held = encoded(3, seed=5)
+    names = ("q_proj", "lm_head")
+    result = train("a", dtype=dtype, held=held, lora=Lora(target_modules=names), kernel="plain")
+    other = train("b", dtype=dtype, held=held, lora=Lora(target_modules=("q_proj",)), kernel="plain")
+    near = pytest.approx(other.figures["validation_loss_before"], rel=1e-6 if dtype == "float32" else 1e-3)
+    assert result.figures["validation_loss_before"] == near
+    assert result.figures["train_loss"] < other.figures["train_loss"]
+    saved = load_file(result.adapter / "adapter_model.safetensors")
+    assert all("lora_" in name for name in saved)
+    assert any("lm_head.lora_B" in name and bool(value.any()) for name, value in saved.items())
+
+
+def test_a_model_is_held_to_the_rule_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where training goes on from an adapter, which is put on by the function that chat uses."""
+    from loraplug_sft import loop
+
+    first, wrapped = train("first", dtype="bfloat16", max_steps=1), []
+    hold = loop.mixed_precision
+
+    def counted(model: Any, dtype: Any) -> None:
+        wrapped.append(str(dtype))
+        assert "autocast" not in model.get_base_model().forward.__code__.co_qualname
+        hold(model, dtype)
+
+    monkeypatch.setattr(loop, "mixed_precision", counted)
+    train("second", dtype="bfloat16", lora=Lora(start_from=first.adapter), max_steps=1, kernel="plain")
+    assert wrapped == ["torch.bfloat16"]

@@ -58,16 +58,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="session")
-def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which DeepSpeed is installed: apart, as transformers and accelerate change where it is."""
-    folder = tmp_path_factory.mktemp("deepspeed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    names = ("deepspeed==0.19.8", "einops", "hjson", "msgpack", "ninja", "py-cpuinfo")
-    subprocess.run([*command, *names], check=True, timeout=600)
-    return {"PYTHONPATH": str(folder)}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_do_what_one_does(
     launched: Any, recipe: Path, loraplug: Cli, tmp_path: Path, kind: str, request: pytest.FixtureRequest
