@@ -23,6 +23,7 @@ from loraplug.hookspecs import hookimpl
 from loraplug.lock import shareable
 from loraplug.open import Opened, find_exporter, open_model
 from loraplug.registry import Entry, Registry, load_registry
+from loraplug.weights import weight_files, weight_names
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
 from loraplug_rows.conversation import Conversation
@@ -40,5 +41,6 @@ __all__ = [
     "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "check_row",
     "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "kinds_of_secrets", "load_adapter",
     "load_registry", "mixed_precision", "only_one", "open_model", "options", "published", "redact", "redacted",
-    "row_id", "shape_of", "shareable", "unread_columns", "working_on",
+    "row_id", "shape_of", "shareable", "unread_columns", "weight_files", "weight_names",
+    "working_on",
 ]  # fmt: skip
