@@ -25,6 +25,7 @@ from loraplug.installed import Plugin
 from loraplug.lock import shareable
 from loraplug.open import Opened, find_exporter, open_model
 from loraplug.registry import Entry, Registry, load_registry, report
+from loraplug.weights import weight_files, weight_names
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
 from loraplug_rows.conversation import Conversation
@@ -43,5 +44,5 @@ __all__ = [
     "Trainer", "TrainingResult", "check_row", "conversation", "find_exporter", "fresh_place", "hookimpl",
     "iter_rows", "kinds_of_secrets", "load_adapter", "load_registry", "mixed_precision", "only_one", "open_model",
     "options", "published", "redact", "redacted", "report", "row_id", "shape_of", "shareable", "unread_columns",
-    "working_on",
+    "weight_files", "weight_names", "working_on",
 ]  # fmt: skip

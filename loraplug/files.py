@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loraplug.errors import InputError, LoraplugError
+from loraplug.weights import weight_files
 
 ROOM = "make room on the disk, then run the same command again"
 _NEXT_STEP = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.ENOENT: "check the path"}
@@ -117,11 +118,14 @@ def hash_rows(rows: Iterable[Any], see: Callable[[int, str], None] = _unseen) ->
 
 
 def hash_weights(folder: Path) -> str:
-    """SHA-256 (hex) over config.json and the names and bytes of all safetensors files in a model folder."""
+    """SHA-256 (hex) over config.json and the names and bytes of the safetensors files that a model is loaded from.
+
+    What else lies in a folder of the hub's cache depends on who else has loaded from it.
+    """
     import hashlib
 
     digest = hashlib.sha256()
-    for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
+    for path in [*(weight_files(folder) or sorted(folder.glob("*.safetensors"))), folder / "config.json"]:
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

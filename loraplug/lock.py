@@ -121,11 +121,10 @@ def shareable(text: str) -> str:
     `lock.folder` is left out, so relative paths start from the file's own folder; of an absolute path, or one that
     leads out of the recipe's folder, only the last part is kept, and `lock.redacted` names it.
     """
-    import tomllib
-
+    import tomli
     import tomli_w
 
-    table = redacted(tomllib.loads(text))
+    table = redacted(tomli.loads(text))
     facts = table.get("lock") or {}
     facts.pop("folder", None)
     hidden = dict(facts.get("redacted") or {})

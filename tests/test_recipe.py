@@ -11,6 +11,7 @@ from attrs import field, frozen, validators
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command import Cli
 from loraplug import DatasetSource, Doc, InputError, Run, load_registry
 from loraplug.errors import RecipeError
 from loraplug.layers import read_layers
@@ -83,6 +84,23 @@ def test_toml_errors_name_line_and_column(tmp_path: Path) -> None:
     path.write_text("run_name = 'x'\n[dataset\n")
     with pytest.raises(InputError, match=r"broken\.toml: not TOML: .*line 2, column 9"):
         read_layers(path)
+
+
+def test_toml_1_1_is_read_and_1_0_is_written(recipe: Path, inside: Cli) -> None:
+    """An inline table over lines, a trailing comma, an escape in hex; `show` writes what the standard library reads."""
+    import tomllib
+
+    text = recipe.read_text().replace("samples = 0\n", "samples = 0\nlora = {\n  r = 4, # small\n  alpha = 8,\n}\n")
+    recipe.write_text(text.replace('run_name = "tiny"', 'run_name = "\\x74iny"'))
+    found = inside("recipe", "show", recipe)
+    assert found.returncode == 0, found.stderr
+    table = tomllib.loads(found.stdout)
+    assert (table["run_name"], table["trainer"]["lora"]["r"], table["trainer"]["lora"]["alpha"]) == ("tiny", 4, 8)
+    recipe.write_text(text.replace("alpha = 8,", "alpha 8,"))
+    found = inside("recipe", "check", recipe)
+    assert found.returncode == 2 and found.stdout == ""
+    line = 1 + next(at for at, line in enumerate(text.splitlines()) if "alpha" in line)
+    assert "recipe.toml: not TOML: " in found.stderr and f"line {line}, column 9" in found.stderr
 
 
 def test_precedence(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

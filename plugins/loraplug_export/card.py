@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import tomli
 
 from loraplug import Trained, redact, shareable
 
@@ -121,7 +122,7 @@ def _recipe(result: Trained) -> list[str]:
     if not lock.is_file():
         return []
     text = shareable(lock.read_text(encoding="utf-8")).strip()
-    dataset = tomllib.loads(text).get("dataset") or {}
+    dataset = tomli.loads(text).get("dataset") or {}
     rows = [f"- `{key}`: `{value}`" for key, value in dataset.items() if not isinstance(value, dict)]
     return ["## Data\n\n" + "\n".join(rows)] * bool(rows) + [f"## Recipe\n\n```toml\n{text}\n```"]
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from attrs import Factory, frozen
 
-from loraplug import InputError, LoraplugError
+from loraplug import InputError, LoraplugError, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -114,35 +114,26 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Find the weights of a model folder: `model.safetensors`, or the shards its index names.
+    """Find the weights of a model folder: those that transformers loads, `model.safetensors` or the shards of an index.
 
     Raises:
         InputError: there are none, they are pickles, or a file is missing, cut short or broken.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise InputError(f"not an index of weights ({error})", where=index, todo="fetch the model again") from None
-        if strays := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
-            raise InputError(f"names a file outside its folder ({strays[0]})", where=index)
-    elif (folder / "model.safetensors").is_file():
-        names = ["model.safetensors"]
-    elif pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+    files = weight_files(folder)
+    if not files and (pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])):
         raise InputError(
             "is a pickle, which can run code when it is opened, and there are no safetensors beside it",
             where=pickles[0],
             todo="take a base that is published as safetensors",
         )
-    else:
+    if not files:
         raise InputError(
             "no model.safetensors and no model.safetensors.index.json", where=folder, todo="check the base model"
         )
     tensors: dict[str, Tensor] = {}
     metadata = {}
-    for name in names:
-        inside, metadata[name] = read_header(folder / name)
+    for file in files:
+        inside, metadata[file.name] = read_header(file)
         tensors |= inside
     return Checkpoint(folder, tensors, metadata)
 
@@ -157,9 +148,7 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         if not path.is_file():
-            raise InputError(
-                "no such file, though the model's index names it", where=path, todo="fetch the model again"
-            )
+            raise InputError("no such file", where=path, todo="fetch the model again")
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:

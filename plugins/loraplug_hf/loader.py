@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import frozen
 
 from loraplug import Doc, InputError, ModelLoader, Quantizer, Run
-from loraplug_hf import memory, places
+from loraplug_hf import hub, memory, places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -106,7 +106,7 @@ class TransformersModel(ModelLoader):
         folder = Path(self.id)
         if folder.is_absolute():
             return places.checked_folder(folder)
-        return places.downloaded(self.id, self.revision)
+        return hub.downloaded(self.id, self.revision, run, code=self.trust_remote_code)
 
     def torch_dtype(self) -> Any:
         """The torch dtype that `dtype` means on this machine, or as LORAPLUG_AUTO_DTYPE has it.
@@ -127,7 +127,7 @@ class TransformersModel(ModelLoader):
         if torch.cuda.is_available():
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
         # without matrix units a CPU may accept bfloat16 and be hundreds of times slower at it
-        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+        return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else torch.float32
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The places a model may lie in, each brought down to one: a local safetensors folder."""
+"""The places on this machine a model may lie in, each brought down to one: a local safetensors folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
-from loraplug import InputError, LoraplugError, Run, fresh_place
-
-_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
-_WANTED = [*_WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md", "LICENSE*", "NOTICE*"]
-_OFFLINE = "check the network, or give a local folder or .gguf file as model.id"
+from loraplug import InputError, Run, fresh_place
+from loraplug_hf.files import check_whole, weights_of
 
 
 def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
@@ -39,59 +36,20 @@ def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
 
 
 def checked_folder(folder: Path) -> Path:
-    """The folder, if it holds a transformers model as safetensors.
+    """The folder, if it holds a whole transformers model as safetensors.
 
     Raises:
-        InputError: it does not exist, has no config.json, or only pickled weights.
+        InputError: it does not exist, has no config.json, only pickled weights, or not all of its files.
     """
     where = f"model.id {folder}"
     if not folder.is_dir():
         raise InputError(
             "no such folder", where=where, todo="give a model folder, a .gguf file, or owner/name on the hub"
         )
-    if (folder / "adapter_config.json").exists():
-        raise InputError("is an adapter, not a base model", where=where, todo="give its base model, or a merged folder")
-    if not (folder / "config.json").exists():
-        raise InputError("has no config.json", where=where, todo="give a folder that save_pretrained wrote")
-    if not any(folder.glob("*.safetensors")):
-        todo = "convert it: AutoModelForCausalLM.from_pretrained(…).save_pretrained(folder) in a sandbox"
-        raise InputError("has no .safetensors weights; pickled ones are not loaded", where=where, todo=todo)
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    for name in weights_of(names, lambda name: (folder / name).read_text(encoding="utf-8"), where):
+        check_whole(folder / name, where, "fetch or save the file again")
     return folder
-
-
-def downloaded(id: str, revision: str | None) -> Path:  # noqa: A002
-    """The hub's snapshot in the Hugging Face cache.
-
-    Raises:
-        InputError: no such model or revision, a gated one without access, no network.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    where = f"model.id {id}"
-    try:
-        return checked_folder(Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED, tqdm_class=None)))
-    except GatedRepoError:
-        todo = f"accept the terms on https://huggingface.co/{id} and set HF_TOKEN (in .env or the environment)"
-        raise InputError("is gated and you have no access yet", where=where, todo=todo) from None
-    except RevisionNotFoundError:
-        raise InputError(f'has no revision "{revision}"', where=where, todo="check model.revision") from None
-    except RepositoryNotFoundError:
-        todo = "check the spelling; for a private one set HF_TOKEN; for a local folder write ./folder"
-        raise InputError("is not on the hub, or is private", where=where, todo=todo) from None
-    except HFValidationError as error:
-        todo = "write owner/name, ./folder, file.gguf or package:NAME/FILE.gguf"
-        raise InputError(f"is no hub id and no existing path ({error})", where=where, todo=todo) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise LoraplugError(f"the hub was not reached ({text})", where=where, todo=_OFFLINE) from None
 
 
 def dequantised(file: Path, run: Run) -> Path:
@@ -124,7 +82,7 @@ def dequantised(file: Path, run: Run) -> Path:
         text = " ".join(str(error).split())[:300]
         raise InputError(f"cannot be read as GGUF: {text}", where=file, todo="give a folder of safetensors") from None
     model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
-    model.config._name_or_path = file.stem
+    model.config.name_or_path = file.stem
     with fresh_place(place) as fresh:
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
+import tomli
 
 from loraplug import Entry, InputError, PluginError, Registry, options
 from loraplug.installed import Plugin
@@ -95,8 +95,8 @@ def _tables(settings: tuple[str, ...], entries: list[Entry]) -> dict[tuple[str, 
         for part in outer:
             table = table.setdefault(part, {})
         try:
-            table[last] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            table[last] = tomli.loads(f"value = {text}")["value"]
+        except tomli.TOMLDecodeError:
             table[last] = text  # a bare word
     return tables
 

@@ -113,11 +113,10 @@ def every_option(cls: type, prefix: str = "") -> Iterator[tuple[str, Option]]:
 
 
 def _round_trip(part: Component) -> None:
-    import tomllib
-
+    import tomli
     import tomli_w
 
-    table = tomllib.loads(tomli_w.dumps(to_table(part)))
+    table = tomli.loads(tomli_w.dumps(to_table(part)))
     again, problems = from_table(type(part), table)
     require(not problems, f"its own table is refused: {'; '.join(map(str, problems))}")
     require(again == part, f"comes back from its table as {again!r}")

@@ -165,12 +165,12 @@ def _lines(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _toml(path: Path, remarks: list[str]) -> dict[str, Any]:
-    import tomllib
+    import tomli
 
     if not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomli.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         remarks.append(f"{path.name}: {error}")
         return {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
+import tomli
 from attrs import frozen
 
 from loraplug import InputError
@@ -106,7 +106,7 @@ def _load(path: Path) -> Any:
     try:
         raw = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".toml":
-            return tomllib.loads(raw)
+            return tomli.loads(raw)
         if path.suffix.lower() in (".yaml", ".yml"):
             import yaml
 

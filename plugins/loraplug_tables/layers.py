@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli
 from attrs import define, field, frozen
 
 from loraplug_tables.errors import InputError, Problem
@@ -252,7 +252,7 @@ def _shown(setting: str) -> str:
 
 def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+        return tomli.loads(file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
     except FileNotFoundError:
         what, where = (f"no such file: {file}", f"{below[-1]}: extends") if below else ("no such recipe", file)
         todo = "give the path of a .toml file; those in recipes/ are made to be copied"
@@ -277,6 +277,6 @@ def _split(key: str) -> list[str | int]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return tomli.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text  # a bare word

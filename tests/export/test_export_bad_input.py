@@ -122,7 +122,7 @@ def test_shard_is_missing(make_base, make_adapter, trained, tmp_path):
     fails(trained, adapter, base, tmp_path / "out", shard.name)
 
 
-@pytest.mark.parametrize(("name", "told"), [("../other.safetensors", "outside"), ("a" * 999, "not a whole")])
+@pytest.mark.parametrize(("name", "told"), [("../other.safetensors", "outside"), ("a" * 999, "is incomplete")])
 def test_index_names_what_cannot_be(name, told, make_base, make_adapter, trained, tmp_path):
     """An index may not name files elsewhere; a name too long for a file is an error of the model, found by fuzz."""
     from peft import LoraConfig

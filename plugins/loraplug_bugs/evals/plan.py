@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import re
 import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli
 from attrs import frozen
 
 from loraplug import Formatter, InputError, Run
@@ -177,7 +177,7 @@ def _lock(model: str | None) -> Mapping[str, Any]:
     for place in (folder, folder.parent) if folder.name == "adapter" else (folder,):
         if (place / "recipe.lock.toml").is_file():
             try:
-                return tomllib.loads((place / "recipe.lock.toml").read_text(encoding="utf-8"))
+                return tomli.loads((place / "recipe.lock.toml").read_text(encoding="utf-8"))
             except (ValueError, OSError) as error:
                 raise InputError(f"cannot be read ({error})", where=place / "recipe.lock.toml") from None
     return {}
