@@ -43,6 +43,13 @@ class Component(ABC):
         """
         return ()
 
+    def disk(self, run: Run, recipe: Recipe) -> Mapping[Path, int]:  # noqa: ARG002
+        """Bytes that this stage will write, about, by a folder or file they go below (it need not be there yet).
+
+        Held against the room on its disk before the first work, together with what the other stages will write there.
+        """
+        return {}
+
     def preflight_model(self, run: Run, recipe: Recipe, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
         """What only the modules of the model tell; `model` has no weights: its parameters are on the meta device.
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from loraplug import BaseFacts, InputError, Problem
-from loraplug_hf import places
+from loraplug import BaseFacts, InputError, LoraplugError, Problem
+from loraplug_hf import places, remote
 from loraplug_hf.folder_facts import read_folder, stamp, template_text
 from loraplug_hf.gguf_facts import read_gguf
 
@@ -17,27 +17,32 @@ if TYPE_CHECKING:
     from loraplug_hf.loader import TransformersModel
 
 
-def told(model: TransformersModel) -> tuple[BaseFacts | None, list[Problem]]:
-    """What the files of a base tell, with the recipe's chat template, and what of them is missing or broken."""
+def told(model: TransformersModel, *, ask: bool = False) -> tuple[BaseFacts | None, list[Problem]]:
+    """What the files of a base tell, with the recipe's chat template, and what of them is missing or broken.
+
+    Args:
+        model: the loader.
+        ask: whether the hub may be asked about a base that is not in its cache; what it said is kept.
+    """
     try:
-        facts, problems = _at(model)
-    except InputError as error:
-        return None, [_problem(error)]
+        facts, problems = _at(model, ask)
+    except LoraplugError as error:
+        return None, [Problem.of(error, "model.id")]
     if model.chat_template is None or facts is None:
         return facts, problems
     try:
         return attrs.evolve(facts, chat_template=template_text(model.chat_template)), problems
     except InputError as error:
-        return facts, [*problems, _problem(error, "model.chat_template")]
+        return facts, [*problems, Problem.of(error, "model.chat_template")]
 
 
-def _at(model: TransformersModel) -> tuple[BaseFacts | None, list[Problem]]:
+def _at(model: TransformersModel, ask: bool) -> tuple[BaseFacts | None, list[Problem]]:
     if model.id.endswith(".gguf"):
         file = places.gguf_file(model.id)
         return _gguf(file, file.stat().st_size, file.stat().st_mtime_ns), []
     folder = Path(model.id)
     if not folder.is_absolute():
-        return None, []
+        return remote.facts(model.id, model.revision, ask=ask), []
     facts, problems = _folder(places.checked_folder(folder), tuple(stamp(folder)))
     return facts, list(problems)
 
@@ -51,8 +56,3 @@ def _gguf(file: Path, size: int, changed: int) -> BaseFacts:  # noqa: ARG001 - t
 def _folder(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[BaseFacts, tuple[Problem, ...]]:  # noqa: ARG001
     facts, problems = read_folder(folder)
     return facts, tuple(problems)
-
-
-def _problem(error: InputError, key: str = "model.id") -> Problem:
-    where = str(error.where).removeprefix(f"{key} ")
-    return Problem(key, f"{where}: {error.what}" + (f"; {error.todo}" if error.todo else ""))

@@ -14,6 +14,11 @@ from loraplug import BaseFacts, InputError
 
 _FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _LIST = 8, 9
+_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K",
+    13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16",
+}  # fmt: skip
+"""`gguf.GGMLQuantizationType`, the usual ones: that package loads numpy."""
 _CONFIG = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -32,8 +37,6 @@ def read_gguf(path: Path) -> BaseFacts:
     Raises:
         InputError: it is no GGUF file, or ends too early.
     """
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
     todo = "copy or download it again"
     try:
         with path.open("rb") as file:
@@ -45,23 +48,19 @@ def read_gguf(path: Path) -> BaseFacts:
             for _ in range(tensors):
                 name = _text(file)
                 shape = tuple(reversed([_number(file, "<Q") for _ in range(_number(file, "<I"))]))
-                kind, begin = GGMLQuantizationType(_number(file, "<I")), _number(file, "<Q")
-                block, size = GGML_QUANT_SIZES[kind]
-                count = 1
-                for length in shape:
-                    count *= length
-                end = max(end, begin + count // block * size)
-                weights[name] = (kind.name, shape)
+                number, begin = _number(file, "<I"), _number(file, "<Q")
+                end = max(end, begin)
+                weights[name] = (_TYPES.get(number, f"GGML-{number}"), shape)
             begun = file.tell()
     except (struct.error, UnicodeDecodeError, ValueError, KeyError, OSError, OverflowError, MemoryError) as error:
         raise InputError(f"cannot be read as GGUF ({error})", where=path, todo=todo) from None
-    if path.stat().st_size < begun + end:
-        raise InputError(f"ends too early: {path.stat().st_size:,} bytes of {begun + end:,}", where=path, todo=todo)
+    if (size := path.stat().st_size) <= begun + end:
+        raise InputError(f"ends too early, after {size:,} bytes: weights are missing", where=path, todo=todo)
     family = str(header.get("general.architecture", ""))
-    config = {"model_type": family, "vocab_size": header.get("tokenizer.ggml.tokens")}
+    vocabulary = header.get("tokenizer.ggml.tokens")
+    config = {"model_type": family, "vocab_size": vocabulary}
     config |= {ours: header[f"{family}.{key}"] for key, ours in _CONFIG.items() if f"{family}.{key}" in header}
     template = header.get("tokenizer.chat_template")
-    vocabulary = header.get("tokenizer.ggml.tokens")
     return BaseFacts(path.parent, config, weights, vocabulary, template, is_gguf=True)
 
 
