@@ -4,6 +4,7 @@ What is exported here is all a plugin needs.
 """
 
 from loraplug.components import (
+    BaseFacts,
     Component,
     DatasetSource,
     Estimate,
@@ -38,8 +39,8 @@ from loraplug_tables.secrets import redact, redacted
 __version__ = "0.1.0"
 
 __all__ = [
-    "Component", "Conversation", "DatasetSource", "Diagnostic", "Doc", "Entry", "Estimate", "Event", "Exporter",
-    "Finding", "Formatter", "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "Plugin",
+    "BaseFacts", "Component", "Conversation", "DatasetSource", "Diagnostic", "Doc", "Entry", "Estimate", "Event",
+    "Exporter", "Finding", "Formatter", "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "Plugin",
     "PluginError", "Problem", "Progress", "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained",
     "Trainer", "TrainingResult", "check_row", "conversation", "find_exporter", "fresh_place", "hookimpl",
     "iter_rows", "kinds_of_secrets", "load_adapter", "load_registry", "mixed_precision", "only_one", "open_model",

@@ -16,6 +16,7 @@ from loraplug.components import Component, Sample, Trained, TrainingResult
 from loraplug.context import Reporter, Run, published
 from loraplug.errors import InputError
 from loraplug.pins import Pins
+from loraplug.preflight import preflight
 from loraplug.recipe import Recipe, Validation
 from loraplug.registry import Registry
 from loraplug.stages import observer, stage
@@ -93,6 +94,7 @@ class Pipeline:
     def _lead(self, until: str, fresh: bool, accept: bool) -> Outcome:
         run = self.run
         with files.only_one(run.folder, run.name):
+            self._ask(until, fresh)
             ours = set(read_state(run.folder, broken={}).get("artefacts", {})) if fresh else set()
             if fresh and (aside := set_aside(run.folder)) is not None:
                 run.say(f"kept what the run of this name had left: {aside}")
@@ -117,6 +119,22 @@ class Pipeline:
             return self._outcome(state, "trainer")
         self._export(state)
         return self._outcome(state, "exporter")
+
+    def preflight(self, until: str = "exporter", *, deep: bool = False) -> None:
+        """Ask every stage up to `until` what would stop it; with `deep` of a model without weights, too.
+
+        Raises:
+            RecipeError: with every problem of all of them.
+        """
+        asked = STAGES[: STAGES.index(until) + 1]
+        preflight(self.recipe, self.run, self.registry, asked, deep=deep and "model" in asked)
+
+    def _ask(self, until: str, fresh: bool) -> None:
+        """As `preflight`; of a run that is trained only for what is not exported yet."""
+        if fresh or "figures" not in read_state(self.run.folder, broken={}):
+            self.preflight(until, deep=True)
+        elif not all(exporter.place(self.run).exists() for exporter in self.recipe.exporter):
+            preflight(self.recipe, self.run, self.registry, ("model", "exporter"))
 
     # the stages
 

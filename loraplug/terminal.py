@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from loraplug.context import Progress, Reporter
 from loraplug_tables.secrets import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -16,10 +20,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 class TerminalReporter(Reporter):
     """Says, warns and counts on stderr."""
 
-    def __init__(self) -> None:
+    @cached_property
+    def console(self) -> Console:
+        """rich's, made when there is something to show."""
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        return Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         self.console.print(redact(text), markup=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import DatasetSource, Doc, Run
+from loraplug import DatasetSource, Doc, Problem, Run
 from loraplug_bugs.options import BoxLimits
 
 if TYPE_CHECKING:
@@ -87,6 +87,12 @@ class SweBugsSource(DatasetSource):
         columns = {"instruction": Value("string"), "response": Value("string"), "task_id": Value("string"),
                    "group": List(Value("string"))}  # fmt: skip
         return Dataset.from_list(list(self.rows(run)), features=Features(columns))
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+        """Code that is not there."""
+        if not self.path.startswith("package:") and not Path(self.path).is_dir():
+            todo = "name a git repository, a folder with code and tests, or package:NAME"
+            yield Problem("dataset.path", f"{self.path}: no such folder; {todo}")
 
     def rows(self, run: Run) -> Iterator[dict[str, object]]:
         """The rows of `load` one by one; the tasks are written before the first."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen
 
-from loraplug import Doc, InputError, Run, conversation
+from loraplug import Doc, InputError, Problem, Run, conversation, shape_of
 from loraplug_chat.choices import TrainOn
 from loraplug_chat.encoding import Encoding
 
@@ -34,6 +35,20 @@ class ChatTemplate(Encoding):
         Doc("variables of the chat template, `{ enable_thinking = false }`; saved with the adapter"),
     ] = field(factory=dict)
 
+    def recognise(self, columns: Sequence[str]) -> str:
+        """See `Encoding.recognise`; text alone is no conversation."""
+        if shape_of(columns) == "text":
+            raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
+        return super().recognise(columns)
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """A base without a chat template, or with one that does not render."""
+        from loraplug_chat.preflight import template_problem
+
+        facts = recipe.model.facts(run)
+        if facts is not None and (wrong := template_problem(facts.chat_template, self.template_options)):
+            yield Problem("model.chat_template", wrong)
+
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Encoding.encode`; `template_options` are written into the tokenizer's template, which is saved later."""
         if self.template_options:
@@ -44,8 +59,6 @@ class ChatTemplate(Encoding):
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """See `Encoding.reader`."""
-        if shape == "text":
-            raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
         from loraplug_chat.encoder import MaskEncoder
         from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug import DatasetSource, Doc, InputError, Run
+from loraplug import DatasetSource, Doc, InputError, Problem, Run
+from loraplug_data.first_rows import columns_of, disk_columns, is_large
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
 from loraplug_data.renaming import flat, renamed
-from loraplug_data.tables import arrow_dataset, rows_to_dataset
+from loraplug_data.tables import arrow_dataset, rows_to_dataset, schema
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,6 +45,20 @@ class _Shaped(DatasetSource):
         if self.limit is not None and self.limit < len(rows):
             rows = rows.select(range(self.limit))
         return renamed(rows, self.rename, f"{what}: rename") if self.rename else rows
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+        """Files that are not there or cannot be read, and first rows of no kind that the formatter knows."""
+        try:
+            columns = self.first_columns()
+        except InputError as error:
+            yield Problem.of(error, "dataset.path")
+            return
+        if columns is not None:
+            recipe.formatter.recognise([self.rename.get(name, name) for name in columns])
+
+    def first_columns(self) -> list[str] | None:
+        """The columns that the first rows have; None where only reading all tells."""
+        return None
 
 
 def _some(_: Any, __: Any, value: Paths) -> None:
@@ -77,9 +92,17 @@ class _Files(_Shaped):
         where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         return self.shaped(self.rows_of(files, run), where)
 
+    def first_columns(self) -> list[str] | None:
+        """The columns of the first file's first rows."""
+        return self.columns_of(find_files(self.path, self.name)[0])
+
     @abstractmethod
     def rows_of(self, files: list[Path], run: Run) -> Dataset:
         """The rows of these files as they are."""
+
+    @abstractmethod
+    def columns_of(self, file: Path) -> list[str] | None:
+        """The columns of one file's first rows; None where its size forbids to look."""
 
 
 def _saying_once(run: Run) -> Say:
@@ -111,6 +134,12 @@ class JsonSource(_Files):
 
         return rows_to_dataset(read, files, f"json {self.field} {columns}", run)
 
+    def columns_of(self, file: Path) -> list[str] | None:
+        """By the first rows."""
+        if is_large(file):
+            return None
+        return columns_of(file, json_rows(file, self.field, [name.split(".")[0] for name in self.rename]))
+
 
 @frozen
 class JsonLinesSource(_Files):
@@ -126,6 +155,10 @@ class JsonLinesSource(_Files):
             return json_lines(file, say)
 
         return rows_to_dataset(read, files, "jsonl", run)
+
+    def columns_of(self, file: Path) -> list[str]:
+        """By the first rows."""
+        return columns_of(file, json_lines(file))
 
 
 def _one_character(_: Any, __: Any, value: str | None) -> None:
@@ -151,6 +184,10 @@ class CsvSource(_Files):
 
         return rows_to_dataset(read, files, f"csv {self.delimiter}", run)
 
+    def columns_of(self, file: Path) -> list[str]:
+        """By the first line, with a row that goes with it."""
+        return columns_of(file, csv_rows(file, self.delimiter))
+
 
 @frozen
 class ParquetSource(_Files):
@@ -162,6 +199,10 @@ class ParquetSource(_Files):
         """Read by `datasets`."""
         return arrow_dataset("parquet", files, run)
 
+    def columns_of(self, file: Path) -> list[str]:
+        """By the schema."""
+        return list(schema("parquet", file).names)
+
 
 @frozen
 class ArrowSource(_Files):
@@ -172,6 +213,10 @@ class ArrowSource(_Files):
     def rows_of(self, files: list[Path], run: Run) -> Dataset:
         """Read by `datasets`."""
         return arrow_dataset("arrow", files, run)
+
+    def columns_of(self, file: Path) -> list[str]:
+        """By the schema."""
+        return list(schema("arrow", file).names)
 
 
 def _existing(path: Path) -> Path:
@@ -212,6 +257,10 @@ class DiskSource(_Shaped):
                 raise InputError(f'has no split "{self.split}"', where=self.path, todo=f"splits: {', '.join(found)}")
             found = found[self.split]
         return self.shaped(found, self.path)
+
+    def first_columns(self) -> list[str] | None:
+        """By the features that are written down beside the rows."""
+        return disk_columns(self.path, self.split) or None
 
 
 @frozen

@@ -127,7 +127,7 @@ def arrow_dataset(kind: str, files: Sequence[Path], run: Run) -> Dataset:
     from datasets.utils import logging
 
     disable_progress_bars()
-    features = _common_features({file: _schema(kind, file) for file in files})
+    features = _common_features({file: schema(kind, file) for file in files})
     _tell_copies(files, run)
     cache = run.cache / kind / _named(map(_stamp, files))
     level = logging.get_verbosity()
@@ -147,7 +147,12 @@ def arrow_dataset(kind: str, files: Sequence[Path], run: Run) -> Dataset:
         logging.set_verbosity(level)
 
 
-def _schema(kind: str, file: Path) -> pa.Schema:
+def schema(kind: str, file: Path) -> pa.Schema:
+    """The schema of a parquet or Arrow file.
+
+    Raises:
+        InputError: it is empty, or of another kind.
+    """
     import pyarrow
 
     if not file.stat().st_size:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, Run, Trained
+from loraplug import Doc, Exporter, Problem, Run, Trained
 from loraplug_export.choices import OntoName, TypeName
 from loraplug_export.merged import MergedExporter
 
@@ -31,6 +31,18 @@ class GgufExporter(Exporter):
         """`<out>/<run name>.gguf`, with the type in the name where it is not f16."""
         suffix = "" if self.type == "f16" else f"-{self.type}"
         return (self.out or run.outputs / "gguf") / f"{run.name}{suffix}.gguf"
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """A family or tokenizer that is not written to GGUF here, a quantizer that is not installed."""
+        from loraplug_export.gguf_known import gguf_problems
+
+        yield from gguf_problems(recipe.model.facts(run), self.type, f"exporter.{self.name}")
+
+    def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
+        """The file and, where no exporter `merged` comes before, the merged model it is made from."""
+        from loraplug_export.estimate import gguf_bytes
+
+        return {self.place(run): gguf_bytes(self, run, recipe, self.type)}
 
     def export(self, result: Trained, out: Path) -> Path:
         """Write the file `out`, from the merged folder where there is one already.

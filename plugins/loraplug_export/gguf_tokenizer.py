@@ -96,9 +96,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
             "no tokenizer.json", where=folder, todo="save the tokenizer with transformers 5 beside the model"
         )
     data = json.loads(path.read_text(encoding="utf-8"))
-    if data["model"].get("type") != "BPE":
-        kind = data["model"].get("type")
-        raise InputError(f"a {kind} tokenizer, which is not written to GGUF here", where=path, todo=WAY_OUT)
+    check_tokenizer(data, path)
     pieces = bool(data["model"].get("byte_fallback"))
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokens, types = _tokens(tokenizer, size, path, pieces)
@@ -116,6 +114,18 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         space_prefix=_space_prefix(data) if pieces else None,
         chat_template=template.get("default") if isinstance(template, dict) else template,
     )
+
+
+def check_tokenizer(data: Mapping[str, Any], path: Path) -> None:
+    """Hold what tokenizer.json (at `path`) says against what llama.cpp knows.
+
+    Raises:
+        InputError: llama.cpp has no such tokenizer.
+    """
+    if (kind := (data.get("model") or {}).get("type")) != "BPE":
+        raise InputError(f"a {kind} tokenizer, which is not written to GGUF here", where=path, todo=WAY_OUT)
+    if not data["model"].get("byte_fallback"):
+        _splitting(data, path)
 
 
 WAY_OUT = "export `merged`, and run llama.cpp's convert_hf_to_gguf.py on that folder"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Exporter, InputError, LoraplugError, Run, Trained, redact
+from loraplug import Doc, Exporter, InputError, LoraplugError, Problem, Run, Trained, redact
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.merged import MergedExporter
 
@@ -29,6 +30,12 @@ class HubExporter(Exporter):
     def place(self, run: Run) -> Path:
         """A receipt: `outputs/hub/<run name>-<what>.json` says what was pushed where."""
         return run.outputs / "hub" / f"{run.name}-{self.what}.json"
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+        """A name that is none, no token or a wrong one, a public repository; the hub is asked."""
+        from loraplug_export.hub_ask import push_problems
+
+        yield from push_problems(self.repo, self.private)
 
     def export(self, result: Trained, out: Path) -> Path:
         """Push, then write the receipt `out`. HF_TOKEN, or a login of the `hf` command, says who pushes.

@@ -38,6 +38,12 @@ class MergedExporter(Exporter):
         """`<out>/<run name>`."""
         return (self.out or run.outputs / "merged") / run.name
 
+    def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
+        """As many bytes as the base's weights have in full precision."""
+        from loraplug_export.estimate import base_bytes
+
+        return {self.place(run): base_bytes(recipe.model.facts(run))}
+
     def export(self, result: Trained, out: Path) -> Path:
         """Merge into the folder `out`; what was done and proved is kept in its `loraplug.json`.
 

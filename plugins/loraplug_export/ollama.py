@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, InputError, Run, Trained
+from loraplug import Doc, Exporter, InputError, Problem, Run, Trained
 from loraplug_export.choices import OntoName, TypeName
 from loraplug_export.gguf_file import GgufExporter
 
@@ -38,6 +39,22 @@ class OllamaExporter(Exporter):
     def place(self, run: Run) -> Path:
         """`<out>/<run name>`."""
         return (self.out or run.outputs / "ollama") / run.name
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """As of the exporter gguf; and a base without a chat template."""
+        from loraplug_export.gguf_known import gguf_problems
+
+        facts = recipe.model.facts(run)
+        yield from gguf_problems(facts, self.type, "exporter.ollama")
+        if facts is not None and facts.chat_template is None:
+            yield Problem("exporter", "ollama needs a chat template, and the model has none; export gguf in its place")
+
+    def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
+        """As of the exporter gguf; nothing where that comes before, of which it makes a link."""
+        from loraplug_export.estimate import before, gguf_bytes
+
+        made = before(recipe, self, "gguf")
+        return {} if made else {self.place(run): gguf_bytes(self, run, recipe, self.type)}
 
     def export(self, result: Trained, out: Path) -> Path:
         """Make a folder with `Modelfile`, `model.gguf` and a model card.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import Doc, InputError, ModelLoader, Quantizer, Run
+from loraplug import BaseFacts, Doc, InputError, ModelLoader, Problem, Quantizer, Run
 from loraplug_hf import hub, memory, places
 
 if TYPE_CHECKING:
@@ -54,6 +55,58 @@ class TransformersModel(ModelLoader):
     trust_remote_code: Annotated[bool, Doc("run Python code that comes with the model; only for authors you trust")] = (
         False
     )
+
+    def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
+        """What config, headers, tokenizer and chat template say; None for a broken base, or one that is not here."""
+        from loraplug_hf.facts import told
+
+        found, problems = told(self)
+        return None if problems else found
+
+    def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
+        """Files of the base that are missing or broken, and what the hub says of one that is not in its cache."""
+        from loraplug_hf.facts import told
+
+        yield from told(self, ask=True)[1]
+        if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+            yield Problem("model.attention", 'flash_attn is not installed; take "sdpa", or pip install flash-attn')
+
+    def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
+        """Nothing is wrong with a number format that the machine only imitates; what it costs is measured and told."""
+        from loraplug_hf.formats import tell_cost
+
+        if self.dtype != "auto":
+            tell_cost(self.torch_dtype(), run)
+        return ()
+
+    def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:  # noqa: ARG002
+        """A GGUF file dequantised to fp32, where the cache does not have it yet."""
+        found = self.facts(run)
+        if found is None or not found.is_gguf or places.maybe_dequantised(places.gguf_file(self.id), run):
+            return {}
+        return {run.cache: 4 * found.parameters}
+
+    def load_empty(self, run: Run) -> PreTrainedModel | None:
+        """The model as its config tells it, by accelerate's `init_empty_weights`; the hub is not asked for weights."""
+        import torch
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        found = self.facts(run)
+        if found is None or (self.trust_remote_code and found.config.get("auto_map")):  # whose code may not be here yet
+            return None
+        source = {"pretrained_model_name_or_path": str(found.folder)}
+        if found.is_gguf:  # whose own config takes transformers seconds to read
+            file = places.gguf_file(self.id)
+            made = places.dequantised_place(file, run) if places.maybe_dequantised(file, run) else None
+            if made is not None and made.is_dir():
+                source = {"pretrained_model_name_or_path": str(made)}
+            else:
+                source["gguf_file"] = file.name
+        with self._reading():
+            config = AutoConfig.from_pretrained(**source, trust_remote_code=self.trust_remote_code)
+            with init_empty_weights(), torch.random.fork_rng(devices=[]):  # the training draws as if this were not made
+                return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
 
     def load_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:
         """The tokenizer, with `chat_template` in place of its own where the recipe names one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import redirect_stderr
+from glob import escape
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
@@ -60,11 +61,7 @@ def dequantised(file: Path, run: Run) -> Path:
     Raises:
         InputError: not a GGUF file, or of an architecture transformers cannot read.
     """
-    import hashlib
-
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    place = run.cache / "gguf" / f"{file.stem}-{digest[:16]}"
+    place = dequantised_place(file, run)
     if place.is_dir():
         return place
     import torch
@@ -89,6 +86,20 @@ def dequantised(file: Path, run: Run) -> Path:
         if licence := _licence(file):  # where cards are looked for
             (fresh / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
     return place
+
+
+def dequantised_place(file: Path, run: Run) -> Path:
+    """Where in the cache a GGUF file lies dequantised, or would; the file is read whole for its name."""
+    import hashlib
+
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return run.cache / "gguf" / f"{file.stem}-{digest[:16]}"
+
+
+def maybe_dequantised(file: Path, run: Run) -> bool:
+    """Whether the cache may hold a GGUF file dequantised: it holds one of that name."""
+    return any((run.cache / "gguf").glob(f"{escape(file.stem)}-*"))
 
 
 def _licence(file: Path) -> str | None:

@@ -25,6 +25,14 @@ def check_names(lora: Lora, model: PreTrainedModel) -> None:
     """
     modules = [name for name, _ in model.named_modules() if name]
     linear = _linear_layers(model)
+    if problems := name_problems(lora, modules, linear):
+        leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        todo = f'linear layers: {", ".join(leaves)}; target_modules = "all-linear" takes all but the output'
+        raise InputError("; ".join(problems), where=_WHERE, todo=todo)
+
+
+def name_problems(lora: Lora, modules: list[str], linear: list[str]) -> list[str]:
+    """What of a recipe's names and patterns matches nothing, among all modules and those that are linear layers."""
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
     targets, problems = _targets(lora.target_modules, modules, linear, leaves)
     for name in lora.modules_to_save:
@@ -34,9 +42,7 @@ def check_names(lora: Lora, model: PreTrainedModel) -> None:
     for option in ("rank_pattern", "alpha_pattern") if not problems else ():  # they choose among the targets
         for pattern in getattr(lora, option):
             problems += _pattern_problem(option, pattern, targets)
-    if problems:
-        todo = f'linear layers: {", ".join(leaves)}; target_modules = "all-linear" takes all but the output'
-        raise InputError("; ".join(problems), where=_WHERE, todo=todo)
+    return problems
 
 
 def _targets(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
@@ -105,6 +106,28 @@ class Sft(Trainer):
         from loraplug_sft.options import problems
 
         return problems(self, recipe)
+
+    def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:
+        """Names that the base has no modules for, an adapter to start from that is none, too little memory."""
+        from loraplug_sft.preflight import problems
+
+        return problems(self, run, recipe)
+
+    def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
+        """Names and patterns of `[trainer.lora]` that match no module."""
+        from loraplug_sft.targets import check_names
+
+        if self.lora.start_from is None:
+            check_names(self.lora, model)
+        return ()
+
+    def disk(self, run: Run, recipe: Any) -> dict[Path, int]:
+        """The adapter and its checkpoints, each with the optimizer's two numbers for every trained one, in fp32."""
+        from loraplug_sft.preflight import trained_numbers
+
+        trained = 4 * trained_numbers(self, run, recipe)
+        there = sum(path.stat().st_size for path in run.folder.glob("checkpoints/**/*") if path.is_file())
+        return {run.folder: trained + 3 * trained * (self.keep + 1) - there}
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
         """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug import DatasetSource, Doc, InputError, Run
+from loraplug import DatasetSource, Doc, InputError, Problem, Run
 from loraplug_swe.options import Answer, BucketOptions, valid_ids, valid_shard
 
 if TYPE_CHECKING:
@@ -92,6 +92,14 @@ class TaskSource(DatasetSource):
             run.say(told)
         if not kept and not self.shard:
             raise no_rows(rejects, self.tasks)
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+        """Tasks that are not there; of a bucket, that none are named. Neither bucket nor hub is asked."""
+        try:
+            if not self.tasks.startswith("hub:"):
+                self._place(run)
+        except InputError as error:
+            yield Problem.of(error, "dataset.ids" if error.where == "ids" else "dataset.tasks")
 
     def _place(self, run: Run) -> Place:
         if self.tasks.startswith(("http://", "https://")):

@@ -47,5 +47,12 @@ class Problem:
         if is_secret_key(self.path):  # "expected int, got str 'hunter2'"
             object.__setattr__(self, "message", re.sub(r"""'[^']*'|"[^"]*\"""", REDACTED, self.message))
 
+    @classmethod
+    def of(cls, error: LoraplugError, path: str) -> Problem:
+        """An error as a problem of the recipe's key `path`, which its place need not name again."""
+        where = (error.where or "").removeprefix(path).lstrip()
+        what = f"{where}: {error.what}" if where else error.what
+        return cls(path, what + (f"; {error.todo}" if error.todo else ""))
+
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"

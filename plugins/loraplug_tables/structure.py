@@ -27,7 +27,7 @@ def _strict(accepted: type) -> Any:
             return value
         if accepted is float and type(value) is int:
             return float(value)
-        if accepted is Path and isinstance(value, str):
+        if accepted is Path and isinstance(value, str) and value:  # pathlib takes "" for the working folder
             return Path(value)
         raise TypeError(expected(accepted, value))
 
@@ -95,6 +95,9 @@ def structure(cls: type[Any], table: Any, path: str) -> tuple[Any, list[Problem]
 
 def _validate(made: Any, path: str) -> Iterator[Problem]:
     """Run every field's validator, not just the first that fails; then `__attrs_post_init__` saw valid fields only."""
+    for option in options(type(made)):
+        if option.is_path and getattr(made, option.name) == "":
+            yield Problem(f"{path}.{option.name}", "is empty; name a file or folder")
     for attribute in attrs.fields(type(made)):
         value, place = getattr(made, attribute.name), f"{path}.{attribute.name}"
         if attribute.validator is not None:

@@ -1,0 +1,157 @@
+"""What would stop a run, found before its first work: every stage is asked, and all problems are told at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loraplug.components import KINDS, Component, Exporter
+from loraplug.context import Run
+from loraplug.errors import LoraplugError, Problem, RecipeError
+from loraplug.recipe import Recipe
+from loraplug.registry import Registry, report
+from loraplug.validation import validation_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TODO = "mend these; nothing was loaded yet"
+
+
+def preflight(recipe: Recipe, run: Run, registry: Registry, stages: Sequence[str], *, deep: bool = False) -> None:
+    """Ask the components of these stages what would stop them.
+
+    Args:
+        stages: kinds of component, such as "dataset" and "exporter".
+        deep: ask of a model without weights as well, which takes torch and seconds.
+
+    Raises:
+        RecipeError: with every problem found.
+    """
+    parts = list(_parts(recipe, stages))
+    found = [problem for path, part in parts for problem in _asked(registry, part, path, part.preflight, run, recipe)]
+    found += _validation(recipe, run, registry) if "dataset" in stages else ()
+    found += _places(run, parts)
+    found += _room(recipe, run, registry, parts)
+    if deep:
+        found += _deep(recipe, run, registry, parts)
+    if found:
+        raise RecipeError(dict.fromkeys(found), where=recipe.file, todo=_TODO)
+
+
+def _parts(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, Component]]:
+    """Components with their paths in the recipe."""
+    for kind in stages:
+        part = getattr(recipe, kind)
+        if kind == "exporter":
+            yield from ((f"exporter[{index}]", one) for index, one in enumerate(part))
+        elif part is not None:
+            yield kind, part
+
+
+def _validation(recipe: Recipe, run: Run, registry: Registry) -> Iterator[Problem]:
+    """What would stop the reading of the rows that `[validation] path` names."""
+    wanted = recipe.validation
+    if wanted is None or wanted.path is None:
+        return
+
+    def ask() -> Iterable[Problem]:
+        return validation_source(recipe.dataset, wanted, registry).preflight(run, recipe)
+
+    for problem in _asked(registry, recipe.dataset, "validation", ask):
+        head, _, key = problem.path.partition(".")
+        same = head == "dataset"
+        yield Problem(f"validation.{key or 'path'}" if same else problem.path, problem.message)
+
+
+def _places(run: Run, parts: Sequence[tuple[str, Component]]) -> Iterator[Problem]:
+    """Exporters whose artefact would lie where nothing can be written."""
+    for path, part in parts:
+        if isinstance(part, Exporter):
+            folder = _nearest(part.place(run).parent)
+            if not folder.is_dir():
+                yield Problem(path, f"{folder}: is no folder, so nothing can be put below it; choose another place")
+            elif not os.access(folder, os.W_OK):
+                yield Problem(path, f"{folder}: cannot be written; choose another place, or change its permissions")
+
+
+def _room(recipe: Recipe, run: Run, registry: Registry, parts: Sequence[tuple[str, Component]]) -> Iterator[Problem]:
+    """Disks with less room than all stages together will take of them."""
+    wanted: dict[int, list[tuple[str, Path, int]]] = {}
+
+    def ask(part: Component, path: str) -> Iterator[Problem]:
+        if isinstance(part, Exporter) and part.place(run).exists():  # most likely made, and left as it is
+            return
+        for place, size in part.disk(run, recipe).items():
+            folder = _nearest(place)
+            if size > 0:
+                wanted.setdefault(folder.stat().st_dev, []).append((path, folder, size))
+        yield from ()
+
+    for path, part in parts:
+        yield from _asked(registry, part, path, ask, part, path)
+    for told in wanted.values():
+        needed, free = sum(size for _, _, size in told), shutil.disk_usage(told[0][1]).free
+        if needed > free:
+            path, folder, _ = max(told, key=lambda one: one[2])
+            shares = ", ".join(f"{name} {size / 1e9:.2f}" for name, _, size in told)
+            what = (
+                f"{folder}: about {needed / 1e9:.2f} GB will be written there ({shares}), {free / 1e9:.2f} GB are free"
+            )
+            yield Problem(path, f"{what}; make room, leave out an exporter, or choose another disk")
+
+
+def _nearest(place: Path) -> Path:
+    """The place itself or, of those above it, the first that is there."""
+    return next((path for path in (place.absolute(), *place.absolute().parents) if path.exists()), Path.cwd())
+
+
+def _deep(recipe: Recipe, run: Run, registry: Registry, parts: Sequence[tuple[str, Component]]) -> Iterator[Problem]:
+    made: list[PreTrainedModel] = []
+
+    def empty() -> Iterator[Problem]:
+        if (model := recipe.model.load_empty(run)) is not None:
+            made.append(model)
+        yield from ()
+
+    yield from _asked(registry, recipe.model, "model", empty)
+    for path, part in parts if made else ():
+        yield from _asked(registry, part, path, part.preflight_model, run, recipe, made[0])
+
+
+def _asked(
+    registry: Registry, part: Component, path: str, ask: Callable[..., Iterable[Problem]], *given: object
+) -> Iterator[Problem]:
+    """The problems one component tells, at their places in this recipe.
+
+    Raises:
+        LoraplugError: its plugin failed otherwise than in words.
+    """
+    try:
+        for problem in ask(*given):
+            yield Problem(_placed(problem.path, path), problem.message)
+    except LoraplugError as error:
+        yield _as_problem(error, path)
+    except Exception as error:
+        own = next(entry.plugin for entry in registry.entries if entry.cls is type(part))
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        plugin = registry.blame(error) or own
+        todo = f"see the whole error with --debug; {report(plugin)}"
+        raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{path} {part.name}", todo=todo) from error
+
+
+def _placed(told: str, path: str) -> str:
+    """`exporter.repo`, which is all an exporter knows of its place, as `exporter[1].repo`."""
+    kind = path.partition("[")[0]
+    return path + told[len(kind) :] if kind != path and (told == kind or told.startswith(f"{kind}.")) else told
+
+
+def _as_problem(error: LoraplugError, path: str) -> Problem:
+    """An error at the recipe key that it names first, such as `model.id /a/folder`, else at `path`."""
+    key = (error.where or "").partition(" ")[0]
+    named = key.partition(".")[0].partition("[")[0] in (*KINDS, "validation")
+    problem = Problem.of(error, key if named else path)
+    return Problem(_placed(problem.path, path), problem.message)

@@ -1,0 +1,53 @@
+"""Whether a push to the hub would be taken, asked before there is anything to push."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loraplug import Problem
+
+_SECONDS = 10
+
+
+def push_problems(repo: str, private: bool) -> Iterator[Problem]:
+    """What would stop a push to this repository, as far as the hub tells."""
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    key = "exporter.repo"
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        yield Problem(key, f"{_line(error)}; choose another name")
+        return
+    if get_token() is None:
+        yield Problem(key, f"{repo}: no token to push with; set HF_TOKEN, in .env or the environment")
+        return
+    api = HfApi()
+    try:
+        role = (api.whoami().get("auth") or {}).get("accessToken", {}).get("role")
+        if role == "read":
+            yield Problem(key, f"{repo}: the token may only read; set HF_TOKEN to one with write access")
+        if private and not api.repo_info(repo, timeout=_SECONDS).private:
+            yield Problem(key, f"{repo}: is public already; set private = false to push to it, or rename")
+    except RepositoryNotFoundError:
+        return  # it will be made
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in (401, 403):
+            what = f"the hub does not take the token ({status}); set HF_TOKEN to one with write access"
+        elif status == 429:
+            what = "the hub has had too many requests from here (429); wait some minutes, then try again"
+        else:
+            what = f"the hub refused ({status}); try again later, or take the exporter out"
+        yield Problem(key, f"{repo}: {what}")
+    except OfflineModeIsEnabled:
+        yield Problem(key, f"{repo}: HF_HUB_OFFLINE is set; unset it to push, or take the exporter out")
+    except (OSError, HTTPError) as error:
+        yield Problem(key, f"{repo}: the hub was not reached ({_line(error)}); check the network")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
