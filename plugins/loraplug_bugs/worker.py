@@ -12,8 +12,8 @@ A job comes as its length in 8 hexadecimal digits, as JSON, and with a random wo
 answer has to begin with. `serve` imports pytest and all the modules the suite needs from outside the tree once, and
 forks for every job: what a job changes in the process ends with it, and so does whatever it has started. No code of
 the tree runs in this process, so each job begins in one where none ever ran; the pipes to whoever asks are closed in
-it, and the word is read only when the job is over. A job is a new interpreter where there is no fork (Windows), and where
-pytest itself stands on the code under test. What tests print is thrown away.
+it, and the word is read only when the job is over. A job is a new interpreter where there is no fork (Windows), and
+where pytest itself stands on the code under test. What tests print is thrown away.
 """
 
 from __future__ import annotations
