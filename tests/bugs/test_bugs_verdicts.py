@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraplug_bugs.channel import WORD, Forged, Kept, read_reply
-from loraplug_bugs.controls import python_controls
-from loraplug_bugs.evals.bench import Bench, Checking, judged
+from loraplug_bugs.controls import judged, python_controls
+from loraplug_bugs.evals.bench import Bench, Checking
 from loraplug_bugs.evals.cases import Asked, Case, Workroom, held_back
 from loraplug_bugs.evals.flags import flags
 from loraplug_bugs.evals.judge import Judge
