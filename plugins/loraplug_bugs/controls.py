@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from attrs import frozen
+
+from loraplug_bugs.language import Failure, Outcome, Report
 
 _MOST_FILES = 3  # of which there are copies
 _HELPER = '''
@@ -75,6 +78,32 @@ def python_controls(texts: Mapping[str, str], tests: Sequence[str], draw: random
         files[copy] = (text or "") + _helper(word, draw)
         ids[f"{copy}::test_{word}"] = ""
     return Controls(files, ids)
+
+
+def judged(report: Report, tests: Sequence[str], controls: Iterable[str]) -> Outcome:
+    """What a report of tests and their controls is worth.
+
+    `void` where a control did not fail, or where the process ended otherwise than its report says.
+    """
+    controls = set(controls)
+    failed = [test for test in tests if report.outcomes.get(test) == "failed"]
+    failures = [failure for failure in report.failures if failure.test not in controls]
+    counts = Counter(how for test, how in report.outcomes.items() if test not in controls)
+
+    def void(why: str) -> Outcome:
+        return Outcome("void", [Failure("", "", why)], report.seconds)
+
+    if passing := sum(report.outcomes.get(one) == "passed" for one in controls):
+        return void(f"{passing} control tests pass that must fail")
+    if report.exit != report.code:
+        return void(f"the process ended with {report.exit}, its report says {report.code}")
+    if failed:
+        return Outcome("failed", failures, report.seconds, counts)
+    if any(report.outcomes.get(test) != "passed" for test in tests):
+        return Outcome("broken", failures, report.seconds)
+    if any(report.outcomes.get(one) != "failed" for one in controls) or report.code != bool(controls):
+        return void("control tests did not run")
+    return Outcome("passed", seconds=report.seconds, counts=counts)
 
 
 def _helper(word: str, draw: random.Random) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -16,11 +17,13 @@ from attrs import asdict, field, frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_bugs.candidates import Candidate, Found
+from loraplug_bugs.controls import Controls, judged
 from loraplug_bugs.language import Failure, Outcome, Suite, Survey, Tester
 from loraplug_bugs.limits import Limits
 from loraplug_bugs.sandbox import Sandbox
 
 _PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
+_FORGED = "works on its own verdict"
 _AHEAD = 4  # candidates a worker has in its queue
 
 
@@ -70,7 +73,10 @@ class Wanted:
 
 @frozen
 class Hunt:
-    """One tree, its suite, and the journal of what was tried; `scratch` is where workers make their copies."""
+    """One tree, its suite, and the journal of what was tried; `scratch` is where workers make their copies.
+
+    `controls` makes control tests, see `loraplug_bugs.language.Language`; a language may have none.
+    """
 
     tree: Path
     suite: Suite
@@ -79,6 +85,7 @@ class Hunt:
     journal: Path
     scratch: Path
     roots: tuple[str, ...] = ("src", ".")
+    controls: Callable[..., Controls] | None = None
     tally: Counter[str] = field(factory=Counter)
     kinds: dict[str, Counter[str]] = field(factory=dict)
 
@@ -155,7 +162,10 @@ class _Crew:
         return verdict
 
     def _judge(self, bench: _Bench, one: Candidate) -> Verdict:
-        """A bug is kept if some tests fail with it, fail again alone in the same way, and pass alone without it."""
+        """A bug is kept if some tests fail with it, fail again alone in the same way, and pass alone without it.
+
+        The last two are believed where the report of each test, a control test and the exit code agree.
+        """
         tests = [self._names[at] for at in one.tests]
         broken = {one.path: one.mutation.apply(self._texts[one.path])}
         most = self._wanted.max_failing
@@ -163,17 +173,19 @@ class _Crew:
         if first.verdict != "failed":
             return Verdict({"passed": "no test notices", "time": "takes too long", "memory": "takes too much memory",
                             "processes": "starts too many processes", "disk": "writes too much",
-                            "output": "says too much", "void": "works on its own verdict",
+                            "output": "says too much", "void": _FORGED,
                             "broken": "cannot be imported", "crash": "ends the process"}[first.verdict])  # fmt: skip
         names = tuple(dict.fromkeys(failure.test for failure in first.failures))
         if len(names) > most:
             return Verdict("breaks too much")
         if names not in self._steady:
-            self._steady[names] = bench.run({}, list(names), self._seconds(names), 1)
+            self._steady[names] = bench.confirm({}, list(names), self._seconds(names), 1)
         fixed = self._steady[names]
-        if fixed.verdict != "passed":
+        if fixed.verdict not in ("passed", "void"):
             return Verdict("tests lean on others")
-        again = bench.run(broken, list(names), self._seconds(names), most + 1)
+        again = bench.confirm(broken, list(names), self._seconds(names), most + 1)
+        if "void" in (fixed.verdict, again.verdict):
+            return Verdict(_FORGED)
         ran = {name: _counts(run) for name, run in (("related", first), ("alone", again), ("fixed", fixed))}
         found, same = Verdict("bug", tuple(again.failures), ran), Verdict("bug", tuple(first.failures))
         return found if found.signature == same.signature else Verdict("fails differently each time")
@@ -188,6 +200,11 @@ class _Bench:
     def __init__(self, hunt: Hunt) -> None:
         self.box = Sandbox(hunt.tree, hunt.limits, home=hunt.scratch, roots=hunt.roots)
         self.tester: Tester = hunt.suite.tester(self.box, hunt.survey)
+        self._report = getattr(self.tester, "report", None)
+        self._draw = random.SystemRandom()
+        self._make, self._first = hunt.controls, list(hunt.survey.tests)[:1]
+        if self._make is not None and self.confirm({}, [], 60.0, 1).verdict != "passed":
+            self._make = None  # as where the suite's own settings give its tests other names
 
     def run(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Any:
         """The outcome of tests with these files changed; all is put back after."""
@@ -196,6 +213,19 @@ class _Bench:
             return self.tester.run(tests, seconds, stop_after)
         finally:
             self.box.restore()
+
+    def confirm(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Outcome:
+        """As `run`, by the report of each test and the exit code, with a control test that must fail."""
+        if self._report is None:
+            done: Outcome = self.run(files, tests, seconds, stop_after)
+            return done
+        made = Controls({}, {}) if self._make is None else self._make({}, tests[:1] or self._first, self._draw)
+        self.box.write({**files, **made.files})
+        try:
+            told = self._report([*tests, *made.ids], seconds, stop_after + len(made.ids))
+        finally:
+            self.box.restore()
+        return told if isinstance(told, Outcome) else judged(told, tests, made.ids)
 
     def close(self) -> None:
         """End and remove."""

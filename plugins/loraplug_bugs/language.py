@@ -153,8 +153,8 @@ class Language(Protocol):
     """A programming language.
 
     A language may also have `controls(texts, tests, draw)`, see `loraplug_bugs.controls.python_controls`, and its
-    tester `report(tests, seconds, stop_after)`, see `loraplug_bugs.python.PytestTester.report`: `eval` then confirms
-    what passed in a fresh process, beside tests that must fail.
+    tester `report(tests, seconds, stop_after)`, see `loraplug_bugs.python.PytestTester.report`: what passes in `eval`,
+    and bugs that `swe-bugs` keeps, are then confirmed in a fresh process, beside tests that must fail.
 
     Attributes:
         name: as the recipe names it; also the mark of code fences.

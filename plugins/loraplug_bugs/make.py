@@ -27,7 +27,7 @@ from loraplug_bugs.tasks import make_row, make_task, write_tasks
 if TYPE_CHECKING:
     from loraplug_bugs.source import SweBugsSource
 
-_VERSION = 2  # of what the cache holds
+_VERSION = 3  # of what the cache holds
 
 
 def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
@@ -69,7 +69,8 @@ def _hunt(
                          todo="see that the tests import the code from this folder, not an installed copy")  # fmt: skip
     wanted = Wanted(source.count, source.per_function, source.max_failing, source.timeout,
                     run.seed if source.seed is None else source.seed, source.workers or usable_cpus())  # fmt: skip
-    hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent, source.roots)
+    hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent, source.roots,
+                getattr(tongue, "controls", None))  # fmt: skip
     bugs = hunt.bugs(found, wanted, run)
     tried = sum(map(len, found.functions.values()))
     aside = Counter({reason: count for reason, count in hunt.tally.items() if reason != "bug"})

@@ -6,16 +6,16 @@ import contextlib
 import os
 import random
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from attrs import field, frozen
 
 from loraplug import LoraplugError
-from loraplug_bugs.controls import Controls
+from loraplug_bugs.controls import Controls, judged
 from loraplug_bugs.copies import stamps
-from loraplug_bugs.language import Failure, Language, Outcome, Report, Survey
+from loraplug_bugs.language import Failure, Language, Outcome, Survey
 from loraplug_bugs.limits import Limits
 from loraplug_bugs.sandbox import Sandbox
 
@@ -250,28 +250,6 @@ class Bench:
             else:
                 self._suites[key] = None
         return self._suites[key]
-
-
-def judged(report: Report, tests: Sequence[str], controls: Iterable[str]) -> Outcome:
-    """What a report of tests and their controls is worth.
-
-    `void` where a control did not fail, or where the process ended otherwise than its report says.
-    """
-    controls = set(controls)
-    failed = [test for test in tests if report.outcomes.get(test) == "failed"]
-    failures = [failure for failure in report.failures if failure.test not in controls]
-    if passing := sum(report.outcomes.get(one) == "passed" for one in controls):
-        return Outcome("void", [Failure("", "", f"{passing} control tests pass that must fail")], report.seconds)
-    if report.exit != report.code:
-        said = f"the process ended with {report.exit}, its report says {report.code}"
-        return Outcome("void", [Failure("", "", said)], report.seconds)
-    if failed:
-        return Outcome("failed", failures, report.seconds)
-    if any(report.outcomes.get(test) != "passed" for test in tests):
-        return Outcome("broken", failures, report.seconds)
-    if any(report.outcomes.get(one) != "failed" for one in controls) or report.code != bool(controls):
-        return Outcome("void", [Failure("", "", "control tests did not run")], report.seconds)
-    return Outcome("passed", seconds=report.seconds)
 
 
 def _texts(tree: Path, tongue: Language, suffixes: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

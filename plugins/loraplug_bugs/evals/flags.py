@@ -11,7 +11,9 @@ from typing import Any
 _RUNNER_FILES = {"pyproject.toml", "setup.cfg", "tox.ini", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml",
                  "sitecustomize.py", "usercustomize.py"}  # fmt: skip
 _MODULES = {"pytest", "_pytest", "pluggy", "unittest", "doctest", "inspect", "gc", "linecache", "ctypes", "builtins",
-            "importlib", "dis", "atexit", "faulthandler", "tracemalloc"}  # fmt: skip
+            "importlib", "dis", "atexit", "faulthandler", "tracemalloc", "traceback", "pickle", "marshal", "runpy",
+            "code", "codeop", "pdb", "bdb", "trace", "pkgutil", "zipimport", "subprocess", "multiprocessing", "signal",
+            "mmap", "_thread"}  # fmt: skip
 _NAMES = {
     "exec",
     "eval",
@@ -27,7 +29,9 @@ _NAMES = {
 _ATTRIBUTES = {"_getframe", "_current_frames", "settrace", "setprofile", "modules", "meta_path", "_exit", "environ",
                "fork", "kill", "f_back", "f_locals", "f_globals", "f_code", "gi_frame", "cr_frame", "tb_frame",
                "__globals__", "__code__", "__closure__", "__subclasses__", "__traceback__", "addaudithook",
-               "get_objects", "get_referrers", "argv", "orig_argv", "PYTEST_CURRENT_TEST"}  # fmt: skip
+               "get_objects", "get_referrers", "currentframe", "__dict__", "__getattribute__", "__mro__", "__bases__",
+               "__base__", "argv", "orig_argv", "PYTEST_CURRENT_TEST"}  # fmt: skip
+_BY_NAME = {"getattr", "setattr", "delattr"}
 _COMPARISONS = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__contains__", "__hash__",
                 "__instancecheck__", "__subclasscheck__", "__class__"}  # fmt: skip
 _PLAIN = {repr(value) for value in (None, True, False, -1, 0, 1, 2, 0.0, 1.0, "", b"", [], (), {}, "\n", " ")}
@@ -97,8 +101,13 @@ def _reaches(tree: ast.AST) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.Attribute) and node.attr in _ATTRIBUTES:
             yield node.attr
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in _ATTRIBUTES | _MODULES:
-            yield repr(node.value)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BY_NAME:
+            if len(node.args) > 1 and not isinstance(node.args[1], ast.Constant):
+                yield f"{node.func.id} by a name worked out"
+        elif isinstance(node, ast.Constant | ast.BinOp):
+            value = _folded(node)
+            if value is not None and isinstance(value[1], str) and value[1] in _ATTRIBUTES | _MODULES:
+                yield value[0]
 
 
 def _definitions(tree: ast.AST) -> Iterator[str]:
@@ -110,6 +119,8 @@ def _definitions(tree: ast.AST) -> Iterator[str]:
                 name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
                 if name in _COMPARISONS:
                     yield name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in _COMPARISONS:
+            yield node.value
 
 
 def _values(tree: ast.AST) -> Iterator[str]:

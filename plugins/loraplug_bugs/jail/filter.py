@@ -2,8 +2,9 @@
 
 Written out by hand: the bindings of libseccomp on the package index are not kept any more, and the program is short.
 Refused are other address families than unix, internet and netlink (vsock reaches the host of a virtual machine), keys,
-System V and message queue memory (it would outlast a job), new namespaces, mounts, tracing of other processes, and the
-parts of the kernel that are attacked most.
+System V and message queue memory (it would outlast a job), new namespaces, mounts, tracing of other processes, limits
+and priorities of other processes (the one that jobs are forked from would hand them on to the next), and the parts of
+the kernel that are attacked most.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ _X86 = (248, 249, 250, 29, 68, 64, 240, 272, 308, 165, 166, 155, 161, 101, 310, 
 _GENERIC = (217, 218, 219, 194, 186, 190, 180, 97, 268, 40, 39, 41, 51, 117, 270, 271, 280, 241, 282, 105, 273, 106,
             104, 265, 264, 224, 142, 89, 60, 116)  # fmt: skip
 _EVERYWHERE = (425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 442)  # io_uring, the newer mount calls, pidfd_getfd
+# which process is meant, told by the first argument (prlimit64 and the scheduler's calls) or by the second
+_ITS_FIRST = {
+    "x86_64": (302, 203, 144, 142, 314),
+    "aarch64": (261, 122, 119, 118, 274),
+    "riscv64": (261, 122, 119, 118, 274),
+}
+_ITS_SECOND = {"x86_64": (141, 251), "aarch64": (140, 30), "riscv64": (140, 30)}  # setpriority, ioprio_set
 _SOCKET = {"x86_64": (41, 53, 56), "aarch64": (198, 199, 220), "riscv64": (198, 199, 220)}  # socket, socketpair, clone
 _CLONE3, _X32 = 435, 0x40000000
 _FAMILIES = (1, 2, 10, 16)  # unix, internet, internet 6, netlink
 _NEW_NAMESPACES = 0x7E020000
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _Step = tuple[int, int, int, int]
 
 
@@ -67,6 +75,10 @@ def program(machine: str) -> list[_Step]:
     for number in sorted({*(_X86 if machine == "x86_64" else _GENERIC), *_EVERYWHERE}):
         steps += [(_EQUAL, 0, 1, number), _refuse(errno.EPERM)]
     steps += [(_EQUAL, 0, 1, _CLONE3), _refuse(errno.ENOSYS)]  # its flags cannot be seen; libraries then use clone
+    for numbers, argument in ((_ITS_FIRST, _FIRST_ARGUMENT), (_ITS_SECOND, _SECOND_ARGUMENT)):
+        for number in numbers[machine]:  # 0 is the process itself
+            steps += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, argument), (_EQUAL, 0, 1, 0), (_RETURN, 0, 0, _ALLOW),
+                      _refuse(errno.EPERM)]  # fmt: skip
     families = [(_EQUAL, len(_FAMILIES) - at, 0, family) for at, family in enumerate(_FAMILIES)]
     return [
         *steps,
