@@ -21,7 +21,8 @@ from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.lock import shareable
-from loraplug.open import Opened, find_exporter, open_model
+from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
+from loraplug.provenance import remember as remember_lock
 from loraplug.registry import Entry, Registry, load_registry
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
@@ -36,9 +37,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
-    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
+    "InputError", "Lock", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
     "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "check_row",
     "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "kinds_of_secrets", "load_adapter",
-    "load_registry", "mixed_precision", "only_one", "open_model", "options", "published", "redact", "redacted",
-    "row_id", "shape_of", "shareable", "unread_columns", "working_on",
+    "load_registry", "lock_beside", "mixed_precision", "only_one", "open_model", "options", "published", "redact",
+    "redacted", "remember_lock", "row_id", "shape_of", "shareable", "unread_columns", "working_on",
 ]  # fmt: skip

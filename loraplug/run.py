@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from loraplug import files, lock
+from loraplug import files, lock, provenance
 from loraplug.components import Component, Sample, Trained, TrainingResult
 from loraplug.context import Reporter, Run, published
 from loraplug.errors import InputError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_LOCK = "recipe.lock.toml"
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -199,8 +200,9 @@ class Pipeline:
         if last < STAGES.index("trainer"):
             self._load_model()
             return Outcome(STAGES[last])
-        path = run.folder / "recipe.lock.toml"
+        path = run.folder / _LOCK
         files.write_text(path, lock.lock_text(recipe, self.registry, pins.facts()))
+        provenance.remember(path.read_bytes(), run)
         run.publish(path)
         self.met = recipe.trainer.meet(run, work=True)
         model = self._load_model()
@@ -245,6 +247,8 @@ class Pipeline:
                     save(run, state)
                     with files.fresh_place(place) as out:
                         exporter.export(trained, out)
+                        if (made_lock := out / _LOCK).is_file():  # with figures of the export in it
+                            provenance.remember(made_lock.read_bytes(), run)
                 state["artefacts"][str(place)] = "made"
                 state.setdefault("exporters", {})[str(place)] = seal(options)
                 save(run, state)

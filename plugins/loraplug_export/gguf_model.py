@@ -147,7 +147,7 @@ def read_family(folder: Path) -> Family:
     from transformers import AutoConfig
 
     path = folder / "config.json"
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if config.model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise InputError(

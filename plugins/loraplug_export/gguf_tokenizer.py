@@ -100,7 +100,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         kind = data["model"].get("type")
         raise InputError(f"a {kind} tokenizer, which is not written to GGUF here", where=path, todo=WAY_OUT)
     pieces = bool(data["model"].get("byte_fallback"))
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokens, types = _tokens(tokenizer, size, path, pieces)
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in data["model"]["merges"]]
     template = tokenizer.chat_template

@@ -17,8 +17,9 @@ from loraplug import InputError, Run
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option("--share", is_flag=True, help="Make a public address through gradio's servers.")
 @click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
+@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
-def web(app: Any, model: str, port: int, host: str, share: bool, base: str | None) -> None:
+def web(app: Any, model: str, port: int, host: str, share: bool, base: str | None, trust: bool) -> None:
     """Talk to MODEL in a browser, and compare it with its base; other finished runs can be chosen in the page.
 
     MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file or package:NAME/FILE.gguf.
@@ -34,7 +35,7 @@ def web(app: Any, model: str, port: int, host: str, share: bool, base: str | Non
     # not at the top: these load torch and gradio
     from loraplug_play.models import Models
 
-    models = Models(model, app.registry, run, base)
+    models = Models(model, app.registry, run, base, trust)
     models.get(model)
     from loraplug_play.page import serve
 

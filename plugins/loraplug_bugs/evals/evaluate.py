@@ -163,7 +163,7 @@ def _answers(
 
 def _speakers(app: Any, wanted: Wanted, run: Run) -> Iterator[tuple[str, Speaker]]:
     other = None if wanted.base in (None, OWN) else wanted.base
-    opened = open_model(str(wanted.model), app.registry, other)
+    opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
     if opened.adapter is None and wanted.base == OWN:
         raise InputError("has no base of its own: it is no adapter", where=wanted.model, todo="name one: --base MODEL")
     loaded = load(opened, run, wanted.model, wanted.base is not None)
