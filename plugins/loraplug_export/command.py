@@ -14,6 +14,7 @@ from loraplug import (
     LoraplugError,
     Run,
     Trained,
+    echo,
     find_exporter,
     fresh_place,
     only_one,
@@ -74,7 +75,7 @@ def export(
         if opened.own and (lock := out / "recipe.lock.toml").is_file():
             remember_lock(lock.read_bytes(), run)
     shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
-    click.echo(f"{to}: {shown}")
+    echo(f"{to}: {shown}")
 
 
 def _figures(metrics: Path | None, adapter: Path) -> dict[str, float]:

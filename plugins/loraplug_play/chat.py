@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loraplug import InputError, LoraplugError, Run, open_model
+from loraplug import InputError, LoraplugError, Run, echo, open_model
 
 if TYPE_CHECKING:
     from loraplug_play.generate import Sampling
@@ -89,9 +89,9 @@ class _Talk:
         try:
             for piece in self.voice.answer(asked, self.sampling, made):
                 if not self.as_json:
-                    click.echo(piece, nl=False)
+                    echo(piece, nl=False)
         finally:
-            click.echo(json.dumps(asdict(made), ensure_ascii=False) if self.as_json else "")
+            echo(json.dumps(asdict(made), ensure_ascii=False) if self.as_json else "")
             if made.text:
                 self.messages = [*asked, {"role": "assistant", "content": made.text}]
 
@@ -103,7 +103,7 @@ def _converse(talk: _Talk, run: Run) -> None:
         try:
             text = _read()
         except (EOFError, KeyboardInterrupt):
-            return click.echo(err=True)
+            return echo(err=True)
         if not text.strip():
             continue
         try:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from attrs import asdict, evolve
 
-from loraplug import InputError, Run, fresh_place, only_one, open_model, working_on
+from loraplug import InputError, Run, echo, fresh_place, only_one, open_model, working_on
 from loraplug_bugs.evals.cases import Case, Unfit, Workroom, by_commit
 from loraplug_bugs.evals.command import OWN
 from loraplug_bugs.evals.judge import Judge, Verdict, usable
@@ -85,10 +84,10 @@ def _leave(
         run.say(f"wrote {page}")
     run.say(f"results in {out}")
     if as_json:
-        click.echo(json.dumps({**told, "cases": [asdict(one) for one in results]}))
+        echo(json.dumps({**told, "cases": [asdict(one) for one in results]}))
     else:
         for line in lines(told):
-            click.echo(line)
+            echo(line)
 
 
 def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], list[dict[str, str]]]:
