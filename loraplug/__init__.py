@@ -23,6 +23,7 @@ from loraplug.hookspecs import hookimpl
 from loraplug.lock import shareable
 from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
 from loraplug.printing import echo, printable
+from loraplug.provenance import is_own as is_own_lock
 from loraplug.provenance import remember as remember_lock
 from loraplug.registry import Entry, Registry, load_registry
 from loraplug_adapters.load import load_adapter
@@ -40,7 +41,8 @@ __all__ = [
     "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
     "InputError", "Lock", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
     "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "check_row",
-    "conversation", "echo", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "kinds_of_secrets", "load_adapter",
-    "load_registry", "lock_beside", "mixed_precision", "only_one", "open_model", "options", "printable", "published",
-    "redact", "redacted", "remember_lock", "row_id", "shape_of", "shareable", "unread_columns", "working_on",
+    "conversation", "echo", "find_exporter", "fresh_place", "hookimpl", "is_own_lock", "iter_rows", "kinds_of_secrets",
+    "load_adapter", "load_registry", "lock_beside", "mixed_precision", "only_one", "open_model", "options", "printable",
+    "published", "redact", "redacted", "remember_lock", "row_id", "shape_of", "shareable", "unread_columns",
+    "working_on",
 ]  # fmt: skip

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from loraplug.errors import InputError, Problem
+from loraplug.provenance import TRUST
 from loraplug.registry import Registry
 from loraplug_tables.layers import Layers, Origin, Table, absolute
 from loraplug_tables.options import options
 
 OURS = "loraplug"
 _LOADER = f"{OURS}:transformers"
-TRUST = "if you trust its makers, open it with --trust"
 _TAKEN = {"use", "id", "revision", "dtype", "attention"}
 _ATTENTION = ("sdpa", "eager")  # transformers may fetch the others from a hub, as compiled code
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_./-]{0,199}")

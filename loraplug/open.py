@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ from attrs import evolve, frozen
 from loraplug.components import Exporter, ModelLoader, Quantizer
 from loraplug.context import Run
 from loraplug.errors import InputError, LoraplugError
-from loraplug.foreign import TRUST, foreign_layers, parse_lock
-from loraplug.provenance import is_own
+from loraplug.provenance import TRUST, is_own
 from loraplug.registry import Registry
-from loraplug_tables.layers import Table
 from loraplug_tables.secrets import REDACTED
 
 LOCK, ADAPTER, TOKENIZER = "recipe.lock.toml", "adapter_config.json", "tokenizer_config.json"
@@ -100,6 +99,7 @@ def open_model(model: str | Path, registry: Registry, base: str | None = None, t
         InputError: an adapter names no base, its lock asks for what is not taken from others, or for a plugin that is
             not installed.
     """
+    from loraplug.foreign import foreign_layers
     from loraplug.layers import read_layers
     from loraplug.recipe import build_part
 
@@ -132,7 +132,7 @@ class Lock:
     """The recipe lock that lies beside a model, and whether a run of this user has written it."""
 
     path: Path
-    table: Table
+    table: dict[str, Any]
     own: bool
 
 
@@ -142,6 +142,8 @@ def lock_beside(model: str | Path) -> Lock | None:
     Raises:
         InputError: it cannot be read.
     """
+    from loraplug.foreign import parse_lock
+
     folder = Path(model).expanduser().absolute()
     for path in (folder / LOCK, *([folder.parent / LOCK] if folder.name == "adapter" else [])):
         if path.is_file():
@@ -195,6 +197,9 @@ def _named_base(config: Path) -> str:
         named = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError, OSError):
         named = None
+    if isinstance(named, str) and re.match(r"[\\/]{2}", named):  # Windows would tell that machine who asks
+        what = f"names a base on the network ({named[:120]!r})"
+        raise InputError(what, where=config, todo="if it is meant, name it with --base")
     if not isinstance(named, str) or not named:
         todo = "copy the adapter again, or name its base with --base"
         raise InputError("names no base model (base_model_name_or_path)", where=config, todo=todo)

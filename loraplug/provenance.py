@@ -6,11 +6,12 @@ bytes were written here. Nothing inside a folder can vouch for that folder.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from loraplug.context import Run
+
+TRUST = "if you trust its makers, open it with --trust"
 
 
 def state_folder() -> Path:
@@ -40,4 +41,6 @@ def is_own(lock: bytes) -> bool:
 
 
 def _place(lock: bytes) -> Path:
+    import hashlib
+
     return state_folder() / "locks" / hashlib.sha256(lock).hexdigest()

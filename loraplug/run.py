@@ -247,8 +247,9 @@ class Pipeline:
                     save(run, state)
                     with files.fresh_place(place) as out:
                         exporter.export(trained, out)
-                        if (made_lock := out / _LOCK).is_file():  # with figures of the export in it
-                            provenance.remember(made_lock.read_bytes(), run)
+                        old, new = extras.get(_LOCK), out / _LOCK
+                        if old is not None and provenance.is_own(old.read_bytes()) and new.is_file():
+                            provenance.remember(new.read_bytes(), run)  # it has figures of the export in it
                 state["artefacts"][str(place)] = "made"
                 state.setdefault("exporters", {})[str(place)] = seal(options)
                 save(run, state)

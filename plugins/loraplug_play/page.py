@@ -14,7 +14,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-from loraplug import LoraplugError
+from loraplug import LoraplugError, printable
 from loraplug_play.generate import Sampling, own_temperature
 from loraplug_play.guard import Guard, Names
 from loraplug_play.models import Models
@@ -141,7 +141,9 @@ class _as_gradio_errors:  # noqa: N801 - a context manager
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, LoraplugError):
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            # which gradio would take as HTML, and which may name what a stranger has written
+            text = escape(printable(str(error)), quote=False)
+            raise gr.Error(text, duration=None, print_exception=False) from error
 
 
 def serve(models: Models, host: str, port: int, share: bool, names: Names, ready: Callable[[str], None]) -> None:

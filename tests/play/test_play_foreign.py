@@ -219,9 +219,58 @@ def test_an_export_holds_no_file_from_elsewhere(adapter: Path, tmp_path: Path, t
     made = tmp_path / "outputs/adapters/theirs"
     assert (made / "inside.txt").is_file()
     assert all("diary" not in path.read_text(errors="replace") for path in made.iterdir() if path.suffix == ".txt")
+    assert done.stderr.count("names a file elsewhere as") == 2, "and that is told"
     (folder / "notes.txt").symlink_to(secret)
     done = inside(*words)
     assert done.returncode == 2 and "is a link to a file elsewhere" in done.stderr
+    (folder / "notes.txt").unlink()
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    (base / "LICENSE").symlink_to(secret)
+    done = inside(*words[:-1], base)
+    assert done.returncode == 2 and "base/LICENSE: is a link to a file elsewhere" in done.stderr
+
+
+def test_ones_own_lock_in_a_foreign_folder_vouches_for_nothing_else(
+    adapter: Path, tmp_path: Path, inside: Cli, registry: Any
+) -> None:
+    """A link to it makes the base one's own. The list beside it does not hold, nor what it names as the next lock."""
+    run = tmp_path / "theirs"
+    folder = shutil.copytree(adapter, run / "adapter")
+    (folder / "recipe.lock.toml").unlink()
+    (run / "recipe.lock.toml").symlink_to(adapter / "recipe.lock.toml")
+    (tmp_path / "diary.txt").write_text("dear diary")
+    (run / "evil.toml").write_text('[model]\nuse = "transformers"\nid = "/etc"\ntrust_remote_code = true\n')
+    listed = {"recipe.lock.toml": "evil.toml", "notes.txt": "../diary.txt"}
+    (run / "published.json").write_text(json.dumps(listed))
+    assert open_model(folder, registry).own
+    done = inside("export", folder, "--to", "adapter")
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "outputs/adapters/theirs"
+    assert not (made / "notes.txt").exists()
+    lock = lock_beside(made)
+    assert lock is not None and not lock.own
+    with pytest.raises(InputError, match="trust_remote_code"):
+        open_model(made, registry)
+
+
+def test_a_config_that_names_a_base_on_the_network(adapter: Path, tmp_path: Path, registry: Any) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "theirs")
+    (folder / "recipe.lock.toml").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for place in (r"\\host\share\base", "//host/share/base"):
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": place}))
+        with pytest.raises(InputError, match="names a base on the network"):
+            open_model(folder, registry)
+
+
+def test_what_a_stranger_wrote_is_no_html_in_the_page() -> None:
+    """Errors name keys and values of locks, and gradio shows errors as HTML."""
+    gradio = pytest.importorskip("gradio")
+    from loraplug_play.page import _as_gradio_errors
+
+    with pytest.raises(gradio.Error) as caught, _as_gradio_errors():
+        raise InputError("model.use: '<img src=x onerror=alert(1)>\x1b[31m'", where="lock")
+    assert caught.value.message == "lock: model.use: '&lt;img src=x onerror=alert(1)&gt;\\u001b[31m'"
 
 
 def test_eval_takes_of_a_foreign_lock_how_it_asks_and_no_path(
