@@ -24,7 +24,10 @@ from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.installed import Plugin
 from loraplug.lock import shareable
-from loraplug.open import Opened, find_exporter, open_model
+from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
+from loraplug.printing import echo, printable
+from loraplug.provenance import is_own as is_own_lock
+from loraplug.provenance import remember as remember_lock
 from loraplug.registry import Entry, Registry, load_registry, report
 from loraplug.weights import weight_files, weight_names
 from loraplug_adapters.load import load_adapter
@@ -40,10 +43,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BaseFacts", "Component", "Conversation", "DatasetSource", "Diagnostic", "Doc", "Entry", "Estimate", "Event",
-    "Exporter", "Finding", "Formatter", "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "Plugin",
-    "PluginError", "Problem", "Progress", "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained",
-    "Trainer", "TrainingResult", "check_row", "conversation", "find_exporter", "fresh_place", "hookimpl",
-    "iter_rows", "kinds_of_secrets", "load_adapter", "load_registry", "mixed_precision", "only_one", "open_model",
-    "options", "published", "redact", "redacted", "report", "row_id", "shape_of", "shareable", "unread_columns",
-    "weight_files", "weight_names", "working_on",
+    "Exporter", "Finding", "Formatter", "InputError", "Lock", "LoraplugError", "ModelLoader", "Opened", "Option",
+    "Plugin", "PluginError", "Problem", "Progress", "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained",
+    "Trainer", "TrainingResult", "check_row", "conversation", "echo", "find_exporter", "fresh_place", "hookimpl",
+    "is_own_lock", "iter_rows", "kinds_of_secrets", "load_adapter", "load_registry", "lock_beside",
+    "mixed_precision", "only_one", "open_model", "options", "printable", "published", "redact", "redacted",
+    "remember_lock", "report", "row_id", "shape_of", "shareable", "unread_columns", "weight_files", "weight_names",
+    "working_on",
 ]  # fmt: skip

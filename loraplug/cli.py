@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loraplug import LoraplugError, Registry, Reporter, Run, __version__, load_registry
+from loraplug import LoraplugError, Registry, Reporter, Run, __version__, echo, load_registry
 from loraplug_tables.secrets import redact
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(cli.main([word for word in given if word != "--debug"], "loraplug", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show(told := io.StringIO())
-        click.echo(redact(told.getvalue()), err=True, nl=False)
+        echo(redact(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _stop(f"interrupted\n  next: {_GO_ON}", 130)
@@ -167,7 +167,7 @@ def _versions() -> dict[str, str | None]:
 def _show_traceback() -> None:
     import traceback
 
-    click.echo(redact(traceback.format_exc()), err=True, nl=False)
+    echo(redact(traceback.format_exc()), err=True, nl=False)
 
 
 def _failed(error: Exception) -> str:
@@ -186,6 +186,6 @@ def _terminated(number: int, frame: object) -> None:  # noqa: ARG001
 
 
 def _stop(text: str, code: int) -> None:
-    click.secho("error: ", fg="red", nl=False, err=True)
-    click.echo(redact(text), err=True)
+    echo("error: ", fg="red", nl=False, err=True)
+    echo(redact(text), err=True)
     sys.exit(code)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from loraplug import files, lock
+from loraplug import files, lock, provenance
 from loraplug.components import Component, Sample, Trained, TrainingResult
 from loraplug.context import Reporter, Run, published
 from loraplug.errors import InputError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_LOCK = "recipe.lock.toml"
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -217,8 +218,9 @@ class Pipeline:
         if last < STAGES.index("trainer"):
             self._load_model()
             return Outcome(STAGES[last])
-        path = run.folder / "recipe.lock.toml"
+        path = run.folder / _LOCK
         files.write_text(path, lock.lock_text(recipe, self.registry, pins.facts()))
+        provenance.remember(path.read_bytes(), run)
         run.publish(path)
         self.met = recipe.trainer.meet(run, work=True)
         model = self._load_model()
@@ -263,6 +265,9 @@ class Pipeline:
                     save(run, state)
                     with files.fresh_place(place) as out:
                         exporter.export(trained, out)
+                        old, new = extras.get(_LOCK), out / _LOCK
+                        if old is not None and provenance.is_own(old.read_bytes()) and new.is_file():
+                            provenance.remember(new.read_bytes(), run)  # it has figures of the export in it
                 state["artefacts"][str(place)] = "made"
                 state.setdefault("exporters", {})[str(place)] = seal(options)
                 save(run, state)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from loraplug.context import Progress, Reporter
+from loraplug.printing import guard_libraries, printable
 from loraplug_tables.secrets import redact
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ class TerminalReporter(Reporter):
         """rich's, made when there is something to show."""
         from rich.console import Console
 
+        guard_libraries()
         return Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        self.console.print(redact(text), markup=False)
+        self.console.print(printable(redact(text)), markup=False)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {redact(text)}", style="yellow", markup=False)
+        self.console.print(f"warning: {printable(redact(text))}", style="yellow", markup=False)
 
     @contextmanager
     def progress(self, title: str, total: float | None) -> Iterator[Progress]:
@@ -40,10 +42,12 @@ class TerminalReporter(Reporter):
             return
         from rich import progress
 
-        columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TaskProgressColumn()]
-        columns += [progress.TextColumn("{task.fields[figures]}"), progress.TimeRemainingColumn()]
+        named, figures = (
+            progress.TextColumn(of, markup=False) for of in ("{task.description}", "{task.fields[figures]}")
+        )
+        columns = [named, progress.BarColumn(), progress.TaskProgressColumn(), figures, progress.TimeRemainingColumn()]
         with progress.Progress(*columns, console=self.console) as bars:
-            yield _Bar(bars, bars.add_task(title, total=total, figures=""))
+            yield _Bar(bars, bars.add_task(printable(title), total=total, figures=""))
 
 
 class _Bar(Progress):
@@ -75,4 +79,4 @@ def _figures(figures: dict[str, object]) -> str:
     parts = (
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
     )
-    return "  ".join(parts).replace("_", " ")
+    return printable("  ".join(parts).replace("_", " "))

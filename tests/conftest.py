@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +26,9 @@ settings.load_profile("steady")
 # as the command line does, before torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# which runs are the user's own is noted in a folder of the user's, and not in that of who runs the tests
+os.environ["LORAPLUG_STATE"] = tempfile.mkdtemp(prefix="loraplug-state-")
+atexit.register(shutil.rmtree, os.environ["LORAPLUG_STATE"], ignore_errors=True)
 # what `dtype = "auto"` means differs between machines; LORAPLUG_AUTO_DTYPE=bfloat16 runs the tests as on one with AMX
 os.environ.setdefault("LORAPLUG_AUTO_DTYPE", "float32")
 

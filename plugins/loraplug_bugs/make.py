@@ -22,6 +22,7 @@ from loraplug_bugs.language import Language, Suite, Survey, language
 from loraplug_bugs.limits import Limits
 from loraplug_bugs.sandbox import Sandbox
 from loraplug_bugs.stage import Staged, stage
+from loraplug_bugs.surveyed import checked
 from loraplug_bugs.tasks import make_row, make_task, write_tasks
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
     if path.exists():
         told = json.loads(path.read_text(encoding="utf-8"))
         told["lines"] = {name: {int(line): tests for line, tests in by.items()} for name, by in told["lines"].items()}
-        return Survey(**told)
+        return checked(Survey(**told), staged.tree, source.path)
     run.say(f"running the tests of {source.path} twice, to see which lines each of them runs")
     with Sandbox(staged.tree, box_limits(source), home=staged.tree.parent, roots=source.roots) as box:
-        survey = suite.survey(box)
+        survey = checked(suite.survey(box), staged.tree, source.path)
         gaps = box.gaps
     if gaps:
         run.warn(f"the code under test is not shut in fully: this system gives no own {', '.join(gaps)}")

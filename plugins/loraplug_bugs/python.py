@@ -23,6 +23,7 @@ from loraplug_bugs.functions import python_functions
 from loraplug_bugs.language import Failure, Mutation, Outcome, Report, Survey, Verdict
 from loraplug_bugs.limits import LIMITS
 from loraplug_bugs.sandbox import Sandbox
+from loraplug_bugs.surveyed import checked_report
 
 _WORKER = Path(__file__).with_name("worker.py")
 _SPARE = 30.0  # seconds for a worker to start, beyond what its tests may take
@@ -80,9 +81,9 @@ class PytestSuite:
 
     def survey(self, box: Sandbox) -> Survey:
         """See `Suite.survey`. The second run is without coverage; its seconds count."""
-        first = self._whole(box, "survey")
+        first = checked_report(self._whole(box, "survey"), box.source)
         box.restore()
-        second = self._whole(box, "plain")
+        second = checked_report(self._whole(box, "plain"), box.source)
         box.restore()
         passed = [test for test, outcome in first["outcomes"].items() if outcome == "passed"]
         steady = [test for test in passed if second["outcomes"].get(test) == "passed"]
@@ -90,6 +91,8 @@ class PytestSuite:
             raise self._no_tests(first)
         now = {test: at for at, test in enumerate(steady)}
         old = list(first["outcomes"])
+        if any(one >= len(old) for by_line in first["lines"].values() for tests in by_line.values() for one in tests):
+            raise LoraplugError("the tests tell of tests that are none", where=box.source)
         lines = {
             path: {int(line): [at for one in tests if (at := -1 if one < 0 else now.get(old[one])) is not None]
                    for line, tests in by_line.items()}
@@ -97,13 +100,13 @@ class PytestSuite:
         }  # fmt: skip
         both = first["outcomes"].keys() | second["outcomes"].keys()
         flaky = sorted(test for test in both if first["outcomes"].get(test) != second["outcomes"].get(test))
-        failing = sorted(test for test in both - set(flaky) if first["outcomes"][test] == "failed")
+        failing = sorted(test for test in both - set(flaky) if first["outcomes"].get(test) == "failed")
         return Survey({test: second["seconds"].get(test, 0.0) for test in steady}, flaky, failing, lines,
                       {"modules": first["modules"], "broken": first["broken"]})  # fmt: skip
 
     def tester(self, box: Sandbox, survey: Survey) -> PytestTester:
         """See `Suite.tester`. The byte code of the tree is made first, in the box."""
-        told = self._whole(box, "plain", "--collect-only", bytecode=True)
+        told = checked_report(self._whole(box, "plain", "--collect-only", bytecode=True), box.source)
         box.settle()
         return PytestTester(box, self, survey.more.get("modules", told["modules"]))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from loraplug import Component, InputError, fresh_place
+from loraplug import Component, InputError, echo, fresh_place
 
 _settings = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 _recipe = click.argument("path", metavar="RECIPE", type=click.Path(path_type=Path))
@@ -34,11 +34,11 @@ def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, deep: 
     parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
     parts["exporter"] = ", ".join(part.name for part in found.exporter)
     if as_json:
-        return click.echo(json.dumps({"recipe": str(path), "ok": True, "run_name": found.run_name, "stages": parts}))
-    click.echo(f"{path}: ok, run_name {found.run_name}")
+        return echo(json.dumps({"recipe": str(path), "ok": True, "run_name": found.run_name, "stages": parts}))
+    echo(f"{path}: ok, run_name {found.run_name}")
     for kind, name in parts.items():
-        click.echo(f"  {kind:10} {name}")
-    return click.echo(f"\nNext: loraplug run {path}")
+        echo(f"  {kind:10} {name}")
+    return echo(f"\nNext: loraplug run {path}")
 
 
 @recipe.command()
@@ -55,10 +55,10 @@ def show(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, resolve
 
     table = as_table(app.read_recipe(path, settings), app.registry)
     if as_json:
-        return click.echo(json.dumps(table, indent=2))
+        return echo(json.dumps(table, indent=2))
     import tomli_w
 
-    return click.echo(tomli_w.dumps(_escaped(table)), nl=False)
+    return echo(tomli_w.dumps(_escaped(table)), nl=False)
 
 
 def _escaped(value: Any) -> Any:
@@ -75,12 +75,10 @@ def _show_resolved(app: Any, path: Path, settings: tuple[str, ...], as_json: boo
 
     found = values(app, path, settings)
     if as_json:
-        return click.echo(
-            json.dumps([{"key": one.key, "value": one.value, "from": one.origin} for one in found], indent=2)
-        )
+        return echo(json.dumps([{"key": one.key, "value": one.value, "from": one.origin} for one in found], indent=2))
     lines = [(f"{one.key} = {toml(one.value)}", one.origin) for one in found]
     width = min(80, max(len(text) for text, _ in lines))
-    return click.echo("\n".join(f"{text:{width}}  # {origin}" for text, origin in lines))
+    return echo("\n".join(f"{text:{width}}  # {origin}" for text, origin in lines))
 
 
 @recipe.command()
@@ -103,16 +101,16 @@ def diff(app: Any, first: Path, second: Path, as_json: bool) -> None:
             | {side: {"value": one.value, "from": one.origin} for side, one in zip(sides, pair, strict=True)}
             for key, pair in differing.items()
         ]
-        return click.echo(json.dumps(data, indent=2))
+        return echo(json.dumps(data, indent=2))
     if not differing:
-        return click.echo("no difference")
+        return echo("no difference")
 
     def said(one: Value) -> str:
         return toml(one.value) + (f" ({DEFAULT})" if one.origin == DEFAULT else "")
 
-    click.echo(f"A  {first}\nB  {second}\n")
+    echo(f"A  {first}\nB  {second}\n")
     for key, pair in differing.items():
-        click.echo(f"{key}\n  A  {said(pair[0])}\n  B  {said(pair[1])}")
+        echo(f"{key}\n  A  {said(pair[0])}\n  B  {said(pair[1])}")
     return None
 
 
@@ -125,10 +123,10 @@ def schema(app: Any, output: Path | None) -> None:
 
     text = json.dumps(made(app.registry), indent=2, ensure_ascii=False) + "\n"
     if output is None:
-        return click.echo(text, nl=False)
+        return echo(text, nl=False)
     with fresh_place(output) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
-    return click.echo(f'{output}\n\nNext: write "#:schema ./{output.name}" as the first line of a recipe beside it')
+    return echo(f'{output}\n\nNext: write "#:schema ./{output.name}" as the first line of a recipe beside it')
 
 
 @recipe.command()
@@ -144,9 +142,9 @@ def init(purpose: str, output: Path) -> None:
 
     text = starter(purpose, str(output))
     if str(output) == "-":
-        return click.echo(text, nl=False)
+        return echo(text, nl=False)
     if output.exists():
         raise InputError("is there already", where=output, todo="name another file with -o, or move it away")
     with fresh_place(output) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
-    return click.echo(f"{output}: change the lines marked <--\n\nNext: loraplug recipe check {output}")
+    return echo(f"{output}: change the lines marked <--\n\nNext: loraplug recipe check {output}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from loraplug import InputError, redact
+from loraplug import InputError, echo, redact
 
 
 @click.command()
@@ -32,16 +32,16 @@ def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
     if outcome.reached == "assisting":
         return None
     if outcome.reached not in ("trainer", "exporter"):
-        return click.echo(f"Stopped after {outcome.reached}, as asked.\n\nNext: loraplug run {given}")
-    click.echo(f"\n{pipeline.run.name}: {'done' if outcome.reached == 'exporter' else 'trained'}")
+        return echo(f"Stopped after {outcome.reached}, as asked.\n\nNext: loraplug run {given}")
+    echo(f"\n{pipeline.run.name}: {'done' if outcome.reached == 'exporter' else 'trained'}")
     for name, text in _summary(outcome.figures):
-        click.echo(f"  {name:16} {text}")
+        echo(f"  {name:16} {text}")
     for name, path in [*outcome.artefacts.items(), ("run's folder", pipeline.run.folder)]:
-        click.echo(f"  {name:16} {_shown(path)}")
+        echo(f"  {name:16} {_shown(path)}")
     for sample in outcome.samples:
         for name, text in (("prompt", sample.prompt), ("before", sample.before), ("after", sample.after)):
-            click.echo(f"\n--- {name} ---\n{_clipped(text)}")
-    return click.echo(f"\nNext: loraplug {_next(app, given, outcome)}")
+            echo(f"\n--- {name} ---\n{_clipped(text)}")
+    return echo(f"\nNext: loraplug {_next(app, given, outcome)}")
 
 
 def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:

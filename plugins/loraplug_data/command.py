@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import click
 
-from loraplug import DatasetSource, InputError, Run, fresh_place
+from loraplug import DatasetSource, InputError, Run, echo, fresh_place
 
 _SUFFIXES = (".json", ".jsonl", ".parquet")
 
@@ -35,7 +35,7 @@ def data(app: Any, recipe: Path, output: Path, shard: str | None, settings: tupl
         settings = (*settings, f'dataset.shard="{shard}"')
     source, run = app.source(recipe, settings)
     count = write_rows(source_rows(source, run, output), output)
-    click.echo(f"{count} rows in {output}")
+    echo(f"{count} rows in {output}")
 
 
 def source_rows(source: DatasetSource, run: Run, output: Path) -> Iterable[dict[str, Any]]:

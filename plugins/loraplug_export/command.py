@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from loraplug import (
     LoraplugError,
     Run,
     Trained,
+    echo,
     find_exporter,
     fresh_place,
+    is_own_lock,
     only_one,
     open_model,
     published,
+    remember_lock,
     working_on,
 )
+from loraplug_export.folders import LICENCES, TOKENIZER
 
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
@@ -31,8 +36,11 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the exporter: type=q8_0.")
 @click.option("--name", help="Name of what is made; default: the adapter folder's.")
 @click.option("--base", metavar="MODEL", help="Base of the adapter, in place of the one it names.")
+@click.option("--trust", is_flag=True, help="Believe the recipe lock beside the adapter, whoever wrote it.")
 @click.pass_obj
-def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None) -> None:
+def export(
+    app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None, trust: bool
+) -> None:
     """Make something out of a trained ADAPTER folder, ours or not; see `loraplug plugins show NAME` for options.
 
     What an earlier export left at the same place is replaced when the new one is whole.
@@ -42,11 +50,12 @@ def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: st
     if not (adapter / "adapter_config.json").is_file():
         what = "no such folder" if not adapter.is_dir() else "has no adapter_config.json"
         raise InputError(what, where=adapter, todo="give a folder such as outputs/adapters/<run>")
+    _check_links(adapter, "**/*")
     in_run = adapter.name == "adapter" and (adapter.parent / "recipe.lock.toml").is_file()
     name = name or (adapter.parent.name if in_run else adapter.name)
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot be a file's name", where="--name", todo="use letters, digits, dots, dashes")
-    opened = open_model(adapter, app.registry, base)
+    opened = open_model(adapter, app.registry, base, trust)
     run = Run(name, reporter=app.reporter())
     place = exporter.place(run)
     _check_place(place, adapter)
@@ -55,15 +64,21 @@ def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: st
     except LoraplugError as error:
         todo = f"{error.todo}; or name another place of the same base with --base"
         raise type(error)(f"its base is not there: {error.where}: {error.what}", where=adapter, todo=todo) from error
+    if not opened.own:
+        _check_links(folder, *LICENCES, *TOKENIZER, "*config.json")
     extras = published(adapter.parent) if in_run else {}
+    extras = _inside(extras, adapter.parent, run)
     base_id = str(getattr(opened.loader, "id", folder))
     trained = Trained(run, adapter, folder, base_id, extras, _figures(extras.get("metrics.jsonl"), adapter))
     # the lock of a run of this name, which may be at its exporters just now
     guard = run.folder if run.folder.is_dir() else run.cache / "exports" / name
     with only_one(guard, name), working_on(place), fresh_place(place) as out:
         exporter.export(trained, out)
+        old, new = extras.get("recipe.lock.toml"), out / "recipe.lock.toml"
+        if old is not None and is_own_lock(old.read_bytes()) and new.is_file():  # it has figures of the export in it
+            remember_lock(new.read_bytes(), run)
     shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
-    click.echo(f"{to}: {shown}")
+    echo(f"{to}: {shown}")
 
 
 def _figures(metrics: Path | None, adapter: Path) -> dict[str, float]:
@@ -74,6 +89,29 @@ def _figures(metrics: Path | None, adapter: Path) -> dict[str, float]:
     except (OSError, ValueError, LookupError, TypeError):
         return {}
     return figures
+
+
+def _check_links(folder: Path, *patterns: str) -> None:
+    """Refuse links to files elsewhere among what is copied: what is made of it, and pushed, would hold them.
+
+    Only the hub's cache, which is all links, may point into its own store of files.
+    """
+    homes = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        homes.append(folder.parent.parent.resolve() / "blobs")
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+            raise InputError(
+                "is a link to a file elsewhere", where=path, todo="put the file itself there, or take it out"
+            )
+
+
+def _inside(extras: Mapping[str, Path], folder: Path, run: Run) -> dict[str, Path]:
+    """Files that a run has published, those in its folder: a list from elsewhere may name any file of this machine."""
+    kept = {name: path for name, path in extras.items() if path.resolve().is_relative_to(folder.resolve())}
+    for name in extras.keys() - kept:
+        run.warn(f"{folder}: published.json names a file elsewhere as {name}: left out")
+    return kept
 
 
 def _check_place(place: Path, adapter: Path) -> None:

@@ -145,7 +145,7 @@ def read_family(folder: Path) -> Family:
     from transformers import AutoConfig
 
     path = folder / "config.json"
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if wrong := unknown_setting(config.to_dict()):
         raise InputError(wrong, where=path, todo=WAY_OUT)
     arch = MODEL_ARCH[FAMILIES[config.model_type]]

@@ -98,7 +98,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     data = json.loads(path.read_text(encoding="utf-8"))
     check_tokenizer(data, path)
     pieces = bool(data["model"].get("byte_fallback"))
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokens, types = _tokens(tokenizer, size, path, pieces)
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in data["model"]["merges"]]
     template = tokenizer.chat_template

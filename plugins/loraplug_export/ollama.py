@@ -83,7 +83,7 @@ class OllamaExporter(Exporter):
         from loraplug_export.gguf_tokenizer import begins
         from loraplug_export.ollama_template import find_pieces, renderer, stop_texts
 
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if not tokenizer.chat_template:
             raise InputError("has no chat template", where=folder, todo="train with one, or export gguf")
         bos = tokenizer.bos_token if begins(tokenizer)[0] else None

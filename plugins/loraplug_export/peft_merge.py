@@ -46,7 +46,7 @@ def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[
     import torch
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(base, local_files_only=True).dtype or torch.float32
+    dtype = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).dtype or torch.float32
     wrapped = _load(adapter, base)
     before = [_logits(wrapped, row) for row in rows]
     try:
@@ -75,7 +75,9 @@ def _load(adapter: Path, base: Path) -> PeftModel:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     try:
         return PeftModel.from_pretrained(model, str(adapter)).eval()
     except (ValueError, RuntimeError, KeyError) as error:

@@ -28,6 +28,6 @@ def rows_for_proof(result: Trained, tokenizer_folder: Path, vocabulary: int) -> 
         return [[number * 7919 % vocabulary for number in range(row, row + LENGTH)] for row in range(ROWS)]
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
     encoded = [tokenizer(text)["input_ids"][-LENGTH:] for text in texts[:ROWS]]
     return [[number for number in row if number < vocabulary] for row in encoded if row]

@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 from glob import escape
 from io import StringIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from loraplug import InputError, Run, fresh_place
 from loraplug_hf.files import check_whole, weights_of
@@ -70,7 +71,8 @@ def dequantised(file: Path, run: Run) -> Path:
 
     logging.disable_progress_bar()
     run.say(f"model: dequantising {file.name} into the cache (once)")
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    source["trust_remote_code"] = False  # of what lies beside the file, too; transformers would ask on the terminal
     try:
         with redirect_stderr(StringIO()):  # a progress bar that asks no one
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)

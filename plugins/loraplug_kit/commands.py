@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from loraplug import echo
+
 KINDS = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter", "commands", "events")
 """What `plugins new` writes: the six kinds of component, and the two further hooks."""
 
@@ -25,7 +27,7 @@ def list_(app: Any, as_json: bool) -> None:
     """List what every plugin brings, with the distribution it came in, its version and whether it works."""
     from loraplug_kit.listing import list_plugins
 
-    click.echo(list_plugins(app.registry, as_json))
+    echo(list_plugins(app.registry, as_json))
 
 
 @plugins.command()
@@ -39,7 +41,7 @@ def show(app: Any, name: str, as_json: bool) -> None:
     """
     from loraplug_kit.listing import show_plugin
 
-    click.echo(show_plugin(app.registry, name, as_json))
+    echo(show_plugin(app.registry, name, as_json))
 
 
 @plugins.command()
@@ -60,8 +62,8 @@ def new(name: str, kind: str, into: Path) -> None:
 
     folder = write_package(name, kind, into)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        click.echo(path)
-    click.echo(f"\nNext: cd {folder} && python -m pip install --editable . --group dev && python -m pytest")
+        echo(path)
+    echo(f"\nNext: cd {folder} && python -m pip install --editable . --group dev && python -m pytest")
 
 
 @plugins.command()
@@ -83,5 +85,5 @@ def check(app: Any, package: str, settings: tuple[str, ...], as_json: bool) -> i
     from loraplug_kit.check import check_package, report
 
     findings = check_package(package, app.registry, settings)
-    click.echo(report(findings, as_json))
+    echo(report(findings, as_json))
     return int(any(finding.status == "failed" for finding in findings))

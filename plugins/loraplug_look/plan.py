@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from loraplug import echo
+
 BARS, WIDTH = 12, 48
 LOSSES = {
     "cut_characters": "characters of tool outputs",
@@ -44,7 +46,7 @@ def plan(app: Any, recipe: Path, settings: tuple[str, ...], no_measure: bool, as
     if not no_measure:
         figures["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
     if as_json:
-        click.echo(json.dumps(figures))
+        echo(json.dumps(figures))
     else:
         _show(figures)
 
@@ -100,50 +102,48 @@ def _show(figures: dict[str, Any]) -> None:
         if part in figures:
             _show_part(part, figures[part])
     alike = figures["near_duplicates"]
-    click.echo(f"near-duplicates  {alike['within_train']} rows within training", nl=False)
-    click.echo(f", {alike['across_split']} across to validation" if "validation" in figures else "")
+    echo(f"near-duplicates  {alike['within_train']} rows within training", nl=False)
+    echo(f", {alike['across_split']} across to validation" if "validation" in figures else "")
     if "estimate" in figures:
         estimate = figures["estimate"]
         if estimate is None:
-            click.echo("memory, time     this trainer gives no estimate")
+            echo("memory, time     this trainer gives no estimate")
             return
         parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in estimate["parts"].items())
-        click.echo(f"memory           {estimate['memory_bytes'] / 1e9:.2f} GB" + (f" ({parts})" if parts else ""))
+        echo(f"memory           {estimate['memory_bytes'] / 1e9:.2f} GB" + (f" ({parts})" if parts else ""))
         if estimate["seconds"] is not None:
-            click.echo(f"time             {_time(estimate['seconds'])}")
+            echo(f"time             {_time(estimate['seconds'])}")
 
 
 def _show_part(name: str, part: dict[str, Any]) -> None:
     share = part["trained_tokens"] / max(part["tokens"], 1)
-    click.secho(f"{name}", bold=True)
+    echo(f"{name}", bold=True)
     rows = part["documents"] - part.get("pieces", 0) + part.get("split", 0)
-    click.echo(f"  rows           {rows} of {part['rows']}, {part.get('truncated', 0)} truncated")
+    echo(f"  rows           {rows} of {part['rows']}, {part.get('truncated', 0)} truncated")
     if lost := ", ".join(f"{part[key]:,} {what}" for key, what in LOSSES.items() if part.get(key)):
-        click.echo(f"  truncated lose {lost}")
+        echo(f"  truncated lose {lost}")
     if part.get("split"):
-        click.echo(f"  split          {part['split']} texts into {part['pieces']} rows")
+        echo(f"  split          {part['split']} texts into {part['pieces']} rows")
     for reason, count in part.get("lost", {}).items():
-        click.echo(f"  left out       {count}: {reason} ({', '.join(part['examples'][reason])} …)")
-    click.echo(f"  tokens         {part['tokens']:,}, {part['trained_tokens']:,} trained ({share:.0%})")
+        echo(f"  left out       {count}: {reason} ({', '.join(part['examples'][reason])} …)")
+    echo(f"  tokens         {part['tokens']:,}, {part['trained_tokens']:,} trained ({share:.0%})")
     if "packs" in part:
-        click.echo(f"  packs          {part['packs']['count']}, {part['packs']['fill']:.0%} full")
+        echo(f"  packs          {part['packs']['count']}, {part['packs']['fill']:.0%} full")
     for name, what in (("columns", "unread columns"), ("keys", "unread keys")):
         if listed := part.get(name):
-            click.echo(f"  {what:<15}" + ", ".join(f"{key} ({count} rows)" for key, count in listed.items()))
+            echo(f"  {what:<15}" + ", ".join(f"{key} ({count} rows)" for key, count in listed.items()))
     if part.get("weighted"):
-        click.echo(f"  weighted       {part['weighted']} rows with weights other than 0 and 1")
+        echo(f"  weighted       {part['weighted']} rows with weights other than 0 and 1")
     if part.get("other_prompts"):
-        click.echo(
-            f"  other prompts  {part['other_prompts']} rows: the template rewrites what is before a trained turn"
-        )
+        echo(f"  other prompts  {part['other_prompts']} rows: the template rewrites what is before a trained turn")
     if part.get("endless"):
-        click.echo(f"  no end         {part['endless']} rows: the template writes no end-of-turn token")
+        echo(f"  no end         {part['endless']} rows: the template writes no end-of-turn token")
     if part.get("lookalikes"):
-        click.echo(f"  made plain     {part['lookalikes']} rows with text that looks like control tokens")
+        echo(f"  made plain     {part['lookalikes']} rows with text that looks like control tokens")
     most = max(count for _, _, count in part["histogram"])
     for low, high, count in part["histogram"]:
         bar = "█" * round(WIDTH * count / most) or ("▏" if count else "")
-        click.echo(f"  {low:>7}-{high - 1:<7} {bar} {count}")
+        echo(f"  {low:>7}-{high - 1:<7} {bar} {count}")
 
 
 def _time(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from loraplug import fresh_place
+from loraplug import echo, fresh_place
 
 Rows = Sequence[tuple[str, Sequence[Any]]]
 
@@ -33,15 +33,17 @@ def preview(app: Any, recipe: Path, count: int, settings: tuple[str, ...], as_js
     if page is not None:
         with fresh_place(page) as out:
             out.write_text(_page(str(recipe), shown), encoding="utf-8")
-        click.echo(f"wrote {page}", err=True)
+        echo(f"wrote {page}", err=True)
     if as_json:
         listed = [{"id": name, "tokens": [_told(token) for token in row]} for name, row in shown]
-        click.echo(json.dumps(listed, ensure_ascii=False))
+        echo(json.dumps(listed, ensure_ascii=False))
     elif page is None:
         for name, row in shown:
-            click.secho(f"── {name}: {_counts(row)}", bold=True)
-            click.echo("".join(_styled(token) for token in row).rstrip("\n") + "\n")
-        click.echo(f"{click.style('trained', fg='green')}  not trained  {click.style('special token', reverse=True)}")
+            echo(f"── {name}: {_counts(row)}", bold=True)
+            _show(row)
+        echo("trained", fg="green", nl=False)
+        echo("  not trained  ", nl=False)
+        echo("special token", reverse=True)
 
 
 def _told(token: Any) -> dict[str, Any]:
@@ -57,11 +59,20 @@ def _counts(row: Sequence[Any]) -> str:
     return f"{len(row)} tokens, {trained} trained ({trained / max(len(row), 1):.0%}){told}"
 
 
-def _styled(token: Any) -> str:
-    text = token.text if not token.trained else token.text.replace("\n", "↵\n")
-    parts = text.split("\n")
-    colour = "green" if token.trained else None
-    return "\n".join(click.style(part, fg=colour, reverse=token.special) if part else "" for part in parts)
+def _show(row: Sequence[Any]) -> None:
+    """A row's text with its colours, without line feeds at its end, and an empty line."""
+    waiting = 0
+    for token in row:
+        style = {"fg": "green"} if token.trained else {}
+        style |= {"reverse": True} if token.special else {}
+        text = token.text if not token.trained else token.text.replace("\n", "↵\n")
+        for at, part in enumerate(text.split("\n")):
+            waiting += at > 0
+            if part:
+                echo("\n" * waiting, nl=False)
+                echo(part, nl=False, **style)
+                waiting = 0
+    echo("\n")
 
 
 def _page(title: str, rows: Rows) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loraplug import InputError, LoraplugError, Run, open_model
+from loraplug import InputError, LoraplugError, Run, echo, open_model
 
 if TYPE_CHECKING:
     from loraplug_play.generate import Sampling
@@ -31,6 +31,7 @@ _HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops 
 @click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest answer.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Draw the same tokens again.")
 @click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
+@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
 def chat(
     app: Any,
@@ -43,13 +44,14 @@ def chat(
     max_tokens: int,
     seed: int | None,
     base: str | None,
+    trust: bool,
 ) -> None:
     """Talk to MODEL: a merged or adapter folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf."""
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped()
     if prompt is not None and not prompt.strip():
         raise InputError("the prompt is empty", todo="give it with --prompt, through a pipe, or at a terminal")
-    opened = open_model(model, app.registry, base)
+    opened = open_model(model, app.registry, base, trust)
     run = Run(name="chat", reporter=app.reporter())
     # not at the top: these load torch
     from loraplug_play.generate import Sampling
@@ -87,9 +89,9 @@ class _Talk:
         try:
             for piece in self.voice.answer(asked, self.sampling, made):
                 if not self.as_json:
-                    click.echo(piece, nl=False)
+                    echo(piece, nl=False)
         finally:
-            click.echo(json.dumps(asdict(made), ensure_ascii=False) if self.as_json else "")
+            echo(json.dumps(asdict(made), ensure_ascii=False) if self.as_json else "")
             if made.text:
                 self.messages = [*asked, {"role": "assistant", "content": made.text}]
 
@@ -101,7 +103,7 @@ def _converse(talk: _Talk, run: Run) -> None:
         try:
             text = _read()
         except (EOFError, KeyboardInterrupt):
-            return click.echo(err=True)
+            return echo(err=True)
         if not text.strip():
             continue
         try:

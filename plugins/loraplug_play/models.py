@@ -25,12 +25,13 @@ def finished_runs(outputs: Path) -> dict[str, Path]:
 
 @define
 class Models:
-    """Loads what is asked for and keeps the last; `first` and `base` are what the command line was given."""
+    """Loads what is asked for and keeps the last; `first`, `base` and `trust` are what the command line was given."""
 
     first: str
     registry: Registry
     run: Run
     base: str | None = None
+    trust: bool = False
     _name: str = field(init=False, default="")
     _loaded: Loaded | None = field(init=False, default=None)
 
@@ -68,7 +69,8 @@ class Models:
 
     def _load(self, name: str) -> Loaded:
         place = self._place(name)
-        opened = open_model(place, self.registry, self.base if name == self.first else None)
+        asked = name == self.first  # what the user said of this one holds for no other
+        opened = open_model(place, self.registry, self.base if asked else None, self.trust and asked)
         return load(opened, self.run, place)
 
     def _place(self, name: str) -> str | Path:

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import zip_longest
 from typing import Any
+from urllib.parse import urlsplit
 
 # before gradio is loaded: it would tell its makers of every page, and ask whether there is a newer gradio
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-from loraplug import LoraplugError
+from loraplug import LoraplugError, printable
 from loraplug_play.generate import Sampling, own_temperature
+from loraplug_play.guard import Guard, Names
 from loraplug_play.models import Models
 from loraplug_play.prompt import Message
 from loraplug_play.voice import Answer, Voice
@@ -139,11 +141,13 @@ class _as_gradio_errors:  # noqa: N801 - a context manager
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, LoraplugError):
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            # which gradio would take as HTML, and which may name what a stranger has written
+            text = escape(printable(str(error)), quote=False)
+            raise gr.Error(text, duration=None, print_exception=False) from error
 
 
-def serve(models: Models, host: str, port: int, share: bool, ready: Callable[[str], None]) -> None:
-    """Serve the page until ctrl-c; `ready` is told its address once it listens."""
+def serve(models: Models, host: str, port: int, share: bool, names: Names, ready: Callable[[str], None]) -> None:
+    """Serve the page until ctrl-c, to those who call it by its `names`; `ready` is told its address once it listens."""
     from starlette.middleware import Middleware
 
     page = build(models)
@@ -159,32 +163,13 @@ def serve(models: Models, host: str, port: int, share: bool, ready: Callable[[st
         footer_links=[],
         theme=THEME,
         css=CSS,
-        app_kwargs={"middleware": [Middleware(OnlyFromHere)], "docs_url": None, "redoc_url": None},
+        run_history=False,  # which browsers would keep
+        app_kwargs={"middleware": [Middleware(Guard, names)], "docs_url": None, "redoc_url": None},
     )
+    if public and (name := urlsplit(public).hostname):
+        names.named.add(name)
     ready(public or local)
     try:
         page.block_thread()
     finally:
         page.close(verbose=False)
-
-
-class OnlyFromHere:
-    """ASGI middleware: tells the browser to load nothing from anywhere else (a content security policy)."""
-
-    POLICY = (
-        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
-        b"frame-ancestors 'self'"
-    )
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, with the policy in the answer's head."""
-
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", self.POLICY)]
-            await send(message)
-
-        await self.app(scope, receive, with_policy)

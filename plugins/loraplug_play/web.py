@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from ipaddress import ip_address
 from typing import Any
 
 import click
 
 from loraplug import InputError, Run
+from loraplug_play.guard import Names, is_loopback
 
 
 @click.command()
@@ -16,9 +16,15 @@ from loraplug import InputError, Run
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option("--share", is_flag=True, help="Make a public address through gradio's servers.")
+@click.option(
+    "--trusted-host", "trusted", multiple=True, metavar="NAME", help="Further name that browsers may call it by."
+)
 @click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
+@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
-def web(app: Any, model: str, port: int, host: str, share: bool, base: str | None) -> None:
+def web(
+    app: Any, model: str, port: int, host: str, share: bool, trusted: tuple[str, ...], base: str | None, trust: bool
+) -> None:
     """Talk to MODEL in a browser, and compare it with its base; other finished runs can be chosen in the page.
 
     MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file or package:NAME/FILE.gguf.
@@ -29,16 +35,18 @@ def web(app: Any, model: str, port: int, host: str, share: bool, base: str | Non
     run = Run(name="web", reporter=app.reporter())
     if share:
         run.warn("--share: whoever knows the address can use this page, from anywhere")
-    elif not _is_local(host):
+    elif not is_loopback(host):
         run.warn(f"--host {host}: whoever can reach this machine can use this page")
     # not at the top: these load torch and gradio
     from loraplug_play.models import Models
 
-    models = Models(model, app.registry, run, base)
+    models = Models(model, app.registry, run, base, trust)
     models.get(model)
     from loraplug_play.page import serve
 
-    serve(models, host, port, share, lambda address: run.say(f"web: {address} (ctrl-c ends it)"))
+    serve(
+        models, host, port, share, Names.of(host, trusted), lambda address: run.say(f"web: {address} (ctrl-c ends it)")
+    )
 
 
 def _check_port(host: str, port: int) -> None:
@@ -56,10 +64,3 @@ def _check_port(host: str, port: int) -> None:
         todo = f"end what listens there, or choose another: --port {port + 1 if port < 65535 else port - 1}"
         what = f"cannot listen on {host}:{port} ({error.strerror})"
         raise InputError(what, where="--port", todo=todo) from None
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loraplug import echo
+
 if TYPE_CHECKING:
     from loraplug_runs.reading import Past
 
@@ -38,8 +40,8 @@ def list_runs(outputs: Path, as_json: bool) -> None:
         unreadable = [{"name": name, "status": "unreadable", "error": why} for name, why in strange.items()]
         return _print_json([*map(as_data, found), *unreadable])
     if not found and not strange:
-        return click.echo(f"no runs in {outputs / 'runs'}")
-    return click.echo("\n".join(listed(found, strange)))
+        return echo(f"no runs in {outputs / 'runs'}")
+    return echo("\n".join(listed(found, strange)))
 
 
 @runs.command("show")
@@ -52,7 +54,7 @@ def show_run(app: Any, run: str, outputs: Path, as_json: bool) -> None:
     from loraplug_runs.views import as_data, page
 
     past = _find(run, outputs)
-    return _print_json(as_data(past)) if as_json else click.echo("\n".join(page(past, app.registry)))
+    return _print_json(as_data(past)) if as_json else echo("\n".join(page(past, app.registry)))
 
 
 @runs.command("compare")
@@ -69,7 +71,7 @@ def compare_runs(names: tuple[str, ...], outputs: Path, as_json: bool) -> None:
     found = [_find(name, outputs) for name in names]
     if as_json:
         return _print_json({"runs": [*map(as_data, found)], "differences": differences(found)})
-    return click.echo("\n".join(compared(found)))
+    return echo("\n".join(compared(found)))
 
 
 def _find(name: str, outputs: Path) -> Past:
@@ -94,7 +96,7 @@ def _find(name: str, outputs: Path) -> Past:
 def _print_json(data: Any) -> None:
     import json
 
-    click.echo(json.dumps(_without_nan(data), indent=2))
+    echo(json.dumps(_without_nan(data), indent=2))
 
 
 def _without_nan(data: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
@@ -68,6 +69,8 @@ class Lora:
         where = f"trainer.lora.start_from {self.start_from}"
         if not (self.start_from / "adapter_config.json").is_file():
             raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
+        if (kind := _kind(self.start_from)) != "LORA":  # others read tokenizers as their config says
+            raise InputError(f"is no LoRA adapter (peft_type {kind})", where=where, todo="give one that LoRA made")
         try:
             return load_adapter(model, self.start_from, trainable=True)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -100,3 +103,11 @@ class Lora:
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=dict(self.alpha_pattern),
         )
+
+
+def _kind(adapter: Path) -> Any:
+    """The `peft_type` of an adapter folder; None where its config says none."""
+    try:
+        return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+    except (ValueError, KeyError, TypeError, OSError):
+        return None

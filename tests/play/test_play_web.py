@@ -28,9 +28,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(found: Callable[[], Any]) -> Any:
+def until(found: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """What `found` gives, once it gives something."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.02)
@@ -70,17 +70,92 @@ def address(finished: Path, unhurried: Path) -> Iterator[str]:
     if importlib.util.find_spec("gradio") is None:
         pytest.skip("gradio is not installed: pip install loraplug[web]")
     port = free_port()
+    # whatever asks for another machine is written down, and does not reach it
+    (finished / "watch").mkdir()
+    (finished / "watch/sitecustomize.py").write_text(WATCH.format(log=str(finished / "asked.txt")))
+    path = os.pathsep.join([str(finished / "watch"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "loraplug", "web", str(unhurried), "--port", str(port)]
-    env = os.environ | {"LORAPLUG_CACHE": str(finished / "cache"), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"LORAPLUG_CACHE": str(finished / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    env |= {"GRADIO_TEMP_DIR": str(finished / "kept")}
     with (finished / "web.log").open("w") as log:
         server = subprocess.Popen(command, cwd=finished, env=env, stdout=log, stderr=log)
     try:
-        until(lambda: "ctrl-c ends it" in (finished / "web.log").read_text() or server.poll() is not None)
+        until(lambda: "ctrl-c ends it" in (finished / "web.log").read_text() or server.poll() is not None, 300)
         assert server.poll() is None, (finished / "web.log").read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()
         server.wait()
+
+
+WATCH = """
+import ipaddress, sys
+
+def near(host):
+    try:
+        return host in (None, "", "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+def watch(event, given):
+    if event == "socket.getaddrinfo":
+        host = given[0]
+    elif event == "socket.connect" and isinstance(given[1], tuple):
+        host = given[1][0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if not near(host):
+        with open({log!r}, "a") as log:
+            log.write(f"{{event}} {{host}}\\n")
+        raise OSError("not from here")
+
+sys.addaudithook(watch)
+"""
+
+
+def test_the_page_answers_its_own_and_nobody_else(address: str, finished: Path) -> None:
+    """Through the real server: an answer to the page itself, and nothing by a foreign name or from a foreign site.
+
+    Nothing is uploaded or kept on the disk, and the server has asked for no other machine.
+    """
+    import http.client
+
+    port = int(address.rpartition(":")[2])
+
+    def ask(method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        sent = {"Host": f"127.0.0.1:{port}", "Content-Type": "application/json"} | headers
+        connection.request(method, path, body, sent)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    status, told = ask("GET", "/config")
+    config = json.loads(told)
+    assert status == 200 and ask("GET", "/")[0] == 200
+    components = {one["id"]: one["props"] for one in config["components"]}
+    (number, inputs) = next(
+        (one["id"], one["inputs"])
+        for one in config["dependencies"]
+        if "Model" in [components[place].get("label") for place in one["inputs"]] and len(one["outputs"]) == 2
+        and [components[place].get("label") for place in one["outputs"]] == ["Base", "Fine-tuned"]
+    )  # fmt: skip
+    values = ["what is 3 and one?", *(components[place].get("value") for place in inputs[1:])]
+    values[1], values[5] = "tiny (adapter)", 16
+    job = json.dumps({"data": values, "fn_index": number, "session_hash": "s"}).encode()
+    join = "/gradio_api/queue/join"
+    assert ask("POST", join, job, Host="evil.example")[0] == 403
+    assert ask("POST", join, job, Origin="http://evil.example")[0] == 403
+    assert ask("GET", "/config", Host="evil.example")[0] == 403
+    boundary = "--b\r\nContent-Disposition: form-data; name=files; filename=up.bin\r\n\r\nkept?\r\n--b--\r\n"
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert ask("POST", "/gradio_api/upload", boundary.encode(), **form)[0] == 404
+    assert ask("POST", join, b" " * (5 << 20))[0] == 413
+    assert ask("POST", join, job, Origin=address)[0] == 200
+    status, told = ask("GET", "/gradio_api/queue/data?session_hash=s")
+    assert status == 200 and b"process_completed" in told and b'"success":true' in told, told[-500:]
+    assert not [path for path in (finished / "kept").rglob("*") if path.is_file()]
+    assert not (finished / "asked.txt").exists(), (finished / "asked.txt").read_text()
 
 
 @pytest.fixture(scope="module")

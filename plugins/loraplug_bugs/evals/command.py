@@ -19,6 +19,7 @@ OWN = "its own"
 @click.option("--answers", type=click.Path(path_type=Path), help="Judge these {task_id, answer} lines; needs no MODEL.")
 @click.option("--base", is_flag=False, flag_value=OWN, metavar="[MODEL]",
               help="Answer with the base too: an adapter's own, or this one.")  # fmt: skip
+@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
 @click.option("--edit", type=click.Choice(["diff", "search-replace", "lines", "function"]),
               help="Format of the answers.")  # fmt: skip
 @click.option("--context", type=click.Choice(["function", "file", "none"]), help="What of the code the model is shown.")

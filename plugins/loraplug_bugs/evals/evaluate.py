@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from attrs import asdict, evolve
 
-from loraplug import InputError, Run, fresh_place, only_one, open_model, working_on
+from loraplug import InputError, Run, echo, fresh_place, only_one, open_model, working_on
 from loraplug_bugs.evals.cases import Case, Unfit, Workroom, by_commit
 from loraplug_bugs.evals.command import OWN
 from loraplug_bugs.evals.judge import Judge, Verdict, usable
@@ -85,10 +84,10 @@ def _leave(
         run.say(f"wrote {page}")
     run.say(f"results in {out}")
     if as_json:
-        click.echo(json.dumps({**told, "cases": [asdict(one) for one in results]}))
+        echo(json.dumps({**told, "cases": [asdict(one) for one in results]}))
     else:
         for line in lines(told):
-            click.echo(line)
+            echo(line)
 
 
 def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], list[dict[str, str]]]:
@@ -163,7 +162,7 @@ def _answers(
 
 def _speakers(app: Any, wanted: Wanted, run: Run) -> Iterator[tuple[str, Speaker]]:
     other = None if wanted.base in (None, OWN) else wanted.base
-    opened = open_model(str(wanted.model), app.registry, other)
+    opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
     if opened.adapter is None and wanted.base == OWN:
         raise InputError("has no base of its own: it is no adapter", where=wanted.model, todo="name one: --base MODEL")
     loaded = load(opened, run, wanted.model, wanted.base is not None)

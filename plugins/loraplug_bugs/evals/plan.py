@@ -7,20 +7,23 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import tomli
 from attrs import frozen
 
-from loraplug import Formatter, InputError, Run
+from loraplug import Formatter, InputError, Run, lock_beside
+from loraplug_bugs.edits.shared import Format
 from loraplug_bugs.evals.bench import Checking
 from loraplug_bugs.evals.cases import Asked
 from loraplug_bugs.evals.reading import Task, read_tasks
 from loraplug_bugs.evals.speaker import Sampling
 from loraplug_bugs.limits import Limits
 from loraplug_bugs.options import BoxLimits
+from loraplug_bugs.prompts import Context
 
 _SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
+_OF_THE_CODE = {"path": None, "tests_path": None, "test_args": [], "roots": ["src", "."], "tests": []}
+"""What a lock may say of the code under test, with the defaults."""
 _SUITE_SECONDS = 900.0  # for the suite on the tree without the bug
 
 
@@ -34,6 +37,7 @@ class Wanted:
     recipe: Path | None
     answers: Path | None
     base: str | None
+    trust: bool
     edit: Any
     context: Any
     ids: str | None
@@ -87,7 +91,7 @@ class Plan:
 
 def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
     """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
-    lock = _lock(wanted.model)
+    lock, kept_back = _lock(wanted)
     formatter: Any = app.registry.find("formatter", "chat-template")()
     table: Mapping[str, Any] = lock.get("dataset", {})
     rows, place, folder = None, wanted.tasks, Path(str(lock.get("lock", {}).get("folder", ".")))
@@ -144,6 +148,8 @@ def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
                readable=wanted.readable or tuple(own.get("readable", ())),
                python=wanted.python or own.get("python", "")), tuple(ours.get("tests", ())),
     )  # fmt: skip
+    if kept_back and wanted.recipe is None:
+        run.warn(kept_back)
     return Plan(
         tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),
         wanted.tests_path or (folder / elsewhere if elsewhere else None), checking, rows,
@@ -169,18 +175,26 @@ def _repos(given: Sequence[str], trained_on: Any, folder: Path) -> dict[str, str
     return repos
 
 
-def _lock(model: str | None) -> Mapping[str, Any]:
-    """The recipe lock beside a model, as a table; empty where there is none."""
-    if model is None:
-        return {}
-    folder = Path(model).expanduser()
-    for place in (folder, folder.parent) if folder.name == "adapter" else (folder,):
-        if (place / "recipe.lock.toml").is_file():
-            try:
-                return tomli.loads((place / "recipe.lock.toml").read_text(encoding="utf-8"))
-            except (ValueError, OSError) as error:
-                raise InputError(f"cannot be read ({error})", where=place / "recipe.lock.toml") from None
-    return {}
+def _lock(wanted: Wanted) -> tuple[Mapping[str, Any], str]:
+    """The recipe lock beside a model, and words on what is not taken from it, as somebody else wrote it."""
+    lock = None if wanted.model is None else lock_beside(wanted.model)
+    if lock is None or lock.own or wanted.trust:
+        return {} if lock is None else lock.table, ""
+    dataset, formatter = (_table(lock.table, name) for name in ("dataset", "formatter"))
+    choices = {"edit": get_args(Format), "context": get_args(Context)}
+    kept = {name: dataset[name] for name, known in choices.items() if dataset.get(name) in known}
+    said = {"path": wanted.repos, "tests_path": wanted.tests_path, "test_args": wanted.test_args}
+    more = [key for key, usual in _OF_THE_CODE.items() if not said.get(key) and dataset.get(key, usual) != usual]
+    told = (
+        f"{lock.path}: no run of yours wrote this lock, so its {', '.join(f'dataset.{key}' for key in more)} is not "
+        "taken; say it by options, or take the whole lock with --trust"
+    )
+    return {"dataset": kept, "formatter": {"use": str(formatter.get("use", "chat-template"))}}, told if more else ""
+
+
+def _table(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = table.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _numbers(text: str) -> set[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from loraplug import InputError
+from loraplug import InputError, echo
 
 
 @click.command("my-part")
@@ -22,9 +22,9 @@ def command(adapter: Path, as_json: bool) -> None:
     told = {"base": config.get("base_model_name_or_path"), "rank": config.get("r"), "bytes": size}
     told["modules"] = modules if isinstance(modules, str) else sorted({name.rpartition(".")[2] for name in modules})
     if as_json:
-        return click.echo(json.dumps(told, indent=2))
+        return echo(json.dumps(told, indent=2))
     for name, value in told.items():
-        click.echo(f"{name:8} {', '.join(value) if isinstance(value, list) else value}")
+        echo(f"{name:8} {', '.join(value) if isinstance(value, list) else value}")
     return None
 
 
