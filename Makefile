@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CANARY := .canary
 
-.PHONY: quickstart test lint fast docs clean
+.PHONY: quickstart test lint fast docs canary clean
 
 quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
@@ -25,6 +26,17 @@ lint: $(READY)
 docs: $(READY)  ## signatures, option tables and help in docs/, from the code
 	$(BIN)/python -m cogapp -r -I docs docs/masks.md docs/options.md docs/commands.md docs/hooks/*.md
 
+# the bounds of pyproject.toml left out, in an environment of its own; CANARY_PIP="--pre" tries release candidates too
+canary:  ## do the private parts of libraries that we use hold in the newest releases? and a short run
+	$(PYTHON) -m venv --clear $(CANARY)
+	$(CANARY)/bin/python -m pip install --quiet --upgrade pip
+	$(CANARY)/bin/python tests/canary.py > $(CANARY)/names.txt
+	$(CANARY)/bin/python -m pip install --quiet $(CANARY_PIP) --requirement $(CANARY)/names.txt
+	$(CANARY)/bin/python -m pip install --quiet --no-deps --editable .
+	$(CANARY)/bin/python tests/canary.py --versions
+	$(CANARY)/bin/python -m pytest tests/*/test_*_compat.py tests/test_*_compat.py
+	$(CANARY)/bin/python -m pytest tests/test_run.py tests/test_loader.py -k "in_adapter_and_merged_model_out or a_folder_is_loaded"
+
 # torch first: with no torch installed, a range would take the newest build, CUDA and all
 $(READY): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -36,4 +48,4 @@ $(READY): pyproject.toml Makefile
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CANARY) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

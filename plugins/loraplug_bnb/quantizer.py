@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import frozen
 
 from loraplug import Doc, InputError, Quantizer
+from loraplug_bnb import compat
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -45,18 +46,14 @@ class BitsAndBytes(Quantizer):
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
         """Freeze the base, in the dtype the loader chose, and keep its 4-bit weights in the layout that has gradients.
 
-        On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a layer's weights at the first forward in evaluation mode,
-        for good, and the kernel for that layout has no backward: a model that is measured before it is trained would
-        pass no gradient through any frozen layer, silently.
+        Else a model that is measured before it is trained would pass no gradient through any frozen layer, silently.
 
         Raises:
             InputError: bitsandbytes reads a layer's weights wrongly.
         """
         _check_scales(model)
         model.requires_grad_(False)
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+        compat.keep_layout_with_gradients(model)
         return model
 
 

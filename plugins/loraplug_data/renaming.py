@@ -64,19 +64,11 @@ def _keys_renamed(rows: Dataset, old: str, new: str, columns: Mapping[str, str],
         what = f'"{old}" is renamed where it is, and cannot become "{new}"'
         todo = f'give the new name of the key alone: "{old}" = "{new.split(".")[-1]}"'
         raise InputError(what, where=where, todo=todo)
-    work = _Keys(path[:-1], path[-1], new)
+    work = _Keys(column, rows.features[column], path[:-1], path[-1], new)
     features = rows.features.copy()
-    features[column] = work.feature(features[column])
-
-    def change(batch: pa.Table) -> pa.Table:
-        place = batch.column_names.index(column)
-        return batch.set_column(place, column, work.array(batch.column(column).combine_chunks(), rows.features[column]))
-
-    from datasets.fingerprint import Hasher
-
-    name = Hasher.hash([rows._fingerprint, old, new])  # of the closure it would be another one each time
+    features[column] = work.renamed
     made = rows.with_format("arrow").map(
-        change, batched=True, batch_size=256, features=features, new_fingerprint=name, load_from_cache_file=False
+        work.table, batched=True, batch_size=256, features=features, load_from_cache_file=False
     )
     if work.taken:
         what = f'"{old}" cannot be renamed to "{new}": {work.taken} objects have both keys'
@@ -88,20 +80,33 @@ def _keys_renamed(rows: Dataset, old: str, new: str, columns: Mapping[str, str],
 
 
 class _Keys:
-    """A key that gets a new name in every object at the end of a path, through lists and objects."""
+    """A key that gets a new name in every object at the end of a path, through lists and objects, of one column.
 
-    def __init__(self, way: list[str], old: str, new: str) -> None:
-        self.way, self.old, self.new = way, old, new
+    `datasets` names what it makes of rows by their own name and what is pickled here: what is said, not what is found.
+    """
+
+    def __init__(self, column: str, feature: Any, way: list[str], old: str, new: str) -> None:
+        self.column, self.way, self.old, self.new = column, way, old, new
         self.count = self.taken = 0
         self.seen: set[str] = set()
-
-    def feature(self, feature: Any) -> Any:
+        self.as_text = type(feature).__name__ == "Json" or getattr(feature, "dtype", None) == "string"
+        self.renamed = self._renamed(feature)
         """The feature under the new name; a `Json` one stays what it is, and text becomes one."""
+
+    def __getstate__(self) -> tuple[str, list[str], str, str]:
+        return self.column, self.way, self.old, self.new
+
+    def _renamed(self, feature: Any) -> Any:
         if getattr(feature, "dtype", None) == "string":
             from datasets import Json
 
             return Json()
         return self._feature(feature, self.way)
+
+    def table(self, batch: pa.Table) -> pa.Table:
+        """A batch with the column under the new name."""
+        place = batch.column_names.index(self.column)
+        return batch.set_column(place, self.column, self._array(batch.column(self.column).combine_chunks()))
 
     def _feature(self, feature: Any, way: list[str]) -> Any:
         from datasets import LargeList, List
@@ -119,11 +124,10 @@ class _Keys:
             return type(feature)(self._feature(feature.feature, way), **_length(feature))
         return feature
 
-    def array(self, array: pa.Array, feature: Any) -> pa.Array:
-        """The values under the new name."""
+    def _array(self, array: pa.Array) -> pa.Array:
         import pyarrow
 
-        if type(feature).__name__ == "Json" or getattr(feature, "dtype", None) == "string":
+        if self.as_text:
             return pyarrow.array([None if text is None else self._text(text) for text in array.to_pylist()],
                                  type=array.type)  # fmt: skip
         return array.view(self._type(array.type, self.way)) if self.count and not self.taken else array

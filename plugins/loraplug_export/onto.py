@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError
+from loraplug_export.compat import kept_in_fp32
 from loraplug_export.plan import Plan
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def dequantized(plan: Plan, adapter: Path) -> Mapping[str, Onto]:
     round_trip = _rounding(settings, training_facts(adapter).get("dtype") or "float32")
     skipped = settings.get("llm_int8_skip_modules")
     skipped = get_keys_to_not_convert(plan.model) if skipped is None else skipped
-    skipped = [*skipped, *(plan.model._keep_in_fp32_modules or ())]
+    skipped = [*skipped, *kept_in_fp32(plan.model)]
     found: dict[str, Onto] = {}
     for name, module in plan.model.named_modules():
         turned = isinstance(module, Conv1D)

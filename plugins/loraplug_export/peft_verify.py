@@ -68,7 +68,7 @@ def _units(model: torch.nn.Module, name: str = "") -> Iterator[tuple[str, torch.
     if isinstance(model, AuxiliaryTrainingWrapper):
         yield name, model, model.original_module
         return
-    if model._parameters:
+    if any(True for _ in model.parameters(recurse=False)):
         yield name, model, model
     for child, module in model.named_children():
         yield from _units(module, f"{name}.{child}" if name else child)

@@ -114,7 +114,7 @@ def verify(
 
     worst = Worst()
     tokens = sum(len(row) for row in rows)
-    carriers = [(name, module) for name, module in plan.model.named_modules() if module._parameters]
+    carriers = [(name, module) for name, module in plan.model.named_modules() if _own(module)]
     with run.progress("proving the merge", len(carriers) * len(rows)) as bar, torch.inference_mode():
         files = open_checkpoint(merged)
         for name, module in carriers:
@@ -147,9 +147,9 @@ def _watch(
     worst.layers += 1
 
     def both(*args: Any, **kwargs: Any) -> Any:
-        with holding(module, {key: _base_weight(plan, f"{name}.{key}", onto) for key in module._parameters}):
+        with holding(module, {key: _base_weight(plan, f"{name}.{key}", onto) for key in _own(module)}):
             wanted = _adapted(plan, name, module, args, forward(*args, **kwargs))
-        values = {key: _merged_weight(plan, merged, f"{name}.{key}") for key in module._parameters}
+        values = {key: _merged_weight(plan, merged, f"{name}.{key}") for key in _own(module)}
         with holding(module, values):
             got = forward(*args, **kwargs)
             stored = next(key for parameter in values if (key := _stored(plan, f"{name}.{parameter}")))
@@ -165,13 +165,18 @@ def holding(module: torch.nn.Module, values: Mapping[str, torch.Tensor | None]) 
     """While open, the module's own parameters have these values (None for an absent bias)."""
     import torch
 
-    before = dict(module._parameters)
+    before = _own(module)
     for key, value in values.items():
-        module._parameters[key] = None if value is None else torch.nn.Parameter(value, requires_grad=False)
+        setattr(module, key, None if value is None else torch.nn.Parameter(value, requires_grad=False))
     try:
         yield
     finally:
-        module._parameters.update(before)
+        for key in values:
+            setattr(module, key, before.get(key))
+
+
+def _own(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False))
 
 
 def _stored(plan: Plan, name: str) -> str | None:

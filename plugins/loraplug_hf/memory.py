@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from loraplug_hf.compat import weights_opened_with
 
 if TYPE_CHECKING:
     import torch
@@ -41,25 +43,12 @@ def sparing(mapped: bool) -> Iterator[None]:
     resident pages. On Windows it reads. Its argument `disable_mmap` is no way out: it takes whole files into memory.
     While this is open, models that other threads load are read as well.
     """
-    from transformers import modeling_utils
-
     if mapped:
         with _large_blocks_given_back():
             yield
         return
-
-    with _one_at_a_time:
-        mapping = modeling_utils.safe_open
-
-        def reading(*file: Any, **options: Any) -> Any:
-            return mapping(*file, **{**options, "backend": "pread"})
-
-        modeling_utils.safe_open = reading
-        try:
-            with _large_blocks_given_back():
-                yield
-        finally:
-            modeling_utils.safe_open = mapping
+    with _one_at_a_time, weights_opened_with(backend="pread"), _large_blocks_given_back():
+        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loraplug_sft import compat
 from loraplug_sft.kernel_block import DTYPES, Block, Unsupported
 from loraplug_sft.kernel_math import back, rms, rms_backward, times
 from loraplug_sft.kernel_vocabulary import Output, narrow
@@ -127,7 +128,7 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
         for at in range(0, len(x), size):
             part = slice(at, at + size)
             logits = times(normed[part], pieces(), width)
-            torch._log_softmax(logits, -1, False, out=logits)
+            compat.log_softmax_(logits)
             where = targets[part, None]
             losses[part] = -logits.gather(1, where)[:, 0]
             if ctx.needs_input_grad[0]:

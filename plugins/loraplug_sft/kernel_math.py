@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from loraplug_sft import compat
+
 _PIECE_BYTES = 20 << 20  # a 4-bit weight of no more than this is made at once, and no piece of a larger one is larger
 _PIECE_ROWS = 512  # of a larger one, at most; with much fewer, products are slow
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,9 +26,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     oneDNN is a tenth to a half quicker than torch's BLAS.
     """
     x = x.to(weight.dtype)
-    if _ONEDNN:
+    if compat.HAS_ONEDNN:
         with suppress(RuntimeError):  # where memory has no room for the code it writes, BLAS may still find some
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "").float()
+            return compat.linear(x, weight, bias).float()
     return functional.linear(x, weight, bias).float()
 
 
@@ -110,8 +111,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rows: Sequence[slice], scale: float)
     Returns:
         A tensor shaped as q, and what `attend_backward` needs beside it: log-sum-exps, one tensor a row.
     """
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    found = [flash(*_heads((q, k, v), row, q.shape[2]), 0.0, True, scale=scale) for row in rows]
+    found = [compat.attention(_heads((q, k, v), row, q.shape[2]), scale) for row in rows]
     return torch.cat([out.permute(2, 0, 1, 3) for out, _ in found]), [sums for _, sums in found]
 
 
@@ -119,11 +119,10 @@ def attend_backward(
     gradient: Tensor, inputs: Sequence[Tensor], out: Tensor, sums: Sequence[Tensor], rows: Sequence[slice], scale: float
 ) -> list[Tensor]:
     """Gradients of `attend` by q, k and v (`inputs`), in their shapes."""
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     grads = [torch.empty_like(part) for part in inputs]
     for row, kept in zip(rows, sums, strict=True):
         by_out, q, k, v, mixed = _heads((gradient, *inputs, out), row, out.shape[2])
-        found = flash(by_out, q, k, v, mixed, kept, 0.0, True, scale=scale)
+        found = compat.attention_backward(by_out, q, k, v, mixed, kept, scale)
         for grad, part in zip(grads, found, strict=True):
             grad[row] = part.permute(2, 0, 1, 3).sum_to_size(grad[row].shape)
     return grads

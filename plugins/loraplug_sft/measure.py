@@ -25,6 +25,7 @@ def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
     import torch
     import torch.distributed as dist
 
+    from loraplug_sft import compat
     from loraplug_sft.loop import trained_tokens
 
     sums = torch.zeros(2, dtype=torch.float64)  # nats, tokens
@@ -37,7 +38,7 @@ def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
             if not mine and not trainer.sharded:
                 break
             row = rows[at if mine else 0]  # with shards every process computes equally often
-            batch = trainer._prepare_inputs(trainer.collate([row]))
+            batch = compat.on_device(trainer, trainer.collate([row]))
             with trainer.compute_loss_context_manager():
                 nats = float(trainer.compute_loss(model, batch, num_items_in_batch=1))
             sums += torch.tensor([nats, trained_tokens(row)]) * mine

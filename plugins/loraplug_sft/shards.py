@@ -73,8 +73,11 @@ def _fsdp2(model: Any) -> str:
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.tensor import DTensor
 
-    names = getattr(model, "_no_split_modules", None) or ()
+    from loraplug_sft import compat
+
+    names = compat.undivided(model)
     blocks = [module for module in model.modules() if type(module).__name__ in names]
     if not blocks:
         raise InputError("where this model can be sharded is not known", where=WHERE, todo="set use_fsdp: false")
@@ -88,7 +91,8 @@ def _fsdp2(model: Any) -> str:
         fully_shard(block, reshard_after_forward=not gathered_once, **options)
     fully_shard(model, **options)
     register_fsdp_forward_method(model, "generate")
-    held = sum(getattr(parameter, "_local_tensor", parameter).numel() for parameter in model.parameters())
+    parts = (one.to_local() if isinstance(one, DTensor) else one for one in model.parameters())
+    held = sum(part.numel() for part in parts)
     total = sum(parameter.numel() for parameter in model.parameters())
     return f"FSDP2: {held:,} of {total:,} parameters on each of {world.size()} processes"
 

@@ -24,6 +24,7 @@ def load_rows(rows: Iterable[Mapping[str, Any]], folder: Path) -> Dataset:
     """
     import pyarrow
     from datasets import Dataset, Features, Json, List, Value
+    from datasets.table import MemoryMappedTable
 
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"{os.getpid()}.part"
@@ -48,9 +49,8 @@ def load_rows(rows: Iterable[Mapping[str, Any]], folder: Path) -> Dataset:
     finally:
         beside.unlink(missing_ok=True)
         _close(iterator)
-    mapped = Dataset.from_file(str(path))
-    mapped._fingerprint = name[:16]  # from_file would hash the file's time of writing
-    return mapped
+    # Dataset.from_file would hash the file's time of writing
+    return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=name[:16])
 
 
 def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
