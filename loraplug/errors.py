@@ -18,4 +18,5 @@ class RecipeError(InputError):
 
     def __init__(self, problems: Iterable[Problem], *, where: object, todo: str) -> None:
         self.problems = tuple(problems)
+        self.exit_code = max((problem.exit_code for problem in self.problems), default=self.exit_code)
         super().__init__("\n".join(f"{where}: {problem}" for problem in self.problems), todo=todo)

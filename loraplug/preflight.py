@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from loraplug.components import KINDS, Component, Exporter
 from loraplug.context import Run
 from loraplug.errors import LoraplugError, Problem, RecipeError
@@ -64,7 +66,7 @@ def _validation(recipe: Recipe, run: Run, registry: Registry) -> Iterator[Proble
     for problem in _asked(registry, recipe.dataset, "validation", ask):
         head, _, key = problem.path.partition(".")
         same = head == "dataset"
-        yield Problem(f"validation.{key or 'path'}" if same else problem.path, problem.message)
+        yield evolve(problem, path=f"validation.{key or 'path'}" if same else problem.path)
 
 
 def _places(run: Run, parts: Sequence[tuple[str, Component]]) -> Iterator[Problem]:
@@ -132,7 +134,7 @@ def _asked(
     """
     try:
         for problem in ask(*given):
-            yield Problem(_placed(problem.path, path), problem.message)
+            yield evolve(problem, path=_placed(problem.path, path))
     except LoraplugError as error:
         yield _as_problem(error, path)
     except Exception as error:
@@ -154,4 +156,4 @@ def _as_problem(error: LoraplugError, path: str) -> Problem:
     key = (error.where or "").partition(" ")[0]
     named = key.partition(".")[0].partition("[")[0] in (*KINDS, "validation")
     problem = Problem.of(error, key if named else path)
-    return Problem(_placed(problem.path, path), problem.message)
+    return evolve(problem, path=_placed(problem.path, path))

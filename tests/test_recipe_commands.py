@@ -162,7 +162,7 @@ def test_init_writes_a_recipe_that_checks(purpose: str, loraplug: Cli, tmp_path:
     done = loraplug("recipe", "init", "--for", purpose, "-o", "mine.toml")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "mine.toml").read_text(encoding="utf-8")
-    assert loraplug("recipe", "check", "mine.toml").returncode == 0
+    assert loraplug("recipe", "check", "--options", "mine.toml").returncode == 0
     assert _errors(made, tomllib.loads(text)) == []
     assert text.count("<--") == 3
     assert sum("#" in line for line in text.splitlines()) > 15

@@ -56,5 +56,5 @@ def test_it_works_outside_the_checkout(kind: str, built: dict[str, Path], tmp_pa
     run(loraplug, "plugins", "new", "loraplug-mine", "--kind", "formatter", cwd=tmp_path)
     for wanted in ("swe", "chat", "text"):
         run(loraplug, "recipe", "init", "--for", wanted, "-o", f"{wanted}.toml", cwd=tmp_path)
-        run(loraplug, "recipe", "check", f"{wanted}.toml", cwd=tmp_path)
+        run(loraplug, "recipe", "check", "--options", f"{wanted}.toml", cwd=tmp_path)
     run(loraplug, "recipe", "schema", "-o", "schema.json", cwd=tmp_path)

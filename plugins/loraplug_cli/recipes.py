@@ -25,11 +25,13 @@ def recipe() -> None:
 @_settings
 @_json
 @click.option("--deep", is_flag=True, help="Ask a model without weights as well, which takes seconds.")
+@click.option("--options", "alone", is_flag=True, help="Look at keys and values alone: RECIPE is for another machine.")
 @click.pass_obj
-def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool) -> None:
+def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool, alone: bool) -> None:
     """Say whether RECIPE can be run: keys and values, components, and what files, disk and hub tell. Loads nothing."""
     pipeline = app.pipeline(path, settings)
-    pipeline.preflight(deep=deep)
+    if not alone:
+        pipeline.preflight(deep=deep)
     found = pipeline.recipe
     parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
     parts["exporter"] = ", ".join(part.name for part in found.exporter)

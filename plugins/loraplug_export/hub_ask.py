@@ -40,8 +40,10 @@ def push_problems(repo: str, private: bool) -> Iterator[Problem]:
             what = f"the hub does not take the token ({status}); set HF_TOKEN to one with write access"
         elif status == 429:
             what = "the hub has had too many requests from here (429); wait some minutes, then try again"
-        else:
+        elif status >= 500 or not status:
             what = f"the hub refused ({status}); try again later, or take the exporter out"
+        else:  # a mirror that does not say who asks
+            return
         yield Problem(key, f"{repo}: {what}")
     except OfflineModeIsEnabled:
         yield Problem(key, f"{repo}: HF_HUB_OFFLINE is set; unset it to push, or take the exporter out")

@@ -55,6 +55,18 @@ def _loads_alike(part: Any, room: Path) -> None:
     require(not differing, f"loaded twice, {differing[:1]} differs")
 
 
+def _tells_the_truth(part: Any, room: Path) -> None:
+    """Where files are read without loading, and a model is made without weights, they are those that are loaded."""
+    run = tiny_run(room)
+    facts, empty = part.facts(run), part.load_empty(run)
+    if facts is not None:
+        template = part.load_tokenizer(run).chat_template
+        require(template == facts.chat_template, "facts() tells another chat template than the tokenizer has")
+    if empty is not None:
+        modules = [[name for name, _ in model.named_modules()] for model in (empty, part.load_model(run))]
+        require(modules[0] == modules[1], "load_empty() has other modules than load_model()")
+
+
 def _tokenizer_fits(part: Any, room: Path) -> None:
     tokenizer, model = part.load_tokenizer(tiny_run(room)), part.load_model(tiny_run(room))
     rows = model.get_input_embeddings().weight.shape[0]
@@ -208,6 +220,7 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
         "base() is a safetensors folder": _base_is_a_folder,
         "loaded twice, the same weights": _loads_alike,
         "tokenizer and model fit": _tokenizer_fits,
+        "what it tells without loading is so": _tells_the_truth,
         "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load_model(tiny_run(room))),
     },
     "quantizer": {"config() is transformers' own": _config_is_one, "adapters on it learn": _adapters_learn},

@@ -38,10 +38,14 @@ class InputError(LoraplugError):
 
 @frozen
 class Problem:
-    """One thing wrong in a recipe, at a dotted path such as `trainer.lora.r`."""
+    """One thing wrong in a recipe, at a dotted path such as `trainer.lora.r`.
+
+    `exit_code` is that of wrong input, or of a failure elsewhere: a hub that does not answer.
+    """
 
     path: str = field(converter=redact)
     message: str = field(converter=redact)
+    exit_code: int = field(default=InputError.exit_code, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if is_secret_key(self.path):  # "expected int, got str 'hunter2'"
@@ -52,7 +56,7 @@ class Problem:
         """An error as a problem of the recipe's key `path`, which its place need not name again."""
         where = (error.where or "").removeprefix(path).lstrip()
         what = f"{where}: {error.what}" if where else error.what
-        return cls(path, what + (f"; {error.todo}" if error.todo else ""))
+        return cls(path, what + (f"; {error.todo}" if error.todo else ""), error.exit_code)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
