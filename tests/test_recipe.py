@@ -86,6 +86,17 @@ def test_toml_errors_name_line_and_column(tmp_path: Path) -> None:
         read_layers(path)
 
 
+@pytest.mark.parametrize("path", [r"C:\Users\me\rows.jsonl", r"D:\data\rows.jsonl", r"C:\new\table.jsonl"])
+def test_a_windows_path_in_double_quotes_is_told_how_to_be_written(path: str, recipe: Path, inside: Cli) -> None:
+    """Whether TOML refuses its backslashes as escapes or reads some of them as line breaks and tabs."""
+    text = recipe.read_text()
+    start = text.index("path = ", text.index("[dataset]"))
+    recipe.write_text(text[:start] + f'path = "{path}"\n' + text[text.index("\n", start) + 1 :])
+    found = inside("recipe", "check", recipe)
+    assert found.returncode == 2
+    assert "single quotes" in found.stderr
+
+
 def test_toml_1_1_is_read_and_1_0_is_written(recipe: Path, inside: Cli) -> None:
     """An inline table over lines, a trailing comma, an escape in hex; `show` writes what the standard library reads."""
     import tomllib

@@ -260,7 +260,10 @@ def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=file, todo="give the path of a .toml file") from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
-        raise InputError(f"not TOML: {error}", where=file, todo="mend the file at that line") from None
+        todo = "mend the file at that line"
+        if re.search("hex value|Unescaped|escape", str(error)):
+            todo += "; in double quotes \\ begins an escape: put a Windows path in single quotes, or write it with /"
+        raise InputError(f"not TOML: {error}", where=file, todo=todo) from None
 
 
 def _refused(name: str, values: Mapping[str, str | None]) -> str | None:

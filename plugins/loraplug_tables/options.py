@@ -86,4 +86,12 @@ def type_text(hint: Any) -> str:
 
 def expected(hint: Any, value: Any) -> str:
     """Says what type a value should have had."""
-    return f"expected {type_text(hint)}, got {type(value).__name__} {value!r}"
+    text = f"expected {type_text(hint)}, got {type(value).__name__} {value!r}"
+    if isinstance(value, str) and has_controls(value):
+        text += "; in double quotes \\ begins an escape: put a Windows path in single quotes, or write it with /"
+    return text
+
+
+def has_controls(text: str) -> bool:
+    """Whether there are control characters in it, as in a path whose backslashes were read as escapes."""
+    return any(ord(sign) < 32 for sign in text)

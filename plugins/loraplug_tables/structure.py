@@ -18,7 +18,7 @@ from cattrs import ClassValidationError, Converter, IterableValidationError
 from cattrs.errors import ForbiddenExtraKeysError
 
 from loraplug_tables.errors import LoraplugError, Problem
-from loraplug_tables.options import arms_of, expected, options
+from loraplug_tables.options import arms_of, expected, has_controls, options
 
 
 def _strict(accepted: type) -> Any:
@@ -27,7 +27,8 @@ def _strict(accepted: type) -> Any:
             return value
         if accepted is float and type(value) is int:
             return float(value)
-        if accepted is Path and isinstance(value, str) and value:  # pathlib takes "" for the working folder
+        # pathlib takes "" for the working folder; and no path of a user's holds a line break or a bell
+        if accepted is Path and isinstance(value, str) and value and not has_controls(value):
             return Path(value)
         raise TypeError(expected(accepted, value))
 
