@@ -93,3 +93,16 @@ def test_a_name_that_is_not_there_is_refused(tmp_path: Path, run: Run, rename: d
     for source in sources(tmp_path, rename):
         with pytest.raises(InputError, match=said):
             source.load(run)
+
+
+def test_the_same_rename_of_the_same_rows_has_the_same_name() -> None:
+    """What `datasets` calls the result, so that what is cached on top of it is found again."""
+    from datasets.fingerprint import Hasher
+
+    from loraplug_data.renaming import renamed
+
+    rows = Dataset(Dataset.from_list(ROWS).data, fingerprint="0" * 16)
+    same, again = (renamed(rows, {"conv.value": "content"}, "x") for _ in range(2))
+    other = renamed(rows, {"conv.value": "text"}, "x")
+    assert same._fingerprint == again._fingerprint != other._fingerprint
+    assert Hasher.hash(same[:]) != Hasher.hash(other[:])
