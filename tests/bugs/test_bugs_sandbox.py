@@ -183,6 +183,20 @@ def test_memory_of_all_together_and_processes_are_limited(tree: Path) -> None:
         assert done.seconds < 8
 
 
+@linux
+def test_memory_in_files_that_no_process_holds_is_limited(tree: Path) -> None:
+    """Memory files whose descriptors wait in a socket are nobody's, and count all the same."""
+    code = (
+        "import os, socket, time\na, b = socket.socketpair()\nfor _ in range(40):\n f = os.memfd_create('x')\n"
+        " os.write(f, bytes(20 << 20))\n socket.send_fds(a, [b'x'], [f])\n os.close(f)\ntime.sleep(9)"
+    )
+    with Sandbox(tree, Limits(memory_mb=256, seconds=30)) as box:
+        done = box.run([PYTHON, "-c", code])
+        if "processes" in box.gaps:
+            pytest.skip("the system allows no own process table")
+        assert done.killed == "memory" and done.seconds < 20
+
+
 def test_file_size_and_output_are_limited(tree: Path) -> None:
     """Files end at the limit; of long output the first and last part are kept."""
     with Sandbox(tree, Limits(file_mb=1, output_bytes=1000)) as box:

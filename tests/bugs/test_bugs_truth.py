@@ -190,3 +190,16 @@ def test_no_bug_at_all_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="breaks too much") as error:
         tasks_of(tmp_path, SUBTESTS, count=9, per_function=9, max_failing=1)
     assert "max_failing" in str(error.value)
+
+
+def test_a_suite_whose_tests_always_pass_is_refused(tmp_path: Path) -> None:
+    """A repository that reports all its tests as passed makes no tasks: a control test gives it away."""
+    code = code_in(tmp_path, "def test_one():\n    assert __import__('twice').double(1) == 2\n")
+    (code / "conftest.py").write_text(
+        "import pytest\n\n\n@pytest.hookimpl(wrapper=True, tryfirst=True)\ndef pytest_runtest_call(item):\n"
+        "    try:\n        return (yield)\n    except AssertionError:\n        return None\n"
+    )
+    run = Run("bugs", seed=1, outputs=tmp_path / "outputs", cache=tmp_path / "cache")
+    with pytest.raises(InputError, match="passes there that must fail"):
+        list(SweBugsSource(str(code), workers=1, count=1).rows(run))
+    assert not list(tmp_path.rglob("loraplug-box-*"))

@@ -17,6 +17,7 @@ from kernel import PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, Kernel
 TICK = 0.05  # seconds between looks
 KILLED = 137
 _DISK_SHARE = 20.0  # a look at all files may take 1/20 of the time
+_IN_FLIGHT = 16  # descriptors that are on their way through sockets, and are no process' own meanwhile
 _BLOCK = 512
 _SMALLEST = 1024  # bytes that even an empty file is counted as
 
@@ -25,7 +26,8 @@ class Watch:
     """Looks at what all processes of this table take together.
 
     Memory is that of the processes, shared pages once, and what they hold in memory files (memfd) that may be mapped
-    nowhere. Disk is what the folders to write in have grown by, and files that are deleted but still open.
+    nowhere. Disk is what the folders to write in have grown by, and files that are deleted but still open. What files
+    hold whose descriptors wait in a socket cannot be seen: more than a few of them count as too much memory.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -38,6 +40,7 @@ class Watch:
     def too_much(self) -> str | None:
         """`memory`, `processes` or `disk` where more is taken than allowed."""
         own = whole = count = 0
+        waiting: dict[tuple[int, int], int] = {}
         held: dict[tuple[int, int], int] = {}
         deleted: dict[tuple[int, int], int] = {}
         numbers = [name for name in os.listdir("/proc") if name.isdecimal() and name != "1"]
@@ -46,11 +49,11 @@ class Watch:
                 with open(f"/proc/{name}/statm") as file:
                     _, resident, shared, *_ = map(int, file.read().split())
                 own, whole, count = own + resident - shared, whole + resident, count + 1
-                self._open_files(name, held, deleted)
+                self._open_files(name, held, deleted, waiting)
         if count > self._spec["processes"]:
             return "processes"
         most = self._spec["memory"]
-        if own * self._page + sum(held.values()) > most:
+        if own * self._page + sum(held.values()) > most or sum(waiting.values()) > _IN_FLIGHT:
             return "memory"
         if whole * self._page > most and sum(map(_share, numbers)) > most:  # exact, and slow
             return "memory"
@@ -62,13 +65,21 @@ class Watch:
                 return "disk"
         return "disk" if sum(deleted.values()) > self._spec["disk"] else None
 
-    def _open_files(self, process: str, held: dict[tuple[int, int], int], deleted: dict[tuple[int, int], int]) -> None:
+    def _open_files(
+        self,
+        process: str,
+        held: dict[tuple[int, int], int],
+        deleted: dict[tuple[int, int], int],
+        waiting: dict[tuple[int, int], int],
+    ) -> None:
         place = f"/proc/{process}/fd"
         for number in os.listdir(place):
             with contextlib.suppress(OSError):
                 facts = os.stat(f"{place}/{number}")
-                if stat.S_ISREG(facts.st_mode):
-                    key = facts.st_dev, facts.st_ino
+                key = facts.st_dev, facts.st_ino
+                if stat.S_ISSOCK(facts.st_mode):
+                    waiting[key] = _in_flight(process, number)
+                elif stat.S_ISREG(facts.st_mode):
                     if facts.st_dev == self._memory_device:
                         held[key] = facts.st_blocks * _BLOCK
                     elif facts.st_nlink == 0:
@@ -98,6 +109,12 @@ def _memory_device() -> int:
         return os.fstat(number).st_dev
     finally:
         os.close(number)
+
+
+def _in_flight(process: str, number: str) -> int:
+    """Descriptors that were sent to a socket and not yet taken out of it."""
+    with open(f"/proc/{process}/fdinfo/{number}") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith("scm_fds:"))
 
 
 def _share(process: str) -> int:
