@@ -12,7 +12,7 @@ from loraplug import BaseFacts, InputError, Problem
 
 INDEX = "model.safetensors.index.json"
 _WHERE = "model.id"
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "vocab.txt")
+_TOKENIZERS = ("tokenizer.*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 _SHOWN = 4
 _LONGEST = 100_000_000  # bytes of a header, as the library has it
@@ -121,7 +121,7 @@ def _vocabulary(folder: Path) -> int | None:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        if any((folder / name).is_file() for name in _TOKENIZERS):
+        if any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
             return None
         todo = "copy tokenizer.json and tokenizer_config.json of the model beside it"
         raise InputError("has no tokenizer", where=folder, todo=todo)

@@ -109,7 +109,8 @@ def answering(id: str, revision: str | None) -> Iterator[None]:  # noqa: A002
         raise _refused(error.response.status_code if error.response is not None else 0, where) from None
     except OfflineModeIsEnabled:
         todo = "unset HF_HUB_OFFLINE, or give a local folder or .gguf file"
-        raise LoraplugError("is not in the hub's cache, and HF_HUB_OFFLINE is set", where=where, todo=todo) from None
+        what = "is not in the hub's cache, and the hub was not reached: HF_HUB_OFFLINE is set"
+        raise LoraplugError(what, where=where, todo=todo) from None
     except (OSError, HTTPError) as error:
         text = " ".join(str(error).split())[:200]
         todo = "check the network, or give a local folder or .gguf file"
