@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
 from loraplug import InputError, LoraplugError, Run, fresh_place
+from loraplug_hf.memory import sparing
 
 _WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 _WANTED = [*_WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md", "LICENSE*", "NOTICE*"]
@@ -116,20 +118,24 @@ def dequantised(file: Path, run: Run) -> Path:
     logging.disable_progress_bar()
     run.say(f"model: dequantising {file.name} into the cache (once)")
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
-        with redirect_stderr(StringIO()):  # a progress bar that asks no one
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"cannot be read as GGUF: {text}", where=file, todo="give a folder of safetensors") from None
-    model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
-    model.config._name_or_path = file.stem
-    with fresh_place(place) as fresh:
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
-        if licence := _licence(file):  # where cards are looked for
-            (fresh / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
+    with sparing(mapped=True):  # what is let go of here goes back to the system before training begins
+        try:
+            with redirect_stderr(StringIO()):  # a progress bar that asks no one
+                model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:300]
+            todo = "give a folder of safetensors"
+            raise InputError(f"cannot be read as GGUF: {text}", where=file, todo=todo) from None
+        model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
+        model.config._name_or_path = file.stem
+        with fresh_place(place) as fresh:
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+            if licence := _licence(file):  # where cards are looked for
+                (fresh / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
+        del model, tokenizer
+        gc.collect()
     return place
 
 
