@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CANARY := .canary
 
-.PHONY: quickstart test lint fast docs canary clean
+.PHONY: quickstart test lint fast matrix gpu docs canary clean
 
 quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
@@ -15,6 +15,12 @@ test: $(READY) lint  ## everything CI runs
 
 fast: $(READY) lint  ## the tests that take no real model
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+matrix: $(READY)  ## every number format, kernel, adapter and layout; the table in docs/precision.md
+	$(BIN)/python tests/matrix/matrix_table.py $(VENV)/matrix
+
+gpu: $(READY)  ## acceptance on the GPU that is there, told in gpu-report.md; LORAPLUG_GPU_TESTS=cpu runs it without one
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -224,7 +224,7 @@ class TrainingResult:
         adapter: folder with adapter_model.safetensors, adapter_config.json, tokenizer and chat template.
         figures: numbers for the summary and the lock; well-known: `validation_loss_before`, `validation_loss_after`
             (mean cross-entropy in nats per trained token), `train_loss`, `trained_tokens`, `tokens_per_second`,
-            `seconds`, `peak_memory_bytes`, `steps`.
+            `seconds`, `peak_memory_bytes` (of training, after loading), `loading_memory_bytes`, `steps`.
         samples: prompts answered before and after.
     """
 
@@ -235,11 +235,19 @@ class TrainingResult:
 
 @frozen
 class Estimate:
-    """What a training is expected to need: bytes, seconds, and both in parts (name to bytes)."""
+    """What a training is expected to need.
+
+    Attributes:
+        memory_bytes: the most held at once while it trains.
+        seconds: of training; None where that is not known.
+        parts: `memory_bytes` by what it is for.
+        loading_bytes: the most held at once before, while data and model are loaded, where that was measured.
+    """
 
     memory_bytes: int
     seconds: float | None
     parts: Mapping[str, int] = Factory(dict)
+    loading_bytes: int | None = None
 
 
 class Trainer(Component):

@@ -54,7 +54,9 @@ def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:
     if "tokens_per_second" in figures:
         lines.append(("speed", f"{figures['tokens_per_second']:,.0f} tokens/s, prompts included"))
     if "peak_memory_bytes" in figures:
-        lines.append(("peak memory", f"{figures['peak_memory_bytes'] / 1e9:.1f} GB"))
+        loading = figures.get("loading_memory_bytes")
+        apart = "" if loading is None else f" training, {loading / 1e9:.1f} GB loading"
+        lines.append(("peak memory", f"{figures['peak_memory_bytes'] / 1e9:.1f} GB{apart}"))
     return lines
 
 

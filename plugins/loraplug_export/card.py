@@ -22,6 +22,7 @@ _FIGURES = {
     "seconds": "seconds of training",
     "tokens_per_second": "tokens per second",
     "peak_memory_bytes": "peak memory of training (bytes)",
+    "loading_memory_bytes": "peak memory of loading (bytes)",
 }
 
 _LOAD: dict[Kind, str] = {

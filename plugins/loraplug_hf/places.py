@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from contextlib import redirect_stderr
 from glob import escape
@@ -11,6 +12,7 @@ from typing import Any
 
 from loraplug import InputError, Run, fresh_place
 from loraplug_hf.files import check_whole, weights_of
+from loraplug_hf.memory import sparing
 
 
 def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
@@ -73,20 +75,24 @@ def dequantised(file: Path, run: Run) -> Path:
     run.say(f"model: dequantising {file.name} into the cache (once)")
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     source["trust_remote_code"] = False  # of what lies beside the file, too; transformers would ask on the terminal
-    try:
-        with redirect_stderr(StringIO()):  # a progress bar that asks no one
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"cannot be read as GGUF: {text}", where=file, todo="give a folder of safetensors") from None
-    model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
-    model.config.name_or_path = file.stem
-    with fresh_place(place) as fresh:
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
-        if licence := _licence(file):  # where cards are looked for
-            (fresh / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
+    with sparing(mapped=True):  # what is let go of here goes back to the system before training begins
+        try:
+            with redirect_stderr(StringIO()):  # a progress bar that asks no one
+                model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:300]
+            todo = "give a folder of safetensors"
+            raise InputError(f"cannot be read as GGUF: {text}", where=file, todo=todo) from None
+        model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
+        model.config.name_or_path = file.stem
+        with fresh_place(place) as fresh:
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+            if licence := _licence(file):  # where cards are looked for
+                (fresh / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
+        del model, tokenizer
+        gc.collect()
     return place
 
 

@@ -94,7 +94,12 @@ def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
     made = recipe.trainer.estimate(run, model, lengths)
     if made is None:
         return None
-    return {"memory_bytes": made.memory_bytes, "parts": dict(made.parts), "seconds": made.seconds}
+    return {
+        "memory_bytes": made.memory_bytes,
+        "parts": dict(made.parts),
+        "loading_bytes": made.loading_bytes,
+        "seconds": made.seconds,
+    }
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -111,6 +116,8 @@ def _show(figures: dict[str, Any]) -> None:
             return
         parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in estimate["parts"].items())
         echo(f"memory           {estimate['memory_bytes'] / 1e9:.2f} GB" + (f" ({parts})" if parts else ""))
+        if estimate["loading_bytes"] is not None:
+            echo(f"loading          {estimate['loading_bytes'] / 1e9:.2f} GB, before training")
         if estimate["seconds"] is not None:
             echo(f"time             {_time(estimate['seconds'])}")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from loraplug import Estimate, mixed_precision
 from loraplug_sft import kernel
-from loraplug_sft.measure import free_memory, peak_memory, resident_memory, total_memory
+from loraplug_sft.measure import forget_peak, free_memory, peak_memory, resident_memory, total_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +33,9 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     """
     import torch
 
+    loading = int(peak_memory())
+    forget_peak()
+    import_module("loraplug_sft.loop")  # trl and what it brings are in memory when training begins
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))
@@ -42,7 +46,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     weights = _bytes(parameter for parameter in adapted.parameters() if not parameter.requires_grad)
     weights += _bytes(adapted.buffers())
-    longest, usual = max(lengths), sorted(lengths)[len(lengths) // 2]
+    longest, usual = _at_once(options, lengths, fast), sorted(lengths)[len(lengths) // 2]
     checkpointing = options.gradient_checkpointing
     if needs_checkpointing(adapted, longest, fast) if checkpointing == "auto" else checkpointing:
         adapted.gradient_checkpointing_enable()
@@ -62,7 +66,16 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     if 2 * total < total_memory():  # there is room to see what allocator and temporaries add
         _step(adapted, longest, fast)
         parts["allocator, temporaries"] = max(0, int(peak_memory()) + 2 * _bytes(trained) - total)
-    return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts)
+    return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts, loading)
+
+
+def _at_once(options: Sft, lengths: Sequence[int], fast: bool) -> int:
+    """The most tokens computed at once: of the longest row, or of several short ones in a micro-batch."""
+    ordered = sorted(lengths, reverse=True)
+    if options.micro_batch != "auto":
+        return sum(ordered[: options.micro_batch])
+    step = options.tokens_per_step or sum(ordered[: options.batch_size])
+    return max(ordered[0], min(step, kernel.MICRO_TOKENS if fast else 0))
 
 
 def needs_checkpointing(adapted: Any, longest: int, fast: bool) -> bool:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Problem
-from loraplug_sft import shards
+from loraplug_sft import liger, shards
 from loraplug_sft.interval import seconds_or_steps
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
     if not options.lora.target_modules:
         what = "is empty, so nothing would be adapted"
         yield Problem("trainer.lora.target_modules", what + '; name layers, or leave it out for "all-linear"')
+    if options.kernel == "liger" and (told := liger.lacking()):
+        yield Problem(liger.WHERE, told)
     if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
         what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
         yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')

@@ -73,8 +73,11 @@ class Sft(Trainer):
         Doc("recompute activations in the backward pass: less memory, a third more time. auto: where memory is short"),
     ] = "auto"
     kernel: Annotated[
-        Literal["auto", "plain"],
-        Doc("how loss and gradients are computed. auto: a faster way for common models on a CPU; plain: transformers'"),
+        Literal["auto", "plain", "liger"],
+        Doc(
+            "how loss and gradients are computed. auto: a faster way for common models on a CPU; plain: transformers'; "
+            "liger: that with liger-kernel's Triton kernels, on a GPU"
+        ),
     ] = "auto"
     validate_every: Annotated[int | None, Doc("steps between validations", aka=("eval_steps",))] = field(
         default=None, validator=_AT_LEAST_ONE

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
-from loraplug_sft import kernel, measure, order, shards, weights, world, zero
+from loraplug_sft import kernel, liger, measure, order, shards, weights, world, zero
 from loraplug_sft.checkpoints import Checkpoints
 from loraplug_sft.forecast import needs_checkpointing
 from loraplug_sft.health import Health, fingerprint, moved
@@ -36,6 +36,8 @@ def train(
     from transformers import set_seed
     from transformers.utils import logging
 
+    loading = measure.peak_memory()
+    measure.forget_peak()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     rows, held = world.same_rows(train_rows, held)
@@ -49,6 +51,8 @@ def train(
     )
     adapted = options.lora.attach(model)
     fast, said = False, "plain kernel, as asked"
+    if options.kernel == "liger":
+        said = liger.install(adapted)
     if sharded := (kind := shards.asked()) in shards.CUT:
         said = shards.spread(adapted)
     elif options.kernel == "auto":
@@ -80,10 +84,10 @@ def train(
         _running(plan, lengths),
         _running(plan, tokens),
     )
-    return _run(options, watcher, tokenizer)
+    return _run(options, watcher, tokenizer, loading)
 
 
-def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> TrainingResult:
+def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase, loading: float) -> TrainingResult:
     run, trainer, held = watcher.run, watcher.trainer, watcher.held
     probes = measure.prompts(held or trainer.train_dataset, options.samples)
     start = fingerprint(trainer.trained.values())
@@ -118,7 +122,7 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase) -> 
         after = measure.answers(trainer, tokenizer, probes)
     changed = fingerprint(trainer.trained.values()) != start
     moved(run, changed, figures.get("validation_loss_before"), figures.get("validation_loss_after"))
-    figures["peak_memory_bytes"] = measure.peak_memory()
+    figures |= {"peak_memory_bytes": measure.peak_memory(), "loading_memory_bytes": loading}
     if watcher.leads:
         watcher.write(figures)
         _save(run, trainer, tokenizer)

@@ -58,7 +58,7 @@ def spread(model: Any, world_size: int) -> str:
         "zero_optimization": given,
         "bf16": {"enabled": model.dtype == torch.bfloat16},
         # on a device that DeepSpeed allows no float16 weights are shared out as they are, and it casts none
-        "fp16": {"enabled": model.dtype == torch.float16 and get_accelerator().is_fp16_supported()},
+        "fp16": {"enabled": model.dtype == torch.float16 and bool(get_accelerator().is_fp16_supported())},
     }
     for tensor in [*filter(lambda one: one.requires_grad, model.parameters()), *model.buffers()]:
         tensor.data = tensor.data.to(device)

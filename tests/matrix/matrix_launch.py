@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -17,8 +18,12 @@ WORKER = Path(__file__).with_name("matrix_worker.py")
 _SECONDS_TO_START, _SECONDS_A_CELL = 240, 60  # on a busy machine
 
 
-def launched(cells: Sequence[Cell], folder: Path, model: Path, env: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What came of cells of one layout, each on two processes. A cell in which a process dies or hangs has failed.
+def launched(
+    cells: Sequence[Cell], folder: Path, model: Path, env: Mapping[str, str], processes: int = 2
+) -> list[dict[str, Any]]:
+    """What came of cells of one layout. A cell in which a process dies or hangs has failed.
+
+    Those that `folder` has results of are not run again, unless they failed.
 
     Args:
         env: what is added to the environment beside what the layout asks of it.
@@ -28,8 +33,10 @@ def launched(cells: Sequence[Cell], folder: Path, model: Path, env: Mapping[str,
     tables = [cell.table() for cell in cells]
     (folder / "cells.json").write_text(json.dumps({"cells": tables, "model": str(model)}), encoding="utf-8")
     results = folder / "results.jsonl"
+    kept = list(itertools.takewhile(lambda one: one["verdict"] != "failed", _read(results)))
+    results.write_text("".join(json.dumps(one) + "\n" for one in kept), encoding="utf-8")
     while len(done := _read(results)) < len(cells):
-        said = _launch(folder, {**LAYOUTS[layout], **env}, len(cells) - len(done))
+        said = _launch(folder, {**LAYOUTS[layout], **env}, len(cells) - len(done), processes)
         after = _read(results)
         if len(after) < len(cells) and (not after[len(done) :] or after[-1]["verdict"] != "failed"):
             lost = {"cell": tables[len(after)], "verdict": "failed", "reason": "a process ended", "trace": said}
@@ -38,10 +45,10 @@ def launched(cells: Sequence[Cell], folder: Path, model: Path, env: Mapping[str,
     return _read(results)
 
 
-def _launch(folder: Path, env: Mapping[str, str], cells: int) -> str:
+def _launch(folder: Path, env: Mapping[str, str], cells: int, processes: int) -> str:
     """Run the launcher to its end; the last of what it said."""
     clean = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", **env}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     begun = subprocess.Popen(
         [*command, str(WORKER), str(folder)],
         env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

@@ -122,7 +122,14 @@ def _check_resumed(outputs: Path, whole: Path, said: list[str]) -> None:
     for name in ("adapters/cell/adapter_model.safetensors", "merged/cell/model.safetensors"):
         one, other = load_file(whole / name), load_file(outputs / name)
         assert one.keys() == other.keys()
-        assert all(one[key].equal(other[key]) for key in one), f"{name} is another after going on"
+        assert all(_same(one[key], other[key]) for key in one), f"{name} is another after going on"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Bit for bit on a CPU; on a GPU sums are made in any order, and AdamW magnifies the last bit of a small one."""
+    import torch
+
+    return bool(torch.allclose(one, other, atol=2e-3) if torch.cuda.is_available() else one.equal(other))
 
 
 def _write_rows(path: Path) -> None:
