@@ -41,14 +41,14 @@ class Opened:
         logging.set_verbosity_error()
         folder = self.adapter
         if folder is None:
-            return self.loader.load_model(run, self.quantizer), self.loader.load_tokenizer(run)
+            return self.loader.load_model(run=run, quantization=self.quantizer), self.loader.load_tokenizer(run=run)
         names = tensor_names(folder)
         try:
-            model = self.loader.load_model(run, self.quantizer)
+            model = self.loader.load_model(run=run, quantization=self.quantizer)
             if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
                 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # with the training's template
             else:
-                tokenizer = self.loader.load_tokenizer(run)
+                tokenizer = self.loader.load_tokenizer(run=run)
         except LoraplugError as error:
             todo = f"{error.todo}; or name another place of the same base with --base"
             what = f"its base cannot be loaded: {error.where}: {error.what}"
@@ -98,7 +98,7 @@ def find_exporter(use: str, registry: Registry, settings: tuple[str, ...] = ()) 
 def _transformers(id: str, registry: Registry) -> ModelLoader:  # noqa: A002 - the recipe's own word
     from loraplug_tables.layers import absolute
 
-    loader: type[ModelLoader] = registry.find("model", "transformers")  # type: ignore[assignment]
+    loader: type[ModelLoader] = registry.built_in("model", "transformers")  # type: ignore[assignment]
     return loader(id=absolute(id, Path.cwd(), sure=False))  # type: ignore[call-arg]
 
 

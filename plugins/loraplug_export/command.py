@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +22,9 @@ from loraplug import (
     working_on,
 )
 
+if TYPE_CHECKING:
+    from loraplug import App
+
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
 
@@ -32,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 @click.option("--name", help="Name of what is made; default: the adapter folder's.")
 @click.option("--base", metavar="MODEL", help="Base of the adapter, in place of the one it names.")
 @click.pass_obj
-def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None) -> None:
+def export(app: App, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None) -> None:
     """Make something out of a trained ADAPTER folder, ours or not; see `loraplug plugins show NAME` for options.
 
     What an earlier export left at the same place is replaced when the new one is whole.
@@ -48,10 +51,10 @@ def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: st
         raise InputError(f"{name!r} cannot be a file's name", where="--name", todo="use letters, digits, dots, dashes")
     opened = open_model(adapter, app.registry, base)
     run = Run(name, reporter=app.reporter())
-    place = exporter.place(run)
+    place = exporter.place(run=run)
     _check_place(place, adapter)
     try:
-        folder = opened.loader.base(run)
+        folder = opened.loader.base(run=run)
     except LoraplugError as error:
         todo = f"{error.todo}; or name another place of the same base with --base"
         raise type(error)(f"its base is not there: {error.where}: {error.what}", where=adapter, todo=todo) from error
@@ -61,7 +64,7 @@ def export(app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: st
     # the lock of a run of this name, which may be at its exporters just now
     guard = run.folder if run.folder.is_dir() else run.cache / "exports" / name
     with only_one(guard, name), working_on(place), fresh_place(place) as out:
-        exporter.export(trained, out)
+        exporter.export(result=trained, out=out)
     shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
     click.echo(f"{to}: {shown}")
 

@@ -80,7 +80,7 @@ class TransformersModel(ModelLoader):
         dtype = self.torch_dtype()
         options: dict[str, Any] = {}
         if quantization is not None:
-            options["quantization_config"] = quantization.config(dtype)
+            options["quantization_config"] = quantization.config(dtype=dtype)
         if torch.cuda.is_available() and not _shared_out():
             options["device_map"] = {"": torch.cuda.current_device()}
         base = self.base(run)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-KINDS = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter", "commands", "events")
-"""What `plugins new` writes: the six kinds of component, and the two further hooks."""
+from loraplug import KINDS as COMPONENTS
+
+if TYPE_CHECKING:
+    from loraplug import App
+
+KINDS = (*COMPONENTS, "commands", "events")
+"""What `plugins new` writes: the kinds of component, and the two further hooks."""
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -21,7 +26,7 @@ def plugins() -> None:
 @plugins.command("list")
 @_json
 @click.pass_obj
-def list_(app: Any, as_json: bool) -> None:
+def list_(app: App, as_json: bool) -> None:
     """List what every plugin brings, with the distribution it came in, its version and whether it works."""
     from loraplug_kit.listing import list_plugins
 
@@ -32,7 +37,7 @@ def list_(app: Any, as_json: bool) -> None:
 @click.argument("name")
 @_json
 @click.pass_obj
-def show(app: Any, name: str, as_json: bool) -> None:
+def show(app: App, name: str, as_json: bool) -> None:
     """Show a component: options with types, defaults and docs, who brought it, and a recipe snippet.
 
     NAME is a component (`chat-template`), one of a distribution (`loraplug:swe`), or a plugin (`chat`).
@@ -75,7 +80,7 @@ def new(name: str, kind: str, into: Path) -> None:
 )
 @_json
 @click.pass_obj
-def check(app: Any, package: str, settings: tuple[str, ...], as_json: bool) -> int:
+def check(app: App, package: str, settings: tuple[str, ...], as_json: bool) -> int:
     """Check that what PACKAGE (a distribution, or a plugin's name) brings keeps the promises of its kind.
 
     Loads models and trains a tiny one, so it takes a while. Exit code 1 when something does not hold.

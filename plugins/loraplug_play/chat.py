@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from loraplug import InputError, LoraplugError, Run, open_model
 
 if TYPE_CHECKING:
+    from loraplug import App
     from loraplug_play.generate import Sampling
     from loraplug_play.voice import Voice
 
@@ -33,7 +34,7 @@ _HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops 
 @click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
 @click.pass_obj
 def chat(
-    app: Any,
+    app: App,
     model: str,
     prompt: str | None,
     system: str | None,

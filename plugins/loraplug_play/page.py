@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # before gradio is loaded: it would tell its makers of every page, and ask whether there is a newer gradio
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -18,6 +18,9 @@ from loraplug_play.generate import Sampling, own_temperature
 from loraplug_play.models import Models
 from loraplug_play.prompt import Message
 from loraplug_play.voice import Answer, Voice
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = "#chatbot .md { white-space: pre-wrap } footer { display: none }"
@@ -176,7 +179,7 @@ class OnlyFromHere:
         b"frame-ancestors 'self'"
     )
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from loraplug import InputError, Run
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 
 @click.command()
@@ -18,7 +21,7 @@ from loraplug import InputError, Run
 @click.option("--share", is_flag=True, help="Make a public address through gradio's servers.")
 @click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
 @click.pass_obj
-def web(app: Any, model: str, port: int, host: str, share: bool, base: str | None) -> None:
+def web(app: App, model: str, port: int, host: str, share: bool, base: str | None) -> None:
     """Talk to MODEL in a browser, and compare it with its base; other finished runs can be chosen in the page.
 
     MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file or package:NAME/FILE.gguf.

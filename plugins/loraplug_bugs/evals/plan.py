@@ -8,7 +8,7 @@ import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -19,6 +19,9 @@ from loraplug_bugs.evals.reading import Task, read_tasks
 from loraplug_bugs.evals.speaker import Sampling
 from loraplug_bugs.limits import Limits
 from loraplug_bugs.options import BoxLimits
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 _SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 _SUITE_SECONDS = 900.0  # for the suite on the tree without the bug
@@ -85,7 +88,7 @@ class Plan:
     broken: Sequence[InputError] = ()
 
 
-def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
+def make_plan(app: App, wanted: Wanted, run: Run) -> Plan:
     """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
     lock = _lock(wanted.model)
     formatter: Any = app.registry.find("formatter", "chat-template")()
