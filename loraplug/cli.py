@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(redact(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        _stop(f"interrupted {error}".strip() + f"\n  next: {_GO_ON}", 130)
+        _stop(f"interrupted{_when(error.__cause__ or error)}\n  next: {_GO_ON}", 130)
     except SystemExit as end:
         if end.code == _TERMINATED:
-            _stop(f"terminated\n  next: {_GO_ON}", _TERMINATED)
+            _stop(f"terminated{_when(end)}\n  next: {_GO_ON}", _TERMINATED)
         raise
     except LoraplugError as error:
         if debug:
@@ -61,6 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
             _show_traceback()
             sys.exit(1)
         _stop(_failed(error), 1)
+
+
+def _when(error: BaseException) -> str:
+    """What was going on, where that was noted."""
+    return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _show_traceback() -> None:

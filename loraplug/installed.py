@@ -111,8 +111,9 @@ def _folder_names(distribution: metadata.Distribution, file: str) -> Iterator[tu
         except (UnicodeDecodeError, OSError):
             sound = file == "entry_points.txt" and not (info / file).exists()
         if not sound:
-            name, _, version = info.stem.partition("-")
-            yield re.sub(r"[-_.]+", "-", name).lower(), version or "0"
+            parts = re.fullmatch(r"(.+?)-(\d[^-]*).*", info.stem)
+            name, version = parts.groups() if parts else (info.stem, "0")
+            yield re.sub(r"[-_.]+", "-", name).lower(), version
 
 
 def _nothing() -> None:

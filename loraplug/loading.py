@@ -49,7 +49,8 @@ def load(plugin: Plugin, load: Callable[[], Any]) -> tuple[Plugin, Found]:
                 found = _ask(plugin, load())
         except BaseException as error:  # SystemExit, KeyboardInterrupt and CancelledError included
             if asked.now:
-                raise type(error)(f"while plugin {plugin} was being loaded") from error
+                error.add_note(f"while plugin {plugin} was being loaded")
+                raise
             status = "incompatible" if isinstance(error, contracts.IncompatibleError) else "broken"
             other = None if status == "incompatible" else _other_version(plugin)
             status, reason = ("incompatible", other) if other else (status, _reason(error))

@@ -37,6 +37,8 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
+PRINTS = "prints when it is loaded"
+"""The note of a plugin that does."""
 NOTHING = "brings nothing: are its hooks decorated with @loraplug.hookimpl?"
 
 

@@ -12,7 +12,18 @@ from typing import Annotated, Any, get_args, get_origin
 from attrs import define, field, frozen
 
 from loraplug_tables.errors import InputError, Problem
-from loraplug_tables.options import LISTS, MAPPINGS, ByUse, arms_of, fitting, is_by_use, is_table, item_types, options
+from loraplug_tables.options import (
+    LISTS,
+    MAPPINGS,
+    ByUse,
+    Option,
+    arms_of,
+    fitting,
+    is_by_use,
+    is_table,
+    item_types,
+    options,
+)
 from loraplug_tables.secrets import REDACTED, is_secret_key, is_secret_name
 
 Table = dict[str, Any]
@@ -202,11 +213,21 @@ class Layers:
         for option in options(cls):
             value, here = table.get(option.name), (*place, option.name)
             if value is None:
+                table |= self._default_path(option)
                 continue
             if option.is_path and option.holds is None:
                 table[option.name] = self._absolute(value, option.is_path is True, here)
             table[option.name] = self._inside(option.hint, table[option.name], here, hold)
         return table
+
+    def _default_path(self, option: Option) -> Table:
+        """A default that is a path or some starts, if relative, from the recipe's folder, as if the recipe said it."""
+        default = option.default
+        if isinstance(default, Path):
+            return {option.name: absolute(str(default), self.folder)}
+        if isinstance(default, list | tuple) and default and all(isinstance(item, Path) for item in default):
+            return {option.name: [absolute(str(item), self.folder) for item in default]}
+        return {}
 
     def _inside(self, hint: Any, value: Any, place: Place, hold: Hold | None) -> Any:
         """What a value of this type holds of paths, tables and components, made what it stands for."""
