@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from command import Cli
+from command import ROOT, Cli
 from loraplug import InputError, Plugin, PluginError, Registry, as_table, build, load_registry
 from loraplug_kit.listing import list_plugins, show_plugin
 
@@ -416,3 +417,17 @@ def test_built_in_components_have_types_that_can_be_read() -> None:
     own = [entry for entry in load_registry().entries if entry.plugin.distribution == "loraplug"]
     assert len(own) >= 20
     assert all(option.doc for entry in own for option in options(entry.cls))
+
+
+def test_everything_that_is_exported_is_there_and_plugins_import_no_more() -> None:
+    """What `from loraplug import …` names in the built-in plugins stands in `__all__`, and comes from there."""
+    import loraplug
+
+    assert all(getattr(loraplug, name) is not None for name in loraplug.__all__)
+    used: set[str] = set()
+    for path in (ROOT / "plugins").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "loraplug":
+                used |= {alias.name for alias in node.names}
+    assert len(used) > 40
+    assert used <= set(loraplug.__all__)
