@@ -16,8 +16,7 @@ from typing import Any
 import click
 
 from loraplug import Entry, Registry, hookspecs, load_registry
-from loraplug.components import KINDS
-from loraplug.registry import HOOKS
+from loraplug.components import HOOKS, KINDS
 from loraplug_kit.conformance import every_option
 from loraplug_kit.listing import toml
 

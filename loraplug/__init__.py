@@ -3,7 +3,12 @@
 What is exported here is all a plugin needs.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from loraplug.components import (
+    HOOKS,
+    KINDS,
+    Adapter,
     BaseFacts,
     Component,
     DatasetSource,
@@ -16,19 +21,24 @@ from loraplug.components import (
     Trained,
     Trainer,
     TrainingResult,
+    Transform,
+    held,
 )
 from loraplug.context import Event, Progress, Reporter, Run, published
+from loraplug.contracts import API_VERSION
 from loraplug.diagnostics import Diagnostic, Finding
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.installed import Plugin
-from loraplug.lock import shareable
+from loraplug.lock import as_table, require_secrets, shareable
 from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
 from loraplug.printing import echo, printable
 from loraplug.provenance import is_own as is_own_lock
 from loraplug.provenance import remember as remember_lock
+from loraplug.recipe import Plugins, Recipe, Validation, build
 from loraplug.registry import Entry, Registry, load_registry, report
+from loraplug.transforms import transformed
 from loraplug.weights import weight_files, weight_names
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
@@ -38,16 +48,100 @@ from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unre
 from loraplug_tables.options import Doc, Option, options
 from loraplug_tables.secrets import kinds as kinds_of_secrets
 from loraplug_tables.secrets import redact, redacted
+from loraplug_tables.structure import as_toml
+
+if TYPE_CHECKING:
+    from loraplug.app import App
+    from loraplug.run import Outcome, Pipeline
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BaseFacts", "Component", "Conversation", "DatasetSource", "Diagnostic", "Doc", "Entry", "Estimate", "Event",
-    "Exporter", "Finding", "Formatter", "InputError", "Lock", "LoraplugError", "ModelLoader", "Opened", "Option",
-    "Plugin", "PluginError", "Problem", "Progress", "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained",
-    "Trainer", "TrainingResult", "check_row", "conversation", "echo", "find_exporter", "fresh_place", "hookimpl",
-    "is_own_lock", "iter_rows", "kinds_of_secrets", "load_adapter", "load_registry", "lock_beside",
-    "mixed_precision", "only_one", "open_model", "options", "printable", "published", "redact", "redacted",
-    "remember_lock", "report", "row_id", "shape_of", "shareable", "unread_columns", "weight_files", "weight_names",
+    "API_VERSION",
+    "HOOKS",
+    "KINDS",
+    "Adapter",
+    "App",
+    "BaseFacts",
+    "Component",
+    "Conversation",
+    "DatasetSource",
+    "Diagnostic",
+    "Doc",
+    "Entry",
+    "Estimate",
+    "Event",
+    "Exporter",
+    "Finding",
+    "Formatter",
+    "InputError",
+    "Lock",
+    "LoraplugError",
+    "ModelLoader",
+    "Opened",
+    "Option",
+    "Outcome",
+    "Pipeline",
+    "Plugin",
+    "PluginError",
+    "Plugins",
+    "Problem",
+    "Progress",
+    "Quantizer",
+    "Recipe",
+    "Registry",
+    "Reporter",
+    "Run",
+    "Sample",
+    "Trained",
+    "Trainer",
+    "TrainingResult",
+    "Transform",
+    "Validation",
+    "as_table",
+    "as_toml",
+    "build",
+    "check_row",
+    "conversation",
+    "echo",
+    "find_exporter",
+    "fresh_place",
+    "held",
+    "hookimpl",
+    "is_own_lock",
+    "iter_rows",
+    "kinds_of_secrets",
+    "load_adapter",
+    "load_registry",
+    "lock_beside",
+    "mixed_precision",
+    "only_one",
+    "open_model",
+    "options",
+    "printable",
+    "published",
+    "redact",
+    "redacted",
+    "remember_lock",
+    "report",
+    "require_secrets",
+    "row_id",
+    "shape_of",
+    "shareable",
+    "transformed",
+    "unread_columns",
+    "weight_files",
+    "weight_names",
     "working_on",
 ]  # fmt: skip
+
+_LATER = {"App": "app", "Outcome": "run", "Pipeline": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    """What only the command line needs comes when it is asked for, so that plugins load sooner."""
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(f"loraplug.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line's frame: every command comes from a plugin; here they are gathered, and errors become exit codes."""
+"""The command line's frame: every command comes from a plugin; here errors become exit codes."""
 
 from __future__ import annotations
 
@@ -11,84 +11,15 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from loraplug import LoraplugError, Registry, Reporter, Run, __version__, echo, load_registry
+from loraplug import LoraplugError, __version__, echo
+from loraplug.app import App
 from loraplug_tables.secrets import redact
-
-if TYPE_CHECKING:
-    from loraplug import DatasetSource
-    from loraplug.recipe import Recipe
-    from loraplug.run import Pipeline
-    from loraplug_tables.layers import Layers
-
 
 _TERMINATED = 128 + signal.SIGTERM
 _GO_ON = "the same command goes on with what is finished"
-
-
-class App(click.Group):
-    """What a command gets as its context object: everything installed, and a way from a recipe to a pipeline."""
-
-    @cached_property
-    def registry(self) -> Registry:
-        """Everything installed; built once, when something asks for it."""
-        return load_registry()
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Names of all commands."""
-        return sorted({str(command.name) for command, _ in self.registry.commands})
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of that name, from whichever plugin brings it first."""
-        return next((command for command, _ in self.registry.commands if command.name == name), None)
-
-    def read_layers(self, path: Path, settings: tuple[str, ...] = ()) -> Layers:
-        """A recipe's table with `.env` (of the working folder), environment and `--set` over it."""
-        from loraplug.layers import read_layers
-
-        dotenv: dict[str, str | None] = {}
-        if Path(".env").is_file():
-            from dotenv import dotenv_values
-
-            dotenv = dotenv_values(".env")
-        layers = read_layers(path, settings, dotenv)
-        for name, value in dotenv.items():  # tokens for hubs and trackers; what is already set wins
-            os.environ.setdefault(name, value or "")
-        return layers
-
-    def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
-        """The recipe with everything over it, every stage a component."""
-        from loraplug.recipe import build
-
-        return build(self.read_layers(path, settings), self.registry)
-
-    def source(self, path: Path, settings: tuple[str, ...] = ()) -> tuple[DatasetSource, Run]:
-        """What `[dataset]` of a recipe says, and a run for it; the recipe's other tables may be missing or wrong."""
-        from loraplug.recipe import build_source
-
-        source, name, seed = build_source(self.read_layers(path, settings), self.registry)
-        return source, Run(name, seed, reporter=self.reporter())
-
-    def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
-        """The recipe's stages, ready to run, reporting to the terminal."""
-        from loraplug.lock import require_secrets
-        from loraplug.run import Pipeline
-
-        recipe = self.read_recipe(path, settings)
-        require_secrets(recipe, self.registry)
-        registry = self.registry.without(recipe.disabled, f"[plugins] disable of {path}")
-        return Pipeline(recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
-
-    def reporter(self) -> Reporter:
-        """A reporter on the terminal's stderr."""
-        from loraplug.terminal import TerminalReporter
-
-        return TerminalReporter()
 
 
 @click.group(
@@ -131,11 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
         error.show(told := io.StringIO())
         echo(redact(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _stop(f"interrupted\n  next: {_GO_ON}", 130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _stop(f"interrupted{_when(error.__cause__ or error)}\n  next: {_GO_ON}", 130)
     except SystemExit as end:
         if end.code == _TERMINATED:
-            _stop(f"terminated\n  next: {_GO_ON}", _TERMINATED)
+            _stop(f"terminated{_when(end)}\n  next: {_GO_ON}", _TERMINATED)
         raise
     except LoraplugError as error:
         if debug:
@@ -162,6 +93,11 @@ def _versions() -> dict[str, str | None]:
             except PackageNotFoundError:
                 found[name] = None
     return found
+
+
+def _when(error: BaseException) -> str:
+    """What was going on, where that was noted."""
+    return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _show_traceback() -> None:

@@ -1,4 +1,7 @@
-"""The six kinds of component. A component is a frozen attrs class: fields are options, one verb is its job.
+"""The kinds of component. A component is a frozen attrs class: fields are options, one verb is its job.
+
+A field whose type is one of these bases, a list of them or an optional one, is a table with a `use` of its own: a
+component may hold components of any kind. Verbs are called by keyword.
 
 Annotate every field with `Doc`; `plugins show`, the JSON schema and the docs are made from it. Import torch,
 transformers, datasets and the like inside methods, never at module level: listing plugins must stay fast.
@@ -7,12 +10,15 @@ transformers, datasets and the like inside methods, never at module level: listi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import attrs
 from attrs import Factory, frozen
+
+from loraplug_tables.options import ByUse
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,12 +29,10 @@ if TYPE_CHECKING:
     from loraplug.recipe import Recipe
 
 
-class Component(ABC):
-    """Base of all six kinds. Not to be used directly."""
+class Component(ByUse, ABC):
+    """Base of all kinds. Not to be used directly."""
 
     __slots__ = ()
-    kind: ClassVar[str]
-    name: ClassVar[str]
 
     def check(self, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
         """Problems of these options together with the rest of the recipe, found without loading anything."""
@@ -95,6 +99,29 @@ class DatasetSource(Component):
 
         Raises:
             InputError: the data cannot be read or has no rows, naming file and line or row.
+        """
+
+
+class Transform(Component):
+    """Makes rows out of rows, between source and formatter: `[[dataset.transform]]`, in the order they are written.
+
+    `for_validation` says whether the rows of `[validation] path` go through it, too: yes for what changes rows, which
+    must then look alike; no for what chooses among the training rows or orders them.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str] = "transform"
+    for_validation: ClassVar[bool] = True
+
+    @abstractmethod
+    def apply(self, rows: Dataset, run: Run) -> Dataset:
+        """The rows that the next transform, or the formatter, is given; `rows` itself stays as it is.
+
+        The same rows, options and `run.seed` must give the same rows, as a run that goes on makes them again. The core
+        tells how many went in and came out; what is left out for a reason of its own is told through `run`.
+
+        Raises:
+            InputError: the rows cannot be transformed, naming column or row.
         """
 
 
@@ -333,6 +360,73 @@ class Exporter(Component):
         """
 
 
+class Adapter(Component):
+    """What is trained of a model: LoRA, another method of peft's, or the whole model. For trainers that hold one."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "adapter"
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel) -> Any:
+        """The model with what is to be trained in it, everything else frozen; a fresh one answers as the base does."""
+
+    @abstractmethod
+    def trainable(self, model: Any) -> Mapping[str, Any]:
+        """Name to parameter of what is trained in a model that was attached to or loaded; at least one."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what was trained into `folder`, as safetensors and JSON."""
+
+    @abstractmethod
+    def load(self, model: PreTrainedModel, folder: Path) -> Any:
+        """The base with what `save` wrote put onto it again, bit for bit.
+
+        Raises:
+            InputError: the folder does not hold it, or it is of another base's shape.
+        """
+
+    @abstractmethod
+    def mergeable(self, config: Mapping[str, Any]) -> bool:
+        """Whether the base can take in what `save` wrote; `config` is the JSON object it wrote as its settings."""
+
+
 KINDS: dict[str, type[Component]] = {
-    cls.kind: cls for cls in (DatasetSource, Formatter, ModelLoader, Quantizer, Trainer, Exporter)
+    cls.kind: cls for cls in (DatasetSource, Transform, Formatter, ModelLoader, Quantizer, Adapter, Trainer, Exporter)
 }
+"""Every kind of component, by name, in the order a run comes to them."""
+TABLES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
+"""The kinds that are tables of a recipe; the others stand inside these."""
+HOOKS = {
+    "loraplug_dataset_sources": "dataset",
+    "loraplug_transforms": "transform",
+    "loraplug_formatters": "formatter",
+    "loraplug_model_loaders": "model",
+    "loraplug_quantizers": "quantizer",
+    "loraplug_adapters": "adapter",
+    "loraplug_trainers": "trainer",
+    "loraplug_exporters": "exporter",
+}
+"""The hook that brings components of each kind."""
+RESERVED = {"dataset": ("transform", "formatter", "share")}
+"""Keys beside `use` and `name` that the core reads, or will read, in a recipe's table: no option may be called so."""
+
+
+def held(part: Component) -> Iterator[Component]:
+    """Every component inside a component, in tables, lists and mappings, and those inside them."""
+    return (inner for _, inner in held_at(part, ""))
+
+
+def held_at(value: Any, path: str) -> Iterator[tuple[str, Component]]:
+    """As `held`, each with its path in the recipe, such as `trainer.teacher`, where that of `value` is `path`."""
+    inside: Iterable[tuple[str, Any]] = ()
+    if attrs.has(type(value)):
+        inside = ((f"{path}.{one.name}", getattr(value, one.name)) for one in attrs.fields(type(value)))
+    elif isinstance(value, Mapping):
+        inside = ((f"{path}.{key}", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        inside = ((f"{path}[{index}]", item) for index, item in enumerate(value))
+    for place, item in inside:
+        if isinstance(item, Component):
+            yield place, item
+        yield from held_at(item, place)

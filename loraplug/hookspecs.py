@@ -16,7 +16,16 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from loraplug.components import DatasetSource, Exporter, Formatter, ModelLoader, Quantizer, Trainer
+    from loraplug.components import (
+        Adapter,
+        DatasetSource,
+        Exporter,
+        Formatter,
+        ModelLoader,
+        Quantizer,
+        Trainer,
+        Transform,
+    )
     from loraplug.context import Event
     from loraplug.diagnostics import Diagnostic
 
@@ -27,6 +36,11 @@ hookimpl = pluggy.HookimplMarker("loraplug")
 @hookspec
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """Dataset sources, for `[dataset] use = "…"`."""
+
+
+@hookspec
+def loraplug_transforms() -> Sequence[type[Transform]]:
+    """Transforms, for `[[dataset.transform]] use = "…"`."""
 
 
 @hookspec
@@ -45,6 +59,11 @@ def loraplug_quantizers() -> Sequence[type[Quantizer]]:
 
 
 @hookspec
+def loraplug_adapters() -> Sequence[type[Adapter]]:
+    """Adapters, for the tables of trainers that hold one, such as `[trainer.adapter] use = "…"`."""
+
+
+@hookspec
 def loraplug_trainers() -> Sequence[type[Trainer]]:
     """Trainers, for `[trainer] use = "…"`."""
 
@@ -56,7 +75,7 @@ def loraplug_exporters() -> Sequence[type[Exporter]]:
 
 @hookspec
 def loraplug_commands() -> Sequence[click.Command]:
-    """Subcommands of `loraplug`; their context object is a `loraplug.cli.App`."""
+    """Subcommands of `loraplug`; their context object is a `loraplug.App`."""
 
 
 @hookspec

@@ -15,7 +15,7 @@ from loraplug.errors import InputError, Problem
 from loraplug.recipe import Recipe
 from loraplug.registry import Registry
 from loraplug_tables.layers import Place, Table, as_key
-from loraplug_tables.options import options
+from loraplug_tables.options import ByUse
 from loraplug_tables.secrets import REDACTED, redacted
 from loraplug_tables.structure import unstructure
 
@@ -42,28 +42,27 @@ def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None, *, 
 
     It is for writing and showing, so what is secret in it is replaced; `secrets = True` keeps it, to be compared.
     """
-    names = {entry.cls: entry.name for entry in registry.entries}
+
+    def use(part: ByUse) -> str:
+        return registry.use_of(type(part)) or part.name
+
+    def relative(path: str) -> str:
+        return relpath(path, folder or recipe.folder) if Path(path).is_absolute() else path
 
     def written(part: Any) -> Table:
-        table = {"use": names[type(part)]} if type(part) in names else {}
-        table |= unstructure(part)
-        for option in options(type(part)):
-            if option.is_path and option.name in table:
-                table[option.name] = _relative(table[option.name], folder or recipe.folder)
-        return table
+        head = {"use": use(part)} if isinstance(part, ByUse) else {}
+        return head | unstructure(part, use, relative)
 
     parts = {kind: part for kind, part in recipe.parts().items() if part is not None}
-    tables = {kind: [*map(written, part)] if kind == "exporter" else written(part) for kind, part in parts.items()}
+    tables: Table = {
+        kind: [*map(written, part)] if kind == "exporter" else written(part) for kind, part in parts.items()
+    }
+    if recipe.transforms:
+        tables["dataset"]["transform"] = [*map(written, recipe.transforms)]
     plugins = {"plugins": {"disable": list(recipe.disabled)}} if recipe.disabled else {}
     table = {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
     shown: Table = table if secrets else redacted(table)
     return shown
-
-
-def _relative(value: Any, folder: Path) -> Any:
-    if isinstance(value, list):
-        return [_relative(item, folder) for item in value]
-    return relpath(value, folder) if Path(str(value)).is_absolute() else value
 
 
 def lock_text(recipe: Recipe, registry: Registry, pinned: Mapping[str, Any]) -> str:
@@ -73,10 +72,22 @@ def lock_text(recipe: Recipe, registry: Registry, pinned: Mapping[str, Any]) -> 
     facts: Table = {"folder": str(recipe.folder), "python": platform.python_version(), "machine": platform.platform()}
     facts |= {**pinned, "versions": versions(registry)}
     table = as_table(recipe, registry, secrets=True)
+    facts["brought_by"] = _brought_by(table, registry)
     hidden = {as_key(place): recipe.unfilled.get(as_key(place), "") for place, value in leaves(table)
               if redacted(value, str(place[-1])) != value}  # fmt: skip
     facts |= {"redacted": hidden} if hidden else {}
     return _HEADER + tomli_w.dumps({**redacted(table), "lock": redacted(facts)})
+
+
+def _brought_by(table: Table, registry: Registry) -> dict[str, str]:
+    """The distribution of every component of a recipe, by its key: another may bring one of that name some day."""
+    found = {}
+    for place, use in leaves(table):
+        if place[-1:] == ("use",) and isinstance(use, str):
+            distributions = {entry.plugin.distribution for entry in registry.named(use)}
+            if len(distributions) == 1:
+                found[as_key(place[:-1])] = distributions.pop()
+    return found
 
 
 def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:

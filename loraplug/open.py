@@ -51,7 +51,7 @@ class Opened:
         folder = self.adapter
         if folder is None:
             try:
-                return self.loader.load_model(run, self.quantizer), self.loader.load_tokenizer(run)
+                return self.loader.load_model(run=run, quantization=self.quantizer), self.loader.load_tokenizer(run=run)
             except LoraplugError as error:
                 raise type(error)(error.what, where=error.where, todo=_about_trust(error.todo)) from error
         names = tensor_names(folder)
@@ -59,13 +59,13 @@ class Opened:
         if code and not self.trusted and not self.own:
             raise InputError(f"brings Python code of its own ({code})", where=folder / TOKENIZER, todo=TRUST)
         try:
-            model = self.loader.load_model(run, self.quantizer)
+            model = self.loader.load_model(run=run, quantization=self.quantizer)
             # a run of one's own that trusts its base's code has its tokenizer from there; what lies beside is not run
             at_base = code and not self.trusted and getattr(self.loader, "trust_remote_code", False)
             tokenizer = (
                 self._saved_tokenizer(folder)
                 if has_tokenizer(folder) and not at_base
-                else self.loader.load_tokenizer(run)
+                else self.loader.load_tokenizer(run=run)
             )
         except LoraplugError as error:
             todo = f"{_about_trust(error.todo)}; or name another place of the same base with --base"
@@ -187,7 +187,7 @@ def _about_trust(todo: str | None) -> str | None:
 def _transformers(id: str, registry: Registry, trust: bool) -> ModelLoader:  # noqa: A002 - the recipe's own word
     from loraplug_tables.layers import absolute
 
-    loader: type[ModelLoader] = registry.find("model", "transformers")  # type: ignore[assignment]
+    loader: type[ModelLoader] = registry.built_in("model", "transformers")  # type: ignore[assignment]
     code = {"trust_remote_code": True} if trust else {}
     return loader(id=absolute(id, Path.cwd(), sure=False), **code)  # type: ignore[call-arg]
 

@@ -6,11 +6,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from loraplug.components import KINDS, Component, Exporter
+from loraplug.components import KINDS, Component, Exporter, held_at
 from loraplug.context import Run
 from loraplug.errors import LoraplugError, Problem, RecipeError
 from loraplug.recipe import Recipe
@@ -34,7 +34,11 @@ def preflight(recipe: Recipe, run: Run, registry: Registry, stages: Sequence[str
         RecipeError: with every problem found.
     """
     parts = list(_parts(recipe, stages))
-    found = [problem for path, part in parts for problem in _asked(registry, part, path, part.preflight, run, recipe)]
+    found = [
+        problem
+        for path, part in parts
+        for problem in _asked(registry, part, path, part.preflight, run=run, recipe=recipe)
+    ]
     found += _validation(recipe, run, registry) if "dataset" in stages else ()
     found += _places(run, parts)
     found += _room(recipe, run, registry, parts)
@@ -45,13 +49,18 @@ def preflight(recipe: Recipe, run: Run, registry: Registry, stages: Sequence[str
 
 
 def _parts(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, Component]]:
-    """Components with their paths in the recipe."""
+    """Components with their paths in the recipe, those that components hold included."""
     for kind in stages:
         part = getattr(recipe, kind)
-        if kind == "exporter":
-            yield from ((f"exporter[{index}]", one) for index, one in enumerate(part))
-        elif part is not None:
-            yield kind, part
+        outer = (
+            [(f"exporter[{index}]", one) for index, one in enumerate(part)] if kind == "exporter" else [(kind, part)]
+        )
+        if kind == "dataset":
+            outer += [(f"dataset.transform[{index}]", one) for index, one in enumerate(recipe.transforms)]
+        for path, one in outer:
+            if one is not None:
+                yield path, one
+                yield from held_at(one, path)
 
 
 def _validation(recipe: Recipe, run: Run, registry: Registry) -> Iterator[Problem]:
@@ -61,7 +70,7 @@ def _validation(recipe: Recipe, run: Run, registry: Registry) -> Iterator[Proble
         return
 
     def ask() -> Iterable[Problem]:
-        return validation_source(recipe.dataset, wanted, registry).preflight(run, recipe)
+        return validation_source(recipe.dataset, wanted, registry).preflight(run=run, recipe=recipe)
 
     for problem in _asked(registry, recipe.dataset, "validation", ask):
         head, _, key = problem.path.partition(".")
@@ -73,7 +82,7 @@ def _places(run: Run, parts: Sequence[tuple[str, Component]]) -> Iterator[Proble
     """Exporters whose artefact would lie where nothing can be written."""
     for path, part in parts:
         if isinstance(part, Exporter):
-            folder = _nearest(part.place(run).parent)
+            folder = _nearest(part.place(run=run).parent)
             if not folder.is_dir():
                 yield Problem(path, f"{folder}: is no folder, so nothing can be put below it; choose another place")
             elif not os.access(folder, os.W_OK):
@@ -84,17 +93,17 @@ def _room(recipe: Recipe, run: Run, registry: Registry, parts: Sequence[tuple[st
     """Disks with less room than all stages together will take of them."""
     wanted: dict[int, list[tuple[str, Path, int]]] = {}
 
-    def ask(part: Component, path: str) -> Iterator[Problem]:
-        if isinstance(part, Exporter) and part.place(run).exists():  # most likely made, and left as it is
+    def ask(one: Component, place: str) -> Iterator[Problem]:
+        if isinstance(one, Exporter) and one.place(run=run).exists():  # most likely made, and left as it is
             return
-        for place, size in part.disk(run, recipe).items():
-            folder = _nearest(place)
+        for where, size in one.disk(run=run, recipe=recipe).items():
+            folder = _nearest(where)
             if size > 0:
-                wanted.setdefault(folder.stat().st_dev, []).append((path, folder, size))
+                wanted.setdefault(folder.stat().st_dev, []).append((place, folder, size))
         yield from ()
 
     for path, part in parts:
-        yield from _asked(registry, part, path, ask, part, path)
+        yield from _asked(registry, part, path, ask, one=part, place=path)
     for told in wanted.values():
         needed, free = sum(size for _, _, size in told), shutil.disk_usage(told[0][1]).free
         if needed > free:
@@ -115,17 +124,17 @@ def _deep(recipe: Recipe, run: Run, registry: Registry, parts: Sequence[tuple[st
     made: list[PreTrainedModel] = []
 
     def empty() -> Iterator[Problem]:
-        if (model := recipe.model.load_empty(run)) is not None:
+        if (model := recipe.model.load_empty(run=run)) is not None:
             made.append(model)
         yield from ()
 
     yield from _asked(registry, recipe.model, "model", empty)
     for path, part in parts if made else ():
-        yield from _asked(registry, part, path, part.preflight_model, run, recipe, made[0])
+        yield from _asked(registry, part, path, part.preflight_model, run=run, recipe=recipe, model=made[0])
 
 
 def _asked(
-    registry: Registry, part: Component, path: str, ask: Callable[..., Iterable[Problem]], *given: object
+    registry: Registry, part: Component, path: str, ask: Callable[..., Iterable[Problem]], **given: Any
 ) -> Iterator[Problem]:
     """The problems one component tells, at their places in this recipe.
 
@@ -133,7 +142,7 @@ def _asked(
         LoraplugError: its plugin failed otherwise than in words.
     """
     try:
-        for problem in ask(*given):
+        for problem in ask(**given):
             yield evolve(problem, path=_placed(problem.path, path))
     except LoraplugError as error:
         yield _as_problem(error, path)

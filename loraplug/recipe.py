@@ -10,14 +10,25 @@ from typing import Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug.components import KINDS, Component, DatasetSource, Exporter, Formatter, ModelLoader, Quantizer, Trainer
+from loraplug.components import (
+    TABLES,
+    Component,
+    DatasetSource,
+    Exporter,
+    Formatter,
+    ModelLoader,
+    Quantizer,
+    Trainer,
+    Transform,
+    held,
+)
 from loraplug.context import Run
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
 from loraplug.registry import Registry
 from loraplug.validation import OWN, validation_source
-from loraplug_tables.layers import Layers, Place, Table, dotted
-from loraplug_tables.options import Doc, expected
-from loraplug_tables.structure import structure, unknown_key
+from loraplug_tables.layers import Layers, Place, Table, as_key, dotted
+from loraplug_tables.options import ByUse, Doc, expected
+from loraplug_tables.structure import FAILED, structure, unknown_key
 
 _OPTIONAL = ("validation", "quantizer")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -91,12 +102,21 @@ class Recipe:
     seed: int = 42
     lock: Table | None = None
     disabled: tuple[str, ...] = ()
+    transforms: tuple[Transform, ...] = ()
     unfilled: Mapping[str, str] = field(factory=dict)
 
     def parts(self) -> dict[str, Any]:
         """What stands in each table, in the order of the stages; None where a table is left out."""
         names = ("dataset", "validation", "formatter", "model", "quantizer", "trainer", "exporter")
         return {name: getattr(self, name) for name in names}
+
+    def components(self) -> Iterator[Component]:
+        """Every component, in the order of the stages, each with those inside it."""
+        stages = [getattr(self, kind) for kind in TABLES if kind != "exporter"]
+        for part in (stages[0], *self.transforms, *stages[1:], *self.exporter):
+            if part is not None:
+                yield part
+                yield from held(part)
 
 
 def build(layers: Layers, registry: Registry) -> Recipe:
@@ -108,8 +128,8 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     builder = _Builder(layers, registry)
     recipe = builder.build()
     if recipe is not None:
-        for part in (*(getattr(recipe, kind) for kind in KINDS if kind != "exporter"), *recipe.exporter):
-            builder.problems += part.check(recipe) if part is not None else ()
+        for part in recipe.components():
+            builder.problems += part.check(recipe=recipe)
         builder.problems += _same_places(recipe)
     if builder.problems or recipe is None:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
@@ -117,19 +137,19 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     return recipe
 
 
-def build_source(layers: Layers, registry: Registry) -> tuple[DatasetSource, str, int]:
-    """Make the source of `[dataset]` alone; gives it with the name and seed of a run, written or not.
+def build_source(layers: Layers, registry: Registry) -> tuple[DatasetSource, tuple[Transform, ...], str, int]:
+    """Make the source of `[dataset]` and its transforms alone, with the name and seed of a run, written or not.
 
     Raises:
         RecipeError: with every problem found in them; what else the recipe holds is not looked at.
     """
     builder, table = _Builder(layers, registry), layers.table
-    source = builder.part("dataset")
+    source, transforms = builder.part("dataset"), builder.transforms()
     name, seed = builder.run_name(table.get("run_name", "data")), builder.seed(table.get("seed", 42))
     if builder.problems or not isinstance(source, DatasetSource):
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
         raise RecipeError(builder.problems, where=layers.file, todo=todo)
-    return source, name, seed
+    return source, tuple(part for part in transforms if isinstance(part, Transform)), name, seed
 
 
 def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
@@ -146,11 +166,18 @@ def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
     return part
 
 
+def build_table(cls: type[Any], table: Table, registry: Registry) -> tuple[Any, list[Problem]]:
+    """Make one component of a class, and those inside it, from a table without `use`; with every problem found."""
+    builder = _Builder(Layers(Path("table"), Path.cwd()), registry)
+    made = builder.structured(cls, table, (cls.kind,), (cls,))
+    return (None if builder.problems else made), builder.problems
+
+
 def _same_places(recipe: Recipe) -> Iterator[Problem]:
     """Two exporters that would put what they make at one place."""
     run, seen = Run(recipe.run_name, recipe.seed), dict[Path, int]()
     for index, exporter in enumerate(recipe.exporter):
-        place = exporter.place(run).absolute()
+        place = exporter.place(run=run).absolute()
         if (first := seen.setdefault(place, index)) != index:
             where = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
             message = (
@@ -181,12 +208,13 @@ class _Builder:
 
     def build(self) -> Recipe | None:
         table = self.layers.table
-        known = {name: name for name in ("run_name", "seed", "validation", "plugins", "extends", "lock", *KINDS)}
+        known = {name: name for name in ("run_name", "seed", "validation", "plugins", "extends", "lock", *TABLES)}
         for key in sorted(table.keys() - known.keys()):
             self.add(key, unknown_key(key, known))
-        parts: dict[str, Any] = {kind: self.part(kind) for kind in KINDS if kind != "exporter"}
+        parts: dict[str, Any] = {kind: self.part(kind) for kind in TABLES if kind != "exporter"}
+        parts["transforms"] = self.transforms()
         parts |= {"run_name": self.run_name(table.get("run_name")), "seed": self.seed(table.get("seed", 42))}
-        parts["exporter"] = self.exporters(table.get("exporter", [{"use": "adapter"}]))
+        parts["exporter"] = self.exporters(table.get("exporter", self.default_exporters()))
         if not isinstance(table.get("lock", {}), dict):
             self.add("lock", "expected a table: it is written by a run, into recipe.lock.toml")
         if "validation" in table:
@@ -225,7 +253,10 @@ class _Builder:
 
     def part(self, kind: str) -> Component | None:
         if kind in self.layers.table:
-            return self.component(kind, self.layers.table[kind], (kind,))
+            table = self.layers.table[kind]
+            if kind == "dataset" and isinstance(table, dict):  # [[dataset.transform]] is the core's own
+                table = {key: value for key, value in table.items() if key != "transform"}
+            return self.component(kind, table, (kind,))
         if kind not in _OPTIONAL:
             self.add(kind, f"missing table: write [{kind}] with use = {self.names(kind)}")
         return None
@@ -233,26 +264,75 @@ class _Builder:
     def names(self, kind: str) -> str:
         return " | ".join(f'"{entry.name}"' for entry in self.registry.of_kind(kind)) or "…"
 
+    def default_exporters(self) -> list[Table]:
+        try:
+            return [{"use": self.registry.use_of(self.registry.built_in("exporter", "adapter"))}]
+        except PluginError:  # told where it is looked for
+            return [{"use": "adapter"}]
+
     def exporters(self, tables: Any) -> tuple[Component | None, ...]:
         if not isinstance(tables, list):
             self.add("exporter", "expected a list of tables: write [[exporter]] with two brackets")
             return ()
         return tuple(self.component("exporter", item, ("exporter", index)) for index, item in enumerate(tables))
 
-    def component(self, kind: str, table: Any, path: Place) -> Component | None:
-        use = table.get("use") if isinstance(table, dict) else None
+    def transforms(self) -> tuple[Component | None, ...]:
+        tables = self.layers.value(("dataset", "transform"), [])
+        if not isinstance(tables, list):
+            self.add("dataset.transform", "expected a list of tables: write [[dataset.transform]] with two brackets")
+            return ()
+        places = (("dataset", "transform", index) for index in range(len(tables)))
+        return tuple(self.component("transform", item, place) for item, place in zip(tables, places, strict=True))
+
+    def component(
+        self, kind: str, table: Any, path: Place, base: type | None = None, inside: tuple[type, ...] = ()
+    ) -> Component | None:
+        """The component that a table with `use` says; `base` is what it must be, `inside` what it stands in."""
+        if not isinstance(table, dict):
+            self.add(dotted(path), f"expected a table with use = {self.names(kind)}, got {type(table).__name__}")
+            return None
+        use = table.get("use")
         if not isinstance(use, str):
             self.add(f"{dotted(path)}.use", f"missing key: write use = {self.names(kind)}")
             return None
         try:
-            cls = self.registry.find(kind, use)
+            cls = self.registry.find(kind, self.chosen(use, path))
+            problem = _misplaced(cls, base, inside)
         except PluginError as error:
-            self.add(f"{dotted(path)}.use", error.what)
+            problem = error.what
+        if problem:
+            self.add(f"{dotted(path)}.use", problem)
             return None
-        made: Component | None = self.structured(cls, {k: v for k, v in table.items() if k != "use"}, path)
+        made: Component | None = self.structured(
+            cls, {k: v for k, v in table.items() if k != "use"}, path, (*inside, cls)
+        )
         return made
 
-    def structured(self, cls: type[Any], table: Any, path: Place) -> Any:
-        made, problems = structure(cls, self.layers.located(cls, table, path), dotted(path))
+    def chosen(self, use: str, path: Place) -> str:
+        """A lock file knows which distribution brought what it names, though another brings that name by now."""
+        lock = self.layers.table.get("lock")
+        brought = lock.get("brought_by") if isinstance(lock, dict) else None
+        by = brought.get(as_key(path)) if isinstance(brought, dict) else None
+        return f"{by}:{use}" if isinstance(by, str) and self.registry.named(f"{by}:{use}") else use
+
+    def structured(self, cls: type[Any], table: Any, path: Place, inside: tuple[type, ...] = ()) -> Any:
+        def hold(base: type[ByUse], value: Any, place: Place) -> Any:
+            return self.component(base.kind, value, place, base, inside) or FAILED
+
+        try:
+            located = self.layers.located(cls, table, path, hold)
+        except InputError as error:  # its annotations cannot be read
+            self.add(dotted(path), str(error))
+            return None
+        made, problems = structure(cls, located, dotted(path))
         self.problems += problems
         return made
+
+
+def _misplaced(cls: type[Component], base: type | None, inside: tuple[type, ...]) -> str | None:
+    """Why a component cannot stand where it does."""
+    if base is not None and not issubclass(cls, base):
+        return f'"{cls.name}" is no {base.__name__}'
+    if cls in inside:
+        return f'"{cls.name}" stands inside itself: a component cannot hold another of its own class'
+    return None

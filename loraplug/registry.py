@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import pluggy
 
-from loraplug import hookspecs
-from loraplug.components import KINDS, Component
+from loraplug.components import HOOKS, Component
 from loraplug.context import Event
+from loraplug.contracts import BUILT_IN
 from loraplug.diagnostics import Diagnostic
 from loraplug.errors import PluginError
 from loraplug.installed import Plugin
 from loraplug.installed import installed as on_path
+from loraplug.loading import Found, load
 
 if TYPE_CHECKING:
     import click
-
-HOOKS = {
-    "loraplug_dataset_sources": "dataset",
-    "loraplug_formatters": "formatter",
-    "loraplug_model_loaders": "model",
-    "loraplug_quantizers": "quantizer",
-    "loraplug_trainers": "trainer",
-    "loraplug_exporters": "exporter",
-}
-_OTHER_HOOKS = ("loraplug_commands", "loraplug_events", "loraplug_diagnostics")
 
 
 @attrs.frozen
@@ -89,6 +78,36 @@ class Registry:
             raise PluginError(f'{len(found)} distributions bring a {kind} named "{use}": write {choices}')
         raise PluginError(self._unknown(kind, use))
 
+    def built_in(self, kind: str, name: str) -> type[Component]:
+        """The component that the core itself asks for by name: the built-in one, whoever else uses the name.
+
+        Raises:
+            PluginError: there is none.
+        """
+        full = f"{BUILT_IN}:{name}"
+        return self.find(kind, full if any(entry.kind == kind for entry in self.named(full)) else name)
+
+    def use_of(self, cls: type) -> str | None:
+        """What a recipe's `use` says for a class: its name, with the distribution's where several have that name."""
+        for entry in self.entries:
+            if entry.cls is cls:
+                twins = [other for other in self.named(entry.name) if other.kind == entry.kind]
+                return entry.full_name if len(twins) > 1 else entry.name
+        return None
+
+    def command(self, name: str) -> click.Command | None:
+        """The command of that name; None where there is none.
+
+        Raises:
+            PluginError: several plugins bring one.
+        """
+        found = [(command, plugin) for command, plugin in self.commands if command.name == name]
+        if len(found) > 1:
+            names = [plugin.name for _, plugin in found]
+            todo = " or ".join(f"LORAPLUG_DISABLE={other}" for other in names) + " leaves one out"
+            raise PluginError(f'several plugins bring a command "{name}": {_listed(found)}', todo=todo)
+        return found[0][0] if found else None
+
     def without(self, disabled: Collection[str], reason: str) -> Registry:
         """The registry with these plugins disabled; commands stay, since one of them may be running."""
         plugins = {p: attrs.evolve(p, status="disabled", reason=reason) for p in self.plugins if p.name in disabled}
@@ -106,25 +125,52 @@ class Registry:
         text = f'no {kind} named "{use}" is installed'
         text += f" (did you mean {' or '.join(near)}?)" if near else ""
         text += f"; installed: {', '.join(names) or 'none'}"
+        kinds = sorted({entry.kind for entry in self.named(use)})
+        text += f'; "{use}" is a {" and a ".join(kinds)}' if kinds else ""
         for plugin in self.plugins:
             if plugin.status != "ok":
                 text += f"; plugin {plugin} is {plugin.status}: {plugin.reason}"
-                text += f" ({report(plugin)})" if plugin.status == "broken" else ""
+                text += f" ({report(plugin)})" if plugin.fails else ""
         return text
 
     def blame(self, error: BaseException) -> Plugin | None:
         """The plugin in whose code an error arose, if in any; where several were at work, the innermost."""
-        owners = {entry.cls.__module__.partition(".")[0]: entry.plugin for entry in self.entries}
-        brought = [(command.callback, plugin) for command, plugin in self.commands] + [
-            *self.observers,
-            *self.diagnostics,
-        ]
-        owners |= {getattr(item, "__module__", "").partition(".")[0]: plugin for item, plugin in brought}
+        owners = self._owners()
         found, trace = None, error.__traceback__
         while trace is not None:
-            found = owners.get(str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0], found)
+            module = str(trace.tb_frame.f_globals.get("__name__"))
+            at = next((owners[name] for name in _packages(module) if name in owners), set())
+            found = next(iter(at)) if len(at) == 1 else found  # a namespace package of several says nothing
             trace = trace.tb_next
         return found
+
+    def _owners(self) -> dict[str, set[Plugin]]:
+        """Modules and packages, and the plugins whose code is in them; what an entry point names counts before all."""
+        modules = [(plugin.module, plugin) for plugin in self.plugins if plugin.module]
+        brought = [(command.callback, plugin) for command, plugin in self.commands] + [*self.observers]
+        brought += [(entry.cls, entry.plugin) for entry in self.entries]
+        owners: dict[str, set[Plugin]] = {}
+        for module, plugin in modules:
+            for name in _packages(module):
+                owners.setdefault(name, set()).add(plugin)
+        named = owners.keys()
+        for item, plugin in brought:
+            module = str(getattr(item, "__module__", None) or type(item).__module__)
+            if not any(name in named and plugin not in owners[name] for name in _packages(module)):
+                for name in _packages(module):
+                    owners.setdefault(name, set()).add(plugin)
+        return owners
+
+
+def _packages(module: str) -> Iterator[str]:
+    """A module's name and those of the packages around it, innermost first; the core is nobody's."""
+    while module and module != "loraplug":
+        yield module
+        module = module.rpartition(".")[0]
+
+
+def _listed(found: Iterable[tuple[Any, Plugin]]) -> str:
+    return " and ".join(str(plugin) for _, plugin in found)
 
 
 def report(plugin: Plugin) -> str:
@@ -140,7 +186,7 @@ def load_registry(extra: Iterable[tuple[str, Any]] = (), *, installed: bool = Tr
     found = list(on_path()) if installed else []
     found += [(Plugin(name, name, "0"), partial(_same, plugin)) for name, plugin in extra]
     disabled = {name.strip() for name in os.environ.get("LORAPLUG_DISABLE", "").split(",")}
-    loaded = [_load(plugin, load, disabled) for plugin, load in found]
+    loaded = _without_doubles([_load(plugin, loader, disabled) for plugin, loader in found])
     return Registry(
         plugins=tuple(plugin for plugin, _ in loaded),
         entries=tuple(Entry(cls, plugin) for plugin, hooks in loaded for hook in HOOKS for cls in hooks.get(hook, ())),
@@ -154,58 +200,28 @@ def _same(plugin: Any) -> Any:
     return plugin
 
 
-def _load(plugin: Plugin, load: Callable[[], Any], disabled: set[str]) -> tuple[Plugin, dict[str, list[Any]]]:
+def _load(plugin: Plugin, loader: Callable[[], Any], disabled: set[str]) -> tuple[Plugin, Found]:
     if plugin.name in disabled:
         return attrs.evolve(plugin, status="disabled", reason="named in LORAPLUG_DISABLE"), {}
-    # a manager each: pluggy's check_pending speaks for a whole manager, and a broken plugin must only break itself
-    manager = pluggy.PluginManager("loraplug")
-    manager.add_hookspecs(hookspecs)
-    try:
-        manager.register(load(), plugin.name)
-        manager.check_pending()
-        names = [*HOOKS, *_OTHER_HOOKS]
-        found = {name: [item for items in getattr(manager.hook, name)() for item in items] for name in names}
-        for hook, kind in HOOKS.items():
-            for cls in found[hook]:
-                _check_class(cls, kind)
-        _check_others(found)
-    # whatever a stranger's module does at import, SystemExit included, the command line must go on
-    except (Exception, SystemExit) as error:
-        return attrs.evolve(plugin, status="broken", reason=_reason(error)), {}
-    return plugin, found
+    return load(plugin, loader) if plugin.status == "ok" else (plugin, {})
 
 
-def _check_class(cls: Any, kind: str) -> None:
-    base = KINDS[kind]
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise PluginError(f"{cls!r} is not a {base.__name__} class")
-    if not attrs.has(cls) or "__attrs_attrs__" not in cls.__dict__:
-        raise PluginError(f"{cls.__name__} is not an attrs class: decorate it with @attrs.frozen")
-    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-        raise PluginError(f"{cls.__name__} lacks {', '.join(missing)}()")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", str(getattr(cls, "name", ""))):
-        raise PluginError(f"{cls.__name__}.name must be lower-case letters, digits, dots or dashes")
-
-
-def _check_others(found: dict[str, list[Any]]) -> None:
-    import click
-
-    for command in found["loraplug_commands"]:
-        if not isinstance(command, click.Command) or not command.name:
-            raise PluginError(f"{command!r} is not a click command with a name")
-    for observer in found["loraplug_events"]:
-        if not callable(observer):
-            raise PluginError(f"{observer!r} cannot be called with an event")
-    for diagnostic in found["loraplug_diagnostics"]:
-        if not callable(diagnostic):
-            raise PluginError(f"{diagnostic!r} cannot be called with a run")
-
-
-def _reason(error: BaseException) -> str:
-    text = f"{error}" if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, pluggy.PluginValidationError):
-        match = re.search(r"unknown hook '?(\w+)'?", text)
-        near = get_close_matches(match[1], [*HOOKS, *_OTHER_HOOKS], n=1) if match else []
-        text = f"unknown hook {match[1]}" if match else text
-        text += f" (did you mean {near[0]}?)" if near else ""
-    return " ".join(text.split())
+def _without_doubles(loaded: list[tuple[Plugin, Found]]) -> list[tuple[Plugin, Found]]:
+    """A plugin that brings a command of a built-in one's name, or a component of its own distribution's, is refused."""
+    first: dict[tuple[str, ...], Plugin] = {}
+    checked = dict(enumerate(loaded))
+    for index in sorted(checked, key=lambda index: loaded[index][0].distribution != BUILT_IN):
+        plugin, found = loaded[index]
+        keys: list[tuple[str, ...]]
+        keys = [(plugin.distribution, HOOKS[hook], str(cls.name)) for hook in HOOKS for cls in found.get(hook, ())]
+        keys += [("command", str(command.name)) for command in found.get("loraplug_commands", ())]
+        twice = [(key, first.get(key, plugin)) for key in keys if key in first or keys.count(key) > 1]
+        if twice:
+            key, other = twice[0]
+            reason = f'brings a {key[-2]} "{key[-1]}", as {other} does: one of them needs another name'
+            checked[index] = attrs.evolve(plugin, status="broken", reason=reason), {}
+            continue
+        for key in keys:  # two strangers' commands are both kept, to be named when one is asked for
+            if key[0] != "command" or plugin.distribution == BUILT_IN:
+                first[key] = plugin
+    return list(checked.values())

@@ -6,6 +6,7 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from loraplug.state import (
     set_aside,
     worth_keeping,
 )
+from loraplug.transforms import transformed
 from loraplug.validation import validation_source
 from loraplug_rows.labels import check_labels
 from loraplug_rows.split import split
@@ -89,7 +91,7 @@ class Pipeline:
             return self._assist()
         outcome = self._lead(until, fresh, accept_encoding)
         if not self.met:
-            self.recipe.trainer.meet(self.run, work=False)
+            self.recipe.trainer.meet(run=self.run, work=False)
         return outcome
 
     def _lead(self, until: str, fresh: bool, accept: bool) -> Outcome:
@@ -140,13 +142,14 @@ class Pipeline:
     # the stages
 
     def load_rows(self) -> Dataset:
-        """The rows of the dataset source; at least one."""
+        """The rows of the dataset source, through its transforms; at least one."""
         with self._stage("dataset", self.recipe.dataset):
-            rows = self.recipe.dataset.load(self.run)
+            rows = self.recipe.dataset.load(run=self.run)
             if len(rows) == 0:
                 raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
+            rows = transformed(rows, self.recipe.transforms, self.run, partial(self._stage, "transform"))
             self._check_labels(rows, "dataset")
-            self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(rows.column_names)}")
+            self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(columns=rows.column_names)}")
             return rows
 
     def split_rows(self, rows: Dataset) -> tuple[Dataset, Dataset | None]:
@@ -163,10 +166,12 @@ class Pipeline:
     def _held(self, wanted: Validation) -> Dataset:
         source = validation_source(self.recipe.dataset, wanted, self.registry)
         try:
-            held = source.load(self.run)
+            held = source.load(run=self.run)
             if len(held) == 0:
                 raise InputError("has no rows", where="validation.path", todo="check that it is the right file")
-            shape = self.recipe.formatter.recognise(held.column_names)
+            for_both = [part for part in self.recipe.transforms if part.for_validation]
+            held = transformed(held, for_both, self.run, partial(self._stage, "transform"))
+            shape = self.recipe.formatter.recognise(columns=held.column_names)
         except InputError as error:
             todo = [error.todo] if error.todo else []
             if wanted.rename is None and ("rename" in str(error.where) or error.where is None):
@@ -183,7 +188,7 @@ class Pipeline:
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Rows as token ids and labels."""
         with self._stage("formatter", self.recipe.formatter):
-            encoded = self.recipe.formatter.encode(rows, tokenizer, self.run)
+            encoded = self.recipe.formatter.encode(rows=rows, tokenizer=tokenizer, run=self.run)
             if len(encoded) == 0:
                 raise InputError("left no row to train on", where="formatter", todo="see `loraplug preview` for why")
             if "token_weights" in encoded.column_names and "token_weights" not in self.recipe.trainer.consumes:
@@ -194,7 +199,7 @@ class Pipeline:
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
         with self._stage("model", self.recipe.model):
-            return self.recipe.model.load_tokenizer(self.run)
+            return self.recipe.model.load_tokenizer(run=self.run)
 
     def _until_trained(self, state: State, last: int, accept: bool) -> Outcome:
         recipe, run = self.recipe, self.run
@@ -214,7 +219,7 @@ class Pipeline:
         if last == 1:
             return Outcome("formatter")
         with self._stage("model", recipe.model):
-            pins.hold("base", {"sha256": files.hash_weights(recipe.model.base(run))})
+            pins.hold("base", {"sha256": files.hash_weights(recipe.model.base(run=run))})
         if last < STAGES.index("trainer"):
             self._load_model()
             return Outcome(STAGES[last])
@@ -222,28 +227,30 @@ class Pipeline:
         files.write_text(path, lock.lock_text(recipe, self.registry, pins.facts()))
         provenance.remember(path.read_bytes(), run)
         run.publish(path)
-        self.met = recipe.trainer.meet(run, work=True)
+        self.met = recipe.trainer.meet(run=run, work=True)
         model = self._load_model()
         with self._stage("trainer", recipe.trainer):
-            result = recipe.trainer.train(run, model, tokenizer, encoded, encoded_held)
+            result = recipe.trainer.train(
+                run=run, model=model, tokenizer=tokenizer, train=encoded, validation=encoded_held
+            )
         self._keep(state, result)
         return Outcome("trainer")
 
     def _load_model(self) -> PreTrainedModel:
         recipe, run = self.recipe, self.run
         with self._stage("model", recipe.model):
-            model = recipe.model.load_model(run, recipe.quantizer)
+            model = recipe.model.load_model(run=run, quantization=recipe.quantizer)
         if recipe.quantizer is not None:
             with self._stage("quantizer", recipe.quantizer):
-                model = recipe.quantizer.prepare(model)
+                model = recipe.quantizer.prepare(model=model)
         return model
 
     def _assist(self) -> Outcome:
         """What a further process of one training does: it has the rows from the first one, and writes nothing."""
-        if self.recipe.trainer.meet(self.run, work=True):
+        if self.recipe.trainer.meet(run=self.run, work=True):
             tokenizer, model = self.load_tokenizer(), self._load_model()
             with self._stage("trainer", self.recipe.trainer):
-                self.recipe.trainer.train(self.run, model, tokenizer, None, None)
+                self.recipe.trainer.train(run=self.run, model=model, tokenizer=tokenizer, train=None, validation=None)
         return Outcome("assisting")
 
     def _export(self, state: State) -> None:
@@ -251,10 +258,10 @@ class Pipeline:
         wanted = lock.as_table(recipe, self.registry, secrets=True)["exporter"]
         made: dict[str, Path] = {}
         for exporter, options in zip(recipe.exporter, wanted, strict=True):
-            place = exporter.place(run)
+            place = exporter.place(run=run)
             if not self._is_made(state, place, options):
                 with self._stage("exporter", exporter):
-                    base = recipe.model.base(run)
+                    base = recipe.model.base(run=run)
                     base_id = str(getattr(recipe.model, "id", base))
                     samples = [Sample(**sample) for sample in state["samples"]]
                     extras = {name: path for name, path in published(run.folder).items() if path.stat().st_size}
@@ -264,7 +271,7 @@ class Pipeline:
                     state["artefacts"][str(place)] = "begun"
                     save(run, state)
                     with files.fresh_place(place) as out:
-                        exporter.export(trained, out)
+                        exporter.export(result=trained, out=out)
                         old, new = extras.get(_LOCK), out / _LOCK
                         if old is not None and provenance.is_own(old.read_bytes()) and new.is_file():
                             provenance.remember(new.read_bytes(), run)  # it has figures of the export in it
@@ -297,7 +304,7 @@ class Pipeline:
 
     def _check_places(self, state: State, ours: Container[str], fresh: bool) -> None:
         for exporter in self.recipe.exporter:
-            place = exporter.place(self.run)
+            place = exporter.place(run=self.run)
             files.check_writable(place.parent)
             files.recover(place)
             if not place.exists() or str(place) in state["artefacts"] or str(place) in ours:
@@ -319,7 +326,7 @@ class Pipeline:
         save(self.run, state)
 
     def _outcome(self, state: dict[str, Any], reached: str) -> Outcome:
-        places = {exporter.name: exporter.place(self.run) for exporter in self.recipe.exporter}
+        places = {exporter.name: exporter.place(run=self.run) for exporter in self.recipe.exporter}
         samples = [Sample(**sample) for sample in state["samples"]]
         return Outcome(reached, state["figures"], samples, places if reached == "exporter" else {})
 

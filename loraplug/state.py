@@ -160,7 +160,7 @@ def _few(names: list[str]) -> str:
 
 
 def _plain(table: Any) -> Any:
-    return json.loads(json.dumps(table))
+    return json.loads(json.dumps(table, default=str))  # TOML has dates
 
 
 def seal(table: Mapping[str, Any]) -> State:

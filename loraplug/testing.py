@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 from loraplug.components import Component, Trained
 from loraplug.context import Run
 from loraplug.errors import PluginError, Problem
+from loraplug.recipe import build_table
 from loraplug.registry import Registry, load_registry
-from loraplug_tables.structure import structure, unstructure
+from loraplug_tables.options import options
+from loraplug_tables.structure import unstructure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,15 +35,22 @@ def make_registry(*plugins: object) -> Registry:
     named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
     registry = load_registry(named, installed=False)
     for plugin in registry.plugins:
-        if plugin.status == "broken":
-            raise PluginError(f"is broken: {plugin.reason}", where=f"plugin {plugin.name}")
+        if plugin.fails:
+            raise PluginError(f"is {plugin.status}: {plugin.reason}", where=f"plugin {plugin.name}")
     return registry
 
 
-def from_table(cls: type[_PartT], table: dict[str, object]) -> tuple[_PartT | None, list[Problem]]:
-    """The component that a recipe's table (without `use`) makes, and every problem that its author would be told."""
-    made, problems = structure(cls, table, cls.kind)
-    return made, problems
+def from_table(
+    cls: type[_PartT], table: dict[str, object], registry: Registry | None = None
+) -> tuple[_PartT | None, list[Problem]]:
+    """The component that a recipe's table (without `use`) makes, and every problem that its author would be told.
+
+    Components inside it are looked for in `registry`; by default in everything that is installed.
+    """
+    if registry is None:
+        holds = any(option.holds for option in options(cls))
+        registry = load_registry() if holds else load_registry(installed=False)
+    return build_table(cls, table, registry)
 
 
 def to_table(part: Component) -> dict[str, object]:

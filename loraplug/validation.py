@@ -33,7 +33,7 @@ def validation_source(training: DatasetSource, wanted: Validation, registry: Reg
         todo = f"it has: {', '.join(sorted(names.intersection(OWN))) or 'none of these'}"
         what = f"the source {cls.name}, which reads {paths[0]}, has no such option"
         raise InputError(what, where=f"validation.{name}", todo=todo)
-    of_training = {name: value for name, value in unstructure(training).items() if name != "limit"}
+    of_training = {name: value for name, value in unstructure(training, held=True).items() if name != "limit"}
     shared = of_training.keys() if cls is type(training) else names & {"rename"}
     table = {name: value for name, value in of_training.items() if name in shared} | given
     table["path"] = [str(path) for path in paths] if isinstance(wanted.path, tuple) else str(wanted.path)
@@ -48,9 +48,9 @@ def validation_source(training: DatasetSource, wanted: Validation, registry: Reg
 
 
 def _reader(path: str, training: DatasetSource, registry: Registry) -> type[DatasetSource]:
-    if type(training).reads(path):
+    if type(training).reads(path=path):
         return type(training)
-    found = [entry for entry in registry.of_kind("dataset") if _source(entry.cls).reads(path)]
+    found = [entry for entry in registry.of_kind("dataset") if _source(entry.cls).reads(path=path)]
     if len(found) == 1:
         return _source(found[0].cls)
     if found:

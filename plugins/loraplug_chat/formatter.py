@@ -45,7 +45,7 @@ class ChatTemplate(Encoding):
         """A base without a chat template, or with one that does not render."""
         from loraplug_chat.preflight import template_problem
 
-        facts = recipe.model.facts(run)
+        facts = recipe.model.facts(run=run)
         if facts is not None and (wrong := template_problem(facts.chat_template, self.template_options)):
             yield Problem("model.chat_template", wrong)
 

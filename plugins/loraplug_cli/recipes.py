@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loraplug import Component, InputError, echo, fresh_place
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 _settings = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 _recipe = click.argument("path", metavar="RECIPE", type=click.Path(path_type=Path))
@@ -27,7 +30,7 @@ def recipe() -> None:
 @click.option("--deep", is_flag=True, help="Ask a model without weights as well, which takes seconds.")
 @click.option("--options", "alone", is_flag=True, help="Look at keys and values alone: RECIPE is for another machine.")
 @click.pass_obj
-def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool, alone: bool) -> None:
+def check(app: App, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool, alone: bool) -> None:
     """Say whether RECIPE can be run: keys and values, components, and what files, disk and hub tell. Loads nothing."""
     pipeline = app.pipeline(path, settings)
     if not alone:
@@ -35,6 +38,9 @@ def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, deep: 
     found = pipeline.recipe
     parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
     parts["exporter"] = ", ".join(part.name for part in found.exporter)
+    if found.transforms:
+        transforms = {"transform": ", ".join(part.name for part in found.transforms)}
+        parts = {"dataset": parts.pop("dataset")} | transforms | parts
     if as_json:
         return echo(json.dumps({"recipe": str(path), "ok": True, "run_name": found.run_name, "stages": parts}))
     echo(f"{path}: ok, run_name {found.run_name}")
@@ -49,11 +55,11 @@ def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, deep: 
 @_json
 @click.option("--resolved", is_flag=True, help="A line a value, with where it was said.")
 @click.pass_obj
-def show(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, resolved: bool) -> None:
+def show(app: App, path: Path, settings: tuple[str, ...], as_json: bool, resolved: bool) -> None:
     """Print RECIPE with every default written out."""
     if resolved:
         return _show_resolved(app, path, settings, as_json)
-    from loraplug.lock import as_table
+    from loraplug import as_table
 
     table = as_table(app.read_recipe(path, settings), app.registry)
     if as_json:
@@ -72,7 +78,7 @@ def _escaped(value: Any) -> Any:
     return value.replace("${", "$${") if isinstance(value, str) else value
 
 
-def _show_resolved(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
+def _show_resolved(app: App, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
     from loraplug_cli.resolved import toml, values
 
     found = values(app, path, settings)
@@ -88,7 +94,7 @@ def _show_resolved(app: Any, path: Path, settings: tuple[str, ...], as_json: boo
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @_json
 @click.pass_obj
-def diff(app: Any, first: Path, second: Path, as_json: bool) -> None:
+def diff(app: App, first: Path, second: Path, as_json: bool) -> None:
     """Show in which values two recipes differ once every default is written out. Both may be lock files."""
     from loraplug_cli.resolved import DEFAULT, Value, by_name, toml, values
 
@@ -119,7 +125,7 @@ def diff(app: Any, first: Path, second: Path, as_json: bool) -> None:
 @recipe.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there instead of printing it.")
 @click.pass_obj
-def schema(app: Any, output: Path | None) -> None:
+def schema(app: App, output: Path | None) -> None:
     """Print a JSON schema of everything installed, for completion and checks in editors (Taplo, Even Better TOML)."""
     from loraplug_cli.schema import schema as made
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 DEFAULT = "default"
 
@@ -21,13 +24,12 @@ class Value:
     origin: str
 
 
-def values(app: Any, path: Path, settings: tuple[str, ...] = ()) -> list[Value]:
+def values(app: App, path: Path, settings: tuple[str, ...] = ()) -> list[Value]:
     """Every value of a recipe with its origin: `file:…`, `.env NAME`, `environment NAME`, `--set` or `default`.
 
     Relative paths start from the working folder, so that recipes of different folders can be compared.
     """
-    from loraplug.lock import as_table
-    from loraplug.recipe import build
+    from loraplug import as_table, build
 
     layers = app.read_layers(path, settings)
     recipe = build(layers, app.registry)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loraplug import InputError, echo, redact
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 
 @click.command()
@@ -18,7 +21,7 @@ from loraplug import InputError, echo, redact
 @click.option("--fresh", is_flag=True, help="Start over; what an earlier run of this name left is kept aside.")
 @click.option("--accept-encoding", is_flag=True, help="Run a lock file though its rows are now encoded otherwise.")
 @click.pass_obj
-def run(app: Any, recipe: Path, settings: tuple[str, ...], until: str, fresh: bool, accept_encoding: bool) -> None:
+def run(app: App, recipe: Path, settings: tuple[str, ...], until: str, fresh: bool, accept_encoding: bool) -> None:
     """Run RECIPE: data in, adapter and exports out. A run that was stopped goes on where it was.
 
     Stages: dataset, formatter, model, quantizer, trainer, exporter.
@@ -60,7 +63,7 @@ def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:
     return lines
 
 
-def _next(app: Any, given: str, outcome: Any) -> str:
+def _next(app: App, given: str, outcome: Any) -> str:
     if outcome.reached == "trainer":
         return f"run {given}"
     folders = [path for path in outcome.artefacts.values() if (path / "config.json").exists()]

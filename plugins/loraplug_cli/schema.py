@@ -8,14 +8,17 @@ The same registry always gives the same schema, whatever the environment says.
 from __future__ import annotations
 
 import inspect
+import json
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, MutableMapping, MutableSequence, Sequence, Set
+from datetime import date, datetime, time
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from loraplug import Entry, Option, Registry, options
+from loraplug import Component, Entry, Option, Registry, as_toml, options
 
 Schema = dict[str, Any]
 
@@ -27,18 +30,29 @@ _KINDS = {
     "trainer": "trains the adapter",
     "exporter": "what the finished adapter is made into",
 }
+_INSIDE = {
+    "transform": "makes rows out of rows, after they are read",
+    "adapter": "what is trained of the model",
+}
+_HELD = "held."
+"""Before the kind in the name of what stands inside a component, where the core reads no keys of its own."""
 
 
 def schema(registry: Registry) -> Schema:
     """The schema of a whole recipe. A recipe that `extends` another may leave anything out."""
-    from loraplug.recipe import Plugins, Validation
+    from loraplug import Plugins, Validation
 
     definitions = {}
-    for kind in _KINDS:
+    for kind in (*_KINDS, *_INSIDE):
         entries = sorted(registry.of_kind(kind), key=lambda entry: entry.full_name)
         for entry in entries:
             definitions[f"{kind}.{entry.full_name}"] = _component(entry)
         definitions[kind] = _kind(kind, entries)
+        if kind == "dataset":
+            definitions |= _only_held(definitions, kind)
+            for name in [kind, *(f"{kind}.{entry.full_name}" for entry in entries)]:
+                definitions[name] = {**definitions[name], "properties": definitions[name]["properties"] | _TRANSFORMS}
+            _allow_transforms(definitions[kind])
     name = {"type": "string", "pattern": r"^[A-Za-z0-9_$]", "description": "names the folders under outputs/"}
     seed = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "default": 42, "description": "seeds all that draws"}
     extends = {
@@ -74,6 +88,27 @@ def schema(registry: Registry) -> Schema:
     }
 
 
+_TRANSFORMS: Schema = {
+    "transform": {
+        "type": "array",
+        "items": {"$ref": "#/$defs/transform"},
+        "description": f"[[dataset.transform]]: {_INSIDE['transform']}, in this order",
+    }
+}
+
+
+def _only_held(definitions: Schema, kind: str) -> Schema:
+    """The definitions of a kind as they are inside a component, under names of their own."""
+    own = {name: value for name, value in definitions.items() if name == kind or name.startswith(f"{kind}.")}
+    text = json.dumps(own).replace(f'"#/$defs/{kind}', f'"#/$defs/{_HELD}{kind}')
+    return {f"{_HELD}{name}": value for name, value in json.loads(text).items()}
+
+
+def _allow_transforms(table: Schema) -> None:
+    """A table without `use` adds to that of a recipe it extends, and may say its transforms."""
+    table["allOf"][-1]["then"]["propertyNames"]["enum"].append("transform")
+
+
 def _kind(kind: str, entries: list[Entry]) -> Schema:
     shared: dict[str, list[Schema]] = {}
     for entry in entries:
@@ -82,7 +117,7 @@ def _kind(kind: str, entries: list[Entry]) -> Schema:
     keys = {key: _either(values) for key, values in shared.items()}
     uses = {entry.full_name: _names(entry, entries) for entry in entries}
     told = "; ".join(f"{uses[entry.full_name][0]}: {_summary(entry)}" for entry in entries)
-    use = {"enum": [name for names in uses.values() for name in names], "description": told}
+    use = {"enum": [name for names in uses.values() for name in names], "description": told or "none is installed"}
     branches = [
         {
             "if": {"properties": {"use": {"enum": uses[entry.full_name]}}, "required": ["use"]},
@@ -90,12 +125,12 @@ def _kind(kind: str, entries: list[Entry]) -> Schema:
         }
         for entry in entries
     ]
-    if kind == "exporter":
+    if kind in ("exporter", *_INSIDE):
         branches.append({"required": ["use"]})
     else:  # without `use`, a table adds to that of a recipe it extends, whatever stands there
         branches.append({"if": {"not": {"required": ["use"]}}, "then": {"propertyNames": {"enum": list(keys)}}})
     return {
-        "description": f"[{kind}]: {_KINDS[kind]}",
+        "description": f"[{kind}]: {(_KINDS | _INSIDE)[kind]}",
         "x-taplo": {"initKeys": ["use"]},
         "type": "object",
         "properties": {"use": use} | keys,
@@ -136,11 +171,14 @@ def _properties(cls: type) -> Schema:
 
 def _option(option: Option) -> Schema:
     made = {"description": option.doc} | _type(option.hint)
-    plain = isinstance(option.default, str | int | float | bool | tuple | list)
-    return made | ({"default": option.default} if plain and option.nested is None else {})
+    default = None if option.required else as_toml(option.default)
+    plain = isinstance(default, str | int | float | bool | list) and option.nested is None and option.holds is None
+    return made | ({"default": json.loads(json.dumps(default, default=str))} if plain else {})
 
 
 _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "string"}
+_DATES = {datetime: "date-time", date: "date", time: "time"}
+_LISTS = (tuple, list, set, frozenset, Sequence, MutableSequence, Collection, Set)
 
 
 def _type(hint: Any) -> Schema:
@@ -154,8 +192,16 @@ def _type(hint: Any) -> Schema:
     if origin in (Union, types.UnionType):
         arms = [_type(arg) for arg in args if arg is not type(None)]
         return arms[0] if len(arms) == 1 else {"anyOf": arms}
-    if origin in (tuple, list):
+    if origin is tuple and args[-1:] != (...,):
+        return {"type": "array", "prefixItems": [*map(_type, args)], "minItems": len(args), "maxItems": len(args)}
+    if origin in _LISTS:
         return {"type": "array", "items": _type(args[0])}
-    if origin in (dict, Mapping):
+    if hint in _DATES:
+        return {"type": "string", "format": _DATES[hint]}
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return {"enum": [as_toml(member) for member in hint]}
+    if isinstance(hint, type) and issubclass(hint, Component):
+        return {"$ref": f"#/$defs/{_HELD if hint.kind == 'dataset' else ''}{hint.kind}"}
+    if origin in (dict, Mapping, MutableMapping):
         return {"type": "object", "additionalProperties": _type(args[1])}
     return _table(hint) if attrs.has(hint) else {}

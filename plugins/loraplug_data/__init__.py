@@ -1,10 +1,10 @@
-"""Dataset sources for data that already is rows (JSON, CSV, parquet, Arrow, a saved data set, the hub); `data`."""
+"""Sources of data that already is rows (JSON, CSV, parquet, Arrow, a saved data set, the hub), transforms, `data`."""
 
 from collections.abc import Sequence
 
 import click
 
-from loraplug import DatasetSource, hookimpl
+from loraplug import DatasetSource, Transform, hookimpl
 from loraplug_data.command import data
 from loraplug_data.sources import (
     ArrowSource,
@@ -15,12 +15,19 @@ from loraplug_data.sources import (
     JsonSource,
     ParquetSource,
 )
+from loraplug_data.transforms import Rename, Sample, Shuffle
 
 
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """The sources."""
     return [JsonSource, JsonLinesSource, CsvSource, ParquetSource, ArrowSource, DiskSource, HubSource]
+
+
+@hookimpl
+def loraplug_transforms() -> Sequence[type[Transform]]:
+    """The transforms."""
+    return [Rename, Sample, Shuffle]
 
 
 @hookimpl

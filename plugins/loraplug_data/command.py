@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
-from loraplug import DatasetSource, InputError, Run, echo, fresh_place
+from loraplug import DatasetSource, InputError, Run, echo, fresh_place, iter_rows, transformed
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 _SUFFIXES = (".json", ".jsonl", ".parquet")
 
@@ -22,8 +25,8 @@ _SUFFIXES = (".json", ".jsonl", ".parquet")
 @click.option("--shard", metavar="I/N", help="Only the I-th of N even blocks; joined in order they are the whole.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: dataset.limit=10.")
 @click.pass_obj
-def data(app: Any, recipe: Path, output: Path, shard: str | None, settings: tuple[str, ...]) -> None:
-    """Write the rows of RECIPE's dataset source to a file, without training on them.
+def data(app: App, recipe: Path, output: Path, shard: str | None, settings: tuple[str, ...]) -> None:
+    """Write the rows of RECIPE's dataset source, through its transforms, to a file, without training on them.
 
     RECIPE needs no table but [dataset].
     Rows that the source leaves out go to OUTPUT.rejects.jsonl, each with its reason.
@@ -33,17 +36,27 @@ def data(app: Any, recipe: Path, output: Path, shard: str | None, settings: tupl
     output = output.absolute()
     if shard is not None:
         settings = (*settings, f'dataset.shard="{shard}"')
-    source, run = app.source(recipe, settings)
-    count = write_rows(source_rows(source, run, output), output)
+    source, transforms, run = app.source(recipe, settings)
+    source = with_rejects(source, output)
+    if transforms:
+        rows: Iterable[dict[str, Any]] = iter_rows(transformed(source.load(run=run), transforms, run))
+    else:
+        rows = source_rows(source, run)
+    count = write_rows(rows, output)
     echo(f"{count} rows in {output}")
 
 
-def source_rows(source: DatasetSource, run: Run, output: Path) -> Iterable[dict[str, Any]]:
-    """A source's rows, one by one where it can (`rows(run)`), its rejects told to go beside the output."""
+def with_rejects(source: DatasetSource, output: Path) -> DatasetSource:
+    """The source, its rejects told to go beside the output."""
     if any(field.name == "rejects" for field in attrs.fields(type(source))) and getattr(source, "rejects", 0) is None:
         source = attrs.evolve(source, rejects=output.with_name(f"{output.stem}.rejects.jsonl"))
+    return source
+
+
+def source_rows(source: DatasetSource, run: Run) -> Iterable[dict[str, Any]]:
+    """A source's rows, one by one where it can (`rows(run)`)."""
     streamed = getattr(source, "rows", None)
-    rows: Iterable[dict[str, Any]] = streamed(run) if streamed is not None else source.load(run)
+    rows: Iterable[dict[str, Any]] = streamed(run) if streamed is not None else source.load(run=run)
     return rows
 
 

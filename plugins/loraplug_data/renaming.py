@@ -28,6 +28,13 @@ def flat(rename: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def new_names(_: Any, __: Any, value: Mapping[str, Any]) -> None:
+    """ValueError where a new name is none."""
+    for old, new in value.items():
+        if not isinstance(new, str) or not new or not old:
+            raise ValueError(f"expected a new name for {old!r}, got {new!r}")
+
+
 def renamed(rows: Dataset, rename: Mapping[str, str], where: str) -> Dataset:
     """The rows under the names that `rename` gives, all at once, so that two columns can change places.
 

@@ -13,19 +13,13 @@ from loraplug import DatasetSource, Doc, InputError, Problem, Run
 from loraplug_data.first_rows import columns_of, disk_columns, is_large
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
-from loraplug_data.renaming import flat, renamed
+from loraplug_data.renaming import flat, new_names, renamed
 from loraplug_data.tables import arrow_dataset, rows_to_dataset, schema
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _SHOWN = 5
-
-
-def _names(_: Any, __: Any, value: dict[str, Any]) -> None:
-    for old, new in value.items():
-        if not isinstance(new, str) or not new or not old:
-            raise ValueError(f"expected a new name for {old!r}, got {new!r}")
 
 
 @frozen
@@ -35,7 +29,7 @@ class _Shaped(DatasetSource):
     rename: Annotated[
         dict[str, Any],
         Doc('columns to rename, `{ question = "instruction" }`, and keys in them, `{ "messages.text" = "content" }`'),
-    ] = field(factory=dict, kw_only=True, converter=flat, validator=_names)
+    ] = field(factory=dict, kw_only=True, converter=flat, validator=new_names)
     limit: Annotated[int | None, Doc("take only the first so many rows")] = field(
         default=None, kw_only=True, validator=validators.optional(validators.ge(1))
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from attrs import asdict
 
-from loraplug import Finding, InputError, LoraplugError, Plugin, Run, redact, report
+from loraplug import Finding, InputError, LoraplugError, Plugin, Run, echo, redact, report
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "red")}
 
@@ -20,7 +23,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("er
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of RECIPE.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as a list of JSON objects.")
 @click.pass_obj
-def doctor(app: Any, recipe: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
+def doctor(app: App, recipe: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Look at this machine and what is installed; with RECIPE, at whether it can run here.
 
     Exit code 2 where something stands in the way; what costs only speed or a part of the features is a warning.
@@ -29,7 +32,7 @@ def doctor(app: Any, recipe: Path | None, settings: tuple[str, ...], as_json: bo
     if recipe is not None:
         findings += _of_recipe(app, recipe, settings)
     if as_json:
-        click.echo(redact(json.dumps([asdict(finding) for finding in findings], indent=2)))
+        echo(redact(json.dumps([asdict(finding) for finding in findings], indent=2)))
     else:
         _show(findings)
     if any(finding.severity == "error" for finding in findings):
@@ -52,7 +55,7 @@ def completion(shell: str) -> None:
     click.echo(kind(click.get_current_context().find_root().command, {}, "loraplug", "_LORAPLUG_COMPLETE").source())
 
 
-def _diagnosed(app: Any) -> Iterator[Finding]:
+def _diagnosed(app: App) -> Iterator[Finding]:
     run = Run("doctor", 42)
     for diagnostic, plugin in sorted(app.registry.diagnostics, key=lambda pair: pair[1].name != "doctor"):
         try:
@@ -65,21 +68,27 @@ def _failed(plugin: Plugin, error: Exception) -> Finding:
     return Finding("plugins", f"a check of {plugin} failed: {error!r}", "warning", report(plugin))
 
 
-def _plugins(app: Any) -> Iterator[Finding]:
+def _plugins(app: App) -> Iterator[Finding]:
     plugins = app.registry.plugins
     working = [plugin for plugin in plugins if plugin.status == "ok"]
     others = sorted({plugin.distribution for plugin in working} - {"loraplug"})
     brought = f", from {', '.join(others)} too" if others else ""
-    yield Finding("plugins", f"{len(working)} work{brought}")
+    seconds = sum(plugin.seconds for plugin in plugins)
+    yield Finding("plugins", f"{len(working)} work, loaded in {seconds:.2f} s{brought}")
+    for plugin in working:
+        if plugin.notes:
+            todo = f"LORAPLUG_DISABLE={plugin.name} leaves it out; {report(plugin)}"
+            yield Finding("plugins", f"{plugin} {', '.join(plugin.notes)}", "warning", todo)
     for plugin in plugins:
         if plugin.status != "ok":
             todo = report(plugin) if plugin.status == "broken" else ""
             yield Finding("plugins", f"{plugin} is {plugin.status}: {plugin.reason}", "warning", todo)
 
 
-def _of_recipe(app: Any, recipe: Path, settings: tuple[str, ...]) -> Iterator[Finding]:
+def _of_recipe(app: App, recipe: Path, settings: tuple[str, ...]) -> Iterator[Finding]:
     try:
         pipeline = app.pipeline(recipe, settings)
+        pipeline.preflight()
     except InputError as error:
         problems = getattr(error, "problems", None) or [error.what]
         for problem in problems:
@@ -96,7 +105,7 @@ def _show(findings: Iterable[Finding]) -> None:
     for finding in findings:
         mark, colour = _MARKS[finding.severity]
         subject = finding.subject if finding.subject != shown else ""
-        click.echo(f"{subject:12} {click.style(f'{mark:8}', fg=colour)} {redact(finding.text)}")
+        echo(f"{subject:12} {click.style(f'{mark:8}', fg=colour)} {redact(finding.text)}")
         if finding.todo:
-            click.echo(f"{'':22}next: {redact(finding.todo)}")
+            echo(f"{'':22}next: {redact(finding.todo)}")
         shown = finding.subject

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,6 +27,9 @@ from loraplug import (
 )
 from loraplug_export.folders import LICENCES, TOKENIZER
 
+if TYPE_CHECKING:
+    from loraplug import App
+
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
 
@@ -39,7 +42,7 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 @click.option("--trust", is_flag=True, help="Believe the recipe lock beside the adapter, whoever wrote it.")
 @click.pass_obj
 def export(
-    app: Any, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None, trust: bool
+    app: App, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None, trust: bool
 ) -> None:
     """Make something out of a trained ADAPTER folder, ours or not; see `loraplug plugins show NAME` for options.
 
@@ -57,10 +60,10 @@ def export(
         raise InputError(f"{name!r} cannot be a file's name", where="--name", todo="use letters, digits, dots, dashes")
     opened = open_model(adapter, app.registry, base, trust)
     run = Run(name, reporter=app.reporter())
-    place = exporter.place(run)
+    place = exporter.place(run=run)
     _check_place(place, adapter)
     try:
-        folder = opened.loader.base(run)
+        folder = opened.loader.base(run=run)
     except LoraplugError as error:
         todo = f"{error.todo}; or name another place of the same base with --base"
         raise type(error)(f"its base is not there: {error.where}: {error.what}", where=adapter, todo=todo) from error
@@ -73,7 +76,7 @@ def export(
     # the lock of a run of this name, which may be at its exporters just now
     guard = run.folder if run.folder.is_dir() else run.cache / "exports" / name
     with only_one(guard, name), working_on(place), fresh_place(place) as out:
-        exporter.export(trained, out)
+        exporter.export(result=trained, out=out)
         old, new = extras.get("recipe.lock.toml"), out / "recipe.lock.toml"
         if old is not None and is_own_lock(old.read_bytes()) and new.is_file():  # it has figures of the export in it
             remember_lock(new.read_bytes(), run)

@@ -23,7 +23,7 @@ def base_bytes(facts: BaseFacts | None) -> int:
 
 def gguf_bytes(exporter: Exporter, run: Run, recipe: Any, kind: TypeName) -> int:
     """Of a GGUF file of this type, with the merged model beside it where none is made before."""
-    facts = recipe.model.facts(run)
+    facts = recipe.model.facts(run=run)
     file = int(facts.parameters * _BITS[kind] / 8) if facts is not None else 0
     return file + (0 if before(recipe, exporter, "merged") else base_bytes(facts))
 

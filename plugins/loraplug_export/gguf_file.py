@@ -36,7 +36,7 @@ class GgufExporter(Exporter):
         """A family or tokenizer that is not written to GGUF here, a quantizer that is not installed."""
         from loraplug_export.gguf_known import gguf_problems
 
-        yield from gguf_problems(recipe.model.facts(run), self.type, f"exporter.{self.name}")
+        yield from gguf_problems(recipe.model.facts(run=run), self.type, f"exporter.{self.name}")
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
         """The file and, where no exporter `merged` comes before, the merged model it is made from."""

@@ -61,7 +61,7 @@ class HubExporter(Exporter):
             own.mkdir()
             if made is None or not made.is_dir():
                 exporter = AdapterExporter() if self.what == "adapter" else MergedExporter()
-                made = exporter.export(result, own / "made")
+                made = exporter.export(result=result, out=own / "made")
             receipt = self._push(pushed(made, own / "pushed"), result)
         finally:
             shutil.rmtree(own, ignore_errors=True)

@@ -42,7 +42,7 @@ class MergedExporter(Exporter):
         """As many bytes as the base's weights have in full precision."""
         from loraplug_export.estimate import base_bytes
 
-        return {self.place(run): base_bytes(recipe.model.facts(run))}
+        return {self.place(run): base_bytes(recipe.model.facts(run=run))}
 
     def export(self, result: Trained, out: Path) -> Path:
         """Merge into the folder `out`; what was done and proved is kept in its `loraplug.json`.

@@ -44,7 +44,7 @@ class OllamaExporter(Exporter):
         """As of the exporter gguf; and a base without a chat template."""
         from loraplug_export.gguf_known import gguf_problems
 
-        facts = recipe.model.facts(run)
+        facts = recipe.model.facts(run=run)
         yield from gguf_problems(facts, self.type, "exporter.ollama")
         if facts is not None and facts.chat_template is None:
             yield Problem("exporter", "ollama needs a chat template, and the model has none; export gguf in its place")

@@ -81,7 +81,7 @@ class TransformersModel(ModelLoader):
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:  # noqa: ARG002
         """A GGUF file dequantised to fp32, where the cache does not have it yet."""
-        found = self.facts(run)
+        found = self.facts(run=run)
         if found is None or not found.is_gguf or places.maybe_dequantised(places.gguf_file(self.id), run):
             return {}
         return {run.cache: 4 * found.parameters}
@@ -92,7 +92,7 @@ class TransformersModel(ModelLoader):
         from accelerate import init_empty_weights
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        found = self.facts(run)
+        found = self.facts(run=run)
         if found is None or (self.trust_remote_code and found.config.get("auto_map")):  # whose code may not be here yet
             return None
         source = {"pretrained_model_name_or_path": str(found.folder)}
@@ -133,7 +133,7 @@ class TransformersModel(ModelLoader):
         dtype = self.torch_dtype()
         options: dict[str, Any] = {}
         if quantization is not None:
-            options["quantization_config"] = quantization.config(dtype)
+            options["quantization_config"] = quantization.config(dtype=dtype)
         if torch.cuda.is_available() and not _shared_out():
             options["device_map"] = {"": torch.cuda.current_device()}
         base = self.base(run)

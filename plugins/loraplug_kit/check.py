@@ -16,11 +16,10 @@ from typing import Any
 import attrs
 import tomli
 
-from loraplug import Entry, InputError, PluginError, Registry, options
-from loraplug.installed import Plugin
+from loraplug import Entry, InputError, Plugin, PluginError, Registry, options
 from loraplug.testing import from_table
 from loraplug_kit.conformance import Finding, check_class, conformance, require, tried
-from loraplug_kit.listing import NOTHING, empty, observer_name
+from loraplug_kit.listing import NOTHING, PRINTS, empty, observer_name
 
 HEAVY = (
     "torch", "transformers", "datasets", "tokenizers", "trl", "peft", "accelerate", "bitsandbytes", "gradio", "numpy",
@@ -108,6 +107,9 @@ def _check_plugin(plugin: Plugin, registry: Registry) -> list[Finding]:
         return found
     found.append(tried(subject, "brings something", partial(_brings, plugin, registry)))
     found.append(tried(subject, "imports nothing heavy when it is listed", partial(_light, plugin, registry)))
+    found.append(tried(subject, "leaves loraplug as it is", partial(_leaves_alone, plugin, registry)))
+    found.append(tried(subject, "loads in silence", partial(_silent, plugin)))
+    found += [Finding(subject, "loads fast", "advice", note) for note in plugin.notes if note != PRINTS]
     for command, origin in registry.commands:
         if origin is plugin:
             found.append(
@@ -130,18 +132,47 @@ def _brings(plugin: Plugin, registry: Registry) -> None:
 
 
 def _light(plugin: Plugin, registry: Registry) -> None:
+    found = f"[name for name in {HEAVY!r} if name in sys.modules]"
+    loaded = _alone(plugin, registry, f"import sys, loraplug\nloraplug.load_registry()\nprint(*{found}, sep=', ')")
+    require(not loaded, f"imports {loaded}: import them inside methods")
+
+
+_WATCHED = """
+import importlib, pkgutil, loraplug
+modules = [importlib.import_module(f"loraplug.{info.name}") for info in pkgutil.iter_modules(loraplug.__path__)
+           if info.name != "__main__"]
+def names():
+    for module in [loraplug, *modules]:
+        for name, value in list(vars(module).items()):
+            yield (module.__name__, name), value
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                yield from (((module.__name__, f"{name}.{key}"), item) for key, item in list(vars(value).items())
+                            if callable(item))
+before = dict(names())
+loraplug.load_registry()
+after = dict(names())
+print(*(".".join(key) for key in before if after.get(key) is not before[key] and not key[1].startswith("_")), sep=", ")
+"""
+
+
+def _leaves_alone(plugin: Plugin, registry: Registry) -> None:
+    changed = _alone(plugin, registry, _WATCHED)
+    require(not changed, f"changes {changed} when it is loaded: what others rely on is not what it says any more")
+
+
+def _silent(plugin: Plugin) -> None:
+    require(PRINTS not in plugin.notes, PRINTS)
+
+
+def _alone(plugin: Plugin, registry: Registry, code: str) -> str:
+    """What a program prints in which no other plugin is loaded."""
     others = ",".join({other.name for other in registry.plugins} - {plugin.name})
-    code = (
-        "import sys, loraplug\nloraplug.load_registry()\n"
-        f"print(*(name for name in {HEAVY!r} if name in sys.modules), sep=', ')"
-    )
     environment = os.environ | {"LORAPLUG_DISABLE": others}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     require(done.returncode == 0, done.stderr.strip()[-500:])
-    loaded = done.stdout.strip()
-    require(not loaded, f"imports {loaded}: import them inside methods")
+    return done.stdout.strip()
 
 
 def _helps(command: Any) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from loraplug import KINDS as COMPONENTS
 from loraplug import echo
 
-KINDS = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter", "commands", "events")
-"""What `plugins new` writes: the six kinds of component, and the two further hooks."""
+if TYPE_CHECKING:
+    from loraplug import App
+
+KINDS = (*COMPONENTS, "commands", "events")
+"""What `plugins new` writes: the kinds of component, and the two further hooks."""
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -23,7 +27,7 @@ def plugins() -> None:
 @plugins.command("list")
 @_json
 @click.pass_obj
-def list_(app: Any, as_json: bool) -> None:
+def list_(app: App, as_json: bool) -> None:
     """List what every plugin brings, with the distribution it came in, its version and whether it works."""
     from loraplug_kit.listing import list_plugins
 
@@ -34,7 +38,7 @@ def list_(app: Any, as_json: bool) -> None:
 @click.argument("name")
 @_json
 @click.pass_obj
-def show(app: Any, name: str, as_json: bool) -> None:
+def show(app: App, name: str, as_json: bool) -> None:
     """Show a component: options with types, defaults and docs, who brought it, and a recipe snippet.
 
     NAME is a component (`chat-template`), one of a distribution (`loraplug:swe`), or a plugin (`chat`).
@@ -77,7 +81,7 @@ def new(name: str, kind: str, into: Path) -> None:
 )
 @_json
 @click.pass_obj
-def check(app: Any, package: str, settings: tuple[str, ...], as_json: bool) -> int:
+def check(app: App, package: str, settings: tuple[str, ...], as_json: bool) -> int:
     """Check that what PACKAGE (a distribution, or a plugin's name) brings keeps the promises of its kind.
 
     Loads models and trains a tiny one, so it takes a while. Exit code 1 when something does not hold.

@@ -161,5 +161,12 @@ def given_paths(part: Component) -> Iterator[Option]:
 
 def with_path(part: Any, option: Option, path: Path) -> Any:
     """The component with another path in `option`."""
-    kind = type(getattr(part, option.name))
-    return attrs.evolve(part, **{option.name: str(path) if kind is str else path})
+    value = getattr(part, option.name)
+    return attrs.evolve(part, **{option.name: _in_place_of(value, path)})
+
+
+def _in_place_of(value: Any, path: Path) -> Any:
+    """The path as the kind of value that stood there: a text, or a list with one."""
+    if isinstance(value, list | tuple):
+        return type(value)(_in_place_of(item, path) for item in value[:1])
+    return str(path) if isinstance(value, str) else path

@@ -11,6 +11,7 @@ from typing import Any
 
 from loraplug import Component
 from loraplug.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_trained
+from loraplug_kit.adapting import ADAPTER_CHECKS, TRANSFORM_CHECKS
 from loraplug_kit.conformance import given_paths, refuses, require, with_path
 from loraplug_kit.rows import FORMATTER_CHECKS, SOURCE_CHECKS, as_dataset
 
@@ -40,7 +41,7 @@ def _bad_paths(act: Callable[[Any, Path], object]) -> Callable[[Any, Path], None
 
 
 def _base_is_a_folder(part: Any, room: Path) -> None:
-    base = part.base(tiny_run(room))
+    base = part.base(run=tiny_run(room))
     require((base / "config.json").is_file(), f"base() gives {base}, which has no config.json")
     require(any(base.glob("*.safetensors")), f"base() gives {base}, which has no safetensors")
 
@@ -48,7 +49,7 @@ def _base_is_a_folder(part: Any, room: Path) -> None:
 def _loads_alike(part: Any, room: Path) -> None:
     import torch
 
-    first, second = (part.load_model(tiny_run(room)) for _ in range(2))
+    first, second = (part.load_model(run=tiny_run(room)) for _ in range(2))
     require(not first.training, "the model comes in training mode: call eval()")
     pairs = zip(first.state_dict().items(), second.state_dict().values(), strict=True)
     differing = [name for (name, one), other in pairs if not torch.equal(one, other)]
@@ -58,17 +59,17 @@ def _loads_alike(part: Any, room: Path) -> None:
 def _tells_the_truth(part: Any, room: Path) -> None:
     """Where files are read without loading, and a model is made without weights, they are those that are loaded."""
     run = tiny_run(room)
-    facts, empty = part.facts(run), part.load_empty(run)
+    facts, empty = part.facts(run=run), part.load_empty(run=run)
     if facts is not None:
-        template = part.load_tokenizer(run).chat_template
+        template = part.load_tokenizer(run=run).chat_template
         require(template == facts.chat_template, "facts() tells another chat template than the tokenizer has")
     if empty is not None:
-        modules = [[name for name, _ in model.named_modules()] for model in (empty, part.load_model(run))]
+        modules = [[name for name, _ in model.named_modules()] for model in (empty, part.load_model(run=run))]
         require(modules[0] == modules[1], "load_empty() has other modules than load_model()")
 
 
 def _tokenizer_fits(part: Any, room: Path) -> None:
-    tokenizer, model = part.load_tokenizer(tiny_run(room)), part.load_model(tiny_run(room))
+    tokenizer, model = part.load_tokenizer(run=tiny_run(room)), part.load_model(run=tiny_run(room))
     rows = model.get_input_embeddings().weight.shape[0]
     require(len(tokenizer) <= rows, f"the tokenizer has {len(tokenizer)} tokens, the model {rows}")
     require(tokenizer.eos_token_id is not None, "the tokenizer has no end-of-sequence token")
@@ -81,7 +82,7 @@ def _config_is_one(part: Any, _: Path) -> None:
     import torch
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    first, second = part.config(torch.float32), part.config(torch.float32)
+    first, second = part.config(dtype=torch.float32), part.config(dtype=torch.float32)
     require(isinstance(first, QuantizationConfigMixin), f"config() gives {type(first).__name__}")
     require(first.to_dict() == second.to_dict(), "config() differs from one call to the next")
 
@@ -92,11 +93,11 @@ def _adapters_learn(part: Any, room: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     base = tiny_model(room / "base")
-    config = part.config(torch.float32)
+    config = part.config(dtype=torch.float32)
     model = AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(base)
     require(model.get_memory_footprint() < plain.get_memory_footprint(), "the model is no smaller than the base")
-    model = part.prepare(model)
+    model = part.prepare(model=model)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         model.eval()(ids)  # measured before it is trained, as a run does
@@ -125,7 +126,8 @@ def _trained(part: Any, room: Path, rows: Any) -> Any:
     base = tiny_model(room / "base")
     run = tiny_run(room)
     run.folder.mkdir(parents=True)
-    return part.train(run, AutoModelForCausalLM.from_pretrained(base), tiny_tokenizer(), rows, rows.select([0]))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    return part.train(run=run, model=model, tokenizer=tiny_tokenizer(), train=rows, validation=rows.select([0]))
 
 
 def _trains_alike(part: Any, room: Path) -> None:
@@ -156,9 +158,9 @@ def _exports_alike(part: Any, room: Path) -> None:
     before = _tree(trained.adapter)
     made = []
     for name in ("one", "two"):
-        out = room / name / part.place(trained.run).name
+        out = room / name / part.place(run=trained.run).name
         out.parent.mkdir()
-        given = part.export(trained, out)
+        given = part.export(result=trained, out=out)
         if given is None:  # nothing is left on disk
             return
         require(given == out, f"export() gives {given}, not the path it was handed")
@@ -177,7 +179,7 @@ def _bad_adapters(part: Any, room: Path) -> None:
         else:
             weights = trained.adapter / "adapter_model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-100])
-        refuses(f"an adapter {what}", partial(part.export, trained, trained.run.outputs / "out"))
+        refuses(f"an adapter {what}", partial(part.export, result=trained, out=trained.run.outputs / "out"))
 
 
 def _tree(place: Path) -> dict[str, str]:
@@ -213,15 +215,17 @@ def observe(observer: Callable[[Any], None]) -> None:
 CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
     "dataset": {
         **SOURCE_CHECKS,
-        "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load(tiny_run(room))),
+        "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load(run=tiny_run(room))),
     },
+    "transform": TRANSFORM_CHECKS,
     "formatter": FORMATTER_CHECKS,
+    "adapter": ADAPTER_CHECKS,
     "model": {
         "base() is a safetensors folder": _base_is_a_folder,
         "loaded twice, the same weights": _loads_alike,
         "tokenizer and model fit": _tokenizer_fits,
         "what it tells without loading is so": _tells_the_truth,
-        "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load_model(tiny_run(room))),
+        "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load_model(run=tiny_run(room))),
     },
     "quantizer": {"config() is transformers' own": _config_is_one, "adapters on it learn": _adapters_learn},
     "trainer": {"trained twice, the same adapter": _trains_alike, "nothing to train is refused": _nothing_to_train},

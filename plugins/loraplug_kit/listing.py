@@ -8,11 +8,7 @@ from difflib import get_close_matches
 from textwrap import wrap
 from typing import Any
 
-from loraplug import Entry, Option, PluginError, Registry, options
-from loraplug.installed import Plugin
-from loraplug.registry import report
-
-_KIND_ORDER = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
+from loraplug import KINDS, Entry, Option, Plugin, PluginError, Registry, as_toml, options, report
 
 
 def list_plugins(registry: Registry, as_json: bool) -> str:
@@ -20,12 +16,14 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
     if as_json:
         return json.dumps(_as_data(registry), indent=2)
     rows = [("KIND", "NAME", "BROUGHT BY", "STATUS", "")]
-    for entry in sorted(registry.entries, key=lambda entry: (_KIND_ORDER.index(entry.kind), entry.name)):
+    for entry in sorted(registry.entries, key=lambda entry: ([*KINDS].index(entry.kind), entry.name)):
         twins = [other for other in registry.named(entry.name) if other.kind == entry.kind]
         said = f'say use = "{entry.full_name}"' if len(twins) > 1 else _summary(entry)
         rows.append((entry.kind, entry.name, _origin(entry.plugin), "ok", said))
     for command, plugin in registry.commands:
-        rows.append(("command", str(command.name), _origin(plugin), "ok", command.get_short_help_str(80)))
+        others = [other for twin, other in registry.commands if twin.name == command.name and other is not plugin]
+        said = f"also brought by {', '.join(map(str, others))}" if others else command.get_short_help_str(80)
+        rows.append(("command", str(command.name), _origin(plugin), "ok", said))
     for observer, plugin in registry.observers:
         rows.append(("observer", observer_name(observer), _origin(plugin), "ok", _first_line(observer)))
     for diagnostic, plugin in registry.diagnostics:
@@ -33,11 +31,16 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
     idle = [plugin for plugin in registry.plugins if plugin.status != "ok"]
     rows += [("plugin", plugin.name, _origin(plugin), plugin.status, _why(plugin)) for plugin in idle]
     rows += [("plugin", plugin.name, _origin(plugin), "ok", NOTHING) for plugin in empty(registry)]
+    rows += [
+        ("plugin", plugin.name, _origin(plugin), "ok", note) for plugin in registry.plugins for note in plugin.notes
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [[*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]] for row in rows]
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
+PRINTS = "prints when it is loaded"
+"""The note of a plugin that does."""
 NOTHING = "brings nothing: are its hooks decorated with @loraplug.hookimpl?"
 
 
@@ -53,7 +56,7 @@ def _origin(plugin: Plugin) -> str:
 
 
 def _why(plugin: Plugin) -> str:
-    return f"{plugin.reason}; {report(plugin)}" if plugin.status == "broken" else str(plugin.reason)
+    return f"{plugin.reason}; {report(plugin)}" if plugin.fails else str(plugin.reason)
 
 
 def observer_name(observer: Any) -> str:
@@ -67,7 +70,8 @@ def _first_line(item: Any) -> str:
 
 def _as_data(registry: Registry) -> dict[str, Any]:
     plugins = [
-        {key: getattr(p, key) for key in ("name", "distribution", "version", "url", "status", "reason")}
+        {key: getattr(p, key) for key in ("name", "distribution", "version", "url", "status", "reason", "notes")}
+        | {"seconds": round(p.seconds, 3)}
         for p in registry.plugins
     ]
     components = [
@@ -108,7 +112,7 @@ def show_plugin(registry: Registry, name: str, as_json: bool) -> str:
         hint = f"did you mean {' or '.join(near)}?" if near else f"installed: {', '.join(known)}"
         raise PluginError(f'nothing named "{name}" is installed', todo=hint)
     if as_json:
-        return json.dumps([_component_data(entry) for entry in found], indent=2)
+        return json.dumps([_component_data(entry) for entry in found], indent=2, default=str)
     return "\n\n".join(map(_page, found))
 
 
@@ -127,13 +131,11 @@ def _component_data(entry: Entry) -> dict[str, Any]:
 
 def _option_data(option: Option) -> dict[str, Any]:
     data = {"name": option.name, "type": option.type_name, "required": option.required, "doc": option.doc}
+    if option.holds is not None:
+        data["holds"] = option.holds.kind
     if option.nested is not None:
         return data | {"options": [_option_data(inner) for inner in options(option.nested)]}
-    return data if option.required else data | {"default": _plain(option.default)}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value if isinstance(value, str | int | float | dict) else None
+    return data if option.required else data | {"default": as_toml(option.default)}
 
 
 def _page(entry: Entry) -> str:
@@ -169,9 +171,19 @@ def toml(value: Any) -> str:
     """A value as it is written in TOML; `not set` for None, which TOML cannot say."""
     import tomli_w
 
+    value = as_toml(value)
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, dict):  # on one line, as in a recipe
         return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }" if value else "{}"
-    return "not set" if value is None else tomli_w.dumps({"v": _plain(value)}).strip().removeprefix("v = ")
+    return "not set" if value is None else tomli_w.dumps({"v": value}).strip().removeprefix("v = ")
+
+
+def _example(option: Option) -> str:
+    if option.holds is not None:
+        table = '{ use = "…" }'
+        return f"[{table}]" if option.type_name.startswith("list") else table
+    return _EXAMPLES.get(option.type_name.split(" |")[0], "[]" if option.type_name.startswith("list") else "…")
 
 
 _EXAMPLES = {"str": '"…"', "path": '"path/to/file"', "int": "1", "float": "1.0", "bool": "false"}
@@ -179,8 +191,9 @@ _EXAMPLES = {"str": '"…"', "path": '"path/to/file"', "int": "1", "float": "1.0
 
 def snippet(entry: Entry) -> str:
     """A recipe table with the required options to fill in and the others at their defaults, commented out."""
-    head = f"[[{entry.kind}]]" if entry.kind == "exporter" else f"[{entry.kind}]"
-    return "\n".join([head, f'use = "{entry.name}"', *_snippet_lines(entry.cls, entry.kind)])
+    place = {"transform": "dataset.transform", "adapter": "trainer.adapter"}.get(entry.kind, entry.kind)
+    head = f"[[{place}]]" if entry.kind in ("exporter", "transform") else f"[{place}]"
+    return "\n".join([head, f'use = "{entry.name}"', *_snippet_lines(entry.cls, place)])
 
 
 def _snippet_lines(cls: type, path: str) -> list[str]:
@@ -190,7 +203,7 @@ def _snippet_lines(cls: type, path: str) -> list[str]:
             inner = _snippet_lines(option.nested, f"{path}.{option.name}")
             tables += [f"# [{path}.{option.name}]", *inner]
         elif option.required:
-            lines.append(f"{option.name} = {_EXAMPLES.get(option.type_name.split(' |')[0], '…')}")
+            lines.append(f"{option.name} = {_example(option)}")
         elif option.default is not None and not isinstance(option.default, dict):
             lines.append(f"# {option.name} = {toml(option.default)}")
     return [*lines, *tables]

@@ -48,7 +48,7 @@ def as_dataset(rows: list[dict[str, Any]]) -> Any:
 
 
 def _rows_have_a_shape(part: Any, room: Path) -> None:
-    rows = part.load(tiny_run(room))
+    rows = part.load(run=tiny_run(room))
     require(len(rows), "gave no rows")
     shape = shape_of(rows.column_names)
     for index, row in enumerate(iter_rows(rows)):
@@ -59,7 +59,7 @@ def _rows_have_a_shape(part: Any, room: Path) -> None:
 
 
 def _same_rows_twice(part: Any, room: Path) -> None:
-    first, second = (part.load(tiny_run(room / name)) for name in ("one", "two"))
+    first, second = (part.load(run=tiny_run(room / name)) for name in ("one", "two"))
     require(first.column_names == second.column_names, "the columns differ from one load to the next")
     for index, (row, again) in enumerate(zip(first, second, strict=True)):
         require(row == again, f"row {index} differs from one load to the next")
@@ -70,7 +70,9 @@ def _same_rows_twice(part: Any, room: Path) -> None:
 
 def _encoded(part: Any, room: Path, rows: list[dict[str, Any]]) -> tuple[Any, list[str]]:
     run = tiny_run(room)
-    return part.encode(as_dataset(rows), tiny_tokenizer(), run), run.reporter.lines + run.reporter.warnings
+    return part.encode(
+        rows=as_dataset(rows), tokenizer=tiny_tokenizer(), run=run
+    ), run.reporter.lines + run.reporter.warnings
 
 
 def _shapes_taken(part: Any, room: Path) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from loraplug import InputError, working_on
 
 SUMMARIES = {
     "dataset": "a dataset source",
+    "transform": "a transform",
     "formatter": "a formatter",
     "model": "a model loader",
     "quantizer": "a quantizer",
+    "adapter": "an adapter",
     "trainer": "a trainer",
     "exporter": "an exporter",
     "commands": "a command",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loraplug import echo
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 BARS, WIDTH = 12, 48
 LOSSES = {
@@ -27,7 +30,7 @@ LOSSES = {
 @click.option("--no-measure", is_flag=True, help="Leave out memory and time: load no model, take no steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def plan(app: Any, recipe: Path, settings: tuple[str, ...], no_measure: bool, as_json: bool) -> None:
+def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as_json: bool) -> None:
     """Tell what running RECIPE would train on and need, without training: rows, tokens, duplicates, memory, time."""
     from loraplug_look.near import near
 
@@ -88,10 +91,10 @@ def _histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
 
 def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
     recipe, run = pipeline.recipe, pipeline.run
-    model = recipe.model.load_model(run, recipe.quantizer)
+    model = recipe.model.load_model(run=run, quantization=recipe.quantizer)
     if recipe.quantizer is not None:
-        model = recipe.quantizer.prepare(model)
-    made = recipe.trainer.estimate(run, model, lengths)
+        model = recipe.quantizer.prepare(model=model)
+    made = recipe.trainer.estimate(run=run, model=model, lengths=lengths)
     if made is None:
         return None
     return {

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loraplug import echo, fresh_place
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 Rows = Sequence[tuple[str, Sequence[Any]]]
 
@@ -21,7 +24,7 @@ Rows = Sequence[tuple[str, Sequence[Any]]]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: [{id, tokens: [{id, text, trained, weight?}]}].")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write one self-contained page to this file.")
 @click.pass_obj
-def preview(app: Any, recipe: Path, count: int, settings: tuple[str, ...], as_json: bool, page: Path | None) -> None:
+def preview(app: App, recipe: Path, count: int, settings: tuple[str, ...], as_json: bool, page: Path | None) -> None:
     """Show the first rows of RECIPE as the model will see them, trained tokens in colour."""
     from loraplug_look.tokens import documents, tokens
 

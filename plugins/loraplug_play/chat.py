@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from loraplug import InputError, LoraplugError, Run, echo, open_model
 
 if TYPE_CHECKING:
+    from loraplug import App
     from loraplug_play.generate import Sampling
     from loraplug_play.voice import Voice
 
@@ -34,7 +35,7 @@ _HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops 
 @click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
 def chat(
-    app: Any,
+    app: App,
     model: str,
     prompt: str | None,
     system: str | None,

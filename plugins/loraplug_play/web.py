@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from loraplug import InputError, Run
 from loraplug_play.guard import Names, is_loopback
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 
 @click.command()
@@ -23,7 +26,7 @@ from loraplug_play.guard import Names, is_loopback
 @click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
 def web(
-    app: Any, model: str, port: int, host: str, share: bool, trusted: tuple[str, ...], base: str | None, trust: bool
+    app: App, model: str, port: int, host: str, share: bool, trusted: tuple[str, ...], base: str | None, trust: bool
 ) -> None:
     """Talk to MODEL in a browser, and compare it with its base; other finished runs can be chosen in the page.
 

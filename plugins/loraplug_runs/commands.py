@@ -10,6 +10,7 @@ import click
 from loraplug import echo
 
 if TYPE_CHECKING:
+    from loraplug import App
     from loraplug_runs.reading import Past
 
 _outputs = click.option(
@@ -49,7 +50,7 @@ def list_runs(outputs: Path, as_json: bool) -> None:
 @_outputs
 @_as_json
 @click.pass_obj
-def show_run(app: Any, run: str, outputs: Path, as_json: bool) -> None:
+def show_run(app: App, run: str, outputs: Path, as_json: bool) -> None:
     """Show RUN (a name, or a run's folder): how it went, what it made, what its recipe says."""
     from loraplug_runs.views import as_data, page
 

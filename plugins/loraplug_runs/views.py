@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loraplug import Registry, options
+from loraplug import Registry, as_toml, options
 from loraplug_runs.reading import Past
 from loraplug_runs.words import clipped, duration, number, printable, shown, sparkline, table, when, width
 
@@ -164,7 +164,7 @@ def _defaults(cls: type) -> dict[str, Any]:
         if option.nested is not None:
             found |= {f"{option.name}.{key}": value for key, value in _defaults(option.nested).items()}
         elif not option.required:
-            found[option.name] = option.default
+            found[option.name] = as_toml(option.default)
     return found
 
 

@@ -25,7 +25,7 @@ _HEAD = "lm_head"
 
 def problems(options: Sft, run: Run, recipe: Any) -> Iterator[Problem]:
     """What would stop the training."""
-    facts = recipe.model.facts(run)
+    facts = recipe.model.facts(run=run)
     start = options.lora.start_from
     if start is not None:
         yield from _not_an_adapter(start)
@@ -53,7 +53,7 @@ def modules_of(facts: BaseFacts) -> tuple[list[str], list[str]]:
 
 def trained_numbers(options: Sft, run: Run, recipe: Any) -> int:
     """How many numbers are trained, about: ranks times the sides of the layers, and modules that are trained whole."""
-    facts = recipe.model.facts(run)
+    facts = recipe.model.facts(run=run)
     if facts is None:
         return 0
     wanted = options.lora.target_modules

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import tomli
 from attrs import define, field, frozen
 
 from loraplug_tables.errors import InputError, Problem
-from loraplug_tables.options import options
+from loraplug_tables.options import (
+    LISTS,
+    MAPPINGS,
+    ByUse,
+    Option,
+    arms_of,
+    fitting,
+    is_by_use,
+    is_table,
+    item_types,
+    options,
+)
 from loraplug_tables.secrets import REDACTED, is_secret_key, is_secret_name
 
 Table = dict[str, Any]
 Place = tuple[str | int, ...]
 """The way to a value: `("exporter", 0, "out")`."""
+Hold = Callable[[type[ByUse], Any, Place], Any]
 
 _VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}")
 
@@ -190,18 +202,56 @@ class Layers:
                 self.put(place, filled, Origin(label, said.folder if said else self.folder), dotted(place))
                 self.unfilled[as_key(place)] = str(text)
 
-    def located(self, cls: type, table: Any, place: Place) -> Any:
-        """The table at `place` with the relative paths among the options of `cls` made absolute from who said them."""
+    def located(self, cls: type, table: Any, place: Place, hold: Hold | None = None) -> Any:
+        """The table at `place` with the relative paths among the options of `cls` made absolute from who said them.
+
+        `hold` is given each table that stands for a component, its base and its place, and gives the component.
+        """
         if not isinstance(table, dict):
             return table
         table = dict(table)
         for option in options(cls):
             value, here = table.get(option.name), (*place, option.name)
-            if option.is_path and value is not None:
+            if value is None:
+                table |= self._default_path(option)
+                continue
+            if option.is_path and option.holds is None:
                 table[option.name] = self._absolute(value, option.is_path is True, here)
-            elif option.nested is not None and value is not None:
-                table[option.name] = self.located(option.nested, value, here)
+            table[option.name] = self._inside(option.hint, table[option.name], here, hold)
         return table
+
+    def _default_path(self, option: Option) -> Table:
+        """A default that is a path or some starts, if relative, from the recipe's folder, as if the recipe said it."""
+        default = option.default
+        if isinstance(default, Path):
+            return {option.name: absolute(str(default), self.folder)}
+        if isinstance(default, list | tuple) and default and all(isinstance(item, Path) for item in default):
+            return {option.name: [absolute(str(item), self.folder) for item in default]}
+        return {}
+
+    def _inside(self, hint: Any, value: Any, place: Place, hold: Hold | None) -> Any:
+        """What a value of this type holds of paths, tables and components, made what it stands for."""
+        arms = arms_of(hint)
+        if len(arms) > 1:
+            arms = tuple(arm for arm in arms if not is_by_use(arm) or isinstance(value, dict))
+        tables = [arm for arm in arms if is_table(arm)]
+        for arm in fitting(tables, value) if isinstance(value, dict) and len(tables) > 1 else arms:
+            origin, args = get_origin(arm), get_args(arm)
+            if origin is Annotated:
+                value = self._inside(args[0], value, place, hold)
+            elif is_by_use(arm):
+                value = value if hold is None else hold(arm, value, place)
+            elif arm is Path and isinstance(value, str):
+                value = self._absolute(value, True, place)
+            elif is_table(arm):
+                value = self.located(arm, value, place, hold)
+            elif origin in LISTS and isinstance(value, list):
+                kinds = item_types(arm, len(value))
+                pairs = enumerate(zip(kinds, value, strict=False)) if len(kinds) == len(value) else ()
+                value = [self._inside(kind, item, (*place, index), hold) for index, (kind, item) in pairs] or value
+            elif origin in MAPPINGS and isinstance(value, dict):
+                value = {key: self._inside(args[1], item, (*place, key), hold) for key, item in value.items()}
+        return value
 
     def _absolute(self, value: Any, sure: bool, place: Place) -> Any:
         """A path, or each of a list of paths, from the folder of who said it."""

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, Set
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import attrs
+
+from loraplug_tables.errors import InputError
+
+LISTS: frozenset[Any] = frozenset({list, tuple, set, frozenset, Sequence, MutableSequence, Collection, Set})
+"""Types whose values are written as a TOML list."""
+MAPPINGS: frozenset[Any] = frozenset({dict, Mapping, MutableMapping})
+
+
+class ByUse:
+    """Base of classes of which a table says by its key `use` which one it is for; told apart by kind and name."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+    name: ClassVar[str]
 
 
 @attrs.frozen
@@ -28,7 +43,10 @@ class Doc:
 
 @attrs.frozen
 class Option:
-    """One key. `default` is `attrs.NOTHING` where it is required; `nested` is the class of a table, `hint` the type."""
+    """One key. `default` is `attrs.NOTHING` where it is required, `hint` the type.
+
+    `nested` is the class of a table; `holds` the base of the components that stand here, each a table with `use`.
+    """
 
     name: str
     type_name: str
@@ -38,6 +56,7 @@ class Option:
     nested: type | None
     aka: tuple[str, ...] = ()
     hint: Any = None
+    holds: type[ByUse] | None = None
 
     @property
     def required(self) -> bool:
@@ -46,9 +65,19 @@ class Option:
 
 
 def options(cls: type) -> list[Option]:
-    """The options of a component or nested table, in the order they are written."""
-    attrs.resolve_types(cls)
-    return [_option(attribute) for attribute in attrs.fields(cls) if attribute.init]
+    """The options of a component or nested table, in the order they are written.
+
+    Raises:
+        InputError: an annotation names what does not exist, or a default holds itself; says which class it is in.
+    """
+    try:
+        attrs.resolve_types(cls)
+        return [_option(attribute) for attribute in attrs.fields(cls) if attribute.init]
+    except (NameError, AttributeError, SyntaxError, TypeError, ImportError) as error:
+        todo = "import what the annotations name where the module itself can see it"
+        raise InputError(f"the types of its options cannot be read: {error}", where=cls.__name__, todo=todo) from error
+    except RecursionError:
+        raise InputError("the default of an option holds itself", where=cls.__name__, todo="take it out") from None
 
 
 def _option(attribute: attrs.Attribute[Any]) -> Option:
@@ -57,15 +86,63 @@ def _option(attribute: attrs.Attribute[Any]) -> Option:
         doc = next((item for item in get_args(hint)[1:] if isinstance(item, Doc)), doc)
         hint = get_args(hint)[0]
     default: Any = attribute.default
-    default = getattr(default, "factory", lambda: default)()
-    arms = [arm for arm in arms_of(hint) if attrs.has(arm)]
-    is_path = doc.is_path or Path in arms_of(hint)
-    return Option(attribute.name, type_text(hint), default, doc.text, is_path, arms[0] if arms else None, doc.aka, hint)
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        default = None if default.takes_self else default.factory()  # what depends on other options is not known here
+    inside = [*_inside(hint)]
+    tables = [arm for arm in arms_of(hint) if is_table(arm)]
+    return Option(
+        name=attribute.name,
+        type_name=type_text(hint),
+        default=default,
+        doc=doc.text,
+        is_path=doc.is_path or Path in inside,
+        nested=tables[0] if len(tables) == 1 else None,
+        aka=doc.aka,
+        hint=hint,
+        holds=next((part for part in inside if is_by_use(part)), None),
+    )
+
+
+def _inside(hint: Any) -> Iterator[Any]:
+    """The types in unions and lists of a type; what is in a mapping or a table has keys of its own."""
+    if get_origin(hint) in (Annotated, Union, types.UnionType) or get_origin(hint) in LISTS:
+        for part in get_args(hint):
+            yield from _inside(part)
+    else:
+        yield hint
+
+
+def is_by_use(hint: Any) -> bool:
+    """Whether a table for this type says by `use` which class it is for."""
+    return isinstance(hint, type) and get_origin(hint) is None and issubclass(hint, ByUse)
+
+
+def is_table(hint: Any) -> bool:
+    """Whether a table for this type has the fields of the class as its keys."""
+    return attrs.has(hint) and not is_by_use(hint)
 
 
 def arms_of(hint: Any) -> tuple[Any, ...]:
     """The types a union is made of; a type that is none stands alone."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def item_types(hint: Any, length: int) -> list[Any]:
+    """The type of each of the items of a list of this length; a `tuple[int, str]` has as many as it names."""
+    args = get_args(hint)
+    if get_origin(hint) is tuple and args[-1:] != (...,):
+        return list(args)
+    return [args[0] if args else Any] * length
+
+
+def fitting(tables: list[Any], table: Mapping[str, Any]) -> list[Any]:
+    """Of the classes that a table could be for, those that have all of its keys, and no required one that it lacks."""
+    return [
+        cls
+        for cls in tables
+        if table.keys() <= {option.name for option in options(cls)}
+        and table.keys() >= {option.name for option in options(cls) if option.required}
+    ]
 
 
 def type_text(hint: Any) -> str:
@@ -74,14 +151,29 @@ def type_text(hint: Any) -> str:
     if origin is Annotated:
         return type_text(args[0])
     if origin is Literal:
-        return " | ".join(f'"{arg}"' if isinstance(arg, str) else str(arg).lower() for arg in args)
+        return " | ".join(map(_written, args))
     if origin in (Union, types.UnionType):
-        return " | ".join(type_text(arg) for arg in args if arg is not type(None))
-    if origin in (tuple, list):
-        return f"list of {type_text(args[0])}"
-    if origin in (dict, Mapping):
+        arms = [arm for arm in args if arm is not type(None)]
+        tables = sum(map(is_table, arms)) > 1  # several are told apart by their keys
+        return " | ".join(_table_text(arm) if tables and is_table(arm) else type_text(arm) for arm in arms)
+    if origin in LISTS:
+        fixed = origin is tuple and args[-1:] != (...,)
+        return f"list of {', '.join(map(type_text, args if fixed else args[:1]))}"
+    if origin in MAPPINGS:
         return f"table of {type_text(args[1])}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " | ".join(_written(member.value) for member in hint)
+    if is_by_use(hint):
+        return f"{hint.kind} table"
     return {Path: "path", Any: "any"}.get(hint, "table" if attrs.has(hint) else getattr(hint, "__name__", str(hint)))
+
+
+def _table_text(cls: type) -> str:
+    return f"table ({', '.join(option.name for option in options(cls))})"
+
+
+def _written(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 
 def expected(hint: Any, value: Any) -> str:

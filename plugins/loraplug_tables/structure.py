@@ -7,18 +7,42 @@ type its field says, and every problem is found in one go.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time
 from difflib import get_close_matches
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 from cattrs import ClassValidationError, Converter, IterableValidationError
-from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn
 
 from loraplug_tables.errors import LoraplugError, Problem
-from loraplug_tables.options import arms_of, expected, has_controls, options
+from loraplug_tables.options import (
+    LISTS,
+    MAPPINGS,
+    ByUse,
+    arms_of,
+    expected,
+    fitting,
+    has_controls,
+    is_by_use,
+    is_table,
+    item_types,
+    options,
+    type_text,
+)
+
+
+class _Failed:
+    """Stands where a component would, had it no problems: those are known, and the search for others goes on."""
+
+
+FAILED: Any = _Failed()
 
 
 def _strict(accepted: type) -> Any:
@@ -36,9 +60,9 @@ def _strict(accepted: type) -> Any:
 
 
 def _structure_union(value: Any, hint: Any) -> Any:
-    for arm in arms_of(hint):
-        if isinstance(value, dict) and attrs.has(arm):
-            return CONVERTER.structure(value, arm)  # its own errors say more than "no arm fits"
+    tables = [arm for arm in arms_of(hint) if is_table(arm)]
+    if isinstance(value, dict) and tables:
+        return _structure_table(value, hint, tables)
     for arm in arms_of(hint):
         try:
             return None if arm is type(None) and value is None else CONVERTER.structure(value, arm)
@@ -47,34 +71,110 @@ def _structure_union(value: Any, hint: Any) -> Any:
     raise TypeError(expected(hint, value))
 
 
+def _structure_table(value: dict[str, Any], hint: Any, tables: list[Any]) -> Any:
+    """Of several classes, the one whose keys these are; where more than one could be meant, none is guessed."""
+    found = tables if len(tables) == 1 else fitting(tables, value)
+    if len(found) == 1:
+        return CONVERTER.structure(value, found[0])  # its own errors say more than "no arm fits"
+    if not found:
+        if any(get_origin(arm) in MAPPINGS for arm in arms_of(hint)):
+            return CONVERTER.structure(value, next(arm for arm in arms_of(hint) if get_origin(arm) in MAPPINGS))
+        raise TypeError(f"expected {type_text(hint)}; has the keys {', '.join(value) or 'of none'}")
+    made = []
+    for arm in found:
+        try:
+            made.append(CONVERTER.structure(value, arm))
+        except Exception:  # noqa: S112 - its values are of other types
+            continue
+    if len(made) != 1:
+        raise TypeError(f"could be {' or '.join(arm.__name__ for arm in found)}: write a key that only one of them has")
+    return made[0]
+
+
 def _structure_literal(value: Any, hint: Any) -> Any:
     for choice in get_args(hint):
         if type(choice) is type(value) and choice == value:
             return value
-    near = get_close_matches(value, [arg for arg in get_args(hint) if isinstance(arg, str)]) if value else []
-    raise TypeError(expected(hint, value) + (f" (did you mean {near[0]!r}?)" if near else ""))
+    raise TypeError(expected(hint, value) + _meant(value, get_args(hint)))
+
+
+def _structure_enum(value: Any, hint: Any) -> Any:
+    for member in hint:
+        if type(member.value) is type(value) and member.value == value:
+            return member
+    raise TypeError(expected(hint, value) + _meant(value, [member.value for member in hint]))
+
+
+def _meant(value: Any, choices: Any) -> str:
+    texts = [choice for choice in choices if isinstance(choice, str)]
+    near = get_close_matches(value, texts) if isinstance(value, str) else []
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _structure_list(value: Any, hint: Any) -> Any:
-    if not isinstance(value, list | tuple):
+    types_ = item_types(hint, len(value)) if isinstance(value, list | tuple | set | frozenset) else []
+    if not isinstance(value, list | tuple | set | frozenset) or len(types_) != len(value):
         raise TypeError(expected(hint, value))
-    items: Any = list[get_args(hint)[0]]  # type: ignore[misc]
-    return tuple(CONVERTER.structure(list(value), items))
+    items = _each(enumerate(value), types_, hint)
+    kind = get_origin(hint) or hint
+    return kind(items) if kind in (list, set, frozenset) else frozenset(items) if kind is AbstractSet else tuple(items)
 
 
-def _has_origin(origin: Any, hint: Any) -> bool:
-    return get_origin(hint) is origin
+def _structure_mapping(value: Any, hint: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(expected(hint, value))
+    args = get_args(hint) or (str, Any)
+    keys = [CONVERTER.structure(key, args[0]) for key in value]
+    return dict(zip(keys, _each(value.items(), [args[1]] * len(value), hint), strict=True))
+
+
+def _each(items: Any, types_: list[Any], hint: Any) -> list[Any]:
+    """Every item structured; what is wrong with any of them comes out together."""
+    made, errors = [], []
+    for (key, item), type_ in zip(items, types_, strict=True):
+        try:
+            made.append(CONVERTER.structure(item, type_))
+        except Exception as error:
+            error.add_note(IterableValidationNote(f"at {key}", key, type_))
+            errors.append(error)
+    if errors:
+        raise IterableValidationError("items", errors, hint)
+    return made
+
+
+def _structure_by_use(value: Any, hint: Any) -> Any:
+    """Components in components were made before, with what is installed at hand; only a whole table comes as a dict."""
+    if isinstance(value, hint) or value is FAILED:
+        return value
+    if isinstance(value, dict) and attrs.has(hint):
+        return make_dict_structure_fn(hint, CONVERTER)(value, hint)
+    raise TypeError(expected(hint, value))
+
+
+def _of(kinds: Any) -> Callable[[Any], bool]:
+    def fits(hint: Any) -> bool:
+        return get_origin(hint) in kinds or hint in kinds
+
+    return fits
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
 
 
 def _make_converter() -> Converter:
-    converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
-    for scalar in (str, int, float, bool, Path):
+    converter = Converter(forbid_extra_keys=True)
+    for scalar in (str, int, float, bool, Path, date, datetime, time):
         converter.register_structure_hook(scalar, _strict(scalar))
-    by_origin = {Union: _structure_union, types.UnionType: _structure_union, Literal: _structure_literal}
-    by_origin[tuple] = _structure_list
-    for origin, hook in by_origin.items():
-        converter.register_structure_hook_func(partial(_has_origin, origin), hook)
-    converter.register_unstructure_hook(Path, str)
+    for fits, hook in (
+        (_of((Union, types.UnionType)), _structure_union),
+        (_of((Literal,)), _structure_literal),
+        (_of(LISTS), _structure_list),
+        (_of(MAPPINGS), _structure_mapping),
+        (_is_enum, _structure_enum),
+        (is_by_use, _structure_by_use),
+    ):
+        converter.register_structure_hook_func(fits, hook)
     return converter
 
 
@@ -85,13 +185,20 @@ def structure(cls: type[Any], table: Any, path: str) -> tuple[Any, list[Problem]
     """Make `cls` from a TOML table; gives the object (None if it could not be made) and every problem found."""
     if not isinstance(table, dict):
         return None, [Problem(path, f"expected a table, got {type(table).__name__} {table!r}")]
+    half = _has_failed(table)
     try:
         with attrs.validators.disabled():
             made = CONVERTER.structure(table, cls)
     except Exception as error:
-        return None, list(_problems(error, path, cls))
+        # what speaks of the whole may speak of a component that was not made
+        return None, [one for one in _problems(error, path, cls) if not (half and one.path == path)]
     problems = list(_validate(made, path))
-    return (None if problems else made), problems
+    return (None if problems or half else made), problems
+
+
+def _has_failed(value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return value is FAILED or any(map(_has_failed, items))
 
 
 def _validate(made: Any, path: str) -> Iterator[Problem]:
@@ -101,13 +208,24 @@ def _validate(made: Any, path: str) -> Iterator[Problem]:
             yield Problem(f"{path}.{option.name}", "is empty; name a file or folder")
     for attribute in attrs.fields(type(made)):
         value, place = getattr(made, attribute.name), f"{path}.{attribute.name}"
-        if attribute.validator is not None:
+        if attribute.validator is not None and not _has_failed(value):
             try:
                 attribute.validator(made, attribute, value)
             except (ValueError, TypeError, LoraplugError) as error:
-                yield Problem(place, str(error.args[0]))
-        if attrs.has(type(value)):
-            yield from _validate(value, place)
+                yield Problem(place, str(error.args[0]) if error.args else type(error).__name__)
+        yield from _validate_inside(value, place)
+
+
+def _validate_inside(value: Any, path: str) -> Iterator[Problem]:
+    """Those of tables in tables, lists and mappings; components in components were validated when they were made."""
+    if is_table(type(value)):
+        yield from _validate(value, path)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _validate_inside(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _validate_inside(item, f"{path}[{index}]")
 
 
 def _problems(error: BaseException, path: str, cls: Any) -> Iterator[Problem]:
@@ -123,7 +241,8 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[Problem]:
     elif isinstance(error, IterableValidationError):
         items, bare = error.group_exceptions()
         for inner, place in items:
-            yield from _problems(inner, f"{path}[{place.index}]", place.type)
+            key = f".{place.index}" if isinstance(place.index, str) else f"[{place.index}]"
+            yield from _problems(inner, path + key, place.type)
         for inner in bare:
             yield from _problems(inner, path, cls)
     elif isinstance(error, ForbiddenExtraKeysError):
@@ -141,13 +260,44 @@ def unknown_key(key: str, known: Mapping[str, str]) -> str:
     return f"unknown key; known: {', '.join(sorted(set(known.values()))) or 'none'}"
 
 
-def unstructure(made: Any) -> dict[str, Any]:
-    """A component as a TOML table; None is left out, since TOML has no word for it."""
-    plain: dict[str, Any] = _without_none(CONVERTER.unstructure(made))
-    return plain
+Use = Callable[[ByUse], str]
+Shorten = Callable[[str], str]
 
 
-def _without_none(value: Any) -> Any:
+def _name(part: ByUse) -> str:
+    return part.name
+
+
+def unstructure(made: Any, use: Use = _name, path: Shorten = str, held: bool = False) -> dict[str, Any]:
+    """A component as a TOML table, without its own `use`; None is left out, since TOML has no word for it.
+
+    Args:
+        made: an attrs object.
+        use: what a component inside is called.
+        path: what is written for the value of an option that is a path.
+        held: leave components inside as they are; such a table can be structured again without anything installed.
+    """
+    table = {}
+    for option in options(type(made)):
+        value = getattr(made, option.name)
+        if value is not None:
+            table[option.name] = as_toml(value, use, path, held, option.is_path is not False)
+    return table
+
+
+def as_toml(value: Any, use: Use = _name, path: Shorten = str, held: bool = False, named: bool = False) -> Any:
+    """A value of an option as TOML can say it; see `unstructure`. `named`: texts in it name paths."""
+    inner = partial(as_toml, use=use, path=path, held=held, named=named)
+    if isinstance(value, ByUse):
+        return value if held else {"use": use(value), **unstructure(value, use, path)}
+    if attrs.has(type(value)):
+        return unstructure(value, use, path, held)
+    if isinstance(value, Path) or (named and isinstance(value, str)):
+        return path(str(value))
+    if isinstance(value, Enum):
+        return inner(value.value)
     if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(inner(key)): inner(item) for key, item in value.items() if item is not None}
+    if isinstance(value, AbstractSet):
+        return sorted(map(inner, value), key=repr)
+    return [*map(inner, value)] if isinstance(value, list | tuple) else value

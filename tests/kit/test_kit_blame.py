@@ -16,9 +16,11 @@ from loraplug_kit.listing import list_plugins
 
 HOOKS = {
     "dataset": "loraplug_dataset_sources",
+    "transform": "loraplug_transforms",
     "formatter": "loraplug_formatters",
     "model": "loraplug_model_loaders",
     "quantizer": "loraplug_quantizers",
+    "adapter": "loraplug_adapters",
     "trainer": "loraplug_trainers",
     "exporter": "loraplug_exporters",
     "commands": "loraplug_commands",
@@ -165,7 +167,7 @@ def broken(tmp_path: Path, recipe: Path, verb: tuple[str, str, str, str], method
     kind, module, base, verb_name = verb
     code = PART.format(module=module, base=base, method=method or verb_name, hook=HOOKS[kind])
     if method is not None:
-        needed = f"\n    def {verb_name}(self, *_):\n        pass\n"
+        needed = f"\n    def {verb_name}(self, *_, **__):\n        pass\n"
         code = code.replace('    name = "rude"\n', f'    name = "rude"\n{needed}')
     text = recipe.read_text()
     model = text.split("id = ")[1].splitlines()[0]

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that sees this one's packages, with the three examples installed in it."""
+    """The interpreter of an environment that sees this one's packages, with the examples installed in it."""
     folder = tmp_path_factory.mktemp("examples")
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -31,7 +31,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # not a second copy of torch: this environment's packages, and the checkout that is installed in it
     shown = [sysconfig.get_path("purelib"), str(ROOT), str(ROOT / "plugins")]
     (site / "outer.pth").write_text("\n".join(shown))
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 6
     for example in EXAMPLES:
         shutil.copytree(example, folder / example.name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]

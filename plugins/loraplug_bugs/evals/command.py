@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 OWN = "its own"
 
@@ -53,7 +56,7 @@ OWN = "its own"
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write the report with every case to this page.")
 @click.pass_obj
-def evaluate(app: Any, /, as_json: bool, page: Path | None, **given: Any) -> None:
+def evaluate(app: App, /, as_json: bool, page: Path | None, **given: Any) -> None:
     """Let MODEL fix bugs: its answers are applied in a sandbox and tested.
 
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 
@@ -23,8 +23,11 @@ from loraplug_bugs.evals.speaker import Said, Sampling, Speaker, load, prompts
 from loraplug_bugs.evals.table import lines
 from loraplug_bugs.make import workshop
 
+if TYPE_CHECKING:
+    from loraplug import App
 
-def run_eval(app: Any, wanted: Wanted, as_json: bool, page: Path | None) -> None:
+
+def run_eval(app: App, wanted: Wanted, as_json: bool, page: Path | None) -> None:
     """The command.
 
     Raises:
@@ -131,7 +134,7 @@ def _told(plan: Plan) -> dict[str, str]:
 
 
 def _answers(
-    app: Any,
+    app: App,
     wanted: Wanted,
     plan: Plan,
     cases: Mapping[str, Case],
@@ -160,7 +163,7 @@ def _answers(
         yield label, speaker.answers(asked, names, journal.done(label), sampling, may_be_given)
 
 
-def _speakers(app: Any, wanted: Wanted, run: Run) -> Iterator[tuple[str, Speaker]]:
+def _speakers(app: App, wanted: Wanted, run: Run) -> Iterator[tuple[str, Speaker]]:
     other = None if wanted.base in (None, OWN) else wanted.base
     opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
     if opened.adapter is None and wanted.base == OWN:

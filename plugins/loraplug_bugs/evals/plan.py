@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from attrs import frozen
 
@@ -20,6 +20,9 @@ from loraplug_bugs.evals.speaker import Sampling
 from loraplug_bugs.limits import Limits
 from loraplug_bugs.options import BoxLimits
 from loraplug_bugs.prompts import Context
+
+if TYPE_CHECKING:
+    from loraplug import App
 
 _SPAN = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 _OF_THE_CODE = {"path": None, "tests_path": None, "test_args": [], "roots": ["src", "."], "tests": []}
@@ -89,7 +92,7 @@ class Plan:
     broken: Sequence[InputError] = ()
 
 
-def make_plan(app: Any, wanted: Wanted, run: Run) -> Plan:
+def make_plan(app: App, wanted: Wanted, run: Run) -> Plan:
     """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
     lock, kept_back = _lock(wanted)
     formatter: Any = app.registry.find("formatter", "chat-template")()

@@ -7,6 +7,8 @@ import click
 from loraplug import hookimpl
 from my_package.part import command
 
+LORAPLUG_API = "1.0"
+
 
 @hookimpl
 def loraplug_commands() -> Sequence[click.Command]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from loraplug import Event, hookimpl
 from my_package.part import MyPart
 
+LORAPLUG_API = "1.0"
+
 
 @hookimpl
 def loraplug_events() -> Sequence[Callable[[Event], None]]:

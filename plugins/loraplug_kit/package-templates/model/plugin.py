@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from loraplug import ModelLoader, hookimpl
 from my_package.part import MyPart
 
+LORAPLUG_API = "1.0"
+
 
 @hookimpl
 def loraplug_model_loaders() -> Sequence[type[ModelLoader]]:

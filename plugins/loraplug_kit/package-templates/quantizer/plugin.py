@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from loraplug import Quantizer, hookimpl
 from my_package.part import MyPart
 
+LORAPLUG_API = "1.0"
+
 
 @hookimpl
 def loraplug_quantizers() -> Sequence[type[Quantizer]]:

@@ -1,0 +1,87 @@
+"""What commands are given: everything installed, and the ways from a recipe to what can be run."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from loraplug.context import Reporter, Run
+from loraplug.registry import Registry, load_registry
+
+if TYPE_CHECKING:
+    from loraplug.components import DatasetSource, Transform
+    from loraplug.recipe import Recipe
+    from loraplug.run import Pipeline
+    from loraplug_tables.layers import Layers
+
+VERY_SLOW = 2.0
+"""Seconds from which on the loading of a plugin is told of by every command."""
+
+
+class App(click.Group):
+    """What a command gets as its context object: everything installed, and a way from a recipe to a pipeline."""
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Everything installed; built once, when something asks for it. Plugins that hold commands up are named."""
+        found = load_registry()
+        for plugin in found.plugins:
+            if plugin.seconds >= VERY_SLOW:
+                todo = f"LORAPLUG_DISABLE={plugin.name} leaves it out"
+                click.echo(f"plugin {plugin} took {plugin.seconds:.1f} s to load; {todo}", err=True)
+        return found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names of all commands."""
+        return sorted({str(command.name) for command, _ in self.registry.commands})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of that name; an error where several plugins bring one."""
+        return self.registry.command(name)
+
+    def read_layers(self, path: Path, settings: tuple[str, ...] = ()) -> Layers:
+        """A recipe's table with `.env` (of the working folder), environment and `--set` over it."""
+        from loraplug.layers import read_layers
+
+        dotenv: dict[str, str | None] = {}
+        if Path(".env").is_file():
+            from dotenv import dotenv_values
+
+            dotenv = dotenv_values(".env")
+        layers = read_layers(path, settings, dotenv)
+        for name, value in dotenv.items():  # tokens for hubs and trackers; what is already set wins
+            os.environ.setdefault(name, value or "")
+        return layers
+
+    def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
+        """The recipe with everything over it, every stage a component."""
+        from loraplug.recipe import build
+
+        return build(self.read_layers(path, settings), self.registry)
+
+    def source(self, path: Path, settings: tuple[str, ...] = ()) -> tuple[DatasetSource, tuple[Transform, ...], Run]:
+        """What `[dataset]` of a recipe says, and a run for it; the recipe's other tables may be missing or wrong."""
+        from loraplug.recipe import build_source
+
+        source, transforms, name, seed = build_source(self.read_layers(path, settings), self.registry)
+        return source, transforms, Run(name, seed, reporter=self.reporter())
+
+    def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
+        """The recipe's stages, ready to run, reporting to the terminal."""
+        from loraplug.lock import require_secrets
+        from loraplug.run import Pipeline
+
+        recipe = self.read_recipe(path, settings)
+        require_secrets(recipe, self.registry)
+        registry = self.registry.without(recipe.disabled, f"[plugins] disable of {path}")
+        return Pipeline(recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
+
+    def reporter(self) -> Reporter:
+        """A reporter on the terminal's stderr."""
+        from loraplug.terminal import TerminalReporter
+
+        return TerminalReporter()

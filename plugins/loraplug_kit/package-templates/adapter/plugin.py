@@ -1,0 +1,14 @@
+"""A loraplug plugin: see `part.py`."""
+
+from collections.abc import Sequence
+
+from loraplug import Adapter, hookimpl
+from my_package.part import MyPart
+
+LORAPLUG_API = "1.0"
+
+
+@hookimpl
+def loraplug_adapters() -> Sequence[type[Adapter]]:
+    """Bring `my-part`."""
+    return [MyPart]
