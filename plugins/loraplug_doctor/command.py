@@ -105,7 +105,9 @@ def _show(findings: Iterable[Finding]) -> None:
     for finding in findings:
         mark, colour = _MARKS[finding.severity]
         subject = finding.subject if finding.subject != shown else ""
-        echo(f"{subject:12} {click.style(f'{mark:8}', fg=colour)} {redact(finding.text)}")
+        echo(f"{subject:12} ", nl=False)
+        echo(f"{mark:8}", fg=colour, nl=False)
+        echo(f" {redact(finding.text)}")
         if finding.todo:
             echo(f"{'':22}next: {redact(finding.todo)}")
         shown = finding.subject
