@@ -7,6 +7,12 @@
 Each turn is a process of its own: it makes 24 tasks ready, then judges the answer that takes the bug away, which has to
 be resolved. Seconds of CPU are those of the process and of all that it started, tests and sandbox included: they hold
 on a busy machine too. The last line is this tree's part of the other one's, the middle one of the turns.
+
+Measured beside the tree before verdicts were confirmed (979de18), on two processors at a load of 18 to 28:
+
+    seconds of CPU            this tree   979de18   part
+    16 tasks judged, twice    10.5, 10.8  10.2, 10.3  1.04
+    30 kept bugs, once        8.4         9.3         0.91
 """
 
 from __future__ import annotations

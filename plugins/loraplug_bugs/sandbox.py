@@ -322,7 +322,10 @@ def probe(network: bool = False) -> dict[str, str]:
 
 
 def _cannot(missing: Mapping[str, str]) -> InputError:
-    parts = "; ".join(f"{name}: {why}" for name, why in missing.items())
+    names: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        names.setdefault(why, []).append(name)
+    parts = "; ".join(f"{', '.join(its)}: {why}" for why, its in names.items())
     return InputError(
         f"this system cannot shut strangers' code in ({parts})", where="sandbox",
         todo='allow user namespaces, or, for code you trust, write sandbox = "weak" (eval: --sandbox weak)',

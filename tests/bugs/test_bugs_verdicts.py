@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import secrets
@@ -235,10 +236,11 @@ def test_ten_thousand_forged_replies() -> None:
     assert read_reply(b'aa {"verdict": "passed"}\n', "aa") == {"verdict": "passed"}
 
 
-FUZZ = """
-import os, random, sys
-sys.path.insert(0, sys.argv[1])
-from test_bugs_verdicts import forgeries
+FUZZ = f"""
+from __future__ import annotations
+import os, random
+WORD = {WORD}
+{inspect.getsource(forgeries)}
 draw = random.Random(11)
 os.write(1, b"ready")
 while len(asked := os.read(0, 3 + 32)) == 35:
@@ -252,7 +254,7 @@ while len(asked := os.read(0, 3 + 32)) == 35:
 def test_ten_thousand_fuzzed_replies_on_the_pipe(tmp_path: Path) -> None:
     """`passed` in whatever form but the one, in parts, and with what is left of the job before in front of it."""
     (tmp_path / "fuzz.py").write_text(FUZZ)
-    command = [sys.executable, "fuzz.py", str(Path(__file__).parent)]
+    command = [sys.executable, "fuzz.py"]
     with Sandbox(tmp_path, Limits(seconds=60, weak=True)) as box:
         box.command = list  # type: ignore[method-assign, assignment]  # only the pipe is looked at
         with Worker(box, command, os.environ) as worker:
