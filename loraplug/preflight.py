@@ -69,13 +69,19 @@ def _validation(recipe: Recipe, run: Run, registry: Registry) -> Iterator[Proble
     if wanted is None or wanted.path is None:
         return
 
-    def ask() -> Iterable[Problem]:
-        return validation_source(recipe.dataset, wanted, registry).preflight(run=run, recipe=recipe)
-
-    for problem in _asked(registry, recipe.dataset, "validation", ask):
+    try:
+        source = validation_source(recipe.dataset, wanted, registry)
+    except LoraplugError as error:
+        yield _as_problem(error, "validation.path")
+        return
+    for problem in _asked(registry, source, "validation", source.preflight, run=run, recipe=recipe):
         head, _, key = problem.path.partition(".")
-        same = head == "dataset"
-        yield evolve(problem, path=f"validation.{key or 'path'}" if same else problem.path)
+        if problem.path == "validation":  # the formatter's word on the rows
+            own = "; [validation] may have its own rename, {} for none, in place of that of [dataset]"
+            message = f"read by {source.name}: {problem.message}{own if wanted.rename is None else ''}"
+            yield evolve(problem, path="validation.path", message=message)
+        else:
+            yield evolve(problem, path=f"validation.{key}" if head == "dataset" and key else problem.path)
 
 
 def _places(run: Run, parts: Sequence[tuple[str, Component]]) -> Iterator[Problem]:

@@ -87,7 +87,7 @@ def test_what_cannot_be_is_refused_with_the_recipe(
     ("validation", "said"),
     [
         ('path = "own.csv"', "[validation] may have its own rename, {} for none"),
-        ('path = "val.csv"\nrename = {}', "validation.path, read by csv: rows of no known shape"),
+        ('path = "val.csv"\nrename = {}', "validation.path: read by csv: rows of no known shape"),
         ('path = "gone.jsonl"', "gone.jsonl: no such file or folder"),
         ('path = "empty.jsonl"', "has no rows"),
     ],
