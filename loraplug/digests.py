@@ -68,7 +68,7 @@ def row_digests(rows: Dataset) -> bytes:
 
 def _digests(rows: Dataset) -> Iterator[bytes]:
     import numpy as np
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
     kinds = {"input_ids": "<i8", "labels": "<i8", "seq_lengths": "<i8", "token_weights": "<f4"}
     names = [name for name in (*kinds, "row") if name in rows.column_names]
