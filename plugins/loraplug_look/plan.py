@@ -102,6 +102,7 @@ def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
         "parts": dict(made.parts),
         "loading_bytes": made.loading_bytes,
         "seconds": made.seconds,
+        "notes": dict(made.notes),
     }
 
 
@@ -123,6 +124,8 @@ def _show(figures: dict[str, Any]) -> None:
             echo(f"loading          {estimate['loading_bytes'] / 1e9:.2f} GB, before training")
         if estimate["seconds"] is not None:
             echo(f"time             {_time(estimate['seconds'])}")
+        for about, note in estimate["notes"].items():
+            echo(f"{about:<17}{note}")
 
 
 def _show_part(name: str, part: dict[str, Any]) -> None:
