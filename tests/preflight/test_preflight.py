@@ -139,7 +139,7 @@ def test_files_of_the_base_that_are_missing_or_broken(recipe: Path, base: Path) 
     setting = f"model.id={base}"
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[:-4])
-    assert "model.safetensors: is not whole (452,444 bytes of 452,448)" in told(recipe, setting)["model.id"]
+    assert "model.safetensors: is cut short or broken (452,444 bytes of 452,448)" in told(recipe, setting)["model.id"]
     (base / "model.safetensors").rename(base / "model-00001-of-00003.safetensors")
     (base / "tokenizer.json").write_text("{")
     message = build_problems(recipe, setting)
