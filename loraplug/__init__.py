@@ -4,6 +4,7 @@ What is exported here is all a plugin needs.
 """
 
 from loraplug.components import (
+    BaseFacts,
     Component,
     DatasetSource,
     Estimate,
@@ -35,10 +36,10 @@ from loraplug_tables.secrets import redact, redacted
 __version__ = "0.1.0"
 
 __all__ = [
-    "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter", "Formatter",
-    "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem", "Progress",
-    "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult", "check_row",
-    "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "kinds_of_secrets", "load_adapter",
-    "load_registry", "mixed_precision", "only_one", "open_model", "options", "published", "redact", "redacted",
-    "row_id", "shape_of", "shareable", "unread_columns", "working_on",
+    "BaseFacts", "Component", "Conversation", "DatasetSource", "Doc", "Entry", "Estimate", "Event", "Exporter",
+    "Formatter", "InputError", "LoraplugError", "ModelLoader", "Opened", "Option", "PluginError", "Problem",
+    "Progress", "Quantizer", "Registry", "Reporter", "Run", "Sample", "Trained", "Trainer", "TrainingResult",
+    "check_row", "conversation", "find_exporter", "fresh_place", "hookimpl", "iter_rows", "kinds_of_secrets",
+    "load_adapter", "load_registry", "mixed_precision", "only_one", "open_model", "options", "published", "redact",
+    "redacted", "row_id", "shape_of", "shareable", "unread_columns", "working_on",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +32,22 @@ class Component(ABC):
 
     def check(self, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
         """Problems of these options together with the rest of the recipe, found without loading anything."""
+        return ()
+
+    def preflight(self, run: Run, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
+        """What would stop this stage though its options are in order: a file that is missing, a base that does not fit.
+
+        Asked of every stage by `recipe check`, and by `plan` and `run` before their first work; all problems are told
+        at once. Only facts that are had in a fraction of a second, without torch: whether files are there, their first
+        rows, `recipe.model.facts(run)`. An InputError that is raised is one problem; those yielded before it count.
+        """
+        return ()
+
+    def preflight_model(self, run: Run, recipe: Recipe, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
+        """What only the modules of the model tell; `model` has no weights: its parameters are on the meta device.
+
+        Asked by `plan`, `run` and `recipe check --deep`, after `preflight`. All see one model: leave it as it is.
+        """
         return ()
 
 
@@ -103,6 +120,34 @@ class Formatter(Component):
         """
 
 
+@frozen
+class BaseFacts:
+    """What the files of a base model say, without loading it.
+
+    Attributes:
+        folder: where they lie: the model's folder, or that of its `.gguf` file.
+        config: config.json as it stands; of a GGUF file `model_type`, `vocab_size` and what else its header tells.
+        weights: tensor name to number format and shape, by the headers of the files ("BF16", (576, 49152)); names and
+            formats are those of the file, so a GGUF file's are `blk.0.attn_q.weight` and "Q4_K". Empty where no file
+            is at hand.
+        vocabulary: tokens the tokenizer knows; None where that is not told.
+        chat_template: its text; None where there is none.
+        is_gguf: whether names and formats are GGUF's.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: Mapping[str, tuple[str, tuple[int, ...]]] = Factory(dict)
+    vocabulary: int | None = None
+    chat_template: str | None = None
+    is_gguf: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are, by their shapes."""
+        return sum(prod(shape) for _, shape in self.weights.values())
+
+
 class ModelLoader(Component):
     """Finds a base model and loads it."""
 
@@ -123,6 +168,21 @@ class ModelLoader(Component):
 
         Quantizers load it and exporters merge onto it, so a GGUF file is dequantised into `run.cache` once.
         """
+
+    def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
+        """What the base's files tell in a fraction of a second, without torch.
+
+        None where they are not at hand or cannot be read; why not is for this loader's own `preflight` to say.
+        """
+        return None
+
+    def load_empty(self, run: Run) -> PreTrainedModel | None:  # noqa: ARG002
+        """The model without weights, on the meta device, in a few seconds; None where this loader cannot make one.
+
+        Raises:
+            InputError: the base is none that this loader could load.
+        """
+        return None
 
 
 class Quantizer(Component):

@@ -16,6 +16,7 @@ from loraplug.components import Component, Sample, Trained, TrainingResult
 from loraplug.context import Reporter, Run, published
 from loraplug.errors import InputError
 from loraplug.pins import Pins
+from loraplug.preflight import preflight
 from loraplug.recipe import Recipe, Validation
 from loraplug.registry import Registry
 from loraplug.stages import observer, stage
@@ -93,6 +94,7 @@ class Pipeline:
     def _lead(self, until: str, fresh: bool, accept: bool) -> Outcome:
         run = self.run
         with files.only_one(run.folder, run.name):
+            self.preflight(until, trained=not fresh and "figures" in read_state(run.folder, broken={}), deep=True)
             ours = set(read_state(run.folder, broken={}).get("artefacts", {})) if fresh else set()
             if fresh and (aside := set_aside(run.folder)) is not None:
                 run.say(f"kept what the run of this name had left: {aside}")
@@ -117,6 +119,16 @@ class Pipeline:
             return self._outcome(state, "trainer")
         self._export(state)
         return self._outcome(state, "exporter")
+
+    def preflight(self, until: str = "exporter", *, trained: bool = False, deep: bool = False) -> None:
+        """Ask every stage up to `until` what would stop it; of a run that is `trained`, those that export.
+
+        Raises:
+            RecipeError: with every problem of all of them.
+        """
+        last = STAGES.index(until)
+        asked = [kind for kind in STAGES[: last + 1] if not trained or kind in ("model", "exporter")]
+        preflight(self.recipe, self.run, self.registry, asked, deep=deep and "model" in asked)
 
     # the stages
 

@@ -90,7 +90,7 @@ DENSE: dict[str, Family] = {
 }
 _OTHERS: dict[str, Family] = {
     # masks or states without position_ids
-    "opt": Family("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}),
+    "opt": Family("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64, "dropout": 0.0}),
     "gpt_oss": Family("gpt_oss", {**_WINDOWED, "intermediate_size": 64}, experts=True),
     "mamba": Family("mamba", {"state_size": 16, "time_step_rank": 64, "head_dim": None}),
     "jamba": Family(

@@ -24,13 +24,13 @@ def recipe() -> None:
 @_recipe
 @_settings
 @_json
+@click.option("--deep", is_flag=True, help="Ask a model without weights as well, which takes seconds.")
 @click.pass_obj
-def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
-    """Say whether RECIPE can be run: every key known, every value of its type, every component installed."""
-    from loraplug.lock import require_secrets
-
-    found = app.read_recipe(path, settings)
-    require_secrets(found, app.registry)
+def check(app: Any, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool) -> None:
+    """Say whether RECIPE can be run: keys and values, components, and what files, disk and hub tell. Loads nothing."""
+    pipeline = app.pipeline(path, settings)
+    pipeline.preflight(deep=deep)
+    found = pipeline.recipe
     parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
     parts["exporter"] = ", ".join(part.name for part in found.exporter)
     if as_json:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import Doc, InputError, ModelLoader, Quantizer, Run
+from loraplug import BaseFacts, Doc, InputError, ModelLoader, Problem, Quantizer, Run
 from loraplug_hf import memory, places
 
 if TYPE_CHECKING:
@@ -54,6 +54,35 @@ class TransformersModel(ModelLoader):
     trust_remote_code: Annotated[bool, Doc("run Python code that comes with the model; only for authors you trust")] = (
         False
     )
+
+    def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
+        """What config, headers, tokenizer and chat template say; None for a broken base, or one that is not here."""
+        from loraplug_hf.facts import told
+
+        found, problems = told(self)
+        return None if problems else found
+
+    def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
+        """Files of the base that are missing or broken."""
+        from loraplug_hf.facts import told
+
+        return told(self)[1]
+
+    def load_empty(self, run: Run) -> PreTrainedModel | None:
+        """The model as its config tells it, by accelerate's `init_empty_weights`; the hub is not asked for weights."""
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        found = self.facts(run)
+        if found is None:
+            return None
+        source = {"pretrained_model_name_or_path": str(found.folder)}
+        if found.is_gguf:
+            source["gguf_file"] = places.gguf_file(self.id).name
+        with self._reading():
+            config = AutoConfig.from_pretrained(**source, trust_remote_code=self.trust_remote_code)
+            with init_empty_weights():
+                return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
 
     def load_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:
         """The tokenizer, with `chat_template` in place of its own where the recipe names one."""

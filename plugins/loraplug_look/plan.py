@@ -30,6 +30,7 @@ def plan(app: Any, recipe: Path, settings: tuple[str, ...], no_measure: bool, as
     from loraplug_look.near import near
 
     pipeline = app.pipeline(recipe, settings)
+    pipeline.preflight("trainer", deep=not no_measure)
     rows = pipeline.load_rows()
     train, held = pipeline.split_rows(rows)
     tokenizer = pipeline.load_tokenizer()

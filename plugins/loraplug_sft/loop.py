@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +14,41 @@ from attrs import define
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from loraplug import LoraplugError, Run, mixed_precision
 from loraplug_sft import kernel, order, weights
 from loraplug_sft.checkpoints import Checkpoint
+from loraplug_sft.collation import Collator, Row, documents
+from loraplug_sft.separation import Way
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Row = dict[str, Any]
-
 
 @define
 class Layout:
-    """How a step is computed; nothing here changes its result. `most_tokens` limits a micro-batch of several rows."""
+    """How a step is computed; nothing here changes its result.
+
+    Attributes:
+        most_rows, most_tokens: limits of a micro-batch; a single row may have more tokens.
+        checkpointing: whether activations are recomputed in the backward pass.
+        way: how documents are computed together, see `separation`.
+        limit: tokens of a row of several documents, beyond which it is computed document by document.
+    """
 
     most_rows: int
     most_tokens: int | None = None
     checkpointing: bool = False
+    way: Way = "end-to-end"
+    limit: int | None = None
+
+    def apart(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows, and where documents may not lie end to end their documents, as rows that may be computed."""
+        found: list[Row] = []
+        for row in rows:
+            too_long = self.limit is not None and len(row["input_ids"]) > self.limit
+            found += documents([row]) if self.way != "end-to-end" or too_long else [row]
+        return found
 
     def halve(self, rows: int) -> bool:
         """Take half the rows of the micro-batch that did not fit; False if it was a single one."""
@@ -66,8 +82,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         for parameter, data in adapters.items():  # trl casts those of a quantised model to bf16
             parameter.data = data
         mixed_precision(model, dtype)  # the outermost of what is wrapped around the base's forward
-        self.one_document = self.data_collator
-        self.documents = DataCollatorForLanguageModeling(self.processing_class.pad_token_id, padding_free=True)
+        self.collator = Collator(self.processing_class.pad_token_id)
         self.step_rows: list[str] = []
         self.step_loss = 0.0
         self.step_weight = 1.0  # the mean of its trained tokens
@@ -104,6 +119,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         """
         self.step_rows = [name for row in rows for name in row["row"]]
         self.step_weight = weights.mean(rows)
+        rows = self.layout.apart(rows)
         count = max(1, sum(map(trained_tokens, rows)))
         while True:
             loss, failed = self._accumulate(model, rows, count)
@@ -160,19 +176,15 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         lengths, layout = [len(row["input_ids"]) for row in rows], self.layout
         parts = []
         for share in order.shares(lengths, self.args.world_size):
-            batches = order.micro_batches([lengths[at] for at in share], layout.most_rows, layout.most_tokens)
+            batches = order.micro_batches(
+                [lengths[at] for at in share], layout.most_rows, layout.most_tokens, layout.way == "padded"
+            )
             parts.append([[share[position] for position in batch] for batch in batches])
         return parts
 
     def collate(self, rows: list[Row]) -> dict[str, Any]:
-        """Rows as one batch: documents end to end, kept apart by their positions, so nothing is padding."""
-        if len(rows) == 1 and len(rows[0].get("seq_lengths") or [0]) == 1:
-            batch: dict[str, Any] = self.one_document(rows)
-        else:
-            whole = [{**row, "seq_lengths": row.get("seq_lengths") or [len(row["labels"])]} for row in rows]
-            batch = self.documents(whole)
-        factors = weights.of_batch(rows)
-        return batch if factors is None else {**batch, weights.COLUMN: factors}
+        """Rows of `Layout.apart` as one batch."""
+        return self.collator(rows, padded=self.layout.way == "padded")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

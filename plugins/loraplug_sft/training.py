@@ -14,6 +14,7 @@ from loraplug_sft.health import Health, fingerprint, moved
 from loraplug_sft.interval import seconds_or_steps
 from loraplug_sft.loop import Layout, LoraTrainer, trained_tokens
 from loraplug_sft.options import trackers
+from loraplug_sft.separation import separation
 from loraplug_sft.watch import Habits, Watcher
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def train(
     if kind.startswith("zero") and not sharded:
         run.say(zero.whole(adapted, int(kind[-1])))
     layout = _layout(options, run, adapted, lengths, fast)
+    packed = any(len(row or ()) > 1 for row in rows["seq_lengths"]) if "seq_lengths" in rows.column_names else False
+    if packed or layout.most_rows > 1:
+        _keep_apart(run, adapted, layout, fast, max(lengths))
     trainer = LoraTrainer(
         run,
         plan,
@@ -220,6 +224,20 @@ def _layout(options: Sft, run: Run, adapted: Any, lengths: list[int], fast: bool
         return Layout(max(len(lengths), 1), kernel.MICRO_TOKENS, checkpointing)
     # on a CPU more rows at once are no faster; on a GPU short rows fill the place that the longest one needs anyway
     return Layout(max(len(lengths), 1), max(lengths), checkpointing) if on_gpu else Layout(1, None, checkpointing)
+
+
+def _keep_apart(run: Run, adapted: Any, layout: Layout, fast: bool, longest: int) -> None:
+    """Have documents computed together only in a way in which they do not see each other, in place; says where not."""
+    found = world.from_first(separation(adapted, fast))
+    layout.way, layout.limit = found.way, found.limit
+    if found.way == "one-by-one":
+        layout.most_rows = 1
+    most = layout.most_rows * longest if layout.most_tokens is None else max(longest, layout.most_tokens)
+    if found.limit is not None and most > found.limit:
+        layout.most_tokens = min(found.limit, layout.most_tokens or found.limit)
+    elif found.way == "end-to-end":
+        return
+    run.say(found.sentence())
 
 
 def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layout: Layout) -> SFTConfig:
