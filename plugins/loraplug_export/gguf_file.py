@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, Run, Trained
+from loraplug import Doc, Exporter, Problem, Run, Trained
 from loraplug_export.choices import OntoName, TypeName
 from loraplug_export.merged import MergedExporter
 
@@ -32,6 +32,10 @@ class GgufExporter(Exporter):
         suffix = "" if self.type == "f16" else f"-{self.type}"
         return (self.out or run.outputs / "gguf") / f"{run.name}{suffix}.gguf"
 
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """What the base's config says and the file would not."""
+        yield from not_carried(run, recipe)
+
     def export(self, result: Trained, out: Path) -> Path:
         """Write the file `out`, from the merged folder where there is one already.
 
@@ -50,6 +54,17 @@ class GgufExporter(Exporter):
         with merged_folder(result, out, MergedExporter(onto=self.onto, verify=self.verify)) as folder:
             write_gguf(folder, out, self.type, result)
         return out
+
+
+def not_carried(run: Run, recipe: Any) -> Iterator[Problem]:
+    """What the config of a recipe's base says and a GGUF file made of it would not; nothing where it is not at hand."""
+    from loraplug_export.gguf_config import WAY_OUT, carried
+
+    facts = recipe.model.facts(run)
+    if facts is None or facts.is_gguf:  # a base that was a GGUF file itself is judged as it is written
+        return
+    for problem in carried(facts.config):
+        yield Problem("exporter", f"{problem}; {WAY_OUT}")
 
 
 @contextmanager

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from loraplug import InputError
+from loraplug_export.gguf_config import FAMILIES, carried
 from loraplug_export.gguf_tokenizer import WAY_OUT
 
 if TYPE_CHECKING:
     import torch
     from gguf import GGUFWriter
-
-FAMILIES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
-"""transformers' `model_type` to the name in `gguf.MODEL_ARCH`."""
 
 
 @frozen
@@ -148,20 +146,7 @@ def read_family(folder: Path) -> Family:
 
     path = folder / "config.json"
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise InputError(
-            f"{config.model_type} models are not written to GGUF here (only {known})", where=path, todo=WAY_OUT
-        )
-    rope = _rope(config)
-    if (kind := rope.get("rope_type", "default")) not in ("default", "linear", "llama3", "yarn"):
-        raise InputError(f'rope scaling "{kind}" is not written to GGUF here', where=path, todo=WAY_OUT)
-    ramp = (rope.get("beta_fast") or 32, rope.get("beta_slow") or 1, rope.get("truncate", True))
-    if kind == "yarn" and ramp != (32, 1, True):  # llama.cpp does not heed the file's ramp in these families
-        raise InputError("YaRN with a ramp of its own is not written to GGUF here", where=path, todo=WAY_OUT)
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError("partly rotated heads are not written to GGUF here", where=path, todo=WAY_OUT)
-    if config.model_type != "mistral" and getattr(config, "use_sliding_window", False):
-        raise InputError("sliding-window attention is not written to GGUF here", where=path, todo=WAY_OUT)
+    if problems := carried(config.to_dict()):
+        raise InputError("; ".join(problems), where=path, todo=WAY_OUT)
     arch = MODEL_ARCH[FAMILIES[config.model_type]]
     return Family(config, MODEL_ARCH_NAMES[arch], get_tensor_name_map(arch, config.num_hidden_layers))

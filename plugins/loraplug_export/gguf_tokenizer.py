@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from loraplug import InputError
+from loraplug_export.gguf_config import WAY_OUT
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -116,9 +117,6 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         space_prefix=_space_prefix(data) if pieces else None,
         chat_template=template.get("default") if isinstance(template, dict) else template,
     )
-
-
-WAY_OUT = "export `merged`, and run llama.cpp's convert_hf_to_gguf.py on that folder"
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, size: int, path: Path, pieces: bool) -> tuple[list[str], list[int]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, InputError, Run, Trained
+from loraplug import Doc, Exporter, InputError, Problem, Run, Trained
 from loraplug_export.choices import OntoName, TypeName
-from loraplug_export.gguf_file import GgufExporter
+from loraplug_export.gguf_file import GgufExporter, not_carried
 
 _PARAMETERS = {
     "temperature": "temperature",
@@ -38,6 +39,10 @@ class OllamaExporter(Exporter):
     def place(self, run: Run) -> Path:
         """`<out>/<run name>`."""
         return (self.out or run.outputs / "ollama") / run.name
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """As of `gguf`."""
+        yield from not_carried(run, recipe)
 
     def export(self, result: Trained, out: Path) -> Path:
         """Make a folder with `Modelfile`, `model.gguf` and a model card.
