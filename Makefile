@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint fast docs clean
+.PHONY: quickstart test lint fast docs families clean
 
 quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
@@ -23,6 +23,9 @@ lint: $(READY)
 
 docs: $(READY)  ## signatures, option tables and help in docs/, from the code
 	$(BIN)/python -m cogapp -r -I docs docs/masks.md docs/options.md docs/commands.md docs/hooks/*.md
+
+families: $(READY)  ## what works with which family of models, into docs/models.md: some four minutes of one core
+	$(BIN)/python benchmarks/model_families.py --write
 
 # torch first: with no torch installed, a range would take the newest build, CUDA and all
 $(READY): pyproject.toml Makefile
