@@ -48,9 +48,9 @@ class TransformersModel(ModelLoader):
         Path | None, Doc("a .jinja file to use in place of the tokenizer's own chat template, or where it has none")
     ] = None
     attention: Annotated[
-        Literal["sdpa", "eager", "flash_attention_2"],
-        Doc("attention implementation", aka=("attn_implementation",)),
-    ] = "sdpa"
+        Literal["auto", "sdpa", "eager", "flash_attention_2"],
+        Doc("attention implementation; auto: sdpa, or eager where a model has none", aka=("attn_implementation",)),
+    ] = "auto"
     trust_remote_code: Annotated[bool, Doc("run Python code that comes with the model; only for authors you trust")] = (
         False
     )
@@ -119,7 +119,7 @@ class TransformersModel(ModelLoader):
                 model = AutoModelForCausalLM.from_pretrained(
                     base,
                     dtype=dtype,
-                    attn_implementation=self.attention,
+                    attn_implementation=None if self.attention == "auto" else self.attention,
                     trust_remote_code=self.trust_remote_code,
                     use_safetensors=True,
                     **options,

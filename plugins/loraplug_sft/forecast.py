@@ -36,7 +36,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))
     dtype = model.dtype
-    adapted: Any = options.lora.attach(model)
+    adapted: Any = options.lora.attach(model)[0]
     fast = options.kernel == "auto" and kernel.install(adapted)[0]
     mixed_precision(adapted, dtype)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
@@ -71,11 +71,16 @@ def needs_checkpointing(adapted: Any, longest: int, fast: bool) -> bool:
     Measured only where a generous bound (sixteen times the widest layer's output, each layer, fp32) is not far below.
     """
     config = adapted.config.get_text_config()
-    widest = max(config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    widest = max(config.hidden_size, _largest(getattr(config, "intermediate_size", None)) or 4 * config.hidden_size)
     free = free_memory()
     if 16 * 4 * longest * config.num_hidden_layers * widest < free:
         return False
     return _ALLOCATOR * _activations(adapted, longest, fast) > free
+
+
+def _largest(value: Any) -> int:
+    """A size that a config gives once, or for each layer; 0 where it gives none."""
+    return int(max(value, default=0) if isinstance(value, (list, tuple)) else value or 0)
 
 
 def _activations(adapted: Any, longest: int, fast: bool) -> int:

@@ -16,7 +16,7 @@ from transformers import PrinterCallback
 from trl import SFTTrainer
 
 from loraplug import LoraplugError, Run, mixed_precision
-from loraplug_sft import kernel, order, weights
+from loraplug_sft import head, kernel, order, weights
 from loraplug_sft.checkpoints import Checkpoint
 from loraplug_sft.collation import Collator, Row, documents
 from loraplug_sft.separation import Way
@@ -83,6 +83,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
             parameter.data = data
         mixed_precision(model, dtype)  # the outermost of what is wrapped around the base's forward
         self.collator = Collator(self.processing_class.pad_token_id)
+        self.own_head = False
         self.step_rows: list[str] = []
         self.step_loss = 0.0
         self.step_weight = 1.0  # the mean of its trained tokens
@@ -194,9 +195,24 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         if self.fast:
             return kernel.label_loss(self.model, inputs, num_items_in_batch)
         factors = inputs.get(weights.COLUMN)
-        given = {name: value for name, value in inputs.items() if name != weights.COLUMN}
-        found = self.model(**given, use_cache=False, fused_lm_head=True).log_probs  # (1, tokens - 1), 0 where untrained
-        return -(found if factors is None else found * factors[:, 1:]).sum() / num_items_in_batch
+        labels = inputs["labels"]
+        given = {name: value for name, value in inputs.items() if name not in (weights.COLUMN, "labels")}
+        if not self.own_head:
+            given["labels"] = labels
+        router = self.router_aux_loss_coef if self.aux_loss_enabled and self.model.training else 0.0
+        asked = {"output_router_logits": True} if router else {}
+        out = self.model(**given, **asked, use_cache=False, **({} if self.own_head else {"fused_lm_head": True}))
+        found = head.log_probs(out.logits, labels) if self.own_head else out.log_probs  # 0 where untrained
+        loss = -(found if factors is None else found * factors[:, 1:]).sum() / num_items_in_batch
+        # each micro-batch balances by its share of the step's trained tokens
+        share = (labels[:, 1:] != -100).sum() / num_items_in_batch if router else 0.0
+        return loss + router * share * out.aux_loss if router else loss
+
+    def choose_head(self) -> str:
+        """Take the model's own logits where trl's head over its last hidden state is not the model's; says why."""
+        why = head.differs(self.model, router=self.aux_loss_enabled)
+        self.own_head = bool(why)
+        return why
 
     def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
         """Adapters are small: their gradients go in one piece, at the end of the step, whatever each process did."""
