@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ class _Family:
     def __init__(self, name: str, folder: Path) -> None:
         self.base, self.folder = families.save(name, folder / "base"), folder
         self.trained: Trained | None = None
-        self.model: Any = None
+        self.facts: dict[str, Any] = {}
 
     def train(self, dtype: str = "float32", quantised: bool = False) -> Trained:
         """Eight steps of LoRA on all linear layers."""
@@ -97,7 +97,7 @@ class _Family:
         before, after = (result.figures[f"validation_loss_{when}"] for when in ("before", "after"))
         if not after < before:
             raise AssertionError(f"the loss went from {before:.3g} to {after:.3g}")
-        self.model = model  # with the adapter in it
+        self.facts = json.loads((Path(result.adapter) / "loraplug.json").read_text())
         return Trained(run, Path(result.adapter), self.base, str(self.base), {}, {})
 
 
@@ -135,20 +135,8 @@ def _trains(one: _Family) -> Cell:
 
 
 def _share(one: _Family, what: Literal["adapted", "quantised"]) -> Cell:
-    """By the shapes of the layers' weights: matrices and stacks of them, without embeddings and output."""
-    import torch
-
-    head, total, done = one.model.get_output_embeddings(), 0, 0
-    for name, module in one.model.named_modules():
-        if "lora_" in name or module is head or isinstance(module, torch.nn.Embedding):
-            continue
-        for value in module.parameters(recurse=False):
-            narrow = not value.is_floating_point()
-            count = module.in_features * module.out_features if narrow else value.numel()
-            if value.ndim >= 2:
-                total += count
-                done += count if (narrow if what == "quantised" else name.endswith(".base_layer")) else 0
-    return Cell(f"{done / max(total, 1):.0%}")
+    told = one.facts[what]
+    return Cell(f"{told['weights'] / max(told['of'], 1):.0%}")
 
 
 def _adapted(one: _Family) -> Any:
@@ -248,6 +236,17 @@ def page(data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(name: str, cells: Mapping[str, Cell], version: str) -> None:
+    """Put a row into `DATA` and its page; rows of another version of transformers, or of families gone, are dropped."""
+    old = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
+    rows = old["rows"] if old.get("transformers") == version else {}
+    words = {key: asdict(cell) for key, cell in cells.items()}
+    rows[name] = {"model_type": families.FAMILIES[name].model_type, "cells": words}
+    data = {"transformers": version, "rows": {key: rows[key] for key in families.FAMILIES if key in rows}}
+    DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(data), encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run families; 1 where a cell is wrong."""
     import torch
@@ -260,27 +259,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    rows: dict[str, Any] = json.loads(DATA.read_text())["rows"] if given.names and DATA.is_file() else {}
     wrong = 0
     for name in given.names or families.FAMILIES:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             cells = row(name, Path(folder))
         wrong += sum(cell.verdict == "wrong" for cell in cells.values())
-        rows[name] = {
-            "model_type": families.FAMILIES[name].model_type,
-            "cells": {key: asdict(cell) for key, cell in cells.items()},
-        }
         print(f"{name} ({time.monotonic() - begun:.0f} s)")
         for key, cell in cells.items():
             print(f"  {key:10} {cell.verdict:8} {cell.text}", flush=True)
-    if given.write:
-        data = {
-            "transformers": transformers.__version__,
-            "rows": {key: rows[key] for key in families.FAMILIES if key in rows},
-        }
-        DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        PAGE.write_text(page(data), encoding="utf-8")
+        if given.write:
+            write(name, cells, transformers.__version__)
     return int(wrong > 0)
 
 

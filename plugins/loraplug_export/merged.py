@@ -96,9 +96,11 @@ class MergedExporter(Exporter):
         return asdict(verify(plan, out, rows, result.run, onto))
 
     def _with_peft(self, result: Trained, reason: str, out: Path) -> dict[str, Any]:
+        from loraplug_export.compat import stored_forms
         from loraplug_export.peft_merge import merge_with_peft
-        from loraplug_export.plan import empty_model
+        from loraplug_export.plan import check_ends, empty_model
         from loraplug_export.rows import rows_for_proof
+        from loraplug_export.tensors import open_checkpoint
 
         if self.onto == "dequantized":
             raise InputError(
@@ -106,7 +108,9 @@ class MergedExporter(Exporter):
                 where=result.adapter,
                 todo='use onto = "original"',
             )
-        vocabulary = empty_model(result.base).config.get_text_config().vocab_size
+        model = empty_model(result.base)
+        check_ends(model, stored_forms(model, open_checkpoint(result.base).tensors), result.base)
+        vocabulary = model.config.get_text_config().vocab_size
         result.run.say(f"merged: by peft with the whole model in memory, because {reason}")
         _begin(result, out)
         rows = rows_for_proof(result, out, vocabulary) if self.verify else None

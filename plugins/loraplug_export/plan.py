@@ -106,6 +106,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
     forms = stored_forms(model, base.tensors)
+    check_ends(model, forms, base.folder, edits)
     names = dict(forms.direct)
     for target, source in tied.items():
         if source not in names and target in names:  # stored under the name of the other end
@@ -121,7 +122,6 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
         if name not in names and name not in tied:
             raise NotPlannableError(f"the base stores {name} in another form")
     plan = _resolve_ties(Plan(adapter.folder, base, model, forms, names, edits), tied, adapter)
-    _check_ends(plan)
     _check_fit(plan, adapter)
     return plan
 
@@ -137,14 +137,24 @@ def _must_be_linear(name: str, modules: dict[str, Any]) -> None:
         raise NotPlannableError(f"{name} is the weight of a {type(module).__name__}")
 
 
-def _check_ends(plan: Plan) -> None:
-    """A base without the weights of its embedding or its head would get random ones when it is loaded."""
-    for module in (plan.model.get_input_embeddings(), plan.model.get_output_embeddings()):
-        name = next((f"{name}.weight" for name, one in plan.model.named_modules() if one is module), None)
-        if name and plan.stored(name) is None and name not in plan.forms.converted and name not in plan.edits:
+def check_ends(model: PreTrainedModel, forms: Forms, base: Path, brought: Collection[str] = ()) -> None:
+    """Refuse a base without the weights of its embedding or its head: loading it would draw random ones.
+
+    Args:
+        brought: parameters that the adapter brings along.
+
+    Raises:
+        InputError: one is missing.
+    """
+    tied = dict(model.all_tied_weights_keys)
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        name = names.get(id(module))
+        ends = {name, tied.get(str(name)), *(target for target, source in tied.items() if source == name)}
+        if name and not ends & {*forms.direct, *forms.converted, *brought}:
             raise InputError(
                 f"holds no {name}, which would get random values when the model is loaded",
-                where=plan.base.folder,
+                where=base,
                 todo="take a base that was saved with its language-model head",
             )
 

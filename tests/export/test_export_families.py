@@ -170,11 +170,12 @@ def test_models_that_see_stay_models_that_see(kind, more, seeing, logits, tmp_pa
     assert proof["by"] == "modules" and proof["modules"] > 10 and proof["unchanged"] > 5
 
 
-def test_a_base_without_a_head_is_refused(result, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"init_lora_weights": "pissa"}], ids=["streamed", "by peft"])
+def test_a_base_without_a_head_is_refused(more, result, tmp_path):
     """transformers would draw one at random, and a proof over it would prove nothing."""
     from safetensors.torch import load_file, save_file
 
-    made = result("llama")
+    made = result("llama", **more)
     path = made.base / "model.safetensors"
     tensors = load_file(path)
     del tensors["lm_head.weight"]
