@@ -228,11 +228,15 @@ class TrainingResult:
 
 @frozen
 class Estimate:
-    """What a training is expected to need: bytes, seconds, and both in parts (name to bytes)."""
+    """What a training is expected to need: bytes, seconds, and the bytes in parts.
+
+    `notes` tells in sentences what was found on the model, by what it is about (such as `adapters`).
+    """
 
     memory_bytes: int
     seconds: float | None
     parts: Mapping[str, int] = Factory(dict)
+    notes: Mapping[str, str] = Factory(dict)
 
 
 class Trainer(Component):

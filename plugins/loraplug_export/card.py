@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ Kind = Literal["adapter", "merged", "gguf", "ollama"]
 _FIGURES = {
     "validation_loss_before": "validation loss before training (nats per trained token)",
     "validation_loss_after": "validation loss after training (nats per trained token)",
+    "adapted_share": "share of the weights of the layers with an adapter",
     "train_loss": "last training loss (nats per trained token)",
     "trained_tokens": "trained tokens",
     "steps": "optimizer steps",
@@ -64,7 +66,7 @@ def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] 
     sections = [
         f"# {result.run.name}",
         f"{_WHAT[kind]} of `{named}`, fine-tuned with LoRA by loraplug.",
-        f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}",
+        f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}" + _shares(result.adapter),
         *_recipe(result),
         *_figures(result, proof or {}),
         "## How to load\n\n" + _LOAD[kind].format(folder=".", base=loaded, name=result.run.name),
@@ -114,6 +116,16 @@ def base_licence(base: Path) -> str | None:
         return None
     licence = data.get("license_name") or data.get("license")
     return str(licence) if licence else None
+
+
+def _shares(adapter: Path) -> str:
+    """What of the base was adapted and quantised, where the trainer left that beside the adapter."""
+    try:
+        facts = json.loads((adapter / "loraplug.json").read_text(encoding="utf-8"))
+        said = {"Adapted": facts.get("adapted"), "Quantised in training": facts.get("quantised")}
+        return "".join(f"\n- **{what}:** {one['text']}" for what, one in said.items() if one)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def _recipe(result: Trained) -> list[str]:

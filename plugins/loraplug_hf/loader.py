@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import BaseFacts, Doc, InputError, ModelLoader, Problem, Quantizer, Run
+from loraplug import FUSED_EXPERTS, BaseFacts, Doc, InputError, ModelLoader, Problem, Quantizer, Run, quantised_share
 from loraplug_hf import memory, places
 
 if TYPE_CHECKING:
@@ -125,6 +125,13 @@ class TransformersModel(ModelLoader):
                     **options,
                 )
         bits = "" if quantization is None else f", quantised by {quantization.name}"
+        if quantization is not None:
+            share = quantised_share(model)
+            run.say(f"{quantization.name} quantised {share.sentence()}")
+            fused, _ = share.rest.get(FUSED_EXPERTS, (0, ()))
+            if fused:
+                what = f"{fused / share.total:.0%} of the weights of the layers are fused experts, which"
+                run.warn(f"{what} {quantization.name} leaves in {dtype}: memory is that of them in full")
         run.say(f"model: {self.id}, {model.num_parameters() / 1e6:,.0f} million parameters, {dtype}{bits}")
         return model
 

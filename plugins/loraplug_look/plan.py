@@ -94,7 +94,12 @@ def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
     made = recipe.trainer.estimate(run, model, lengths)
     if made is None:
         return None
-    return {"memory_bytes": made.memory_bytes, "parts": dict(made.parts), "seconds": made.seconds}
+    return {
+        "memory_bytes": made.memory_bytes,
+        "parts": dict(made.parts),
+        "seconds": made.seconds,
+        "notes": dict(made.notes),
+    }
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -117,6 +122,8 @@ def _show(figures: dict[str, Any]) -> None:
         click.echo(f"memory           {estimate['memory_bytes'] / 1e9:.2f} GB" + (f" ({parts})" if parts else ""))
         if estimate["seconds"] is not None:
             click.echo(f"time             {_time(estimate['seconds'])}")
+        for about, note in estimate["notes"].items():
+            click.echo(f"{about:<17}{note}")
 
 
 def _show_part(name: str, part: dict[str, Any]) -> None:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from loraplug import Estimate, mixed_precision
+from loraplug import Estimate, adapted_share, mixed_precision, quantised_share
 from loraplug_sft import kernel
 from loraplug_sft.measure import free_memory, peak_memory, resident_memory, total_memory
+from loraplug_sft.separation import separation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from loraplug_sft.targets import Targets
     from loraplug_sft.trainer import Sft
 
 _PROBE_TOKENS = 256
@@ -36,8 +38,14 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))
     dtype = model.dtype
-    adapted: Any = options.lora.attach(model)[0]
+    notes = {}
+    if getattr(model, "quantization_method", None) is not None:
+        notes["quantised"] = quantised_share(model).sentence()
+    found: tuple[Any, Targets] = options.lora.attach(model)
+    adapted, left_out = found[0], found[1].left_out
+    notes["adapters"] = adapted_share(adapted, left_out).sentence()
     fast = options.kernel == "auto" and kernel.install(adapted)[0]
+    notes["documents"] = separation(adapted, fast).sentence()
     mixed_precision(adapted, dtype)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     weights = _bytes(parameter for parameter in adapted.parameters() if not parameter.requires_grad)
@@ -62,7 +70,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     if 2 * total < total_memory():  # there is room to see what allocator and temporaries add
         _step(adapted, longest, fast)
         parts["allocator, temporaries"] = max(0, int(peak_memory()) + 2 * _bytes(trained) - total)
-    return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts)
+    return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts, notes)
 
 
 def needs_checkpointing(adapted: Any, longest: int, fast: bool) -> bool:
