@@ -89,7 +89,7 @@ def _check_scales(model: PreTrainedModel) -> None:
 
 
 def _check_runs(model: PreTrainedModel, bits: int) -> None:
-    """Run a few tokens: some models multiply or change a layer's weight themselves (Mamba's, Gemma 3n's), past the layer.
+    """Run a few tokens: some models multiply or change the weight of a layer themselves (Mamba, Gemma 3n).
 
     Raises:
         InputError: the model fails on them.
