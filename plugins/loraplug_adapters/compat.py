@@ -1,7 +1,6 @@
 """What of peft's and bitsandbytes' inner parts is used, in one place.
 
-`tests/sft/test_coverage.py` and `tests/sft/test_precision.py` hold them to what is expected here, and tell when a
-version no longer needs it.
+`tests/sft/test_adapters_compat.py` holds them to what is expected here, and tells when a version no longer needs it.
 
 For models whose experts transformers 5 fuses into one tensor (Qwen2-MoE, DeepSeek, GLM-MoE …) peft rewrites the
 targets of every adapter by the ends of their names: `gate_proj`, `up_proj` and `down_proj` come to mean the fused

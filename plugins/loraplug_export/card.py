@@ -143,7 +143,8 @@ def _recipe(result: Trained) -> list[str]:
 def _figures(result: Trained, proof: Mapping[str, Any]) -> list[str]:
     rows = [(_FIGURES.get(key, key), value) for key, value in result.figures.items()]
     if proof:
-        rows.append(("largest difference of a merged layer from base + adapter", proof["largest"]))
+        what = "the merged model's logits" if proof["by"] == "logits" else "a merged module"
+        rows.append((f"largest difference of {what} from base + adapter", proof["largest"]))
     if not rows:
         return []
     table = "\n".join(f"| {name} | {value:,.6g} |" for name, value in rows)

@@ -32,6 +32,7 @@ LOSSES = {
 @click.pass_obj
 def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as_json: bool) -> None:
     """Tell what running RECIPE would train on and need, without training: rows, tokens, duplicates, memory, time."""
+    from loraplug_look.models import family_row
     from loraplug_look.near import near
 
     pipeline = app.pipeline(recipe, settings)
@@ -46,6 +47,7 @@ def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as
         figures["validation"] = {**_tokens(pipeline.encode(held, tokenizer)), "rows": len(held)}
     alike = near(train, held, pipeline.run)
     figures["near_duplicates"] = {"within_train": len(alike.within), "across_split": len(alike.across)}
+    figures["model"] = family_row(pipeline.recipe.model.facts(pipeline.run))
     if not no_measure:
         figures["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
     if as_json:
@@ -107,9 +109,13 @@ def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
 
 
 def _show(figures: dict[str, Any]) -> None:
+    from loraplug_look.models import sentence
+
     for part in ("train", "validation"):
         if part in figures:
             _show_part(part, figures[part])
+    if figures["model"] is not None:
+        click.echo(f"model            {sentence(figures['model'])}")
     alike = figures["near_duplicates"]
     echo(f"near-duplicates  {alike['within_train']} rows within training", nl=False)
     echo(f", {alike['across_split']} across to validation" if "validation" in figures else "")

@@ -10,7 +10,6 @@ import pytest
 from families import build
 from loraplug import InputError, adapted_share, load_adapter
 from loraplug.testing import from_table
-from loraplug_adapters import compat
 from loraplug_sft.lora import Lora
 from loraplug_sft.trainer import Sft
 
@@ -145,18 +144,3 @@ def test_what_does_not_go_with_experts_is_a_problem_of_the_recipe() -> None:
 
     found = {problem.path for problem in made.check(Recipe())}
     assert {"trainer.lora.dropout", "trainer.lora.dora", "trainer.lora.init"} <= found
-
-
-def test_what_is_used_of_peft_is_there() -> None:
-    """peft's rewriting of names, and its refusal of layers of Mamba kinds, are as `compat` expects."""
-    from peft import LoraConfig, get_peft_model
-
-    assert {"gate_proj", "up_proj", "down_proj"} <= compat.rewritten_names(build("deepseek_v3"))
-    assert not compat.rewritten_names(build("llama"))
-    assert compat.refused(build("mamba"), "x.out_proj") and not compat.refused(build("llama"), "x.out_proj")
-    targets = ["model.layers.1.mlp.shared_experts.up_proj"]
-    with compat.targets_as_written():
-        kept = get_peft_model(build("deepseek_v3"), LoraConfig(r=2, target_modules=targets))
-    assert kept.peft_config["default"].target_modules == set(targets)
-    with pytest.raises(ValueError, match="without also targeting"):
-        get_peft_model(build("deepseek_v3"), LoraConfig(r=2, target_modules=targets))
