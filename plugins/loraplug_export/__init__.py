@@ -5,6 +5,7 @@ import click
 from loraplug import Exporter, hookimpl
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.command import export
+from loraplug_export.gguf_adapter import GgufAdapterExporter
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.hub import HubExporter
 from loraplug_export.merged import MergedExporter
@@ -13,8 +14,8 @@ from loraplug_export.ollama import OllamaExporter
 
 @hookimpl
 def loraplug_exporters() -> list[type[Exporter]]:
-    """`adapter`, `merged`, `gguf`, `ollama` and `hub`."""
-    return [AdapterExporter, MergedExporter, GgufExporter, OllamaExporter, HubExporter]
+    """`adapter`, `merged`, `gguf`, `gguf-adapter`, `ollama` and `hub`."""
+    return [AdapterExporter, MergedExporter, GgufExporter, GgufAdapterExporter, OllamaExporter, HubExporter]
 
 
 @hookimpl
