@@ -5,6 +5,7 @@ import click
 from loraplug import Exporter, hookimpl
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.command import export
+from loraplug_export.derive.commands import convert, extract, merge
 from loraplug_export.gguf_adapter import GgufAdapterExporter
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.hub import HubExporter
@@ -20,5 +21,5 @@ def loraplug_exporters() -> list[type[Exporter]]:
 
 @hookimpl
 def loraplug_commands() -> list[click.Command]:
-    """`export`."""
-    return [export]
+    """`export`, `merge`, `extract` and `convert`."""
+    return [export, merge, extract, convert]

@@ -16,7 +16,7 @@ from loraplug import InputError, Trained, fresh_place
 from loraplug_export.choices import TypeName
 from loraplug_export.edits import LowRank
 from loraplug_export.lora_files import WEIGHTS, open_adapter
-from loraplug_export.tensors import Tensor, open_checkpoint
+from loraplug_export.tensors import open_checkpoint, same_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +116,7 @@ def _not_carried(plan: Plan) -> Iterator[str]:
     """What llama.cpp has no place for; it would refuse the file, or, worse, answer as if it were not there."""
     for name, edit in plan.edits.items():
         module = name.rpartition(".")[0]
-        if edit.replacement is not None and not _is_the_bases(edit.replacement, plan.base.tensors[plan.names[name]]):
+        if edit.replacement is not None and not same_values(edit.replacement, plan.base.tensors[plan.names[name]]):
             yield f"holds {name} whole"
         elif edit.added is not None:
             yield f"trained the bias of B ({module})"
@@ -126,16 +126,6 @@ def _not_carried(plan: Plan) -> Iterator[str]:
             yield f"adapts the embedding {module}"
         elif name == plan.untied:
             yield f"adapts {module}, which the base ties to its embedding: the base's GGUF file has no such tensor"
-
-
-def _is_the_bases(saved: Tensor, stored: Tensor) -> bool:
-    """Whether a weight saved with the adapter is the base's own: peft saves adapted embeddings and outputs with it."""
-    import torch
-
-    return saved.shape == stored.shape and all(
-        torch.equal(saved.read(first, last).float(), stored.read(first, last).float())
-        for first, last in stored.pieces()
-    )
 
 
 def base_name(result: Trained, wanted: TypeName) -> str:

@@ -231,7 +231,7 @@ def test_smollm_answers_as_in_peft(smollm, llama_cpp, make_adapter, trained):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    result = trained(make_adapter(smollm, config, size=0.004), smollm, base_id="HuggingFaceTB/SmolLM2-135M-Instruct")
+    result = trained(make_adapter(smollm, config, size=0.01), smollm, base_id="HuggingFaceTB/SmolLM2-135M-Instruct")
     exporter = GgufAdapterExporter(base_type="f16")
     file = exporter.export(result, exporter.place(result.run))
     server = llama_cpp(file.with_name("SmolLM2-135M-Instruct-f16.gguf"), file)
