@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,7 @@ def merge(
     facts |= {"sources": told, "layers": merged.errors.facts()}
     tokenizers = [*(source.adapter.folder for source in sources), shared.folder]
     place = folder.write_adapter_folder(run, shared, merged.config, merged.tensors, facts, tokenizers)
-    echo("\n".join(merged.errors.lines()))
+    echo("\n".join(merged.errors.lines("distance")))
     echo(f"  in all       {merged.errors.total:.4f} from the weighted sum of the adapters")
     _done("merge", place)
 
@@ -164,6 +165,7 @@ def _run(app: App, name: str | None, seed: int) -> Run:
         raise InputError(
             f"{name!r} cannot be a folder's name", where="--name", todo="use letters, digits, dots, dashes"
         )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
     return Run(name or "adapter", seed=seed, reporter=app.reporter())
 
 

@@ -104,8 +104,8 @@ class Errors:
             module: {"rank": one.rank, "error": one.relative, "norm": one.change} for module, one in self.layers.items()
         }
 
-    def lines(self) -> list[str]:
-        """A table by kind of layer, such as `q_proj`: how many, error of all of them, and the worst one."""
+    def lines(self, word: str = "error") -> list[str]:
+        """A table by kind of layer, such as `q_proj`: how many, error of all of them (called `word`), the worst one."""
         kinds: Mapping[str, dict[str, LayerError]] = defaultdict(dict)
         for module, one in self.layers.items():
             kinds[module.rpartition(".")[2]][module] = one
@@ -113,7 +113,7 @@ class Errors:
         for kind, layers in kinds.items():
             worst = max(layers, key=lambda module: layers[module].relative)
             rows.append(
-                f"  {kind:<12} {len(layers):>4} layers  error {Errors(layers).total:.4f}  "
+                f"  {kind:<12} {len(layers):>4} layers  {word} {Errors(layers).total:.4f}  "
                 f"worst {layers[worst].relative:.4f} ({worst})"
             )
         return rows
