@@ -5,6 +5,8 @@ import click
 from loraplug import Exporter, hookimpl
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.command import export
+from loraplug_export.derive.commands import convert, extract, merge
+from loraplug_export.gguf_adapter import GgufAdapterExporter
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.hub import HubExporter
 from loraplug_export.merged import MergedExporter
@@ -13,11 +15,11 @@ from loraplug_export.ollama import OllamaExporter
 
 @hookimpl
 def loraplug_exporters() -> list[type[Exporter]]:
-    """`adapter`, `merged`, `gguf`, `ollama` and `hub`."""
-    return [AdapterExporter, MergedExporter, GgufExporter, OllamaExporter, HubExporter]
+    """`adapter`, `merged`, `gguf`, `gguf-adapter`, `ollama` and `hub`."""
+    return [AdapterExporter, MergedExporter, GgufExporter, GgufAdapterExporter, OllamaExporter, HubExporter]
 
 
 @hookimpl
 def loraplug_commands() -> list[click.Command]:
-    """`export`."""
-    return [export]
+    """`export`, `merge`, `extract` and `convert`."""
+    return [export, merge, extract, convert]

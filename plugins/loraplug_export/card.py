@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tomli
 
 from loraplug import Trained, redact, shareable
+from loraplug_export.made_from import made_from_section, read_made_from
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
 
@@ -67,8 +68,9 @@ def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] 
     )
     sections = [
         f"# {result.run.name}",
-        f"{_WHAT[kind]} of `{named}`, fine-tuned with LoRA by loraplug.",
+        f"{_WHAT[kind]} of `{named}`, {_how(result)}.",
         f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}" + _shares(result.adapter),
+        *made_from_section(result.adapter),
         *_recipe(result),
         *_figures(result, proof or {}),
         "## How to load\n\n" + _LOAD[kind].format(folder=".", base=loaded, name=result.run.name),
@@ -83,6 +85,13 @@ _WHAT: dict[Kind, str] = {
     "gguf": "GGUF file",
     "ollama": "Ollama model",
 }
+
+
+def _how(result: Trained) -> str:
+    made_by = read_made_from(result.adapter).get("made_by")
+    return f"made with LoRA by {made_by}" if made_by else "fine-tuned with LoRA by loraplug"
+
+
 _NO_LICENCE = "not known here; look it up where the base was published, it binds this model too"
 
 

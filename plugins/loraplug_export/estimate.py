@@ -23,9 +23,14 @@ def base_bytes(facts: BaseFacts | None) -> int:
 
 def gguf_bytes(exporter: Exporter, run: Run, recipe: Any, kind: TypeName) -> int:
     """Of a GGUF file of this type, with the merged model beside it where none is made before."""
+    merged = 0 if before(recipe, exporter, "merged") else base_bytes(recipe.model.facts(run=run))
+    return gguf_file_bytes(run, recipe, kind) + merged
+
+
+def gguf_file_bytes(run: Run, recipe: Any, kind: TypeName) -> int:
+    """Of the base, or a model as large, as a GGUF file of this type; 0 where nothing is known of it."""
     facts = recipe.model.facts(run=run)
-    file = int(facts.parameters * _BITS[kind] / 8) if facts is not None else 0
-    return file + (0 if before(recipe, exporter, "merged") else base_bytes(facts))
+    return int(facts.parameters * _BITS[kind] / 8) if facts is not None else 0
 
 
 def before(recipe: Any, exporter: Exporter, name: str) -> bool:

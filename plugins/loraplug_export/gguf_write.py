@@ -47,7 +47,8 @@ def write_gguf(folder: Path, out: Path, wanted: TypeName, result: Trained) -> No
     items = _items(folder, family, wanted)
     vocabulary = read_vocabulary(folder, family.config.vocab_size)
     writer = GGUFWriter(None, family.arch)
-    _general(writer, result)
+    writer.add_type("model")
+    general(writer, result)
     writer.add_file_type(LlamaFileType[FILE_TYPES[wanted]])
     writer.add_quantization_version(2)
     family.write(writer)
@@ -112,8 +113,8 @@ def _encoded(item: _Item, family: Family) -> np.ndarray[Any, Any]:
     return data
 
 
-def _general(writer: GGUFWriter, result: Trained) -> None:
-    writer.add_type("model")
+def general(writer: GGUFWriter, result: Trained) -> None:
+    """Add name, licence and base to a GGUF header."""
     writer.add_name(result.run.name)
     writer.add_finetune(result.run.name)
     if licence := base_licence(result.base):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from loraplug import Doc, Exporter, InputError, Problem, Run, Trained
 from loraplug_export.choices import OntoName, TypeName
 from loraplug_export.gguf_file import GgufExporter
 
+_MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*(:[A-Za-z0-9._-]+)?")
 _PARAMETERS = {
     "temperature": "temperature",
     "top_k": "top_k",
@@ -32,6 +34,13 @@ class OllamaExporter(Exporter):
     name = "ollama"
     type: Annotated[TypeName, Doc("as in the exporter gguf; not used where that has run before")] = "f16"
     context: Annotated[int | None, Doc("num_ctx in the Modelfile (tokens); Ollama's own default where not set")] = None
+    base: Annotated[
+        str | None,
+        Doc(
+            "the base in Ollama: a model's name there, or a GGUF file of it (a path that ends in .gguf). The Modelfile "
+            "puts the adapter alone on it (ADAPTER), and nothing is merged: one base serves many"
+        ),
+    ] = None
     out: Annotated[Path | None, Doc("the folder to put it into; by default outputs/ollama")] = None
     onto: Annotated[OntoName, Doc("as in the exporter merged; not used where that has run before")] = "original"
     verify: Annotated[bool, Doc("as in the exporter merged; not used where that has run before")] = True
@@ -45,19 +54,26 @@ class OllamaExporter(Exporter):
         from loraplug_export.gguf_known import gguf_problems
 
         facts = recipe.model.facts(run=run)
-        yield from gguf_problems(facts, self.type, "exporter.ollama")
+        if self.base is None:
+            yield from gguf_problems(facts, self.type, "exporter.ollama")
+        else:
+            from loraplug_export.gguf_adapter import adapter_problems
+
+            yield from adapter_problems(recipe, run, self.name)
+            if wrong := _not_a_base(self.base):
+                yield Problem("exporter.base", wrong)
         if facts is not None and facts.chat_template is None:
             yield Problem("exporter", "ollama needs a chat template, and the model has none; export gguf in its place")
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
-        """As of the exporter gguf; nothing where that comes before, of which it makes a link."""
+        """As of the exporter gguf; nothing with `base`, or where that comes before, of which it makes a link."""
         from loraplug_export.estimate import before, gguf_bytes
 
-        made = before(recipe, self, "gguf")
+        made = self.base is not None or before(recipe, self, "gguf")
         return {} if made else {self.place(run): gguf_bytes(self, run, recipe, self.type)}
 
     def export(self, result: Trained, out: Path) -> Path:
-        """Make a folder with `Modelfile`, `model.gguf` and a model card.
+        """Make a folder with `Modelfile`, `model.gguf` (with `base`: `adapter.gguf`) and a model card.
 
         Raises:
             InputError: the chat template cannot be said in Ollama's words; or as in `GgufExporter`.
@@ -66,10 +82,16 @@ class OllamaExporter(Exporter):
         from loraplug_export.folders import has_tokenizer
 
         folder = result.adapter if has_tokenizer(result.adapter) else result.base
-        modelfile = self._modelfile(result, folder)
+        if self.base is not None and (wrong := _not_a_base(self.base)):
+            raise InputError(wrong, where="exporter.ollama.base", todo="name a model of Ollama, or a GGUF file")
+        modelfile = self._modelfile(result, folder, out)
         out.mkdir(parents=True)
         made = result.artefacts.get("gguf")
-        if made is not None and made.is_file():
+        if self.base is not None:
+            from loraplug_export.gguf_adapter_write import write_adapter
+
+            write_adapter(result, out / "adapter.gguf", "f32")
+        elif made is not None and made.is_file():
             _link(made, out / "model.gguf")
         else:
             GgufExporter(type=self.type, onto=self.onto, verify=self.verify).export(result, out / "model.gguf")
@@ -77,7 +99,7 @@ class OllamaExporter(Exporter):
         write_card(result, out, "ollama")
         return out
 
-    def _modelfile(self, result: Trained, folder: Path) -> str:
+    def _modelfile(self, result: Trained, folder: Path, out: Path) -> str:
         from transformers import AutoTokenizer
 
         from loraplug_export.gguf_tokenizer import begins
@@ -102,7 +124,7 @@ class OllamaExporter(Exporter):
             )
         settings = _settings(result.base)
         stops = [] if (found := settings.get("eos_token_id")) is None else found
-        lines = ["FROM ./model.gguf", f'TEMPLATE """{pieces.go()}"""']
+        lines = [*self._from(out), f'TEMPLATE """{pieces.go()}"""']
         texts = stop_texts(tokenizer, pieces, stops if isinstance(stops, list) else [stops])
         lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in texts]
         lines += [
@@ -113,6 +135,22 @@ class OllamaExporter(Exporter):
         if (licence := _licence(result.base)) and '"""' not in licence:
             lines.append(f'LICENSE """{licence}"""')
         return "\n".join(lines) + "\n"
+
+    def _from(self, out: Path) -> list[str]:
+        """The lines that name the weights; files relative to the Modelfile, as Ollama reads them."""
+        if self.base is None:
+            return ["FROM ./model.gguf"]
+        is_file = self.base.endswith(".gguf")
+        place = Path(os.path.relpath(Path(self.base).expanduser().absolute(), out)).as_posix() if is_file else self.base
+        return [f"FROM {place}", "ADAPTER ./adapter.gguf"]
+
+
+def _not_a_base(base: str) -> str | None:
+    """What is wrong with the option `base`; Ollama itself knows whether it has a model of that name."""
+    if base.endswith(".gguf"):
+        path = Path(base).expanduser()
+        return None if path.is_file() and "\n" not in base else f"there is no file {base}"
+    return None if _MODEL.fullmatch(base) else f"{base!r} is neither a model's name in Ollama nor a .gguf file"
 
 
 def _settings(base: Path) -> dict[str, Any]:

@@ -97,6 +97,15 @@ def in_range(values: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
     return bool(low >= -largest) and bool(high <= largest)
 
 
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two stored tensors are equal in fp32: peft saves a base's own embedding or output beside its adapter."""
+    import torch
+
+    return one.shape == other.shape and all(
+        torch.equal(one.read(first, last).float(), other.read(first, last).float()) for first, last in one.pieces()
+    )
+
+
 def _bytes(values: torch.Tensor) -> memoryview:
     import torch
 

