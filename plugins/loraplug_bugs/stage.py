@@ -143,10 +143,10 @@ def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
-def find_commit(source: Path, revision: str) -> str:
-    """The full name of the commit that a branch, tag or name stands for."""
+def find_commit(source: Path, revision: str, key: str = "dataset.revision") -> str:
+    """The full name of the commit that a branch, tag or name, said by the option `key`, stands for."""
     if revision.startswith("-") or not revision.strip():
-        raise InputError(f"{revision!r} is no revision", where="dataset.revision", todo="give a branch, tag or commit")
+        raise InputError(f"{revision!r} is no revision", where=key, todo="give a branch, tag or commit")
     return (
         run_git(source, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         .decode()

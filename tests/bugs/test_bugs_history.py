@@ -19,7 +19,7 @@ from history_repository import CODE, GUARD, LOW, MEAN, MESSAGE, History, judged_
 
 from command import Cli
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
-from loraplug_bugs.history.commits import kind_of, list_commits
+from loraplug_bugs.history.commits import NoFix, kind_of, list_commits, read_fix
 from loraplug_bugs.history.environments import declared
 from loraplug_bugs.history.make import read_journal
 from loraplug_bugs.history.message import told_message
@@ -231,6 +231,18 @@ def test_days_and_limits_choose(history: History) -> None:
         list_commits(history.folder, "HEAD", "2024-05-07", "", False)
     with pytest.raises(ValueError, match="since"):
         SweHistorySource("x", since="yesterday")
+
+
+def test_a_clone_that_lacks_objects_fetches_nothing(history: History, tmp_path: Path) -> None:
+    """What a partial clone has not got is a reason like any other."""
+    shutil.copytree(history.folder, tmp_path / "partial")
+    blob = history.git("rev-parse", f"{history.names[MESSAGE.split(chr(10))[0]]}:sums.py")
+    (tmp_path / "partial" / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    wanted = history.names[MESSAGE.split("\n")[0]]
+    found = next(one for one in list_commits(tmp_path / "partial", "HEAD", "", "", False) if one.name == wanted)
+    with pytest.raises(NoFix, match="its objects are not here"):
+        read_fix(tmp_path / "partial", found, Python(), False)
+    assert read_fix(history.folder, found, Python(), False).code == ("sums.py",)
 
 
 # messages

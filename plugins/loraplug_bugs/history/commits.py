@@ -41,7 +41,7 @@ class Fix:
         patch: of the code; back: the same the other way round.
         test_patch: of the tests, and what lies beside them.
         code: paths that the patch changes; tests: files of tests that are there with the test patch.
-        new_files: paths that only the patch makes.
+        new_files: paths that only the patch makes; removes: whether it takes any away.
     """
 
     commit: Commit
@@ -51,6 +51,7 @@ class Fix:
     code: tuple[str, ...]
     tests: tuple[str, ...]
     new_files: tuple[str, ...] = ()
+    removes: bool = False
 
 
 class NoFix(Exception):  # noqa: N818 - it is no error
@@ -72,11 +73,17 @@ def list_commits(source: Path, commits: str, since: str, until: str, squash: boo
         raise InputError("has no history: it is no git repository", where=source,
                          todo="name a clone; swe-bugs takes a folder without history")  # fmt: skip
     first, dots, last = commits.partition("..")
-    tip = find_commit(source, last if dots else first)
+    tip = find_commit(source, last if dots else first, "dataset.commits")
     words = ["rev-list", "--topo-order", "--no-commit-header", "--format=%x00%H%x1f%P%x1f%aI%x1f%B"]
     words += [f"--since={since}T00:00:00"] * bool(since) + [f"--until={until}T23:59:59"] * bool(until)
     words += ["--first-parent"] * squash
-    told = run_git(source, *words, "--end-of-options", tip, *([f"^{find_commit(source, first)}"] if dots else []))
+    told = run_git(
+        source,
+        *words,
+        "--end-of-options",
+        tip,
+        *([f"^{find_commit(source, first, 'dataset.commits')}"] if dots else []),
+    )
     found = []
     for record in told.decode("utf-8", "replace").split("\0")[1:]:
         name, parents, date, message = record.split("\x1f", 3)
@@ -116,7 +123,8 @@ def read_fix(source: Path, commit: Commit, tongue: Language, squash: bool) -> Fi
     mine, theirs = [path for *_, path in code], [path for *_, path in tests]
     made = tuple(path for old, _, path in code if old == "000000")
     return Fix(commit, _diff(source, parent, commit.name, mine), _diff(source, commit.name, parent, mine),
-               _diff(source, parent, commit.name, theirs), tuple(mine), runnable, made)  # fmt: skip
+               _diff(source, parent, commit.name, theirs), tuple(mine), runnable, made,
+               any(new == "000000" for _, new, _ in code))  # fmt: skip
 
 
 def kind_of(path: str, tongue: Language) -> str:
@@ -150,11 +158,12 @@ def _diff(source: Path, old: str, new: str, paths: Sequence[str]) -> str:
     Raises:
         NoFix: it is no text.
     """
-    told = run_git(source, "diff-tree", "-r", "-p", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv",
-                   "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--end-of-options", old, new, "--",
-                   *paths)  # fmt: skip
+    words = ("-r", "-p", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
+             "--src-prefix=a/", "--dst-prefix=b/", "--end-of-options")  # fmt: skip
     try:
-        text = told.decode("utf-8")
+        text = run_git(source, "diff-tree", *words, old, new, "--", *paths).decode("utf-8")
+    except InputError:
+        raise NoFix("its objects are not here") from None
     except UnicodeDecodeError:
         raise NoFix("is not UTF-8") from None
     if re.search(r"^Binary files .* differ$", text, re.MULTILINE):

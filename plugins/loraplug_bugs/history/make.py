@@ -123,6 +123,8 @@ def _tell(source: SweHistorySource, rows: list[Row], tally: Counter[str], run: R
         raise InputError(f"no commit gives a row: {told}", where=source.path,
                          todo="widen commits, or see that python has what the tests of old commits need")  # fmt: skip
     run.say(told)
+    if moved := sum(bool(one.fix.new_files) or one.fix.removes for one in rows):
+        run.warn(f"{moved} of the fixes add or remove files; eval takes answers that change files, and no others")
     if flaky := sum(one.verdict.flaky for one in rows):
         run.warn(f"{flaky} tests of these rows are left out: two runs of them differ")
 

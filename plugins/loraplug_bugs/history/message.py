@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 _TRAILER = re.compile(r"[A-Z][\w-]*-(?:by|to|from|Id|id|on|at):\s|git-svn-id:|\(cherry picked from ")
-_PATCH = re.compile(r"(?:diff --git |@@ |--- |\+\+\+ |[+-]\s?\S.*[=(\[{:;])")
+_PATCH = re.compile(r"(?:diff --git |@@ |--- |\+\+\+ |[+-]\s*\S.*[=(\[{:;])")
 _WORD = re.compile(r"[A-Za-z_][\w.]*")
 _CODE_LIKE = re.compile(r"_|\.|[a-z][A-Z]|\d")
 _SHORTEST = 5  # characters of a line of code that is looked for

@@ -77,8 +77,10 @@ def verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Se
 
 
 def _verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: Runs) -> Verdict:
-    if first:
-        _some_fail(_report(bench, old, first), "no test fails without it")
+    if first and not _failed(seen := _report(bench, old, first)):
+        if seen.code not in (0, 5) and "passed" not in _report(bench, new, first).outcomes.values():
+            raise _Refused("its tests cannot be imported here", f"pytest ended with {seen.code}")
+        _some_fail(seen, "no test fails without it")
     if "passed" not in clean[0].outcomes.values():
         raise _Refused("no test passes", f"pytest ended with {clean[0].code}")
     bug = whole(bench, old, tests)
