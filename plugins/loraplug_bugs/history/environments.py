@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import tomli
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from loraplug import InputError, fresh_place, working_on
+from loraplug import InputError, working_on
 from loraplug_bugs.history.commits import NoFix
 from loraplug_bugs.stage import run_git
 
@@ -26,7 +25,8 @@ _FILES = ("requirements-test.txt", "requirements-dev.txt", "requirements_test.tx
           "test-requirements.txt", "tests/requirements.txt")  # fmt: skip
 _EXTRAS = {"test", "tests", "testing", "dev"}
 _PATIENCE = 900.0  # seconds for one installation
-_LOCK = threading.Lock()
+_WHOLE = "loraplug-whole"  # the file that an environment has when all of it is there
+NOT_INSTALLED = "its dependencies cannot be installed"
 
 
 def declared(source: Path, commit: str) -> tuple[list[str], str]:
@@ -58,50 +58,55 @@ def declared(source: Path, commit: str) -> tuple[list[str], str]:
     return sorted(set(_requirements(found))), pythons
 
 
-def environment(source: Path, commit: str, home: Path, python: str) -> str:
-    """The interpreter of an environment that has what a commit declares, and pytest; made once for equal needs.
+class Environments:
+    """Environments in the folder `home`, one for all commits with equal needs; from several threads of one process."""
 
-    Wheels alone are installed, as building a package would run its code outside the sandbox.
+    def __init__(self, home: Path) -> None:
+        self._home, self._lock = home, threading.Lock()
+        self._failed: set[str] = set()
 
-    Raises:
-        NoFix: it is for another Python, or something cannot be installed.
-    """
-    needs, pythons = declared(source, commit)
-    base = python or sys.executable
-    version = _version(base)
-    try:
-        if pythons and version not in SpecifierSet(pythons):
-            raise NoFix("is for another Python")
-    except InvalidSpecifier:
-        pythons = ""
-    key = hashlib.sha256("\0".join([base, version, *needs]).encode()).hexdigest()[:20]
-    place = home / key
-    with _LOCK:
-        if not place.exists():
-            _install(base, place, needs)
-    return str(place / "bin" / "python")
+    def python(self, source: Path, commit: str, base: str) -> str:
+        """The interpreter of an environment that has what a commit declares, and pytest; made by the Python `base`.
+
+        Wheels alone are installed, as building a package would run its code outside the sandbox.
+
+        Raises:
+            NoFix: the commit is for another Python, or something cannot be installed.
+        """
+        needs, pythons = declared(source, commit)
+        version = _version(base)
+        try:
+            if pythons and version not in SpecifierSet(pythons):
+                raise NoFix("is for another Python")
+        except InvalidSpecifier:
+            pythons = ""
+        key = hashlib.sha256("\0".join([base, version, *needs]).encode()).hexdigest()[:20]
+        place = self._home / key
+        with self._lock:
+            if key not in self._failed and not (place / _WHOLE).exists() and not _install(base, place, needs):
+                self._failed.add(key)
+            if key in self._failed:
+                raise NoFix(NOT_INSTALLED)
+        return str(place / "bin" / "python")
 
 
-def _install(base: str, place: Path, needs: Sequence[str]) -> None:
-    if place.with_suffix(".failed").exists():
-        raise NoFix("its dependencies cannot be installed")
+def _install(base: str, place: Path, needs: Sequence[str]) -> bool:
+    """Make an environment; what an interrupted call has left is begun anew."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--only-binary", ":all:",
+           "--disable-pip-version-check", "-r", str(place / "requirements.txt")]  # fmt: skip
     with working_on(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        (place.parent / "requirements.txt").write_text("\n".join(["pytest", *needs]) + "\n", encoding="utf-8")
-    commands = [
-        [base, "-I", "-m", "venv", "--clear", str(place)],
-        [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--only-binary", ":all:",
-         "--disable-pip-version-check", "-r", str(place.parent / "requirements.txt")],
-    ]  # fmt: skip
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    for command in commands:
         try:
-            subprocess.run(command, env=env, check=True, capture_output=True, timeout=_PATIENCE)
-        except (OSError, subprocess.SubprocessError):
-            with fresh_place(place.with_suffix(".failed")) as fresh:
-                fresh.write_text("\n".join(needs), encoding="utf-8")
+            subprocess.run([base, "-I", "-m", "venv", "--clear", str(place)], env=env, check=True, capture_output=True,
+                           timeout=_PATIENCE)  # fmt: skip
+            (place / "requirements.txt").write_text("\n".join(["pytest", *needs]) + "\n", encoding="utf-8")
+            subprocess.run(pip, env=env, check=True, capture_output=True, timeout=_PATIENCE)
+        except subprocess.SubprocessError:
             shutil.rmtree(place, ignore_errors=True)
-            raise NoFix("its dependencies cannot be installed") from None
+            return False
+        (place / _WHOLE).touch()
+    return True
 
 
 def _version(python: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from loraplug import InputError, LoraplugError
 from loraplug_bugs.edits import unified_diff
 from loraplug_bugs.evals.bench import Bench, Checking
 from loraplug_bugs.history.commits import Fix, NoFix
-from loraplug_bugs.history.environments import environment
+from loraplug_bugs.history.environments import Environments
 from loraplug_bugs.history.verify import ARGUMENTS, Runs, Verdict, verify, whole
 from loraplug_bugs.language import Language
 from loraplug_bugs.make import box_limits
@@ -36,7 +37,12 @@ class Judge(ABC):
     """
 
     def __init__(self, source: SweHistorySource, tongue: Language, scratch: Path, environments: Path, tip: str) -> None:
-        self._source, self._tongue, self._scratch, self._environments = source, tongue, scratch, environments
+        self._source, self._tongue, self._scratch, self._environments = (
+            source,
+            tongue,
+            scratch,
+            Environments(environments),
+        )
         self._tip = tip
         self._number = itertools.count()
         self.gaps: tuple[str, ...] = ()
@@ -88,7 +94,7 @@ class Judge(ABC):
         source = self._source
         python = source.python
         if source.dependencies == "install":
-            python = environment(Path(source.path), commit, self._environments, source.python)
+            python = self._environments.python(Path(source.path), commit, source.python or sys.executable)
         return Checking(None, (*source.test_args, *ARGUMENTS), python, source.timeout, source.roots,
                         box_limits(source, python), source.tests)  # fmt: skip
 

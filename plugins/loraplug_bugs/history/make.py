@@ -17,6 +17,7 @@ from attrs import asdict
 
 from loraplug import InputError, LoraplugError, Run, fresh_place, only_one, working_on
 from loraplug_bugs.history.commits import Commit, Fix, NoFix, list_commits, read_fix
+from loraplug_bugs.history.environments import NOT_INSTALLED
 from loraplug_bugs.history.judge import Judge, Now, Then
 from loraplug_bugs.history.rows import Row, then_row, today_row, today_task
 from loraplug_bugs.history.verify import Verdict, as_line, as_verdict
@@ -52,7 +53,9 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
         journal = home / _key(source, tip) / "journal.jsonl"
         with only_one(journal.parent, f"{source.path} ({journal.parent.name})"):
             known = read_journal(journal)
-            judge: Judge = (Now if source.on == "today" else Then)(source, tongue, scratch, home / "environments", tip)
+            judge: Judge = (Now if source.on == "today" else Then)(
+                source, tongue, scratch, journal.parent / "environments", tip
+            )
             total = len(commits)
             with judge, run.progress("commits", total) as bar, journal.open("a", encoding="utf-8") as file:
                 judge.check(known)
@@ -94,9 +97,10 @@ def _decided(
         if commit.name in known:
             return fix, known[commit.name]
         verdict = judge.judge(fix)
-        with lock:
-            file.write(as_line(commit.name, verdict))
-            file.flush()
+        if verdict.reason != NOT_INSTALLED:  # which may be the network's fault
+            with lock:
+                file.write(as_line(commit.name, verdict))
+                file.flush()
         return fix, verdict
 
     workers = source.workers or usable_cpus()
