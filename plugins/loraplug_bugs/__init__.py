@@ -1,4 +1,4 @@
-"""Bugs made from a repository of one's own, each proved by its tests: the dataset source `swe-bugs`; and `eval`."""
+"""Bugs of one's own repository, proved by its tests: the sources `swe-bugs` and `swe-history`; and `eval`."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ import click
 from loraplug import DatasetSource, Diagnostic, hookimpl
 from loraplug_bugs.diagnosis import sandbox_strength
 from loraplug_bugs.evals.command import evaluate
+from loraplug_bugs.history.source import SweHistorySource
 from loraplug_bugs.source import SweBugsSource
 
 
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
-    """The source."""
-    return [SweBugsSource]
+    """Both sources."""
+    return [SweBugsSource, SweHistorySource]
 
 
 @hookimpl

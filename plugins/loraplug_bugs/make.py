@@ -26,6 +26,7 @@ from loraplug_bugs.surveyed import checked
 from loraplug_bugs.tasks import make_row, make_task, write_tasks
 
 if TYPE_CHECKING:
+    from loraplug_bugs.history.source import SweHistorySource
     from loraplug_bugs.source import SweBugsSource
 
 _VERSION = 3  # of what the cache holds
@@ -115,12 +116,12 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
     return survey
 
 
-def box_limits(source: SweBugsSource) -> Limits:
-    """The sandbox's limits; tests of single bugs have their own time."""
+def box_limits(source: SweBugsSource | SweHistorySource, python: str = "") -> Limits:
+    """The sandbox's limits; tests of single bugs have their own time. `python` is in place of the source's."""
     own = source.limits
     return Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
                   disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak", readable=source.readable,
-                  python=source.python)  # fmt: skip
+                  python=python or source.python)  # fmt: skip
 
 
 def _key(source: SweBugsSource, staged: Staged) -> str:

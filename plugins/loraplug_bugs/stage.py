@@ -61,9 +61,9 @@ def stage(path: str, revision: str, repo: str | None, tests: Path | None, out: P
         name = source.resolve().name.removesuffix(".git") or "repository"
         if not source.is_dir():
             raise InputError("no such folder", where=path, todo="name a git repository, a folder or package:NAME")
-        if _is_repository(source):
-            commit = _commit(source, revision)
-            repo = repo or _origin(source)
+        if is_repository(source):
+            commit = find_commit(source, revision)
+            repo = repo or repo_name(source)
             _export(source, commit, tree)
         else:
             copy_tree(source.resolve(), tree)
@@ -73,9 +73,16 @@ def stage(path: str, revision: str, repo: str | None, tests: Path | None, out: P
         copy_tree(tests.resolve(), tree / "tests" if not (tree / "tests").exists() else tree / tests.name)
     for file in sorted(stamps(tree)):
         os.utime(tree / file, (_OLD, _OLD), follow_symlinks=False)
-    return Staged(
-        tree, repo or f"local/{re.sub(r'[^A-Za-z0-9_.-]', '-', name).lstrip('.-') or 'code'}", commit, digest(tree)
-    )
+    return Staged(tree, repo or _local(name), commit, digest(tree))
+
+
+def repo_name(source: Path) -> str:
+    """owner/name of a repository: its remote's, else local/ and the folder's name."""
+    return _origin(source) or _local(source.resolve().name.removesuffix(".git") or "repository")
+
+
+def _local(name: str) -> str:
+    return f"local/{re.sub(r'[^A-Za-z0-9_.-]', '-', name).lstrip('.-') or 'code'}"
 
 
 def digest(tree: Path) -> str:
@@ -106,18 +113,23 @@ def _package(name: str, tree: Path) -> None:
         shutil.copy2(origin, tree / origin.name)
 
 
-def _is_repository(source: Path) -> bool:
+def is_repository(source: Path) -> bool:
     """Whether a folder is the top of a work tree, or a bare repository; a folder below one is a plain folder."""
     if (source / ".git").exists():
         return True
     return (source / "HEAD").is_file() and (source / "objects").is_dir() and (source / "refs").is_dir()
 
 
-def _git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    """What git says of a repository: no hooks, no transport, no settings of the user; nothing is fetched.
+
+    Raises:
+        InputError: git refuses.
+    """
     env = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1",
             "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_REPLACE_OBJECTS": "1",
-            "GIT_OPTIONAL_LOCKS": "0", "GIT_ATTR_NOSYSTEM": "1"}  # fmt: skip
+            "GIT_OPTIONAL_LOCKS": "0", "GIT_ATTR_NOSYSTEM": "1", "GIT_LITERAL_PATHSPECS": "1"}  # fmt: skip
     try:
         done = subprocess.run([*_GIT, "-C", str(source), *arguments], input=stdin, env=env, capture_output=True,
                               check=False, timeout=600)  # fmt: skip
@@ -131,17 +143,20 @@ def _git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
-def _commit(source: Path, revision: str) -> str:
+def find_commit(source: Path, revision: str, key: str = "dataset.revision") -> str:
+    """The full name of the commit that a branch, tag or name, said by the option `key`, stands for."""
     if revision.startswith("-") or not revision.strip():
-        raise InputError(f"{revision!r} is no revision", where="dataset.revision", todo="give a branch, tag or commit")
+        raise InputError(f"{revision!r} is no revision", where=key, todo="give a branch, tag or commit")
     return (
-        _git(source, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
+        run_git(source, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        .decode()
+        .strip()
     )
 
 
 def _origin(source: Path) -> str | None:
     """owner/name of the remote a repository was cloned from, where it tells them."""
-    configured = _git(source, "config", "--default", "", "--get", "remote.origin.url").decode().strip()
+    configured = run_git(source, "config", "--default", "", "--get", "remote.origin.url").decode().strip()
     match = (
         re.search(r"[:/]([A-Za-z0-9][\w.-]*/[\w.-]+?)(?:\.git)?/?$", configured)
         if "://" in configured or "@" in configured
@@ -157,7 +172,7 @@ def _export(source: Path, commit: str, tree: Path) -> None:
     are left out, as `copy_tree` does.
     """
     tree.mkdir(parents=True)
-    entries = [entry for entry in _git(source, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0") if entry]
+    entries = [entry for entry in run_git(source, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0") if entry]
     listed = []
     for entry in entries:
         head, _, name = entry.partition(b"\t")
@@ -166,7 +181,7 @@ def _export(source: Path, commit: str, tree: Path) -> None:
         if kind == b"blob" and not path.is_absolute() and ".." not in path.parts and not LEFT_OUT & set(path.parts):
             listed.append((mode, oid, path))
     _check_names([str(path) for _, _, path in listed], source)
-    blobs = _blobs(_git(source, "cat-file", "--batch", stdin=b"".join(oid + b"\n" for _, oid, _ in listed)))
+    blobs = _blobs(run_git(source, "cat-file", "--batch", stdin=b"".join(oid + b"\n" for _, oid, _ in listed)))
     copy, links = Copy(tree), []
     with working_on(tree):
         for (mode, _, path), data in zip(listed, blobs, strict=True):

@@ -134,10 +134,10 @@ class Workroom:
     def prepare(self, task: Task, asked: Asked) -> Case | Unfit:
         """Put the bug in, see that it fails the tests that it should, and write the question."""
         bench = self.bench(task)
-        clean = bench.patched([task.gold_patch])
+        clean = bench.patched(task.clean)
         if isinstance(clean, str):
             return Unfit(task, "the gold patch does not apply", clean)
-        broken = bench.patched([task.gold_patch, task.bug_patch])
+        broken = bench.patched(task.broken)
         if isinstance(broken, str):
             return Unfit(task, "the bug patch does not apply", broken)
         most = bench.box.limits.seconds

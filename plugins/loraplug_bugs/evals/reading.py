@@ -25,7 +25,8 @@ class Task:
         number: what `--ids` counts by: n of `task_<n>.json`, else the position in the file, from 0.
         commit: the commit that `gold_patch` starts from, or "" where the code is no repository.
         gold_patch: from there to the tree without the bug; "" where that is the commit itself.
-        bug_patch: puts the bug in.
+        bug_patch: puts the bug in; "" where the commit has it and the gold patch mends it, as in SWE-bench.
+        test_patch: of the tests that tell, from the commit on.
         targets: ids of tests that fail with the bug and pass without it.
         related: ids of tests that run the line changed; suite: of all that pass without the bug.
         kind: of bug, or "".
@@ -49,6 +50,17 @@ class Task:
     function: str = ""
     language: str = ""
     asked: Mapping[str, str] = field(factory=dict)
+    test_patch: str = ""
+
+    @property
+    def clean(self) -> tuple[str, ...]:
+        """Patches from the commit to the tree without the bug."""
+        return self.test_patch, self.gold_patch
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Patches from the commit to the tree with the bug."""
+        return (*self.clean, self.bug_patch) if self.bug_patch.strip() else (self.test_patch,)
 
 
 def read_tasks(place: Path) -> list[Task | InputError]:
@@ -93,8 +105,11 @@ def _entries(place: Path) -> Iterator[tuple[int, str, Any, bool]]:
 
 
 def _task(data: Any, number: int, where: str, numbered: bool) -> Task:
+    if isinstance(data, Mapping) and {"instance_id", "patch", "test_patch"} <= data.keys():
+        return _bench_task(data, number, where)
     if not isinstance(data, Mapping) or not isinstance(data.get("source"), Mapping):
-        raise InputError("not a SWE-SYNTH task: it has no source", where=where)
+        raise InputError("neither a SWE-SYNTH task (source, bug) nor a row of SWE-bench (instance_id, patch, "
+                         "test_patch)", where=where)  # fmt: skip
     source, bug, original, made = (_table(data, key, where) for key in ("source", "bug", "original", "generation"))
     instance, own = _text(source, "swe_instance_id", where), data.get("task_id", number if numbered else None)
     if not _text(bug, "patch", where).strip():
@@ -114,6 +129,23 @@ def _task(data: Any, number: int, where: str, numbered: bool) -> Task:
         file=_text(made, "file", where), function=_text(made, "function", where),
         language=_text(made, "language", where),
         asked={key: _text(made, key, where) for key in ("edit", "context") if made.get(key)},
+    )  # fmt: skip
+
+
+def _bench_task(data: Mapping[str, Any], number: int, where: str) -> Task:
+    """A row of SWE-bench's columns, as `swe-history` writes them."""
+    for name in ("patch", "FAIL_TO_PASS", "problem_statement"):
+        if not data.get(name):
+            raise InputError(f"has no {name}", where=where)
+    commit = _text(data, "base_commit", where).strip().lower()
+    if not _COMMIT.fullmatch(commit):
+        raise InputError(f"{commit[:80]!r} is not a full commit name", where=where)
+    targets = _texts(data, "FAIL_TO_PASS", where)
+    return Task(
+        id=_text(data, "instance_id", where), number=number, repo=_text(data, "repo", where), commit=commit,
+        gold_patch=_text(data, "patch", where), bug_patch="", test_patch=_text(data, "test_patch", where),
+        statement=_statement(_text(data, "problem_statement", where)), targets=targets,
+        suite=(*targets, *_texts(data, "PASS_TO_PASS", where)),
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Bugs that were there: commits of a repository that mend what their tests notice."""
