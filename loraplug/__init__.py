@@ -52,6 +52,7 @@ from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
     from loraplug.app import App
+    from loraplug.records import EventLog, RunRecord, read_run, read_runs
     from loraplug.run import Outcome, Pipeline
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ __all__ = [
     "Entry",
     "Estimate",
     "Event",
+    "EventLog",
     "Exporter",
     "Finding",
     "Formatter",
@@ -92,6 +94,7 @@ __all__ = [
     "Registry",
     "Reporter",
     "Run",
+    "RunRecord",
     "Sample",
     "Trained",
     "Trainer",
@@ -120,6 +123,8 @@ __all__ = [
     "options",
     "printable",
     "published",
+    "read_run",
+    "read_runs",
     "redact",
     "redacted",
     "remember_lock",
@@ -136,6 +141,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {"App": "app", "Outcome": "run", "Pipeline": "run"}
+_LATER |= dict.fromkeys(("EventLog", "RunRecord", "read_run", "read_runs"), "records")
 
 
 def __getattr__(name: str) -> Any:

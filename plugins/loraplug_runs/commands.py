@@ -10,8 +10,7 @@ import click
 from loraplug import echo
 
 if TYPE_CHECKING:
-    from loraplug import App
-    from loraplug_runs.reading import Past
+    from loraplug import App, RunRecord
 
 _outputs = click.option(
     "--outputs",
@@ -25,7 +24,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def runs() -> None:
-    """Past runs and those at work: status, figures, losses, what they made and how they differ."""
+    """RunRecord runs and those at work: status, figures, losses, what they made and how they differ."""
 
 
 @runs.command("list")
@@ -33,10 +32,10 @@ def runs() -> None:
 @_as_json
 def list_runs(outputs: Path, as_json: bool) -> None:
     """List every run, the newest first."""
-    from loraplug_runs.reading import read_all
+    from loraplug import read_runs
     from loraplug_runs.views import as_data, listed
 
-    found, strange = read_all(outputs)
+    found, strange = read_runs(outputs)
     if as_json:
         unreadable = [{"name": name, "status": "unreadable", "error": why} for name, why in strange.items()]
         return _print_json([*map(as_data, found), *unreadable])
@@ -75,11 +74,10 @@ def compare_runs(names: tuple[str, ...], outputs: Path, as_json: bool) -> None:
     return echo("\n".join(compared(found)))
 
 
-def _find(name: str, outputs: Path) -> Past:
+def _find(name: str, outputs: Path) -> RunRecord:
     from difflib import get_close_matches
 
-    from loraplug import InputError
-    from loraplug_runs.reading import UnreadableError, read_run
+    from loraplug import InputError, read_run
 
     place = outputs / "runs"
     folder = Path(name) if Path(name).name != name else place / name
@@ -90,8 +88,8 @@ def _find(name: str, outputs: Path) -> Past:
         raise InputError("there is no run of this name", where=folder, todo=hint)
     try:
         return read_run(folder)
-    except UnreadableError as error:
-        raise InputError(str(error), where=folder) from None
+    except InputError as error:
+        raise InputError(error.what, where=folder) from None
 
 
 def _print_json(data: Any) -> None:
