@@ -72,6 +72,13 @@ class RunRecord:
     facts: Mapping[str, Any] = Factory(dict)
     remarks: Sequence[str] = ()
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds of training that are left at the speed so far; None where it is not training."""
+        step, steps, seconds = (self.latest.get(key, 0) for key in ("step", "steps", "seconds"))
+        known = self.status == "running" and self.stage == "trainer" and 0 < step <= steps
+        return (steps - step) * seconds / step if known else None
+
 
 def read_runs(outputs: Path) -> tuple[list[RunRecord], dict[str, str]]:
     """The runs under `outputs`, the newest first, and what else lies beside them: name to why it cannot be read."""
@@ -292,12 +299,14 @@ def _latest(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _samples(events: Sequence[Mapping[str, Any]]) -> list[SampleRecord]:
-    found = []
+    """Answers by step and prompt; a run that goes on tells those of before again."""
+    found = {}
     for event in events:
         step, prompt, answer = (event.get(key) for key in ("step", "prompt", "answer"))
         if event.get("event") == "sample" and isinstance(prompt, str) and isinstance(answer, str):
-            found.append(SampleRecord(step if isinstance(step, int) else 0, prompt, answer))
-    return found
+            sample = SampleRecord(step if isinstance(step, int) else 0, prompt, answer)
+            found[sample.step, prompt] = sample
+    return [*found.values()]
 
 
 def _status(

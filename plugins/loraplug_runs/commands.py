@@ -1,4 +1,4 @@
-"""`loraplug runs list`, `show` and `compare`."""
+"""`loraplug runs list`, `show`, `compare` and `watch`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def runs() -> None:
-    """RunRecord runs and those at work: status, figures, losses, what they made and how they differ."""
+    """Past runs and those at work: status, figures, losses, what they made and how they differ."""
 
 
 @runs.command("list")
@@ -72,6 +72,45 @@ def compare_runs(names: tuple[str, ...], outputs: Path, as_json: bool) -> None:
     if as_json:
         return _print_json({"runs": [*map(as_data, found)], "differences": differences(found)})
     return echo("\n".join(compared(found)))
+
+
+@runs.command("watch")
+@click.argument("run", required=False)
+@_outputs
+@click.option("--once", is_flag=True, help="Print one picture and end.")
+@click.option(
+    "--every", type=click.FloatRange(min=0.2), default=2.0, metavar="SECONDS", help="How often to look; 2 by default."
+)
+@click.pass_context
+def watch_run(ctx: click.Context, run: str | None, outputs: Path, once: bool, every: float) -> None:
+    """Follow RUN, or the only run at work, by the files it writes; ends when the run does.
+
+    Exits with 1 where the run failed or its process is gone. Ctrl-c ends the watching, not the run.
+    """
+    from loraplug import EventLog, read_run
+    from loraplug_runs.watch import follow, picture
+
+    found = _find(run, outputs) if run is not None else _at_work(outputs)
+    if once:
+        return echo("\n".join(picture(found)))
+    log = EventLog(found.folder / "events.jsonl")
+    last = follow(lambda: read_run(found.folder, log), every)
+    return ctx.exit(1 if last.status in ("failed", "interrupted") else 0)
+
+
+def _at_work(outputs: Path) -> RunRecord:
+    """The only run that is at work."""
+    from loraplug import InputError, read_runs
+
+    found, _ = read_runs(outputs)
+    running = [run for run in found if run.status == "running"]
+    if len(running) == 1:
+        return running[0]
+    if running:
+        names = ", ".join(run.name for run in running)
+        raise InputError(f"{len(running)} runs are at work: {names}", where=outputs, todo="name the one to watch")
+    todo = f"see how the last one went: loraplug runs watch {found[0].name}" if found else "start one: loraplug run"
+    raise InputError("no run is at work", where=outputs / "runs", todo=todo)
 
 
 def _find(name: str, outputs: Path) -> RunRecord:
