@@ -124,8 +124,8 @@ def _compare_tab(models: Models, settings: Sequence[Any]) -> None:
 
 def _runs_tab(runs: Runs, tab: Any) -> Any:
     """What is chosen, looked at again every two seconds while the tab is open; gives the timer."""
-    names = runs.names()
-    chosen = gr.Dropdown(names, value=names[0] if names else None, label="Run", elem_id="run-name")
+    # nothing is chosen before the tab is opened, when a run may have begun that is at work
+    chosen = gr.Dropdown(runs.names(), value=None, label="Run", elem_id="run-name")
     shown = gr.HTML("", elem_id="run-shown")
     timer = gr.Timer(2, active=False)
 
