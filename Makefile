@@ -7,7 +7,7 @@ CANARY := .canary
 # tests that load a model whose number format they leave to the machine: run as on a processor with AMX, too
 AFFECTED := tests/test_loader.py tests/play tests/look
 
-.PHONY: quickstart test lint fast matrix gpu docs canary clean
+.PHONY: quickstart test lint fast matrix families gpu docs canary clean
 
 quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
@@ -34,6 +34,9 @@ lint: $(READY)
 
 docs: $(READY)  ## signatures, option tables and help in docs/, from the code
 	$(BIN)/python -m cogapp -r -I docs docs/masks.md docs/options.md docs/commands.md docs/hooks/*.md
+
+families: $(READY)  ## what works with which family of models, into docs/models.md: some four minutes of one core
+	$(BIN)/python benchmarks/model_families.py --write
 
 # the bounds of pyproject.toml left out, in an environment of its own; CANARY_PIP="--pre" tries release candidates too
 canary:  ## do the private parts of libraries that we use hold in the newest releases? and a short run

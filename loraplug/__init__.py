@@ -40,6 +40,10 @@ from loraplug.recipe import Plugins, Recipe, Validation, build
 from loraplug.registry import Entry, Registry, load_registry, report
 from loraplug.transforms import transformed
 from loraplug.weights import weight_files, weight_names
+from loraplug_adapters.attach import attach_adapter
+from loraplug_adapters.compat import refused as adapter_refused
+from loraplug_adapters.coverage import FUSED as FUSED_EXPERTS
+from loraplug_adapters.coverage import Share, adapted_share, expert_counts, layer_weights, quantised_share
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
 from loraplug_rows.conversation import Conversation
@@ -59,6 +63,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "API_VERSION",
+    "FUSED_EXPERTS",
     "HOOKS",
     "KINDS",
     "Adapter",
@@ -96,17 +101,22 @@ __all__ = [
     "Run",
     "RunRecord",
     "Sample",
+    "Share",
     "Trained",
     "Trainer",
     "TrainingResult",
     "Transform",
     "Validation",
+    "adapted_share",
+    "adapter_refused",
     "as_table",
     "as_toml",
+    "attach_adapter",
     "build",
     "check_row",
     "conversation",
     "echo",
+    "expert_counts",
     "find_exporter",
     "fresh_place",
     "held",
@@ -114,6 +124,7 @@ __all__ = [
     "is_own_lock",
     "iter_rows",
     "kinds_of_secrets",
+    "layer_weights",
     "load_adapter",
     "load_registry",
     "lock_beside",
@@ -123,6 +134,7 @@ __all__ = [
     "options",
     "printable",
     "published",
+    "quantised_share",
     "read_run",
     "read_runs",
     "redact",

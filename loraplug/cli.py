@@ -51,6 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
     # torch and bitsandbytes each bring an OpenMP; while one's idle threads spin, the other's wait for a core: measured
     # on two busy cores, a 4-bit layer takes 80 times longer. Read when the libraries load; what the user set stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN and torch each keep up to 1,024 products with the code that was made for their shapes; rows of ever other
+    # lengths fill that to the brim: 0.8 GB. A step takes some thirty shapes, layer after layer the same
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "128")
     if not debug:  # deprecations inside libraries are for their makers
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -269,12 +269,14 @@ class Estimate:
         seconds: of training; None where that is not known.
         parts: `memory_bytes` by what it is for.
         loading_bytes: the most held at once before, while data and model are loaded, where that was measured.
+        notes: sentences on what was found on the model, by what they are about (such as `adapters`).
     """
 
     memory_bytes: int
     seconds: float | None
     parts: Mapping[str, int] = Factory(dict)
     loading_bytes: int | None = None
+    notes: Mapping[str, str] = Factory(dict)
 
 
 class Trainer(Component):

@@ -149,3 +149,15 @@ def test_the_embedded_gguf_model_becomes_a_folder_once(run: Run) -> None:
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
     assert loader.base(run) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gemma3n"])
+def test_a_model_that_uses_weights_past_their_layers_is_not_quantised(kind: str, tmp_path: Path, run: Run) -> None:
+    """Mamba multiplies a layer's weight itself, Gemma 3n clamps some in place: in 4 bits neither can be."""
+    from families import save
+    from loraplug_bnb.quantizer import BitsAndBytes
+
+    quantizer = BitsAndBytes()
+    model = TransformersModel(id=str(save(kind, tmp_path / "base")), dtype="float32").load_model(run, quantizer)
+    with pytest.raises(InputError, match=r"past the layer, which it cannot in 4 bits[\s\S]*leave \[quantizer\] out"):
+        quantizer.prepare(model)

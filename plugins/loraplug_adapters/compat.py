@@ -1,11 +1,50 @@
-"""What is done to bitsandbytes' 8-bit layers so that adapters can be put on them; these names are its internals.
+"""What of peft's and bitsandbytes' inner parts is used, in one place.
 
-A test in `tests/sft/test_precision.py` tells when a version no longer needs it, or has other names.
+`tests/sft/test_adapters_compat.py` holds them to what is expected here, and tells when a version no longer needs it.
+
+For models whose experts transformers 5 fuses into one tensor (Qwen2-MoE, DeepSeek, GLM-MoE …) peft rewrites the
+targets of every adapter by the ends of their names: `gate_proj`, `up_proj` and `down_proj` come to mean the fused
+experts, also where they are a shared expert's or a dense layer's, which then get no adapter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
+
+
+def rewritten_names(model: Any) -> frozenset[str]:
+    """The last parts of module names that peft takes for fused experts in a model of this type."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    kind = conversion._MODEL_TO_CONVERSION_PATTERN.get(getattr(model.config, "model_type", None))
+    return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(kind, ()))
+
+
+@contextmanager
+def targets_as_written() -> Iterator[None]:
+    """While this is open, peft adapts the modules that a config names, and no others in their place."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    original = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = original
+
+
+def refused(model: Any, module: str) -> bool:
+    """Whether peft refuses to adapt the module, as kernels of such a model read its weight past it."""
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    try:
+        _check_lora_target_modules_mamba(SimpleNamespace(peft_type="LORA"), model, module.rsplit(".", 1)[-1])
+    except ValueError:
+        return True
+    return False
 
 
 def keep_int8_scales(base: Any) -> None:

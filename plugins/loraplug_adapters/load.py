@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,21 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     Raises:
         OSError, RuntimeError, ValueError, KeyError, TypeError: peft's, where the adapter does not fit.
     """
-    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
+    from loraplug_adapters.attach import as_modules, name_as_weights
+    from loraplug_adapters.compat import targets_as_written
     from loraplug_adapters.precision import mixed_precision, store_in_float32
 
     dtype = model.dtype
     options = {"use_safetensors": True, "local_files_only": True}
-    adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, **options)
+    config = PeftConfig.from_pretrained(str(folder))
+    by_weight = as_modules(model, config)
+    named = set(config.target_modules or ())
+    with targets_as_written() if by_weight else nullcontext():
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config, **options)
+    if by_weight:
+        name_as_weights(adapted, named)
     narrow = any(config.modules_to_save for config in adapted.peft_config.values()) and dtype.itemsize < 4
     store_in_float32(adapted) if trainable else mixed_precision(adapted, dtype)
     if narrow:  # peft copied them from the base, in its dtype, and rounded what it read

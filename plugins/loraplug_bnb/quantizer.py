@@ -49,11 +49,12 @@ class BitsAndBytes(Quantizer):
         Else a model that is measured before it is trained would pass no gradient through any frozen layer, silently.
 
         Raises:
-            InputError: bitsandbytes reads a layer's weights wrongly.
+            InputError: bitsandbytes reads a layer's weights wrongly, or the model does not run on such weights.
         """
         _check_scales(model)
         model.requires_grad_(False)
         compat.keep_layout_with_gradients(model)
+        _check_runs(model, self.bits)
         return model
 
 
@@ -82,3 +83,28 @@ def _check_scales(model: PreTrainedModel) -> None:
                 where=f"quantizer, layer {name}",
                 todo="take quantizer.bits = 8, leave [quantizer] out, or train on a GPU",
             )
+
+
+def _check_runs(model: PreTrainedModel, bits: int) -> None:
+    """Run a few tokens: some models multiply or change the weight of a layer themselves (Mamba, Gemma 3n).
+
+    Raises:
+        InputError: the model fails on them.
+    """
+    import torch
+
+    was_training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model.train()(input_ids=torch.arange(4, device=model.device)[None], use_cache=False)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputError(
+            f"this model uses the weight of a layer past the layer, which it cannot in {bits} bits "
+            f"({' '.join(str(error).split())[:120]})",
+            where="quantizer",
+            todo="leave [quantizer] out",
+        ) from error
+    finally:
+        model.train(was_training)

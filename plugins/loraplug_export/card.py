@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ Kind = Literal["adapter", "merged", "gguf", "ollama"]
 _FIGURES = {
     "validation_loss_before": "validation loss before training (nats per trained token)",
     "validation_loss_after": "validation loss after training (nats per trained token)",
+    "adapted_share": "share of the weights of the layers with an adapter",
     "train_loss": "last training loss (nats per trained token)",
     "trained_tokens": "trained tokens",
     "steps": "optimizer steps",
@@ -66,7 +68,7 @@ def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] 
     sections = [
         f"# {result.run.name}",
         f"{_WHAT[kind]} of `{named}`, fine-tuned with LoRA by loraplug.",
-        f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}",
+        f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}" + _shares(result.adapter),
         *_recipe(result),
         *_figures(result, proof or {}),
         "## How to load\n\n" + _LOAD[kind].format(folder=".", base=loaded, name=result.run.name),
@@ -118,6 +120,16 @@ def base_licence(base: Path) -> str | None:
     return str(licence) if licence else None
 
 
+def _shares(adapter: Path) -> str:
+    """What of the base was adapted and quantised, where the trainer left that beside the adapter."""
+    try:
+        facts = json.loads((adapter / "loraplug.json").read_text(encoding="utf-8"))
+        said = {"Adapted": facts.get("adapted"), "Quantised in training": facts.get("quantised")}
+        return "".join(f"\n- **{what}:** {one['text']}" for what, one in said.items() if one)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
 def _recipe(result: Trained) -> list[str]:
     lock = result.extras.get("recipe.lock.toml") or result.adapter / "recipe.lock.toml"
     if not lock.is_file():
@@ -131,7 +143,8 @@ def _recipe(result: Trained) -> list[str]:
 def _figures(result: Trained, proof: Mapping[str, Any]) -> list[str]:
     rows = [(_FIGURES.get(key, key), value) for key, value in result.figures.items()]
     if proof:
-        rows.append(("largest difference of a merged layer from base + adapter", proof["largest"]))
+        what = "the merged model's logits" if proof["by"] == "logits" else "a merged module"
+        rows.append((f"largest difference of {what} from base + adapter", proof["largest"]))
     if not rows:
         return []
     table = "\n".join(f"| {name} | {value:,.6g} |" for name, value in rows)

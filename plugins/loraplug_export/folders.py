@@ -20,6 +20,7 @@ TOKENIZER = (
     "chat_template.jinja",
     "chat_template.json",
 )
+TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config")
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
 
 
@@ -48,9 +49,23 @@ def copy_licences(base: Path, out: Path) -> None:
                 shutil.copyfile(path, out / path.name)
 
 
-def write_config(base: Path, out: Path, changes: dict[str, Any]) -> None:
-    """Copy config and generation config, with `changes` to the first."""
+def write_config(base: Path, out: Path, vocabulary: int | None = None, untied: bool = False) -> None:
+    """Copy config and generation config; architecture and all that is not said here stays the base's.
+
+    Args:
+        vocabulary: the new number of rows of the embedding, where it has changed.
+        untied: whether embedding and head have become weights of their own.
+    """
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    (out / "config.json").write_text(json.dumps(config | changes, indent=2) + "\n", encoding="utf-8")
+    text = _text_config(config)  # of a model of several kinds of input, the part about text
+    if vocabulary is not None:
+        text["vocab_size"] = vocabulary
+    if untied:
+        text["tie_word_embeddings"] = config["tie_word_embeddings"] = False
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if (base / "generation_config.json").is_file():
         shutil.copyfile(base / "generation_config.json", out / "generation_config.json")
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    return next((config[key] for key in TEXT_CONFIGS if isinstance(config.get(key), dict)), config)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from loraplug import InputError
-from loraplug_export.gguf_known import FAMILIES, unknown_setting
-from loraplug_export.gguf_tokenizer import WAY_OUT
+from loraplug_export.gguf_config import FAMILIES, WAY_OUT, carried
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +145,7 @@ def read_family(folder: Path) -> Family:
 
     path = folder / "config.json"
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if wrong := unknown_setting(config.to_dict()):
-        raise InputError(wrong, where=path, todo=WAY_OUT)
+    if problems := carried(config.to_dict()):
+        raise InputError("; ".join(problems), where=path, todo=WAY_OUT)
     arch = MODEL_ARCH[FAMILIES[config.model_type]]
     return Family(config, MODEL_ARCH_NAMES[arch], get_tensor_name_map(arch, config.num_hidden_layers))

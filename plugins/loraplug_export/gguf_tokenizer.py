@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from loraplug import InputError
+from loraplug_export.gguf_config import WAY_OUT
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -126,9 +127,6 @@ def check_tokenizer(data: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"a {kind} tokenizer, which is not written to GGUF here", where=path, todo=WAY_OUT)
     if not data["model"].get("byte_fallback"):
         _splitting(data, path)
-
-
-WAY_OUT = "export `merged`, and run llama.cpp's convert_hf_to_gguf.py on that folder"
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, size: int, path: Path, pieces: bool) -> tuple[list[str], list[int]]:

@@ -14,7 +14,7 @@ from loraplug import LoraplugError, Run
 from loraplug_export.edits import Edit
 from loraplug_export.onto import Onto
 from loraplug_export.plan import Plan
-from loraplug_export.tensors import FLOATS, Tensor, Writer, in_range, type_bytes
+from loraplug_export.tensors import FLOATS, Checkpoint, Tensor, Writer, in_range, type_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -56,12 +56,7 @@ class Output:
         for first, last in [(0, self.shape[0])] if whole else source.pieces():
             rows = source.read(first, last)
             merged = edit.apply(onto(rows) if onto else rows.float(), first)
-            if not in_range(merged, dtype):
-                raise LoraplugError(
-                    f"{name} has NaN, infinite or too large values for {FLOATS[self.stored.dtype]} after merging",
-                    where=self.stored.file,
-                    todo="look for a broken base or adapter",
-                )
+            _check_range(name, merged, dtype, self.stored.file)
             yield merged.to(dtype)
 
 
@@ -95,19 +90,66 @@ def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, Onto] | None = Non
                     else:
                         writer.copy(item.stored)
                     bar.advance(item.stored.length)
-    _write_index(plan, out)
+    _write_index(plan.base, out, {plan.untied: plan.base.tensors[plan.names[plan.untied]]} if plan.untied else {})
 
 
-def _write_index(plan: Plan, out: Path) -> None:
-    path = plan.base.folder / "model.safetensors.index.json"
+def write_values(
+    base: Checkpoint, values: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor], out: Path, run: Run
+) -> None:
+    """Write weights that are in memory, file for file like the base's and each in the base's type.
+
+    Args:
+        values: by stored name; what is not among them is copied.
+        new: weights that the base does not store; they go into its last file, in the type of its first tensor.
+
+    Raises:
+        LoraplugError: a value is not finite, or too large for its type.
+    """
+    import torch
+
+    last = list(base.metadata)[-1]
+    some = next(tensor for tensor in base.of_file(last).values() if tensor.dtype in FLOATS)
+    with run.progress("writing", len(base.tensors) + len(new)) as bar:
+        for file, metadata in base.metadata.items():
+            stored = base.of_file(file) | (dict.fromkeys(new, some) if file == last else {})
+            made = {name: value for name, value in {**values, **new}.items() if name in stored}
+            made = {name: value for name, value in made.items() if stored[name].dtype in FLOATS}
+            layout = {}
+            for name, tensor in stored.items():
+                shape = tuple(made[name].shape) if name in made else tensor.shape
+                length = prod(shape) * type_bytes(tensor.dtype) if name in made else tensor.length
+                layout[name] = (tensor.dtype, shape, length)
+            with Writer(out / file, layout, metadata) as writer:
+                for name, tensor in stored.items():
+                    if name in made:
+                        dtype = getattr(torch, FLOATS[tensor.dtype])
+                        _check_range(name, made[name], dtype, tensor.file)
+                        writer.write(made[name].detach().to(dtype))
+                    else:
+                        writer.copy(tensor)
+                    bar.advance()
+    _write_index(base, out, dict.fromkeys(new, some))
+
+
+def _check_range(name: str, values: torch.Tensor, dtype: torch.dtype, file: Path) -> None:
+    if not in_range(values, dtype):
+        raise LoraplugError(
+            f"{name} has NaN, infinite or too large values for {str(dtype).removeprefix('torch.')} after merging",
+            where=file,
+            todo="look for a broken base or adapter",
+        )
+
+
+def _write_index(base: Checkpoint, out: Path, new: Mapping[str, Tensor]) -> None:
+    """Write the base's index, if it has one; new names lie in the file of the tensor that is given for each."""
+    path = base.folder / "model.safetensors.index.json"
     if not path.is_file():
         return
     index = json.loads(path.read_text(encoding="utf-8"))
-    if plan.untied:
-        source = plan.base.tensors[plan.names[plan.untied]]
-        index["weight_map"][plan.untied] = source.file.name
-    written = sum((out / name).stat().st_size for name in plan.base.metadata)
-    headers = sum(_header_bytes(out / name) for name in plan.base.metadata)
+    for name, beside in new.items():
+        index["weight_map"][name] = beside.file.name
+    written = sum((out / name).stat().st_size for name in base.metadata)
+    headers = sum(_header_bytes(out / name) for name in base.metadata)
     index["metadata"] = (index.get("metadata") or {}) | {"total_size": written - headers}
     (out / path.name).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 

@@ -75,23 +75,38 @@ class MergedExporter(Exporter):
 
     def _stream(self, result: Trained, plan: Plan, onto: Mapping[str, Onto], out: Path) -> dict[str, Any]:
         from loraplug_export.folders import write_config
+        from loraplug_export.judge import ReadPastError
         from loraplug_export.merge import merge
         from loraplug_export.rows import rows_for_proof
         from loraplug_export.verify import verify
 
         _begin(result, out)
         merge(plan, out, result.run, onto)
-        changes = config_changes(plan)
-        write_config(result.base, out, changes)
+        grown = new_vocabulary(plan)
+        write_config(result.base, out, grown, untied=bool(plan.untied))
         if not self.verify:
             return {}
-        vocabulary = changes.get("vocab_size") or plan.model.config.get_text_config().vocab_size
-        return asdict(verify(plan, out, rows_for_proof(result, out, vocabulary), result.run, onto))
+        vocabulary = grown or plan.model.config.get_text_config().vocab_size
+        rows = rows_for_proof(result, out, vocabulary)
+        try:
+            return asdict(verify(plan, out, rows, result.run, onto))
+        except ReadPastError as error:
+            names = ", ".join(error.names)
+            result.run.say(
+                f"merged: left out what is on {names}: the model reads it past the adapter, which does nothing"
+            )
+            plan = plan.without(error.names)
+        for file in plan.base.metadata:
+            (out / file).unlink()
+        merge(plan, out, result.run, onto)
+        return asdict(verify(plan, out, rows, result.run, onto))
 
     def _with_peft(self, result: Trained, reason: str, out: Path) -> dict[str, Any]:
+        from loraplug_export.compat import stored_forms
         from loraplug_export.peft_merge import merge_with_peft
-        from loraplug_export.plan import empty_model
+        from loraplug_export.plan import check_ends, empty_model
         from loraplug_export.rows import rows_for_proof
+        from loraplug_export.tensors import open_checkpoint
 
         if self.onto == "dequantized":
             raise InputError(
@@ -99,7 +114,9 @@ class MergedExporter(Exporter):
                 where=result.adapter,
                 todo='use onto = "original"',
             )
-        vocabulary = empty_model(result.base).config.get_text_config().vocab_size
+        model = empty_model(result.base)
+        check_ends(model, stored_forms(model, open_checkpoint(result.base).tensors), result.base)
+        vocabulary = model.config.get_text_config().vocab_size
         result.run.say(f"merged: by peft with the whole model in memory, because {reason}")
         _begin(result, out)
         rows = rows_for_proof(result, out, vocabulary) if self.verify else None
@@ -123,14 +140,10 @@ def _begin(result: Trained, out: Path) -> None:
     copy_tokenizer([result.adapter, result.base], out)
 
 
-def config_changes(plan: Plan) -> dict[str, Any]:
-    """What the merged model's config says differently from the base's."""
-    changes: dict[str, Any] = {}
-    if plan.untied:
-        changes["tie_word_embeddings"] = False
+def new_vocabulary(plan: Plan) -> int | None:
+    """Rows of the embedding, where the adapter brings one of its own."""
     embedding = plan.model.get_input_embeddings()
     for name, edit in plan.edits.items():
-        module = plan.model.get_submodule(name.rpartition(".")[0])
-        if module is embedding and edit.replacement is not None:
-            changes["vocab_size"] = edit.replacement.shape[0]
-    return changes
+        if edit.replacement is not None and plan.model.get_submodule(name.rpartition(".")[0]) is embedding:
+            return int(edit.replacement.shape[0])
+    return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError
 from loraplug_export.compat import kept_in_fp32
-from loraplug_export.plan import Plan
+from loraplug_export.plan import NotPlannableError, Plan
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,8 @@ def dequantized(plan: Plan, adapter: Path) -> Mapping[str, Onto]:
     for name, module in plan.model.named_modules():
         turned = isinstance(module, Conv1D)
         if (turned or type(module) is Linear) and should_convert_module(name, skipped):
+            if f"{name}.weight" not in plan.names:
+                raise NotPlannableError(f"the base stores {name}.weight in another form")
             found[plan.names[f"{name}.weight"]] = _turned(round_trip) if turned else round_trip
     return found
 

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, LoraplugError, Run
+from loraplug_export.compat import as_stored, stored_forms
+from loraplug_export.folders import write_config
+from loraplug_export.logits import load
+from loraplug_export.plan import empty_model
+from loraplug_export.tensors import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -19,34 +24,39 @@ LOGITS = 1e-3
 def merge_with_peft(
     adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[int]] | None, run: Run
 ) -> dict[str, Any]:
-    """Load the base in fp32, merge, and save in the base's type; the whole model is in memory, once.
+    """Load the base in fp32, merge, and save as the base is stored; the whole model is in memory, once.
 
     Args:
-        rows: token ids on which the written folder is proved layer by layer, or None.
+        rows: token ids on which the written folder is proved, or None.
 
     Returns:
-        What the proof measured, as `verify.Proof` says it, and `logits`, the largest difference of fp32 logits by the
+        What the proof measured, as `judge.Proof` says it, and `logits`, the largest difference of fp32 logits by the
         merge itself; empty without `rows`.
 
     Raises:
         InputError: base and adapter do not fit.
         LoraplugError: peft cannot merge this adapter, or the merged model answers differently.
     """
-    largest = _write_merged(adapter, base, out, rows or ())
+    largest = _write_merged(adapter, base, out, rows or (), run)
     if not rows:
         return {}
     from attrs import asdict
 
     from loraplug_export.peft_verify import verify_with_peft
+    from loraplug_export.verify import check_unchanged
 
-    return asdict(verify_with_peft(_load(adapter, base), out, rows, run)) | {"logits": largest}
+    model, stored = _load(adapter, base), open_checkpoint(base)
+    forms = stored_forms(empty_model(base), stored.tensors)
+    loaded = {*forms.direct.values(), *(name for one in forms.converted.values() for name in one.sources)}
+    beside = [name for name in stored.tensors if name not in loaded]
+    check_unchanged(stored, open_checkpoint(out), beside)
+    proof = verify_with_peft(model, out, rows, run, beside=len(beside))
+    return asdict(proof) | {"logits": largest}
 
 
-def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[int]]) -> float:
-    import torch
-    from transformers import AutoConfig
+def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[int]], run: Run) -> float:
+    from loraplug_export.merge import write_values
 
-    dtype = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).dtype or torch.float32
     wrapped = _load(adapter, base)
     before = [_logits(wrapped, row) for row in rows]
     try:
@@ -66,18 +76,59 @@ def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[
                 where=adapter,
                 todo="use the adapter as it is, with the exporter adapter",
             )
-    merged.to(dtype).save_pretrained(out)
+    checkpoint = open_checkpoint(base)
+    values, new = _as_stored(merged, checkpoint)
+    write_values(checkpoint, values, new, out, run)
+    rows_now = merged.get_input_embeddings().weight.shape[0]
+    vocabulary = merged.config.get_text_config().vocab_size
+    write_config(base, out, rows_now if rows_now != vocabulary else None, untied=bool(new))
     return largest
 
 
-def _load(adapter: Path, base: Path) -> PeftModel:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+def _as_stored(merged: Any, base: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The merged model's values by the base's stored names, and those of tied weights that have become weights of their
+    own by the model's. What the model does not load (the vision tower of a text model's base) is in neither.
 
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
+    Raises:
+        LoraplugError: transformers cannot give them back in the base's form.
+    """
+    import torch
+
+    forms, state = stored_forms(merged, base.tensors), merged.state_dict()
+    tied = dict(merged.all_tied_weights_keys)
+    tied |= {source: target for target, source in tied.items()}
+    values = {stored: state[name] for name, stored in forms.direct.items()}
+    new = {
+        name: value
+        for name, value in state.items()
+        if name not in forms.direct
+        and name not in forms.converted
+        and not (name in tied and torch.equal(value, state[tied[name]]))
+    }
+    for conversion in set(forms.converted.values()):
+        back = as_stored(merged, {name: state[name] for name in conversion.targets})
+        if sorted(back) != sorted(conversion.sources):
+            raise LoraplugError(
+                f"transformers cannot store {conversion.targets[0]} as the base does",
+                where=base.folder,
+                todo="use the adapter as it is, with the exporter adapter",
+            )
+        values |= back
+    return values, new
+
+
+def _load(adapter: Path, base: Path) -> PeftModel:
+    return with_adapter(load(base), adapter)
+
+
+def with_adapter(model: Any, adapter: Path) -> PeftModel:
+    """A model with an adapter on it, as peft runs it.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    from peft import PeftModel
+
     try:
         return PeftModel.from_pretrained(model, str(adapter)).eval()
     except (ValueError, RuntimeError, KeyError) as error:
@@ -90,7 +141,7 @@ def _logits(model: Any, row: Sequence[int]) -> torch.Tensor:
     import torch
 
     with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=torch.tensor([list(row)])).logits
+        logits: torch.Tensor = model(input_ids=torch.tensor([list(row)]), use_cache=False).logits
     return logits
 
 

@@ -7,106 +7,214 @@ One model is in memory, and of the merged one the weights of one module at a tim
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrs import define, field, frozen
+
 from loraplug import Run
-from loraplug_export.plan import stored_name
-from loraplug_export.tensors import Checkpoint, Tensor, open_checkpoint
-from loraplug_export.verify import Proof, Worst, holding
+from loraplug_export.compat import Forms, own_parameters, stored_forms
+from loraplug_export.judge import Proof, Worst
+from loraplug_export.logits import compare, load, logits, shake
+from loraplug_export.pieces import Compared, NotInPiecesError, copied
+from loraplug_export.plan import empty_model
+from loraplug_export.tensors import Checkpoint, open_checkpoint
+from loraplug_export.verify import made_up
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
 
-def verify_with_peft(model: PeftModel, merged: Path, rows: Sequence[Sequence[int]], run: Run) -> Proof:
+@frozen
+class _Unit:
+    """A module to compare.
+
+    Attributes:
+        module: as it is in the model, adapters and all.
+        bare: the same without adapters.
+        changed: whether an adapter is on it.
+    """
+
+    name: str
+    module: torch.nn.Module
+    bare: torch.nn.Module
+    changed: bool
+
+    def parameters(self) -> dict[str, str]:
+        """From names within the bare module to those of the model's parameters."""
+        return {key: f"{self.name}.{key}" if self.name else key for key in self.values()}
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """The bare module's weights; those of modules inside of it only where peft has wrapped it whole."""
+        return dict(self.bare.named_parameters(recurse=self.changed))
+
+
+@frozen
+class _Merged:
+    """The merged files, read by the names of the model's parameters."""
+
+    files: Checkpoint
+    forms: Forms
+    tied: Mapping[str, str]
+
+    def holds(self, name: str) -> bool:
+        """Whether the values of a parameter can be read."""
+        return self._stored(name) is not None or name in self.forms.converted
+
+    def read(self, name: str) -> torch.Tensor:
+        """Values in fp32."""
+        if (stored := self._stored(name)) is not None:
+            return self.files.tensors[stored].read().float()
+        return self.forms.converted[name].make(lambda source: self.files.tensors[source].read())[name].float()
+
+    def dtype(self, name: str) -> str:
+        """safetensors' name of the type that a parameter is stored in."""
+        return self.files.tensors[self._stored(name) or self.forms.converted[name].sources[0]].dtype
+
+    def _stored(self, name: str) -> str | None:
+        others = [name, self.tied.get(name), *(target for target, source in self.tied.items() if source == name)]
+        return next((self.forms.direct[other] for other in others if other in self.forms.direct), None)
+
+
+@define
+class _Watch:
+    """Runs units twice.
+
+    Attributes:
+        seen: names of the units that have been compared.
+        choices: units whose outputs tell nothing, as rounding changes a choice in them.
+    """
+
+    merged: _Merged
+    worst: Worst = field(factory=Worst)
+    seen: set[str] = field(factory=set)
+    choices: set[str] = field(factory=set)
+
+    @contextmanager
+    def over(self, units: Sequence[_Unit]) -> Iterator[None]:
+        """While open, the units' modules are compared whenever they run."""
+        for unit in units:
+            unit.module.forward = self._watching(unit)
+        try:
+            yield
+        finally:
+            for unit in units:
+                del unit.module.forward
+
+    def _watching(self, unit: _Unit) -> Any:
+        forward = unit.module.forward
+
+        def both(*args: Any, **kwargs: Any) -> Any:
+            given, named = copied((args, kwargs))  # a module may change its inputs in place
+            wanted = forward(*args, **kwargs)
+            values = {key: self.merged.read(name) for key, name in unit.parameters().items()}
+            with ExitStack() as stack:
+                for inner, part in unit.bare.named_modules():
+                    here = {key: value for key, value in values.items() if key.rpartition(".")[0] == inner}
+                    stack.enter_context(_holding(part, here))
+                inputs, options = copied((given, named))
+                got = forward(*inputs, **options) if unit.bare is unit.module else unit.bare(*inputs, **options)
+            read = {unit.parameters()[key]: value for key, value in values.items()}
+            compared = Compared(unit.name, unit.bare, read, (*given, *named.values()), wanted, got)
+            try:
+                self.worst.take(compared, {self.merged.dtype(name) for name in read})
+                self.seen.add(unit.name)
+            except NotInPiecesError:
+                self.choices.add(unit.name)
+            return wanted
+
+        return both
+
+
+def verify_with_peft(model: PeftModel, merged: Path, rows: Sequence[Sequence[int]], run: Run, beside: int = 0) -> Proof:
     """Prove the merged folder against `model`, base + adapter unmerged and in fp32, on rows of token ids.
 
-    Modules whose weights are stored in another form than they are held in (experts, say) cannot be compared; they are
-    counted and told of.
+    Modules that cannot be compared are counted and told of, and the whole model's logits are the proof of them.
+
+    Args:
+        beside: how many stored tensors the model does not load; they have been found to be the base's.
 
     Raises:
-        LoraplugError: a module differs by more than its stored type allows.
+        LoraplugError: a module, or the whole model, differs by more than its stored type allows.
     """
     import torch
 
-    files, base = open_checkpoint(merged), model.get_base_model()
-    worst, seen, unseen = Worst(), set[str](), list[str]()
-    watched = []
-    for name, module, bare in _units(base):
-        stored = _stored(name, bare, base, files)
-        if stored is None:
-            unseen.append(name)
-        else:
-            _watch(name, module, bare, stored, worst, seen)
-            watched.append(module)
-    with run.progress("proving the merge", len(rows)) as bar, torch.inference_mode():
+    empty, files = empty_model(merged), open_checkpoint(merged)
+    watch = _Watch(_Merged(files, stored_forms(empty, files.tensors), dict(empty.all_tied_weights_keys)))
+    all_units = list(_units(model.get_base_model()))
+    units = [unit for unit in all_units if all(map(watch.merged.holds, unit.parameters().values()))]
+    outputs = []
+    with run.progress("proving the merge", len(rows)) as bar, watch.over(units), torch.inference_mode():
         for row in rows:
-            model(input_ids=torch.tensor([list(row)]), use_cache=False)
+            outputs.append(model(input_ids=torch.tensor([list(row)]), use_cache=False).logits[0].float())
             bar.advance()
-    for module in watched:
-        del module.forward
-    worst.layers = len(seen)
-    if unseen:
-        run.warn(
-            f"merged: {len(unseen)} modules are stored in another form than they are held in, and are proved by the "
-            f"logits alone: {', '.join(unseen[:3])}{' …' if len(unseen) > 3 else ''}"
-        )
-    return worst.judged(sum(map(len, rows)), merged, run)
+        for unit in units:
+            if unit.changed and unit.name not in watch.seen | watch.choices:
+                _try(unit)
+    same = {unit.name for unit in units if not unit.changed and unit.name not in watch.seen and _same(unit, watch)}
+    left = [unit for unit in all_units if unit.name not in watch.seen | same]
+    proof = watch.worst.judged(sum(map(len, rows)), len(same) + beside, merged, run) if watch.seen else Proof()
+    if not left:
+        return proof
+    names = ", ".join(unit.name for unit in left[:3]) + (" …" if len(left) > 3 else "")
+    run.warn(f"merged: {len(left)} modules cannot be compared one by one, and are proved by the logits alone: {names}")
+    return _by_logits(torch.cat(outputs), watch.merged, rows, run)
 
 
-def _units(model: torch.nn.Module, name: str = "") -> Iterator[tuple[str, torch.nn.Module, torch.nn.Module]]:
-    """Name, module, and the module without adapters, of all that peft has wrapped and all others that hold weights."""
+def _by_logits(wanted: torch.Tensor, merged: _Merged, rows: Sequence[Sequence[int]], run: Run) -> Proof:
+    loaded = load(merged.files.folder)
+    got = logits(loaded, rows)
+    parameters = dict(loaded.named_parameters(remove_duplicate=False))
+    names = [name for name in parameters if merged.holds(name)]
+    shake({name: (parameters[name], merged.dtype(name)) for name in names})
+    return compare(wanted, got, logits(loaded, rows), merged.files.folder, run, Proof("logits", sum(map(len, rows))))
+
+
+def _units(model: torch.nn.Module, name: str = "") -> Iterator[_Unit]:
+    """All modules that peft has wrapped, and all others that hold weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     if isinstance(model, BaseTunerLayer):
-        yield name, model, model.get_base_layer()
+        yield _Unit(name, model, model.get_base_layer(), True)
         return
     if isinstance(model, AuxiliaryTrainingWrapper):
-        yield name, model, model.original_module
+        yield _Unit(name, model, model.original_module, True)
         return
     if any(True for _ in model.parameters(recurse=False)):
-        yield name, model, model
+        yield _Unit(name, model, model, False)
     for child, module in model.named_children():
         yield from _units(module, f"{name}.{child}" if name else child)
 
 
-def _stored(name: str, bare: torch.nn.Module, base: Any, files: Checkpoint) -> dict[str, Tensor] | None:
-    """Where the values of a module's parameters lie in the merged files; None unless all do."""
-    tied: Mapping[str, str] = getattr(base, "all_tied_weights_keys", None) or {}
-    found: dict[str, Tensor] = {}
-    for key, parameter in bare.named_parameters():
-        full = f"{name}.{key}"
-        place = stored_name(full, base, files) or stored_name(tied.get(full, full), base, files)
-        if place is None or files.tensors[place].shape != tuple(parameter.shape):
-            return None
-        found[key] = files.tensors[place]
-    return found
+def _try(unit: _Unit) -> None:
+    """Run a unit that no row has reached on made-up inputs; one that takes none of these stays unseen."""
+    try:
+        unit.module(made_up(unit.bare))
+    except (NotInPiecesError, RuntimeError, TypeError, ValueError, AttributeError):
+        return
 
 
-def _watch(
-    name: str,
-    module: torch.nn.Module,
-    bare: torch.nn.Module,
-    stored: Mapping[str, Tensor],
-    worst: Worst,
-    seen: set[str],
-) -> None:
-    forward = module.forward
+def _same(unit: _Unit, watch: _Watch) -> bool:
+    """Whether a module that never ran, or whose weights others read, has the merged weights."""
+    import torch
 
-    def both(*args: Any, **kwargs: Any) -> Any:
-        wanted = forward(*args, **kwargs)
-        with ExitStack() as stack:
-            for inner, part in bare.named_modules():
-                values = {key: tensor for key, tensor in stored.items() if key.rpartition(".")[0] == inner}
-                held = {key.rpartition(".")[2]: tensor.read().float() for key, tensor in values.items()}
-                stack.enter_context(holding(part, held))
-            got = forward(*args, **kwargs) if bare is module else bare(*args, **kwargs)
-            worst.take(name, bare, next(iter(stored.values())).dtype, args, wanted, got)
-        seen.add(name)
-        return wanted
+    values = unit.values()
+    return all(torch.equal(watch.merged.read(name), values[key].float()) for key, name in unit.parameters().items())
 
-    module.forward = both
+
+@contextmanager
+def _holding(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """While open, the module's own parameters have these values."""
+    import torch
+
+    own = own_parameters(module)
+    before = dict(own)
+    for key, value in values.items():
+        own[key.rpartition(".")[2]] = torch.nn.Parameter(value, requires_grad=False)
+    try:
+        yield
+    finally:
+        own.update(before)

@@ -5,12 +5,14 @@ The base's own class, built without weights, says what its modules are and which
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from loraplug import InputError
+from loraplug_export.compat import Forms, stored_forms
 from loraplug_export.edits import Edit
 from loraplug_export.lora_files import WEIGHTS, Adapter, read_edits
 from loraplug_export.tensors import FLOATS, Checkpoint
@@ -28,16 +30,37 @@ class Plan:
     """How to make the merged weights.
 
     Attributes:
-        names: parameter of the model to the name its values are stored under in the base.
+        adapter: its folder.
+        forms: how the base stores the model's weights.
+        names: parameter or buffer of the model to the name its values are stored under in the base.
         edits: parameter of the model to its change.
         untied: the tied parameter that gets values of its own (usually `lm_head.weight`), or None.
     """
 
+    adapter: Path
     base: Checkpoint
     model: PreTrainedModel
+    forms: Forms
     names: dict[str, str]
     edits: dict[str, Edit]
     untied: str | None = None
+
+    def stored(self, name: str) -> str | None:
+        """The stored name of a parameter, or of the one it is tied to; None where there are none of its values."""
+        if name in self.names:
+            return self.names[name]
+        tied: dict[str, str] = dict(self.model.all_tied_weights_keys)
+        others = [tied[name]] if name in tied else [one for one, source in tied.items() if source == name]
+        return next((self.names[other] for other in others if other in self.names), None)
+
+    def dtype(self, name: str) -> str:
+        """safetensors' name of the type that a parameter is stored in."""
+        stored = self.stored(name) or self.forms.converted[name].sources[0]
+        return self.base.tensors[stored].dtype
+
+    def without(self, names: Collection[str]) -> Plan:
+        """This plan, leaving some parameters as they are in the base."""
+        return evolve(self, edits={name: edit for name, edit in self.edits.items() if name not in names})
 
     def stored_edits(self) -> dict[str, Edit]:
         """`edits` by stored name."""
@@ -82,7 +105,12 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
     edits = read_edits(adapter, {name for name, module in modules.items() if type(module).__name__ == "Conv1D"})
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
-    names = {name: stored for name in parameters if (stored := stored_name(name, model, base))}
+    forms = stored_forms(model, base.tensors)
+    check_ends(model, forms, base.folder, edits)
+    names = dict(forms.direct)
+    for target, source in tied.items():
+        if source not in names and target in names:  # stored under the name of the other end
+            names[source] = names.pop(target)
     for name in edits:
         if name not in parameters:
             raise InputError(
@@ -93,7 +121,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
         _must_be_linear(name, modules)
         if name not in names and name not in tied:
             raise NotPlannableError(f"the base stores {name} in another form")
-    plan = _resolve_ties(Plan(base, model, names, edits), tied, adapter)
+    plan = _resolve_ties(Plan(adapter.folder, base, model, forms, names, edits), tied, adapter)
     _check_fit(plan, adapter)
     return plan
 
@@ -109,13 +137,26 @@ def _must_be_linear(name: str, modules: dict[str, Any]) -> None:
         raise NotPlannableError(f"{name} is the weight of a {type(module).__name__}")
 
 
-def stored_name(name: str, model: PreTrainedModel, base: Checkpoint) -> str | None:
-    """The name a parameter's values are stored under, with or without the model's prefix; None where they are not."""
-    prefix = f"{model.base_model_prefix}."
-    for stored in (name, name.removeprefix(prefix), prefix + name):
-        if stored in base.tensors:
-            return stored
-    return None
+def check_ends(model: PreTrainedModel, forms: Forms, base: Path, brought: Collection[str] = ()) -> None:
+    """Refuse a base without the weights of its embedding or its head: loading it would draw random ones.
+
+    Args:
+        brought: parameters that the adapter brings along.
+
+    Raises:
+        InputError: one is missing.
+    """
+    tied = dict(model.all_tied_weights_keys)
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        name = names.get(id(module))
+        ends = {name, tied.get(str(name)), *(target for target, source in tied.items() if source == name)}
+        if name and not ends & {*forms.direct, *forms.converted, *brought}:
+            raise InputError(
+                f"holds no {name}, which would get random values when the model is loaded",
+                where=base,
+                todo="take a base that was saved with its language-model head",
+            )
 
 
 def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
@@ -140,8 +181,8 @@ def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
         names.setdefault(target, names[source])
     if untied is not None and untied in plan.names:
         # stored twice already: its own copy is edited, or stays
-        return Plan(plan.base, plan.model, names, {k: v for k, v in edits.items() if v != Edit()}, None)
-    return Plan(plan.base, plan.model, names, edits, untied)
+        return evolve(plan, names=names, edits={k: v for k, v in edits.items() if v != Edit()})
+    return evolve(plan, names=names, edits=edits, untied=untied)
 
 
 def _check_fit(plan: Plan, adapter: Adapter) -> None:

@@ -1,105 +1,32 @@
-"""The proof of a merge: real rows go through the model layer by layer in fp32, each layer once as base + adapter and
-once as merged.
+"""The proof of a merge: real rows go through the model module by module in fp32, each module that reads weights once as
+base + adapter and once as merged.
 
-Every module's weights are read from the files when its turn comes and let go after it, so two models are never in
-memory, not even one. The difference is judged against what rounding each merged weight once to the output's type
-may cause: for y = W x and a relative rounding of u that is u sqrt(x^2 W^2), as roundings are independent of each other.
+A weight is read from the files when its turn comes and let go after it, so two models are never in memory, not even
+one. The difference is judged against what rounding each merged weight once to the output's type may cause: for y = W x
+and a relative rounding of u that is u sqrt(x^2 W^2), as roundings are independent of each other. Weights that no row
+has reached are compared too: those that the merge has changed on made-up inputs, all others byte for byte.
+
+A model that cannot be run like this is proved by its logits, see `logits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, evolve, field, frozen
+from attrs import frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_export.edits import Edit
+from loraplug_export.judge import Proof, Worst
 from loraplug_export.onto import Onto
+from loraplug_export.pieces import Compared, NotInPiecesError, Pieces
 from loraplug_export.plan import Plan
 from loraplug_export.tensors import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
     import torch
-
-ALLOWED = {"F64": 1e-5, "F32": 1e-5, "BF16": 2**-8, "F16": 2**-11}
-"""Largest relative difference by output type: its rounding for the short ones, fp32 arithmetic's own noise else."""
-
-
-@frozen
-class Proof:
-    """What the proof measured.
-
-    Attributes:
-        tokens: how many went through the model.
-        largest: the largest absolute difference between a merged layer's output and base + adapter's.
-        relative: the largest difference of a layer, relative to what its weights' sizes make of its input.
-        layer: the module with the largest `relative`.
-        allowed: the bound on `relative` for that layer's type.
-    """
-
-    tokens: int
-    largest: float
-    relative: float
-    layer: str
-    allowed: float
-
-
-@define
-class Worst:
-    """The largest differences so far."""
-
-    proof: Proof = Proof(0, 0.0, 0.0, "", 0.0)
-    layers: int = 0
-    failed: list[Proof] = field(factory=list)
-
-    def take(self, name: str, module: torch.nn.Module, dtype: str, args: Sequence[Any], wanted: Any, got: Any) -> None:
-        """Compare two outputs of a module that now holds the merged weights.
-
-        Args:
-            dtype: safetensors' name of the type the merged weights are stored in.
-            args: the module's inputs, the tensor it works on first.
-        """
-        import torch
-
-        if not isinstance(wanted, torch.Tensor):
-            return
-        difference = (got - wanted).abs()
-        size = got.abs()
-        if isinstance(module, torch.nn.Linear):
-            size = (args[0].square() @ module.weight.square().T).sqrt()
-        elif type(module).__name__ == "Conv1D":
-            size = (args[0].square() @ module.weight.square()).sqrt()
-        relative = float(difference.norm() / size.norm().clamp_min(1e-30))
-        allowed = ALLOWED[dtype]
-        this = Proof(0, float(difference.max()), relative, name, allowed)
-        if not relative <= allowed:
-            self.failed.append(this)
-        first, second = (this, self.proof) if relative >= self.proof.relative else (self.proof, this)
-        self.proof = Proof(0, max(first.largest, second.largest), first.relative, first.layer, first.allowed)
-
-    def judged(self, tokens: int, merged: Path, run: Run) -> Proof:
-        """What all comparisons came to.
-
-        Raises:
-            LoraplugError: a layer differs by more than its type allows.
-        """
-        proof = evolve(self.proof, tokens=tokens)
-        if self.failed:
-            bad = max(self.failed, key=lambda one: one.relative / one.allowed)
-            raise LoraplugError(
-                f"{bad.layer} answers differently from base + adapter: relative difference {bad.relative:.2g}, "
-                f"allowed {bad.allowed:.2g} ({len(self.failed)} layers are off)",
-                where=merged,
-                todo="report this as a bug; peft's merge_and_unload is the way round it",
-            )
-        run.say(
-            f"merged: proved on {tokens} tokens, {self.layers} layers; largest difference {proof.largest:.2g}, "
-            f"relative {proof.relative:.2g} (allowed {proof.allowed:.2g}) in {proof.layer}"
-        )
-        return proof
 
 
 def verify(
@@ -108,83 +35,90 @@ def verify(
     """Prove the merged folder against base + adapter on rows of token ids.
 
     Raises:
-        LoraplugError: a layer differs by more than its type allows, or the model cannot be run layer by layer.
+        LoraplugError: a module, or the whole model, answers differently by more than rounding explains, or a weight
+            that no adapter changes is not the base's.
     """
-    import torch
-
-    worst = Worst()
-    tokens = sum(len(row) for row in rows)
-    carriers = [(name, module) for name, module in plan.model.named_modules() if _own(module)]
-    with run.progress("proving the merge", len(carriers) * len(rows)) as bar, torch.inference_mode():
-        files = open_checkpoint(merged)
-        for name, module in carriers:
-            _watch(name, module, plan, files, onto or {}, worst, lambda: bar.advance())
-        try:
-            for row in rows:
-                plan.model(input_ids=torch.tensor([list(row)]), use_cache=False)
-        except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
-            raise LoraplugError(
-                f"this model cannot be run layer by layer ({str(error).splitlines()[0]})",
-                where="exporter.merged",
-                todo="set verify = false, and compare some answers by hand",
-            ) from error
-        finally:
-            for _, module in carriers:
-                del module.forward
-    return worst.judged(tokens, merged, run)
-
-
-def _watch(
-    name: str,
-    module: torch.nn.Module,
-    plan: Plan,
-    merged: Checkpoint,
-    onto: Mapping[str, Onto],
-    worst: Worst,
-    done: Any,
-) -> None:
-    forward = module.forward
-    worst.layers += 1
-
-    def both(*args: Any, **kwargs: Any) -> Any:
-        with holding(module, {key: _base_weight(plan, f"{name}.{key}", onto) for key in _own(module)}):
-            wanted = _adapted(plan, name, module, args, forward(*args, **kwargs))
-        values = {key: _merged_weight(plan, merged, f"{name}.{key}") for key in _own(module)}
-        with holding(module, values):
-            got = forward(*args, **kwargs)
-            stored = next(key for parameter in values if (key := _stored(plan, f"{name}.{parameter}")))
-            worst.take(name, module, plan.base.tensors[stored].dtype, args, wanted, got)
-        done()
-        return wanted
-
-    module.forward = both
-
-
-@contextmanager
-def holding(module: torch.nn.Module, values: Mapping[str, torch.Tensor | None]) -> Iterator[None]:
-    """While open, the module's own parameters have these values (None for an absent bias)."""
-    import torch
-
-    before = _own(module)
-    for key, value in values.items():
-        setattr(module, key, None if value is None else torch.nn.Parameter(value, requires_grad=False))
+    files = open_checkpoint(merged)
     try:
-        yield
-    finally:
-        for key in values:
-            setattr(module, key, before.get(key))
+        return _by_pieces(plan, files, rows, run, onto or {})
+    except NotInPiecesError as reason:
+        from loraplug_export.logits import verify_logits
+
+        run.say(f"merged: proved by the whole model's logits, as it cannot be run module by module ({reason})")
+        left = _unchanged(plan, set(), onto or {})
+        check_unchanged(plan.base, files, left)
+        return verify_logits(plan, merged, rows, run, onto or {}, len(left))
 
 
-def _own(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return dict(module.named_parameters(recurse=False, remove_duplicate=False))
+def _by_pieces(
+    plan: Plan, files: Checkpoint, rows: Sequence[Sequence[int]], run: Run, onto: Mapping[str, Onto]
+) -> Proof:
+    worst = Worst()
+    weights = Weights(plan, files, onto)
+
+    def take(compared: Compared) -> None:
+        past = [name for name in compared.read if _is_past(plan, compared.name, name)]
+        worst.take(compared, {plan.dtype(name) for name in compared.read}, past)
+
+    pieces = Pieces(plan.model, weights.base, weights.merged, lambda *call: _adapted(plan, *call), take)
+    load_buffers(plan)
+    with run.progress("proving the merge", len(rows)) as bar:
+        pieces.run(rows, bar.advance)
+    for name in sorted(_changed(plan, onto) - worst.proved):
+        module = name.rpartition(".")[0]
+        if name not in worst.proved:  # a weight and its bias are reached together
+            pieces.ask(module, made_up(plan.model.get_submodule(module)))
+    left = _unchanged(plan, worst.proved, onto)
+    check_unchanged(plan.base, files, left)
+    return worst.judged(sum(map(len, rows)), len(left), files.folder, run)
 
 
-def _stored(plan: Plan, name: str) -> str | None:
-    """The stored name of a parameter; of its source where it is tied. None for an absent bias."""
-    if name in plan.names:
-        return plan.names[name]
-    source = plan.model.all_tied_weights_keys.get(name)
-    return plan.names.get(source) if source else None
+@frozen
+class Weights:
+    """Parameters by the names of the model, in fp32, read when asked for."""
+
+    plan: Plan
+    files: Checkpoint
+    onto: Mapping[str, Onto]
+
+    def base(self, name: str) -> torch.Tensor:
+        """What the adapter is put on.
+
+        Raises:
+            NotInPiecesError: the base does not store it.
+        """
+        if (replacement := _edit(self.plan, name).replacement) is not None:
+            return replacement.read().float()
+        stored = self.plan.stored(name)
+        if stored is not None and stored in self.onto:
+            return self.onto[stored](self.plan.base.tensors[stored].read())
+        return self._read(self.plan.base, stored, name)
+
+    def merged(self, name: str) -> torch.Tensor:
+        """What the merged files hold."""
+        stored = name if name == self.plan.untied else self.plan.stored(name)
+        return self._read(self.files, stored, name)
+
+    def _read(self, files: Checkpoint, stored: str | None, name: str) -> torch.Tensor:
+        if stored is not None:
+            return _stored_in(files, stored).read().float()
+        if (conversion := self.plan.forms.converted.get(name)) is None:
+            raise NotInPiecesError(f"the base does not store {name}")
+        return conversion.make(lambda source: _stored_in(files, source).read())[name].float()
+
+
+def _stored_in(files: Checkpoint, name: str) -> Any:
+    if name not in files.tensors:
+        raise LoraplugError(f"holds no {name}", where=files.folder, todo="merge again")
+    return files.tensors[name]
+
+
+def load_buffers(plan: Plan) -> None:
+    """Give the model those of its buffers that the base stores."""
+    for name, buffer in plan.model.named_buffers():
+        stored = plan.stored(name)
+        if stored is not None and buffer.is_floating_point():
+            buffer.copy_(plan.base.tensors[stored].read().to(buffer.dtype))
 
 
 def _edit(plan: Plan, name: str) -> Edit:
@@ -195,19 +129,56 @@ def _edit(plan: Plan, name: str) -> Edit:
     return plan.edits.get(source, Edit()) if source and name not in plan.names else Edit()
 
 
-def _base_weight(plan: Plan, name: str, onto: Mapping[str, Onto]) -> torch.Tensor | None:
-    stored = _stored(plan, name)
-    if stored is None:
-        return None
-    if (replacement := _edit(plan, name).replacement) is not None:
-        return replacement.read().float()
-    weight = plan.base.tensors[stored].read()
-    return onto[stored](weight) if stored in onto else weight.float()
+def _changed(plan: Plan, onto: Mapping[str, Onto]) -> set[str]:
+    """Names of the parameters whose merged values are not the base's."""
+    return set(plan.edits) | {name for name, stored in plan.names.items() if stored in onto}
 
 
-def _merged_weight(plan: Plan, merged: Checkpoint, name: str) -> torch.Tensor | None:
-    stored = name if name == plan.untied else _stored(plan, name)
-    return None if stored is None else merged.tensors[stored].read().float()
+def _unchanged(plan: Plan, proved: set[str], onto: Mapping[str, Onto]) -> list[str]:
+    """Stored names that the merge copies and that no module compared has read."""
+    seen = {plan.names[name] for name in proved | _changed(plan, onto) if name in plan.names}
+    for name in proved:
+        if name in plan.forms.converted:
+            seen.update(plan.forms.converted[name].sources)
+    return [name for name in plan.base.tensors if name not in seen]
+
+
+def check_unchanged(base: Checkpoint, files: Checkpoint, names: Sequence[str]) -> None:
+    """Hold what a merge has copied against the base, byte for byte.
+
+    Raises:
+        LoraplugError: a tensor is another one.
+    """
+    for name in names:
+        if not _stored_in(files, name).same_as(base.tensors[name]):
+            raise LoraplugError(
+                f"{name} is not the base's, though no adapter changes it", where=files.folder, todo="merge again"
+            )
+
+
+def _is_past(plan: Plan, module: str, name: str) -> bool:
+    """Whether a module reads the weight of another one, around the adapter that is on it."""
+    return name.rpartition(".")[0] != module and name in plan.edits and plan.edits[name].replacement is None
+
+
+def made_up(module: torch.nn.Module) -> torch.Tensor:
+    """Inputs for a module that no row has reached: 8 random vectors, or the first 64 tokens.
+
+    Raises:
+        NotInPiecesError: it is of a kind whose inputs are not known here.
+    """
+    import torch
+
+    def draw(size: int) -> torch.Tensor:
+        return torch.randn(8, size, generator=torch.Generator().manual_seed(0))
+
+    if isinstance(module, torch.nn.Embedding):
+        return torch.arange(min(64, module.weight.shape[0]))
+    if isinstance(module, torch.nn.Linear):
+        return draw(module.weight.shape[1])
+    if type(module).__name__ == "Conv1D" or module.weight.ndim == 1:
+        return draw(module.weight.shape[0])
+    raise NotInPiecesError(f"no row reaches a {type(module).__name__} that the adapter changes")
 
 
 def _adapted(plan: Plan, name: str, module: torch.nn.Module, args: tuple[Any, ...], out: Any) -> Any:

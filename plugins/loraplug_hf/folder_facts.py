@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from loraplug import BaseFacts, InputError, Problem
+from loraplug_hf.files import Weights, header
 
 INDEX = "model.safetensors.index.json"
 _WHERE = "model.id"
 _TOKENIZERS = ("tokenizer.*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 _SHOWN = 4
-_LONGEST = 100_000_000  # bytes of a header, as the library has it
-
-Weights = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def read_folder(folder: Path) -> tuple[BaseFacts, list[Problem]]:
@@ -67,25 +65,11 @@ def _weights(folder: Path) -> Weights:
     found: Weights = {}
     for path in _files(folder):
         try:
-            found |= _header(path)
+            found |= header(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             text = " ".join(str(error).split())[:120]
             raise InputError(f"is not whole ({text})", where=path, todo="copy or download it again") from None
     return found
-
-
-def _header(path: Path) -> Weights:
-    """What a safetensors file says of its tensors: a length of 8 bytes, JSON, the tensors. The library loads numpy."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > _LONGEST:
-            raise ValueError("no header")
-        table = json.loads(file.read(length))
-    tensors = {name: told for name, told in table.items() if name != "__metadata__"}
-    ends = max((int(told["data_offsets"][1]) for told in tensors.values()), default=0)
-    if (size := path.stat().st_size) != (whole := 8 + length + ends):
-        raise ValueError(f"{size:,} bytes of {whole:,}")
-    return {name: (str(told["dtype"]), tuple(map(int, told["shape"]))) for name, told in tensors.items()}
 
 
 def _files(folder: Path) -> list[Path]:

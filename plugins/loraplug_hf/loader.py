@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import BaseFacts, Doc, InputError, ModelLoader, Problem, Quantizer, Run
+from loraplug import FUSED_EXPERTS, BaseFacts, Doc, InputError, ModelLoader, Problem, Quantizer, Run, quantised_share
 from loraplug_hf import hub, memory, places
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ class TransformersModel(ModelLoader):
         Path | None, Doc("a .jinja file to use in place of the tokenizer's own chat template, or where it has none")
     ] = None
     attention: Annotated[
-        Literal["sdpa", "eager", "flash_attention_2"],
-        Doc("attention implementation", aka=("attn_implementation",)),
-    ] = "sdpa"
+        Literal["auto", "sdpa", "eager", "flash_attention_2"],
+        Doc("attention implementation; auto: sdpa, or eager where a model has none", aka=("attn_implementation",)),
+    ] = "auto"
     trust_remote_code: Annotated[bool, Doc("run Python code that comes with the model; only for authors you trust")] = (
         False
     )
@@ -143,12 +143,19 @@ class TransformersModel(ModelLoader):
                 model = AutoModelForCausalLM.from_pretrained(
                     base,
                     dtype=dtype,
-                    attn_implementation=self.attention,
+                    attn_implementation=None if self.attention == "auto" else self.attention,
                     trust_remote_code=self.trust_remote_code,
                     use_safetensors=True,
                     **options,
                 )
         bits = "" if quantization is None else f", quantised by {quantization.name}"
+        if quantization is not None:
+            share = quantised_share(model)
+            run.say(f"{quantization.name} quantised {share.sentence()}")
+            fused, _ = share.rest.get(FUSED_EXPERTS, (0, ()))
+            if fused:
+                what = f"{fused / share.total:.0%} of the weights of the layers are fused experts, which"
+                run.warn(f"{what} {quantization.name} leaves in {dtype}: memory is that of them in full")
         run.say(f"model: {self.id}, {model.num_parameters() / 1e6:,.0f} million parameters, {dtype}{bits}")
         return model
 

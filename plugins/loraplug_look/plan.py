@@ -32,6 +32,7 @@ LOSSES = {
 @click.pass_obj
 def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as_json: bool) -> None:
     """Tell what running RECIPE would train on and need, without training: rows, tokens, duplicates, memory, time."""
+    from loraplug_look.models import family_row
     from loraplug_look.near import near
 
     pipeline = app.pipeline(recipe, settings)
@@ -46,6 +47,7 @@ def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as
         figures["validation"] = {**_tokens(pipeline.encode(held, tokenizer)), "rows": len(held)}
     alike = near(train, held, pipeline.run)
     figures["near_duplicates"] = {"within_train": len(alike.within), "across_split": len(alike.across)}
+    figures["model"] = family_row(pipeline.recipe.model.facts(pipeline.run))
     if not no_measure:
         figures["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
     if as_json:
@@ -102,13 +104,18 @@ def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
         "parts": dict(made.parts),
         "loading_bytes": made.loading_bytes,
         "seconds": made.seconds,
+        "notes": dict(made.notes),
     }
 
 
 def _show(figures: dict[str, Any]) -> None:
+    from loraplug_look.models import sentence
+
     for part in ("train", "validation"):
         if part in figures:
             _show_part(part, figures[part])
+    if figures["model"] is not None:
+        click.echo(f"model            {sentence(figures['model'])}")
     alike = figures["near_duplicates"]
     echo(f"near-duplicates  {alike['within_train']} rows within training", nl=False)
     echo(f", {alike['across_split']} across to validation" if "validation" in figures else "")
@@ -123,6 +130,8 @@ def _show(figures: dict[str, Any]) -> None:
             echo(f"loading          {estimate['loading_bytes'] / 1e9:.2f} GB, before training")
         if estimate["seconds"] is not None:
             echo(f"time             {_time(estimate['seconds'])}")
+        for about, note in estimate["notes"].items():
+            echo(f"{about:<17}{note}")
 
 
 def _show_part(name: str, part: dict[str, Any]) -> None:

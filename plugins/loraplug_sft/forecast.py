@@ -8,13 +8,15 @@ from importlib import import_module
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from loraplug import Estimate, mixed_precision
+from loraplug import Estimate, adapted_share, mixed_precision, quantised_share
 from loraplug_sft import kernel
 from loraplug_sft.measure import forget_peak, free_memory, peak_memory, resident_memory, total_memory
+from loraplug_sft.separation import separation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from loraplug_sft.targets import Targets
     from loraplug_sft.trainer import Sft
 
 _PROBE_TOKENS = 256
@@ -40,8 +42,14 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))
     dtype = model.dtype
-    adapted: Any = options.lora.attach(model)
+    notes = {}
+    if getattr(model, "quantization_method", None) is not None:
+        notes["quantised"] = quantised_share(model).sentence()
+    found: tuple[Any, Targets] = options.lora.attach(model)
+    adapted, left_out = found[0], found[1].left_out
+    notes["adapters"] = adapted_share(adapted, left_out).sentence()
     fast = options.kernel == "auto" and kernel.install(adapted)[0]
+    notes["documents"] = separation(adapted, fast).sentence()
     mixed_precision(adapted, dtype)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     weights = _bytes(parameter for parameter in adapted.parameters() if not parameter.requires_grad)
@@ -66,7 +74,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     if 2 * total < total_memory():  # there is room to see what allocator and temporaries add
         _step(adapted, longest, fast)
         parts["allocator, temporaries"] = max(0, int(peak_memory()) + 2 * _bytes(trained) - total)
-    return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts, loading)
+    return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts, loading, notes)
 
 
 def _at_once(options: Sft, lengths: Sequence[int], fast: bool) -> int:
@@ -84,11 +92,16 @@ def needs_checkpointing(adapted: Any, longest: int, fast: bool) -> bool:
     Measured only where a generous bound (sixteen times the widest layer's output, each layer, fp32) is not far below.
     """
     config = adapted.config.get_text_config()
-    widest = max(config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    widest = max(config.hidden_size, _largest(getattr(config, "intermediate_size", None)) or 4 * config.hidden_size)
     free = free_memory()
     if 16 * 4 * longest * config.num_hidden_layers * widest < free:
         return False
     return _ALLOCATOR * _activations(adapted, longest, fast) > free
+
+
+def _largest(value: Any) -> int:
+    """A size that a config gives once, or for each layer; 0 where it gives none."""
+    return int(max(value, default=0) if isinstance(value, (list, tuple)) else value or 0)
 
 
 def _activations(adapted: Any, longest: int, fast: bool) -> int:

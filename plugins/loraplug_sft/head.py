@@ -1,4 +1,8 @@
-"""An output layer with adapters of its own, which trl refuses: its fused head multiplies with the bare weight."""
+"""Log-probabilities from a model's own logits, where trl's head, which saves them, is not the model's or is refused.
+
+trl multiplies the last hidden state with the bare weight of the output layer. That leaves out adapters on it, which trl
+refuses, and whatever else a model does there.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 _IGNORED = -100
+_TOKENS = 8
+_FAR = 0.05  # nats a token: far above rounding, far below what a missing scale or layer does
 
 
 def is_adapted(model: Any) -> bool:
@@ -33,18 +39,60 @@ def shown_bare(model: Any) -> Iterator[None]:
         del base.get_output_embeddings
 
 
-def log_probabilities(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Of the labels, in float32, (1, tokens - 1), and 0 where there is none; as trl's fused head gives them.
-
-    Logits are made where a label is, all at once.
+def own(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, *, sparing: bool) -> tuple[Any, torch.Tensor]:
+    """The model's output, and the log-probabilities of the labels as `log_probs` gives them.
 
     Args:
-        inputs: one row (or several end to end) as the collator gives them, `labels` of shape (1, tokens).
+        inputs: a batch as the collator gives it, without its labels.
+        labels: shape (rows, tokens), -100 where nothing is trained.
+        sparing: make logits only where a label is; for models whose forward pass knows `logits_to_keep`, and a single
+            row (or several end to end).
     """
-    given = {name: value for name, value in inputs.items() if name != "labels"}
-    labels = inputs["labels"][0, 1:]
-    kept = (labels != _IGNORED).nonzero().flatten()
+    if not sparing or len(labels) > 1:
+        out = model(**inputs, use_cache=False)
+        return out, log_probs(out.logits, labels)
+    targets = labels[0, 1:]
+    kept = (targets != _IGNORED).nonzero().flatten()
     asked = kept if len(kept) else kept.new_zeros(1)  # with shards every call must reach the output layer
-    logits = model(**given, use_cache=False, logits_to_keep=asked).logits[0].float()
-    found = -cross_entropy(logits, labels[asked], ignore_index=_IGNORED, reduction="none")
-    return torch.zeros_like(labels, dtype=torch.float32).index_put((asked,), found)[None]
+    out = model(**inputs, use_cache=False, logits_to_keep=asked)
+    found = -cross_entropy(out.logits[0].float(), targets[asked], ignore_index=_IGNORED, reduction="none")
+    return out, torch.zeros_like(targets, dtype=torch.float32).index_put((asked,), found)[None]
+
+
+def log_probs(logits: Any, labels: Any) -> Any:
+    """Log-probabilities in nats of each next token with a label.
+
+    Args:
+        logits: shape (rows, tokens, vocabulary).
+        labels: shape (rows, tokens), -100 where nothing is trained.
+
+    Returns:
+        float32 of shape (rows, tokens - 1), 0 where nothing is trained.
+    """
+    targets = labels[:, 1:].to(logits.device)
+    kept = targets != -100
+    losses = cross_entropy(logits[:, :-1][kept].float(), targets[kept], reduction="none")
+    return torch.zeros(targets.shape, device=logits.device).masked_scatter(kept, -losses)
+
+
+def differs(model: Any, router: bool = False) -> str:
+    """Why trl's head cannot be used for a model that has it, or an empty text; by a row of 8 tokens.
+
+    Args:
+        router: whether the router loss is asked for.
+    """
+    training = model.training
+    model.eval()
+    asked = {"output_router_logits": True} if router else {}
+    try:
+        with torch.no_grad():
+            ids = torch.randint(3, model.config.get_text_config().vocab_size, (1, _TOKENS), device=model.device)
+            own = log_probs(model(input_ids=ids, use_cache=False).logits, ids)
+            try:
+                out = model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True, **asked)
+            except (RuntimeError, RecursionError, AttributeError, TypeError, ValueError) as error:
+                return f"trl's head does not fit ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            apart = float((out.log_probs - own).abs().mean())
+            return "" if apart < _FAR else f"those of trl's head are {apart:.2g} nats a token apart from them"
+    finally:
+        model.train(training)

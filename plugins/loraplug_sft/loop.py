@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,22 +14,38 @@ from attrs import define
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from loraplug import LoraplugError, Run, mixed_precision
 from loraplug_sft import head, kernel, order, weights
 from loraplug_sft.checkpoints import Checkpoint
-
-Row = dict[str, Any]
+from loraplug_sft.collation import Collator, Row, documents
+from loraplug_sft.separation import Way
 
 
 @define
 class Layout:
-    """How a step is computed; nothing here changes its result. `most_tokens` limits a micro-batch of several rows."""
+    """How a step is computed; nothing here changes its result.
+
+    Attributes:
+        most_rows, most_tokens: limits of a micro-batch; a single row may have more tokens.
+        checkpointing: whether activations are recomputed in the backward pass.
+        way: how documents are computed together, see `separation`.
+        limit: tokens of a row of several documents, beyond which it is computed document by document.
+    """
 
     most_rows: int
     most_tokens: int | None = None
     checkpointing: bool = False
+    way: Way = "end-to-end"
+    limit: int | None = None
+
+    def apart(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows, and where documents may not lie end to end their documents, as rows that may be computed."""
+        found: list[Row] = []
+        for row in rows:
+            too_long = self.limit is not None and len(row["input_ids"]) > self.limit
+            found += documents([row]) if self.way != "end-to-end" or too_long else [row]
+        return found
 
     def halve(self, rows: int) -> bool:
         """Take half the rows of the micro-batch that did not fit; False if it was a single one."""
@@ -65,8 +81,8 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         for parameter, data in adapters.items():  # trl casts those of a quantised model to bf16
             parameter.data = data
         mixed_precision(model, dtype)  # the outermost of what is wrapped around the base's forward
-        self.one_document = self.data_collator
-        self.documents = DataCollatorForLanguageModeling(self.processing_class.pad_token_id, padding_free=True)
+        self.collator = Collator(self.processing_class.pad_token_id)
+        self.own_head = False
         self.step_rows: list[str] = []
         self.step_loss = 0.0
         self.step_weight = 1.0  # the mean of its trained tokens
@@ -103,6 +119,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         """
         self.step_rows = [name for row in rows for name in row["row"]]
         self.step_weight = weights.mean(rows)
+        rows = self.layout.apart(rows)
         count = max(1, sum(map(trained_tokens, rows)))
         while True:
             loss, failed = self._accumulate(model, rows, count)
@@ -159,19 +176,15 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         lengths, layout = [len(row["input_ids"]) for row in rows], self.layout
         parts = []
         for share in order.shares(lengths, self.args.world_size):
-            batches = order.micro_batches([lengths[at] for at in share], layout.most_rows, layout.most_tokens)
+            batches = order.micro_batches(
+                [lengths[at] for at in share], layout.most_rows, layout.most_tokens, layout.way == "padded"
+            )
             parts.append([[share[position] for position in batch] for batch in batches])
         return parts
 
     def collate(self, rows: list[Row]) -> dict[str, Any]:
-        """Rows as one batch: documents end to end, kept apart by their positions, so nothing is padding."""
-        if len(rows) == 1 and len(rows[0].get("seq_lengths") or [0]) == 1:
-            batch: dict[str, Any] = self.one_document(rows)
-        else:
-            whole = [{**row, "seq_lengths": row.get("seq_lengths") or [len(row["labels"])]} for row in rows]
-            batch = self.documents(whole)
-        factors = weights.of_batch(rows)
-        return batch if factors is None else {**batch, weights.COLUMN: factors}
+        """Rows of `Layout.apart` as one batch."""
+        return self.collator(rows, padded=self.layout.way == "padded")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -181,13 +194,26 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
         if self.fast:
             return kernel.label_loss(self.model, inputs, num_items_in_batch)
         factors = inputs.get(weights.COLUMN)
-        given = {name: value for name, value in inputs.items() if name != weights.COLUMN}
-        if self.adapted_head:
-            found = head.log_probabilities(self.model, given)
+        labels = inputs["labels"]
+        given = {name: value for name, value in inputs.items() if name not in (weights.COLUMN, "labels")}
+        router = self.router_aux_loss_coef if self.aux_loss_enabled and self.model.training else 0.0
+        given |= {"output_router_logits": True} if router else {}
+        if self.own_head:
+            out, found = head.own(self.model, given, labels, sparing=self.adapted_head)
         else:
-            found = self.model(**given, use_cache=False, fused_lm_head=True).log_probs
-        # (1, tokens - 1), 0 where untrained
-        return -(found if factors is None else found * factors[:, 1:]).sum() / num_items_in_batch
+            out = self.model(**given, labels=labels, use_cache=False, fused_lm_head=True)
+            found = out.log_probs  # (rows, tokens - 1), 0 where untrained
+        loss = -(found if factors is None else found * factors[:, 1:]).sum() / num_items_in_batch
+        # each micro-batch balances by its share of the step's trained tokens
+        share = (labels[:, 1:] != -100).sum() / num_items_in_batch if router else 0.0
+        return loss + router * share * out.aux_loss if router else loss
+
+    def choose_head(self) -> str:
+        """Take the model's own logits where trl's head over its last hidden state is not the model's; says why."""
+        adapted = "the output layer has adapters of its own" if self.adapted_head else ""
+        why = adapted or head.differs(self.model, router=self.aux_loss_enabled)
+        self.own_head = bool(why)
+        return why
 
     def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
         """Adapters are small: their gradients go in one piece, at the end of the step, whatever each process did."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError, load_adapter
-from loraplug_sft.targets import check_names
+from loraplug import Doc, InputError, attach_adapter, load_adapter
+from loraplug_sft.targets import Targets, find_targets
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -31,7 +31,10 @@ class Lora:
     )
     target_modules: Annotated[
         str | tuple[str, ...],
-        Doc('"all-linear" (every linear layer but the output), names such as ["q_proj", "v_proj"], or a regex'),
+        Doc(
+            '"all-linear" (every linear layer but output and routers), "attention", "mlp", "experts" (fused ones '
+            'too), names such as ["q_proj", "v_proj"], any of them in a list, or a regex'
+        ),
     ] = "all-linear"
     modules_to_save: Annotated[
         tuple[str, ...], Doc("modules trained whole and saved with the adapter, e.g. embed_tokens")
@@ -56,23 +59,25 @@ class Lora:
         Path | None, Doc("go on training this adapter folder; its own rank and layers hold, not those here")
     ] = None
 
-    def attach(self, model: PreTrainedModel) -> PeftModel:
-        """The model with adapters, trained ones in fp32: new, or those of `start_from`.
+    def attach(self, model: PreTrainedModel) -> tuple[PeftModel, Targets]:
+        """The model with adapters, trained ones in fp32: new, or those of `start_from`; and what they are on.
 
         Raises:
-            InputError: no layer matches, or `start_from` is no LoRA adapter for this model.
+            InputError: no layer matches, one cannot be adapted, or `start_from` is no LoRA adapter for this model.
         """
-        from peft import get_peft_model
-
         if self.start_from is None:
-            return get_peft_model(model, self.config(model))
+            targets = find_targets(self, model)
+            try:
+                return attach_adapter(model, self.config(targets)), targets
+            except ValueError as error:  # peft's word on a layer that was named
+                raise InputError(" ".join(str(error).split())[:300], where="trainer.lora.target_modules") from error
         where = f"trainer.lora.start_from {self.start_from}"
         if not (self.start_from / "adapter_config.json").is_file():
             raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
         if (kind := _kind(self.start_from)) != "LORA":  # others read tokenizers as their config says
             raise InputError(f"is no LoRA adapter (peft_type {kind})", where=where, todo="give one that LoRA made")
         try:
-            return load_adapter(model, self.start_from, trainable=True)
+            return load_adapter(model, self.start_from, trainable=True), Targets([])
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise InputError(
                 f"does not fit the model: {' '.join(str(error).split())[:300]}",
@@ -80,22 +85,17 @@ class Lora:
                 todo="train on the base that adapter was made for",
             ) from error
 
-    def config(self, model: PreTrainedModel) -> LoraConfig:
-        """The peft config for this model.
-
-        Raises:
-            InputError: a name or pattern matches no module; says which linear layers there are.
-        """
+    def config(self, targets: Targets) -> LoraConfig:
+        """The peft config for these layers."""
         from peft import LoraConfig
 
-        check_names(self, model)
-        targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=targets,
+            target_modules=targets.modules,
+            target_parameters=targets.parameters or None,
             modules_to_save=list(self.modules_to_save) or None,
             use_rslora=self.rslora,
             use_dora=self.dora,

@@ -33,6 +33,7 @@ def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
     model, rank, world = trainer.model, trainer.args.process_index, trainer.args.world_size
     was_training = model.training
     model.eval()
+    rows = rows if trainer.layout.way == "end-to-end" and trainer.layout.limit is None else trainer.layout.apart(rows)
     with torch.no_grad(), run.progress("validation", len(rows)) as bar:
         for at in range(rank, math.ceil(len(rows) / world) * world, world):
             mine = at < len(rows)

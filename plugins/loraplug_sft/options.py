@@ -36,6 +36,7 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
         yield Problem("trainer.lora.target_modules", what + '; name layers, or leave it out for "all-linear"')
     if options.kernel == "liger" and (told := liger.lacking()):
         yield Problem(liger.WHERE, told)
+    yield from expert_problems(options)
     if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
         what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
         yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')
@@ -51,6 +52,20 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
         for name in options.report_to:
             if find_spec(name) is None:
                 yield Problem("trainer.report_to", f"{name} is not installed: pip install {name}")
+
+
+def expert_problems(options: Sft) -> Iterable[Problem]:
+    """What does not go with adapters on experts, which peft makes as a difference of their whole tensor."""
+    wanted = options.lora.target_modules
+    if "experts" not in ((wanted,) if isinstance(wanted, str) else wanted):
+        return
+    what = 'does not go with "experts" in target_modules: a fused tensor knows no dropout, DoRA or other starts'
+    if options.lora.dropout:
+        yield Problem("trainer.lora.dropout", f"{what}; set it to 0")
+    if options.lora.dora:
+        yield Problem("trainer.lora.dora", f"{what}; set it to false")
+    if options.lora.init not in ("default", "gaussian"):
+        yield Problem("trainer.lora.init", f'{what}; take "default"')
 
 
 def trackers(options: Sft) -> list[str]:

@@ -87,17 +87,25 @@ def shares(lengths: Sequence[int], world: int) -> list[list[int]]:
     return [sorted(part) for part in parts]
 
 
-def micro_batches(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> list[list[int]]:
-    """Consecutive positions computed at once: at most so many rows, and tokens where a limit is given (or one row)."""
+def micro_batches(
+    lengths: Sequence[int], most_rows: int, most_tokens: int | None, padded: bool = False
+) -> list[list[int]]:
+    """Consecutive positions computed at once: at most so many rows, and tokens where a limit is given (or one row).
+
+    Args:
+        lengths: tokens of each row.
+        padded: whether rows are padded to the longest; padding counts as tokens, then.
+    """
     batches: list[list[int]] = []
-    tokens = 0
+    tokens = longest = 0
     for at, length in enumerate(lengths):
-        full = not batches or len(batches[-1]) >= most_rows
-        if full or (most_tokens is not None and tokens + length > most_tokens):
+        rows = len(batches[-1]) + 1 if batches else 1
+        together = rows * max(longest, length) if padded else tokens + length
+        if not batches or rows > most_rows or (most_tokens is not None and together > most_tokens):
             batches.append([])
-            tokens = 0
+            tokens = longest = 0
         batches[-1].append(at)
-        tokens += length
+        tokens, longest = tokens + length, max(longest, length)
     return batches
 
 

@@ -72,6 +72,13 @@ class Sft(Trainer):
         bool | Literal["auto"],
         Doc("recompute activations in the backward pass: less memory, a third more time. auto: where memory is short"),
     ] = "auto"
+    router_loss: Annotated[
+        float,
+        Doc(
+            "coefficient of the loss that balances the experts of a mixture; 0: none",
+            aka=("router_aux_loss_coef",),
+        ),
+    ] = field(default=0.0, validator=validators.ge(0))
     kernel: Annotated[
         Literal["auto", "plain", "liger"],
         Doc(

@@ -6,7 +6,17 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from loraplug import InputError, Run, Sample, TrainingResult, fresh_place
+from loraplug import (
+    FUSED_EXPERTS,
+    InputError,
+    Run,
+    Sample,
+    Share,
+    TrainingResult,
+    adapted_share,
+    fresh_place,
+    quantised_share,
+)
 from loraplug_sft import kernel, liger, measure, order, shards, weights, world, zero
 from loraplug_sft.checkpoints import Checkpoints
 from loraplug_sft.forecast import needs_checkpointing
@@ -14,6 +24,7 @@ from loraplug_sft.health import Health, fingerprint, moved
 from loraplug_sft.interval import seconds_or_steps
 from loraplug_sft.loop import Layout, LoraTrainer, trained_tokens
 from loraplug_sft.options import trackers
+from loraplug_sft.separation import separation
 from loraplug_sft.watch import Habits, Watcher
 
 if TYPE_CHECKING:
@@ -45,11 +56,14 @@ def train(
     held = None if held is None else weights.checked(held, "the validation rows")
     lengths = [len(ids) for ids in rows["input_ids"]]
     tokens = _check_rows(options, run, model, tokenizer, rows, lengths)
+    _check_router_loss(options, model)
     set_seed(run.seed)
     plan = order.lay_out(
         lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
     )
-    adapted = options.lora.attach(model)
+    adapted, targets = options.lora.attach(model)
+    coverage = adapted_share(adapted, targets.left_out)
+    _say_coverage(run, coverage)
     fast, said = False, "plain kernel, as asked"
     if options.kernel == "liger":
         said = liger.install(adapted)
@@ -62,6 +76,9 @@ def train(
     if kind.startswith("zero") and not sharded:
         run.say(zero.whole(adapted, int(kind[-1])))
     layout = _layout(options, run, adapted, lengths, fast)
+    packed = any(len(row or ()) > 1 for row in rows["seq_lengths"]) if "seq_lengths" in rows.column_names else False
+    if packed or layout.most_rows > 1:
+        _keep_apart(run, adapted, layout, fast, max(lengths))
     trainer = LoraTrainer(
         run,
         plan,
@@ -74,6 +91,8 @@ def train(
         train_dataset=rows,
         plus_ratio=options.lora.plus_ratio,
     )
+    if not fast and (why := trainer.choose_head()):
+        run.say(f"losses are made from the model's own logits: {why}")
     watcher = Watcher(
         run,
         trainer,
@@ -84,10 +103,12 @@ def train(
         _running(plan, lengths),
         _running(plan, tokens),
     )
-    return _run(options, watcher, tokenizer, loading)
+    return _run(options, watcher, tokenizer, coverage, loading)
 
 
-def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase, loading: float) -> TrainingResult:
+def _run(
+    options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase, coverage: Share, loading: float
+) -> TrainingResult:
     run, trainer, held = watcher.run, watcher.trainer, watcher.held
     probes = measure.prompts(held or trainer.train_dataset, options.samples)
     texts = [tokenizer.decode(ids) for ids in probes]
@@ -125,9 +146,10 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase, loa
     changed = fingerprint(trainer.trained.values()) != start
     moved(run, changed, figures.get("validation_loss_before"), figures.get("validation_loss_after"))
     figures |= {"peak_memory_bytes": measure.peak_memory(), "loading_memory_bytes": loading}
+    figures["adapted_share"] = round(coverage.share, 4)
     if watcher.leads:
         watcher.write(figures)
-        _save(run, trainer, tokenizer)
+        _save(run, trainer, tokenizer, coverage)
     _tell_samples(run, int(figures["steps"]), texts, after)
     return TrainingResult(run.folder / "adapter", figures, [*map(Sample, texts, before["answers"], after)])
 
@@ -191,6 +213,16 @@ def _check_rows(
     return tokens
 
 
+def _check_router_loss(options: Sft, model: PreTrainedModel) -> None:
+    """Raise InputError where a router loss is asked of a model that has no routers; else ask it for none by itself."""
+    text = model.config.get_text_config()
+    if options.router_loss and not hasattr(text, "output_router_logits"):
+        what = f"{type(model).__name__} gives no router logits to balance"
+        raise InputError(what, where="trainer.router_loss", todo="leave it out")
+    if hasattr(text, "output_router_logits"):
+        text.output_router_logits = False
+
+
 def _check_ids(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
     """Raise InputError if a row holds a token that the model has no vector for; warn if the tokenizer knows one."""
     size = getattr(model.get_input_embeddings(), "num_embeddings", None) or model.config.get_text_config().vocab_size
@@ -233,6 +265,30 @@ def _layout(options: Sft, run: Run, adapted: Any, lengths: list[int], fast: bool
     return Layout(max(len(lengths), 1), max(lengths), checkpointing) if on_gpu else Layout(1, None, checkpointing)
 
 
+def _say_coverage(run: Run, coverage: Share) -> None:
+    run.say(f"adapters on {coverage.sentence()}")
+    fused, _ = coverage.rest.get(FUSED_EXPERTS, (0, ()))
+    if fused:
+        run.warn(
+            f"{fused / coverage.total:.0%} of the weights of the layers are experts that get no adapter, as they are "
+            'fused in one tensor; target_modules = ["all-linear", "experts"] adapts them, for more memory and time'
+        )
+
+
+def _keep_apart(run: Run, adapted: Any, layout: Layout, fast: bool, longest: int) -> None:
+    """Have documents computed together only in a way in which they do not see each other, in place; says where not."""
+    found = world.from_first(separation(adapted, fast))
+    layout.way, layout.limit = found.way, found.limit
+    if found.way == "one-by-one":
+        layout.most_rows = 1
+    most = layout.most_rows * longest if layout.most_tokens is None else max(longest, layout.most_tokens)
+    if found.limit is not None and most > found.limit:
+        layout.most_tokens = min(found.limit, layout.most_tokens or found.limit)
+    elif found.way == "end-to-end":
+        return
+    run.say(found.sentence())
+
+
 def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layout: Layout) -> SFTConfig:
     from trl import SFTConfig
 
@@ -249,6 +305,7 @@ def _arguments(options: Sft, run: Run, model: PreTrainedModel, steps: int, layou
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         neftune_noise_alpha=options.neftune_alpha,
+        router_aux_loss_coef=options.router_loss,
         activation_checkpointing=layout.checkpointing,
         bf16=False,  # `mixed_precision` does it, for answers and validation too
         use_cpu=model.device.type == "cpu",
@@ -274,11 +331,15 @@ def _machine(model: PreTrainedModel) -> str:
     return f"; {torch.get_num_threads()} threads, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'not set')}"
 
 
-def _save(run: Run, trainer: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def _save(run: Run, trainer: Any, tokenizer: PreTrainedTokenizerBase, coverage: Share) -> None:
     with fresh_place(run.folder / "adapter") as out:
         trainer.model.save_pretrained(out, save_embedding_layers=False)  # those of the base, beside their adapters
         tokenizer.save_pretrained(out)
         quantization = getattr(trainer.model.config, "quantization_config", None)
-        facts = {"quantization": quantization.to_dict() if quantization is not None else None}
+        facts: dict[str, Any] = {"quantization": quantization.to_dict() if quantization is not None else None}
+        facts["adapted"] = coverage.facts() | {"text": coverage.sentence()}
+        if quantization is not None:
+            quantised = quantised_share(trainer.model)
+            facts["quantised"] = quantised.facts() | {"text": quantised.sentence()}
         facts["dtype"] = str(trainer.model.dtype).removeprefix("torch.")
         (out / "loraplug.json").write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")

@@ -60,6 +60,19 @@ def of_batch(rows: list[dict[str, Any]]) -> Any:
     return torch.tensor(np.concatenate(parts), dtype=torch.float32)[None]
 
 
+def of_padded(rows: list[dict[str, Any]]) -> Any:
+    """The weights of padded rows, float32 of shape (rows, longest row), 0 on padding; None where all are 1."""
+    import torch
+
+    if all(row.get(COLUMN) is None for row in rows):
+        return None
+    made = torch.zeros(len(rows), max(len(row["labels"]) for row in rows))
+    for at, row in enumerate(rows):
+        given, length = row.get(COLUMN), len(row["labels"])
+        made[at, :length] = 1.0 if given is None else torch.tensor(given, dtype=torch.float32)
+    return made
+
+
 def mean(rows: list[dict[str, Any]]) -> float:
     """The mean weight of the tokens with a label, 1.0 where there are no weights or no labels."""
     factors = of_batch(rows)

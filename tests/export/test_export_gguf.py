@@ -48,7 +48,9 @@ FAMILIES = {
     "qwen3, yarn": {"model_type": "qwen3", "head_dim": 32} | yarn(2.5, rope_theta=1e6),
     "llama, yarn with its own attention factor": yarn(4.0, attention_factor=0.8),
     "llama, yarn with mscale": yarn(4.0, mscale=0.3, mscale_all_dim=2.0),
+    "llama, biases everywhere": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"model_type": "mistral", "sliding_window": None},
+    "mistral, a window as long as the context": {"model_type": "mistral", "sliding_window": 128},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
 }
@@ -209,7 +211,10 @@ def test_other_families_are_refused(make_base, make_adapter, trained, tmp_path):
     ("settings", "words"),
     [
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "sliding"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "sliding"),
+        ({"model_type": "mistral", "sliding_window": 16}, "sliding_window = 16"),
+        ({"model_type": "qwen3", "head_dim": 32, "attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, 'hidden_act = "gelu"'),
         (yarn(4.0, truncate=False), "ramp"),
         (yarn(4.0, beta_fast=16.0), "ramp"),
         (yarn(4.0, partial_rotary_factor=0.5), "partly rotated"),

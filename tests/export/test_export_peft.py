@@ -58,7 +58,7 @@ def test_peft_merges_are_said_and_proved_by_layer(kind, tied, make_base, make_ad
     assert 0 < proof["relative"] <= proof["allowed"] == 1e-5 and proof["tokens"] > 0 and proof["logits"] < 1e-4
     # embedding, head, last norm; in each of two layers four, three (or their block) and two norms
     layers = 3 + 2 * (4 + (1 if "block" in kind else 3) + 2)
-    assert any(f"{layers} layers" in line for line in result.run.reporter.lines)
+    assert any(f"{layers} modules one by one" in line for line in result.run.reporter.lines)
     assert not result.run.reporter.warnings
 
 
@@ -115,10 +115,37 @@ def test_wrong_files_are_found(kind, change, layer, make_base, make_adapter, tra
         verify_with_peft(_load(result.adapter, base), merged, ROWS, result.run)
 
 
-def test_experts_are_said_to_be_proved_by_logits(make_base, make_adapter, trained, logits, tmp_path):
-    """Experts and their gates are stored under other names than they are held: not compared by layer, and said so."""
+def test_experts_that_are_stored_singly_are_proved_too(make_base, make_adapter, trained, logits, tmp_path):
+    """Experts and their gates are stored under other names than they are held: put together as loading does."""
     base = make_base("mixtral", num_local_experts=2)
     result = trained(make_adapter(base, config("PiSSA")), base)
     merged = MergedExporter().export(result, tmp_path / "merged")
-    assert any("4 modules are stored in another form" in line for line in result.run.reporter.warnings)
+    # embedding, head, last norm; in each of two layers four, experts, router and two norms
+    assert any("19 modules one by one" in line for line in result.run.reporter.lines)
+    assert not result.run.reporter.warnings
     assert float((logits(merged) - logits(base, result.adapter)).abs().max()) < 1e-4
+
+
+def test_what_cannot_be_compared_singly_is_proved_by_logits(make_base, make_adapter, trained, tmp_path, monkeypatch):
+    """A module whose stored form is not known: the whole model's logits are the proof, and a wrong file is found."""
+    from safetensors.torch import load_file, save_file
+
+    from loraplug_export import compat, peft_verify
+
+    def without_one(model, names):
+        made = compat.stored_forms(model, names)
+        return compat.Forms({k: v for k, v in made.direct.items() if "1.self_attn.q_proj" not in k}, made.converted)
+
+    base = make_base()
+    result = trained(make_adapter(base, config("PiSSA")), base)
+    merged = MergedExporter(verify=False).export(result, tmp_path / "merged")
+    monkeypatch.setattr(peft_verify, "stored_forms", without_one)
+    proof = verify_with_peft(_load(result.adapter, base), merged, ROWS, result.run)
+    assert (proof.by, proof.modules, proof.layer) == ("logits", 0, "logits") and 0 < proof.relative < 1e-4
+    assert any("1 modules cannot be compared" in line for line in result.run.reporter.warnings)
+    path = merged / "model.safetensors"
+    tensors = load_file(path)
+    forgotten(tensors, load_file(base / "model.safetensors"))
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(LoraplugError, match="logits differ"):
+        verify_with_peft(_load(result.adapter, base), merged, ROWS, result.run)

@@ -73,30 +73,6 @@ def test_going_on_from_an_adapter_keeps_every_bit_of_whole_modules(train: Train)
     assert second.figures["validation_loss_before"] == first.figures["validation_loss_after"]
 
 
-def test_eight_bit_layers_lose_their_scales_to_dora_unless_they_are_kept(tiny_model: Path) -> None:
-    """What `loraplug_adapters.compat` is for: once this fails without it no longer, it can go."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    from loraplug_adapters.compat import keep_int8_scales
-
-    bits = BitsAndBytesConfig(load_in_8bit=True)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32", quantization_config=bits)
-    layer = model.model.layers[0].self_attn.q_proj
-    assert layer.weight.CB is not None and layer.weight.SCB is not None and layer.state.SCB is None
-    ids = torch.arange(3, 12)[None]
-    bare = model(input_ids=ids).logits
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], use_dora=True))
-    with pytest.raises(AttributeError):
-        adapted(input_ids=ids)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32", quantization_config=bits)
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], use_dora=True))
-    keep_int8_scales(adapted.get_base_model())
-    for _ in range(3):
-        assert torch.allclose(adapted(input_ids=ids).logits, bare, atol=1e-3)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapters_of_the_output_layer_train_as_elsewhere(dtype: str, train: Train) -> None:
     """trl refuses them; the loss before is that of its fused head without them, and what is saved is adapters alone."""

@@ -9,7 +9,7 @@ from sft_rows import encoded
 
 from loraplug import InputError
 from loraplug_sft.lora import Lora
-from loraplug_sft.targets import check_names
+from loraplug_sft.targets import find_targets
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 )
 def test_names_that_match_are_taken(lora: dict[str, Any], model: Any) -> None:
     """Names, ends of names, patterns, and those that tell ranks apart."""
-    check_names(Lora(**lora), model)
+    find_targets(Lora(**lora), model)
 
 
 WRONG = {
@@ -65,7 +65,7 @@ def test_names_that_match_nothing_are_refused(kind: str, model: Any) -> None:
     """With the option, the name and the layers there are; all of them in one message."""
     lora, words = WRONG[kind]
     with pytest.raises(InputError) as error:
-        check_names(Lora(**lora), model)
+        find_targets(Lora(**lora), model)
     for word in [*words, "linear layers: down_proj, gate_proj, k_proj"]:
         assert word in str(error.value)
 

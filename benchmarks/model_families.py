@@ -1,0 +1,277 @@
+"""What works with which family of models: each is trained, packed, quantised, merged and exported in the small.
+
+    make families                                   all of them, into docs/models.md and what `plan` reads
+    python benchmarks/model_families.py llama lfm2        some, printed
+
+Every cell is done, not looked up: the model is trained for some steps in float32, bfloat16 and on an NF4 base,
+documents laid end to end are held against each other, the merged folder's logits against base + adapter's, and the GGUF
+file's next tokens, in llama.cpp, against the merged folder's. A cell is right, refused (in words, before the work) or
+wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import asdict, frozen
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/sft"), str(ROOT / "tests/export")]
+
+from sft_rows import encoded  # noqa: E402
+
+import families  # noqa: E402 - the tests' own models
+from loraplug import LoraplugError, Run, Trained  # noqa: E402
+
+DATA = ROOT / "plugins/loraplug_look/models.json"
+PAGE = ROOT / "docs/models.md"
+COLUMNS = {
+    "trains": "trains",
+    "covered": "adapters on",
+    "packs": "documents together",
+    "nf4": "NF4, weights in 4 bits",
+    "bfloat16": "bfloat16",
+    "merge": "merge proved by",
+    "gguf": "GGUF",
+    "kernel": "fast kernel",
+}
+HEAD = """# Families of models
+
+What works with which family, measured on tiny random models of each by `make families`, with transformers
+{transformers} and on a CPU: {families} families, of whose cells {right} are right, {refused} refused in words before
+the work, {wrong} wrong. `loraplug plan` tells the row of the model at hand.
+
+- **adapters on**: the share of the layers' weights that `target_modules = "all-linear"` adapts; experts in one tensor
+  are not among them, `"experts"` adapts them.
+- **documents together**: laid end to end in one row, in padded rows, or one at a time: whichever of these leaves each
+  document as it is alone.
+- **NF4**: the share of the layers' weights that `[quantizer]` stores in 4 bits.
+- **merge proved by**: comparing so many modules one by one, or the whole model's logits.
+- **fast kernel**: whether training on a CPU takes it.
+"""
+Verdict = Literal["right", "refused", "wrong"]
+LOGITS, LEAK = 1e-3, 1e-3  # relative to the logits' size; fp32
+
+
+@frozen
+class Cell:
+    """What one column says of a family: a few words, and whether they are what a user wants to find."""
+
+    text: str
+    verdict: Verdict = "right"
+
+
+class _Family:
+    """A family's model on disk, with what training it has left there."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.base, self.folder = families.save(name, folder / "base"), folder
+        self.trained: Trained | None = None
+        self.facts: dict[str, Any] = {}
+
+    def train(self, dtype: str = "float32", quantised: bool = False) -> Trained:
+        """Eight steps of LoRA on all linear layers."""
+        from loraplug_bnb.quantizer import BitsAndBytes
+        from loraplug_hf.loader import TransformersModel
+        from loraplug_sft.lora import Lora
+        from loraplug_sft.trainer import Sft
+
+        run = Run(f"{dtype}{'-nf4' * quantised}", outputs=self.folder / "outputs", cache=self.folder / "cache")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        loader = TransformersModel(id=str(self.base), dtype=dtype)
+        quantizer = BitsAndBytes() if quantised else None
+        model = loader.load_model(run, quantizer)
+        if quantizer is not None:
+            model = quantizer.prepare(model)
+        rows = encoded(16, longest=32)
+        options = Sft(samples=0, learning_rate=1e-2, epochs=2.0, batch_size=4, lora=Lora(r=4))
+        result = options.train(run, model, loader.load_tokenizer(run), rows, rows)
+        before, after = (result.figures[f"validation_loss_{when}"] for when in ("before", "after"))
+        if not after < before:
+            raise AssertionError(f"the loss went from {before:.3g} to {after:.3g}")
+        self.facts = json.loads((Path(result.adapter) / "loraplug.json").read_text())
+        return Trained(run, Path(result.adapter), self.base, str(self.base), {}, {})
+
+
+def row(name: str, folder: Path) -> dict[str, Cell]:
+    """All cells of a family, whose files go into `folder`."""
+    one = _Family(name, folder)
+    cells = {"trains": _cell(lambda: _trains(one))}
+    works = cells["trains"].verdict == "right"
+    makers: dict[str, Callable[[], Cell]] = {
+        "covered": lambda: _share(one, "adapted"),
+        "packs": lambda: _packs(one),
+        "kernel": lambda: _kernel(one),
+        "merge": lambda: _merge(one),
+        "gguf": lambda: _gguf(one),
+        "bfloat16": lambda: (one.train("bfloat16"), Cell("yes"))[1],
+        "nf4": lambda: (one.train(quantised=True), _share(one, "quantised"))[1],
+    }
+    for column, make in makers.items():
+        cells[column] = _cell(make) if works else Cell("no", "refused")
+    return {column: cells[column] for column in COLUMNS}
+
+
+def _cell(make: Callable[[], Cell]) -> Cell:
+    try:
+        return make()
+    except LoraplugError as error:
+        return Cell(" ".join(f"no: {error.what}".split())[:160], "refused")
+    except Exception as error:  # a traceback is what no user should see
+        return Cell(" ".join(f"{type(error).__name__}: {error}".split())[:160], "wrong")
+
+
+def _trains(one: _Family) -> Cell:
+    one.trained = one.train()
+    return Cell("yes")
+
+
+def _share(one: _Family, what: Literal["adapted", "quantised"]) -> Cell:
+    told = one.facts[what]
+    return Cell(f"{told['weights'] / max(told['of'], 1):.0%}")
+
+
+def _adapted(one: _Family) -> Any:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(one.base, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, _trained(one).adapter).eval()
+
+
+def _trained(one: _Family) -> Trained:
+    if one.trained is None:
+        raise AssertionError("nothing was trained")
+    return one.trained
+
+
+def _packs(one: _Family) -> Cell:
+    """How training lays documents; where end to end, another first document must leave the second as it is."""
+    import torch
+
+    from loraplug_sft.separation import separation
+
+    model = _adapted(one)
+    found = separation(model)
+    if found.way == "end-to-end":
+        second, positions = torch.arange(40, 60), torch.cat([torch.arange(16), torch.arange(20)])[None]
+        with torch.no_grad():
+            either = [
+                model(
+                    input_ids=torch.cat([torch.arange(start, start + 16), second])[None],
+                    position_ids=positions,
+                    use_cache=False,
+                ).logits[0, 16:]
+                for start in (10, 100)
+            ]
+        leak = float((either[0] - either[1]).norm() / either[0].norm())
+        if not leak < LEAK:
+            return Cell(f"end to end, and they see each other ({leak:.1g})", "wrong")
+    text = {"end-to-end": "end to end", "padded": "padded", "one-by-one": "one at a time"}[found.way]
+    return Cell(text + ("" if found.limit is None else f", up to {found.limit} tokens"))
+
+
+def _kernel(one: _Family) -> Cell:
+    from loraplug_sft.kernel import install
+
+    return Cell("yes" if install(_adapted(one))[0] else "no")
+
+
+def _merge(one: _Family) -> Cell:
+    """The exporter's own proof, and beside it the merged folder's logits against base + adapter's."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from loraplug_export.merged import MergedExporter
+
+    merged = MergedExporter().export(_trained(one), one.folder / "merged")
+    proof = json.loads((merged / "loraplug.json").read_text())["proof"]
+    ids = torch.arange(3, 67)[None]
+    with torch.no_grad():
+        wanted = _adapted(one)(input_ids=ids, use_cache=False).logits
+        model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+        got = model(input_ids=ids, use_cache=False).logits
+    apart = float((got - wanted).norm() / wanted.norm())
+    if not apart < LOGITS:
+        return Cell(f"proved, but the logits are {apart:.1g} apart", "wrong")
+    return Cell(f"{proof['modules']} modules" if proof["by"] == "modules" else "logits")
+
+
+def _gguf(one: _Family) -> Cell:
+    """Next tokens of the file in llama.cpp, where transformers is sure of them."""
+    from export_llama import LlamaCpp
+    from test_export_gguf import sure_next_tokens
+
+    from loraplug_export.gguf_config import carried
+    from loraplug_export.gguf_file import GgufExporter
+
+    if problems := carried(json.loads((one.base / "config.json").read_text())):
+        return Cell("no" if "models are not written" in problems[0] else f"no: {problems[0]}", "refused")
+    file = GgufExporter(verify=False).export(_trained(one), one.folder / "tiny.gguf")
+    rows = [[(start * 37 + at * 11) % 240 + 5 for at in range(48)] for start in range(12)]
+    wanted, server = sure_next_tokens(one.folder / "merged", rows), LlamaCpp(file)
+    got = [server.answer(row, 1)[0] if number is not None else None for row, number in zip(rows, wanted, strict=True)]
+    return Cell("yes") if got == wanted else Cell("the file answers otherwise", "wrong")
+
+
+def page(data: dict[str, Any]) -> str:
+    """docs/models.md of what `DATA` holds."""
+    verdicts = Counter(cell["verdict"] for one in data["rows"].values() for cell in one["cells"].values())
+    counts = {"families": len(data["rows"])} | {key: verdicts[key] for key in ("right", "refused", "wrong")}
+    head = HEAD.format(transformers=data["transformers"], **counts)
+    lines = [head, "| family | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, one in data["rows"].items():
+        cells = [one["cells"][column] for column in COLUMNS]
+        marked = [f"**{cell['text']}**" if cell["verdict"] == "wrong" else cell["text"] for cell in cells]
+        lines.append(f"| {name} | " + " | ".join(text.replace("|", "/") for text in marked) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(name: str, cells: Mapping[str, Cell], version: str) -> None:
+    """Put a row into `DATA` and its page; rows of another version of transformers, or of families gone, are dropped."""
+    old = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
+    rows = old["rows"] if old.get("transformers") == version else {}
+    words = {key: asdict(cell) for key, cell in cells.items()}
+    rows[name] = {"model_type": families.FAMILIES[name].model_type, "cells": words}
+    data = {"transformers": version, "rows": {key: rows[key] for key in families.FAMILIES if key in rows}}
+    DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(data), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run families; 1 where a cell is wrong."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)  # such small models are faster so
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="FAMILY", help="default: all")
+    parser.add_argument("--write", action="store_true", help="write what `plan` reads, and docs/models.md")
+    given = parser.parse_args(arguments)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    wrong = 0
+    for name in given.names or families.FAMILIES:
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            cells = row(name, Path(folder))
+        wrong += sum(cell.verdict == "wrong" for cell in cells.values())
+        print(f"{name} ({time.monotonic() - begun:.0f} s)")
+        for key, cell in cells.items():
+            print(f"  {key:10} {cell.verdict:8} {cell.text}", flush=True)
+        if given.write:
+            write(name, cells, transformers.__version__)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What a model's config says that a GGUF file written here would not: told before any work, by config.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+WAY_OUT = "export `merged`, and run llama.cpp's convert_hf_to_gguf.py on that folder"
+
+FAMILIES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
+"""transformers' `model_type` to the name in `gguf.MODEL_ARCH`."""
+
+CARRIED = frozenset(
+    {
+        "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
+        "rope_parameters", "rope_scaling", "rope_theta", "hidden_act", "sliding_window", "use_sliding_window",
+        "max_window_layers", "layer_types", "partial_rotary_factor", "attention_bias", "mlp_bias",
+    }
+)  # fmt: skip
+"""Keys that are written, or that are judged below."""
+
+BESIDE = frozenset(
+    {
+        "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict",
+        "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
+        "label2id", "problem_type", "initializer_range", "attention_dropout", "pretraining_tp", "pad_token_id",
+        "bos_token_id", "eos_token_id", "is_llama_config", "transformers.js_config", "tokenizer_class",
+        "task_specific_params", "finetuning_task", "prefix", "gradient_checkpointing", "max_length",
+    }
+)  # fmt: skip
+"""Keys that do not change what the model computes; those that begin with `_` or `unsloth_` are not looked at either."""
+
+_DEFAULTS = {"mistral": {"sliding_window": 4096}}
+"""What transformers takes where config.json lacks a key, if it is not nothing."""
+
+_ROPE = {
+    "default": frozenset[str](),
+    "linear": frozenset({"factor"}),
+    "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
+    "yarn": frozenset(
+        {
+            "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate",
+            "mscale", "mscale_all_dim",
+        }
+    ),
+}  # fmt: skip
+"""Kinds of rotary scaling, and the keys of each that are written."""
+
+
+def carried(config: Mapping[str, Any]) -> list[str]:
+    """What in a config a GGUF file of it would leave out, or could not say; empty where it says all.
+
+    Args:
+        config: config.json as it stands, or a transformers config's `to_dict()`.
+    """
+    family = str(config.get("model_type"))
+    if family not in FAMILIES:
+        return [f"{family} models are not written to GGUF here (only {', '.join(FAMILIES)})"]
+    config = _DEFAULTS.get(family, {}) | dict(config)
+    return [*_unknown(config), *_windows(config), *_rotary(config), *_others(config)]
+
+
+def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in config.items():
+        if key in CARRIED or key in BESIDE or key.startswith(("_", "unsloth_")):
+            continue
+        if value not in (None, False, 0, "", [], {}):
+            shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."
+            yield f"{key} = {shown} has no place in a GGUF file of a {config['model_type']} model"
+
+
+def _windows(config: Mapping[str, Any]) -> Iterator[str]:
+    """A window as long as the context hides nothing."""
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings") or 0
+    if config["model_type"] != "mistral" and not config.get("use_sliding_window"):
+        window = None
+    if window is not None and config["model_type"] != "mistral" and not config.get("layer_types"):
+        full = config.get("max_window_layers")  # the layers from this one on have the window
+        if full is not None and full >= (config.get("num_hidden_layers") or 0):
+            window = None
+    layers = set(config.get("layer_types") or ()) - {"full_attention"}
+    if other := sorted(layers - {"sliding_attention"}):
+        yield f"layers of the kind {', '.join(other)} are not written"
+    if config.get("layer_types") and not layers:
+        return
+    if window is not None and window < context:
+        yield f"sliding_window = {window} is not written, and attention over {context} positions would be another"
+
+
+def _rotary(config: Mapping[str, Any]) -> Iterator[str]:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        yield "rotary embeddings that differ by layer are not written"
+        return
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in _ROPE:
+        yield f'rope scaling "{kind}" is not written'
+        return
+    if kind in ("linear", "llama3") and (missing := sorted(_ROPE[kind] - rope.keys())):
+        yield f'rope scaling "{kind}" lacks {", ".join(missing)}'
+    known = _ROPE[kind] | {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    for key in sorted(rope.keys() - known):
+        if rope[key] not in (None, False):
+            yield f'{key} = {rope[key]!r} of rope scaling "{kind}" is not written'
+    ramp = (rope.get("beta_fast") or 32, rope.get("beta_slow") or 1, rope.get("truncate", True))
+    if kind == "yarn" and ramp != (32, 1, True):  # llama.cpp does not heed the file's ramp in these families
+        yield "YaRN with a ramp of its own is not written"
+    if any((part.get("partial_rotary_factor") or 1.0) != 1.0 for part in (rope, config)):
+        yield "partly rotated heads are not written"
+
+
+def _others(config: Mapping[str, Any]) -> Iterator[str]:
+    act = config.get("hidden_act") or "silu"
+    if act not in ("silu", "swish"):
+        yield f'hidden_act = "{act}" is not written: llama.cpp computes silu in this family'
+    if config["model_type"] == "qwen3" and config.get("attention_bias"):
+        yield "attention_bias is not written: llama.cpp has no biases in this family"

@@ -1,0 +1,146 @@
+"""What `target_modules` covers: every linear layer that can be adapted; what is left out is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from families import build
+from loraplug import InputError, adapted_share, load_adapter
+from loraplug.testing import from_table
+from loraplug_sft.lora import Lora
+from loraplug_sft.trainer import Sft
+
+# ends of names of linear layers that "all-linear" is to leave out, beside the output
+LEFT_OUT = {
+    "llama": (),
+    "gpt2": (),
+    "opt": (),
+    "qwen2_moe": (),  # its router is no linear layer
+    "deepseek_v3": (),
+    "jamba": ("dt_proj", "router"),
+    "mamba": ("dt_proj", "out_proj"),
+    "llama4": ("router",),
+    "lfm2_moe": ("gate",),
+}
+
+
+def _attached(name: str, **lora: Any) -> tuple[Any, Any]:
+    import torch
+
+    model, targets = Lora(r=4, **lora).attach(build(name))
+    drawn = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0, 0.1, generator=drawn)
+    return model.eval(), targets
+
+
+def _logits(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 23)[None], use_cache=False).logits
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_all_linear_is_every_linear_layer(name: str) -> None:
+    """But the output, routers and those on which an adapter would do nothing; those are told with the rest."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    base = build(name)
+    head = base.get_output_embeddings()
+    linear = {n for n, m in base.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head}
+    left_out = {n for n in linear if n.endswith(LEFT_OUT[name] or ("-",))}
+    model, targets = _attached(name)
+    wrapped = {n for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A") and len(m.lora_A)}
+    assert wrapped == linear - left_out
+    assert set(targets.left_out) == left_out
+    share = adapted_share(model, targets.left_out)
+    assert share.done == sum(base.get_submodule(n).weight.numel() for n in wrapped)
+    for last in LEFT_OUT[name]:
+        assert last in share.sentence()
+    _trains(model)
+
+
+def _trains(model: Any) -> None:
+    """Every adapter outside unrouted experts gets a gradient."""
+    import torch
+
+    out = model(input_ids=torch.arange(3, 23)[None], use_cache=False).logits
+    out.float().logsumexp(-1).sum().backward()
+    still = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not still
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "deepseek_v3"])
+def test_shared_experts_and_dense_first_layers_load_in_plain_peft(name: str, tmp_path: Path) -> None:
+    """peft would take their names for fused experts; what is saved is the adapter it makes again, and ours too."""
+    from peft import PeftModel
+
+    model, _ = _attached(name)
+    expected = _logits(model)
+    model.save_pretrained(tmp_path / "a")
+    assert _logits(PeftModel.from_pretrained(build(name), tmp_path / "a").eval()) == pytest.approx(expected, abs=1e-5)
+    again = load_adapter(build(name), tmp_path / "a")
+    assert _logits(again.eval()) == pytest.approx(expected, abs=1e-5)
+    assert not any("ParamWrapper" in type(module).__name__ for module in again.modules())
+    again.save_pretrained(tmp_path / "b")
+    configs = [(tmp_path / each / "adapter_config.json").read_text(encoding="utf-8") for each in "ab"]
+    assert "shared_expert" in configs[0]
+    assert _logits(PeftModel.from_pretrained(build(name), tmp_path / "b").eval()) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "mixtral", "qwen3_moe"])
+def test_experts_are_adapted_where_they_are_asked_for(name: str, tmp_path: Path) -> None:
+    """Fused ones by peft's target_parameters: all of them, with gradients, and plain peft loads them."""
+    from peft import PeftModel
+
+    model, targets = _attached(name, target_modules=("all-linear", "experts"))
+    share = adapted_share(model, targets.left_out)
+    assert share.share > 0.99
+    assert set(share.rest) == {"routers"}
+    expected = _logits(model)
+    model.save_pretrained(tmp_path)
+    assert _logits(PeftModel.from_pretrained(build(name), tmp_path).eval()) == pytest.approx(expected, abs=1e-5)
+    assert _logits(load_adapter(build(name), tmp_path).eval()) == pytest.approx(expected, abs=1e-5)
+    _trains(model)
+
+
+def test_attention_and_mlp_are_groups() -> None:
+    """Both together are all of a dense model; a group that a model has none of is refused."""
+    for name in ("llama", "opt", "gpt_neox"):
+        attention = set(_attached(name, target_modules="attention")[1].modules)
+        mlp = set(_attached(name, target_modules=("mlp",))[1].modules)
+        assert attention and mlp and not attention & mlp
+        assert attention | mlp == set(_attached(name)[1].modules)
+    with pytest.raises(InputError, match='"attention" means no layer of this model'):
+        Lora(target_modules="attention").attach(build("mamba"))
+    with pytest.raises(InputError, match='"experts" means no layer of this model'):
+        Lora(target_modules=("all-linear", "experts")).attach(build("llama"))
+
+
+def test_a_layer_that_cannot_be_adapted_is_refused_where_it_is_named() -> None:
+    """peft's own refusal, and a router that gives a tuple."""
+    with pytest.raises(InputError, match="peft refuses it"):
+        Lora(target_modules=("in_proj", "out_proj")).attach(build("mamba"))
+    with pytest.raises(InputError, match="gives more than a tensor"):
+        Lora(target_modules=("q_proj", "router")).attach(build("llama4"))
+
+
+def test_what_does_not_go_with_experts_is_a_problem_of_the_recipe() -> None:
+    """Dropout, DoRA and starts that read the base, all at once; found without a model."""
+    lora = {"target_modules": ["all-linear", "experts"], "dropout": 0.1, "dora": True, "init": "pissa"}
+    made, problems = from_table(Sft, {"lora": lora})
+    assert made is not None and not problems
+
+    class Recipe:
+        quantizer = None
+        validation = None
+
+    found = {problem.path for problem in made.check(Recipe())}
+    assert {"trainer.lora.dropout", "trainer.lora.dora", "trainer.lora.init"} <= found
