@@ -56,6 +56,7 @@ from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
     from loraplug.app import App
+    from loraplug.records import EventLog, RunRecord, read_run, read_runs
     from loraplug.run import Outcome, Pipeline
 
 __version__ = "0.1.0"
@@ -76,6 +77,7 @@ __all__ = [
     "Entry",
     "Estimate",
     "Event",
+    "EventLog",
     "Exporter",
     "Finding",
     "Formatter",
@@ -97,6 +99,7 @@ __all__ = [
     "Registry",
     "Reporter",
     "Run",
+    "RunRecord",
     "Sample",
     "Share",
     "Trained",
@@ -132,6 +135,8 @@ __all__ = [
     "printable",
     "published",
     "quantised_share",
+    "read_run",
+    "read_runs",
     "redact",
     "redacted",
     "remember_lock",
@@ -148,6 +153,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {"App": "app", "Outcome": "run", "Pipeline": "run"}
+_LATER |= dict.fromkeys(("EventLog", "RunRecord", "read_run", "read_runs"), "records")
 
 
 def __getattr__(name: str) -> Any:

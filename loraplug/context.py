@@ -54,7 +54,10 @@ class Reporter:
 
 @frozen
 class Event:
-    """What observers are told of; `kind` is "stage-start", "stage-end", "stage-failed", "metrics" or "artefact"."""
+    """What observers are told of.
+
+    `kind` is "stage-start", "stage-end", "stage-failed", "metrics", "sample" or "artefact".
+    """
 
     kind: str
     run_name: str

@@ -138,21 +138,44 @@ def schema(app: App, output: Path | None) -> None:
 
 
 @recipe.command()
-@click.option(
-    "--for", "purpose", required=True, type=click.Choice(["swe", "chat", "text"]), help="What the rows will be."
-)
+@click.option("--for", "purpose", type=click.Choice(["swe", "chat", "text"]), help="What the rows will be.")
+@click.option("--data", type=click.Path(path_type=Path), help="Your rows: the recipe is made to fit this file.")
+@click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="With --data: a column to rename.")
+@click.option("--model", help="A model of the hub, a folder or a .gguf file.")
+@click.option("--yes", is_flag=True, help="Ask nothing; nothing is asked either where stdin is no terminal.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default="recipe.toml", help="The file to write; - prints it."
 )
-def init(purpose: str, output: Path) -> None:
-    """Write a commented recipe to start from; a file that is there is left as it is."""
+@click.pass_obj
+def init(
+    app: App,
+    purpose: str | None,
+    data: Path | None,
+    renames: tuple[str, ...],
+    model: str | None,
+    yes: bool,
+    output: Path,
+) -> None:
+    """Write a commented recipe to start from, for what --for says or for the rows in --data.
+
+    A file that is there is left as it is.
+    """
+    from loraplug_cli.questions import Given, choices
     from loraplug_cli.starters import starter
 
-    text = starter(purpose, str(output))
-    if str(output) == "-":
-        return echo(text, nl=False)
-    if output.exists():
+    printed = str(output) == "-"
+    if not printed and output.exists():
         raise InputError("is there already", where=output, todo="name another file with -o, or move it away")
+    chosen = choices(Given(purpose, data, renames, model, str(output)), app.registry, ask=not yes)
+    text, found = starter(chosen), chosen.proposal
+    if found is not None:
+        told = f"{found.path}: {found.count}, shape {found.shape}, read by {found.use}"
+        echo(told, err=printed)
+        if found.unusable:
+            some = "; ".join(found.unusable[:3])
+            echo(f"{len(found.unusable)} of the first rows cannot be used and will be left out: {some}", err=printed)
+    if printed:
+        return echo(text, nl=False)
     with fresh_place(output) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
     return echo(f"{output}: change the lines marked <--\n\nNext: loraplug recipe check {output}")

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
+from attrs import frozen
+
+from loraplug_cli.proposal import LOOKED_AT, Proposal
+
 _HEAD = {
     "swe": "Bug reports and repositories in, a model that looks at code and patches it out.",
     "chat": "Your own conversations in, a tuned chat model out.",
@@ -69,16 +77,14 @@ _RECIPE = """\
 #
 # `loraplug plugins list` tells what else may stand after `use`, `loraplug plugins show NAME` what can be set.
 
-run_name = "my-{purpose}"                # <-- names the folders under outputs/
+run_name = {name}  # <-- names the folders under outputs/
 seed = 42
 
 {data}
-[validation]                       # rows held out before training, whole groups on one side
-fraction = 0.05                    # or rows = 200, or path = "held-out.jsonl"
-
+{validation}
 [model]
 use = "transformers"
-id = "{model}"  # <-- {about}
+id = {model}  # <-- {about}
 
 {quantizer}
 [trainer]
@@ -92,23 +98,97 @@ alpha = 32
 target_modules = "all-linear"
 
 [[exporter]]
-use = "adapter"                    # outputs/adapters/my-{purpose}: small, needs the base beside it
+use = "adapter"                    # outputs/adapters/: small, needs the base beside it
 
 [[exporter]]
-use = "merged"                     # outputs/merged/my-{purpose}: base and adapter in one
+use = "merged"                     # outputs/merged/: base and adapter in one
 """
 
 
-def starter(purpose: str, file: str) -> str:
-    """A commented recipe for `swe`, `chat` or `text`, as it will stand in `file`."""
+_VALIDATION = """\
+[validation]                       # rows held out before training, whole groups on one side
+fraction = 0.05                    # or rows = 200, or path = "held-out.jsonl"
+"""
+
+
+@frozen
+class Choices:
+    """What a starter is made of.
+
+    Attributes:
+        purpose: "swe", "chat" or "text".
+        file: the recipe's file, or `-`.
+        name, model, quantize: run_name, model.id and whether there is a [quantizer]; None takes the purpose's own.
+        proposal: what was found out about a file of rows, where one was given.
+    """
+
+    purpose: str
+    file: str
+    name: str | None = None
+    model: str | None = None
+    quantize: bool | None = None
+    proposal: Proposal | None = None
+
+
+def default_model(purpose: str) -> str:
+    """The model that a starter takes where no other is named."""
+    return _MODEL[purpose][0]
+
+
+def quantized(purpose: str) -> bool:
+    """Whether a starter has a [quantizer] where nothing was said."""
+    return purpose == "swe"
+
+
+def starter(choices: Choices) -> str:
+    """A commented recipe."""
+    purpose, found = choices.purpose, choices.proposal
     model, about = _MODEL[purpose]
-    quantizer = _QUANTIZER if purpose == "swe" else "# no [quantizer]: the base stays in full precision\n"
+    wanted = quantized(purpose) if choices.quantize is None else choices.quantize
     return _RECIPE.format(
         head=_HEAD[purpose],
-        file="recipe.toml" if file == "-" else file,
-        purpose=purpose,
-        data=_DATA[purpose],
-        model=model,
+        file="recipe.toml" if choices.file == "-" else choices.file,
+        name=f"{_toml(choices.name or f'my-{purpose}'):<23}",
+        data=_DATA[purpose] if found is None else _proposed(found, choices.file),
+        validation=_VALIDATION if found is None or purpose == "swe" else _validation(found),
+        model=_toml(choices.model or model),
         about=about,
-        quantizer=quantizer,
+        quantizer=_QUANTIZER if wanted else "# no [quantizer]: the base stays in full precision\n",
     )
+
+
+def _validation(found: Proposal) -> str:
+    if found.validation is None:
+        return f"# no [validation]: {found.count}: too few to hold some out\n"
+    return "\n".join([*_VALIDATION.splitlines()[:1], found.validation, ""])
+
+
+def _proposed(found: Proposal, file: str) -> str:
+    """The tables of dataset and formatter for a file that was looked at."""
+    start = Path.cwd() if file == "-" else Path(file).resolve().parent
+    path = _toml(Path(os.path.relpath(found.path.resolve(), start)).as_posix())
+    if found.purpose == "swe":
+        return _DATA["swe"].replace('"tasks.jsonl"              # <-- a file', f"{path}  # a file")
+    lines = ["[dataset]", f"{f'use = {_toml(found.use)}':<34} # {found.count}, shape {found.shape}"]
+    lines.append(f"{f'path = {path}':<34} # relative to this recipe")
+    if found.rename:
+        pairs = ", ".join(f"{_toml(old)} = {_toml(new)}" for old, new in found.rename.items())
+        lines.append(f"rename = {{ {pairs} }}")
+    most, longest = found.tokens
+    lengths = f"# Longest of the first {LOOKED_AT:,} rows: about {longest:,} tokens; 95% have at most {most:,} (3"
+    lines += ["", "[formatter]"]
+    if found.purpose == "text":
+        lines.append('use = "text"                       # every token is trained')
+        more = "longer texts become several rows, see overlong"
+    else:
+        lines.append('use = "chat-template"              # the model\'s own chat format')
+        lines.append('train_on = "assistant"             # only what the assistant says is trained')
+        more = "longer rows are told of, see overlong"
+    lines += [lengths, "# characters a token are assumed; `loraplug plan` counts them)."]
+    lines.append(f"{f'max_length = {found.max_length}':<34} # tokens; {more}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(text: str) -> str:
+    """A TOML basic string."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -196,7 +196,8 @@ def _digest(path: Path) -> str:
 
 EVENTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("stage-start", {"stage": "trainer", "component": "sft"}),
-    ("metrics", {"step": 1, "epoch": 0.5, "loss": 2.5, "learning_rate": 1e-4}),
+    ("sample", {"step": 0, "prompt": "what is 1 and one?", "answer": "1"}),
+    ("metrics", {"step": 1, "steps": 2, "epoch": 0.5, "loss": 2.5, "learning_rate": 1e-4}),
     ("metrics", {"step": 1, "validation_loss": 2.25}),
     ("stage-end", {"stage": "trainer", "component": "sft"}),
     ("artefact", {"name": "adapter", "path": "outputs/adapters/tiny"}),

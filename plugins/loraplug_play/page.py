@@ -19,6 +19,7 @@ from loraplug_play.generate import Sampling, own_temperature
 from loraplug_play.guard import Guard, Names
 from loraplug_play.models import Models
 from loraplug_play.prompt import Message
+from loraplug_play.runs_page import Runs
 from loraplug_play.voice import Answer, Voice
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -28,7 +29,7 @@ _LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
 
 def build(models: Models) -> gr.Blocks:
-    """The page: a chat, and base and fine-tuned side by side."""
+    """The page: a chat, base and fine-tuned side by side, and runs at work."""
     temperature = own_temperature(models.get(models.first).tuned.model.generation_config)
     with gr.Blocks(title="loraplug", analytics_enabled=False, fill_height=True) as page:
         model = gr.Dropdown(models.names(), value=models.first, label="Model", elem_id="model")
@@ -42,10 +43,14 @@ def build(models: Models) -> gr.Blocks:
                     gr.Number(None, label="Seed", info="empty draws anew", precision=0, minimum=0),
                 ]
         settings = [model, system, *controls]
-        with gr.Tab("Chat", id="chat"):
+        with gr.Tab("Chat", id="chat") as chat:
             _chat_tab(models, settings)
-        with gr.Tab("Compare", id="compare"):
+        with gr.Tab("Compare", id="compare") as compare:
             _compare_tab(models, settings)
+        with gr.Tab("Runs", id="runs") as runs:
+            timer = _runs_tab(Runs(models.run.outputs), runs)
+        for other in (chat, compare):
+            other.select(lambda: gr.Timer(active=False), None, timer, **_LIGHT)
         page.load(lambda: gr.update(choices=models.names()), None, model, **_LIGHT)
     made: gr.Blocks = page
     return made
@@ -115,6 +120,23 @@ def _compare_tab(models: Models, settings: Sequence[Any]) -> None:
         [prompt.submit, send.click], answers, [prompt, *settings], columns, show_progress="minimal", **_ONE_MODEL
     )
     stop.click(None, cancels=[going], **_LIGHT)
+
+
+def _runs_tab(runs: Runs, tab: Any) -> Any:
+    """What is chosen, looked at again every two seconds while the tab is open; gives the timer."""
+    # nothing is chosen before the tab is opened, when a run may have begun that is at work
+    chosen = gr.Dropdown(runs.names(), value=None, label="Run", elem_id="run-name")
+    shown = gr.HTML("", elem_id="run-shown")
+    timer = gr.Timer(2, active=False)
+
+    def opened(name: str | None) -> tuple[Any, str, Any]:
+        names = runs.names()
+        name = name if name in names else next(iter(names), None)
+        return gr.update(choices=names, value=name), runs.html(name), gr.Timer(active=True)
+
+    tab.select(opened, chosen, [chosen, shown, timer], show_progress="hidden", **_LIGHT)
+    gr.on([timer.tick, chosen.change], runs.html, chosen, shown, show_progress="hidden", **_LIGHT)
+    return timer
 
 
 def side_by_side(voices: Sequence[Voice], messages: Sequence[Message], sampling: Sampling) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Looking back at runs: `runs list`, `runs show` and `runs compare`."""
+"""Looking at runs: `runs list`, `runs show` and `runs compare` back at them, `runs watch` while they are at work."""
 
 from collections.abc import Sequence
 

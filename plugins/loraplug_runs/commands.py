@@ -1,4 +1,4 @@
-"""`loraplug runs list`, `show` and `compare`."""
+"""`loraplug runs list`, `show`, `compare` and `watch`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import click
 from loraplug import echo
 
 if TYPE_CHECKING:
-    from loraplug import App
-    from loraplug_runs.reading import Past
+    from loraplug import App, RunRecord
 
 _outputs = click.option(
     "--outputs",
@@ -33,10 +32,10 @@ def runs() -> None:
 @_as_json
 def list_runs(outputs: Path, as_json: bool) -> None:
     """List every run, the newest first."""
-    from loraplug_runs.reading import read_all
+    from loraplug import read_runs
     from loraplug_runs.views import as_data, listed
 
-    found, strange = read_all(outputs)
+    found, strange = read_runs(outputs)
     if as_json:
         unreadable = [{"name": name, "status": "unreadable", "error": why} for name, why in strange.items()]
         return _print_json([*map(as_data, found), *unreadable])
@@ -75,11 +74,49 @@ def compare_runs(names: tuple[str, ...], outputs: Path, as_json: bool) -> None:
     return echo("\n".join(compared(found)))
 
 
-def _find(name: str, outputs: Path) -> Past:
+@runs.command("watch")
+@click.argument("run", required=False)
+@_outputs
+@click.option("--once", is_flag=True, help="Print one picture and end.")
+@click.option(
+    "--every", type=click.FloatRange(min=0.2), default=2.0, metavar="SECONDS", help="How often to look; 2 by default."
+)
+@click.pass_context
+def watch_run(ctx: click.Context, run: str | None, outputs: Path, once: bool, every: float) -> None:
+    """Follow RUN, or the only run at work, by the files it writes; ends when the run does.
+
+    Exits with 1 where the run failed or its process is gone. Ctrl-c ends the watching, not the run.
+    """
+    from loraplug import EventLog, read_run
+    from loraplug_runs.watch import follow, picture
+
+    found = _find(run, outputs) if run is not None else _at_work(outputs)
+    if once:
+        return echo("\n".join(picture(found)))
+    log = EventLog(found.folder / "events.jsonl")
+    last = follow(lambda: read_run(found.folder, log), every)
+    return ctx.exit(1 if last.status in ("failed", "interrupted") else 0)
+
+
+def _at_work(outputs: Path) -> RunRecord:
+    """The only run that is at work."""
+    from loraplug import InputError, read_runs
+
+    found, _ = read_runs(outputs)
+    running = [run for run in found if run.status == "running"]
+    if len(running) == 1:
+        return running[0]
+    if running:
+        names = ", ".join(run.name for run in running)
+        raise InputError(f"{len(running)} runs are at work: {names}", where=outputs, todo="name the one to watch")
+    todo = f"see how the last one went: loraplug runs watch {found[0].name}" if found else "start one: loraplug run"
+    raise InputError("no run is at work", where=outputs / "runs", todo=todo)
+
+
+def _find(name: str, outputs: Path) -> RunRecord:
     from difflib import get_close_matches
 
-    from loraplug import InputError
-    from loraplug_runs.reading import UnreadableError, read_run
+    from loraplug import InputError, read_run
 
     place = outputs / "runs"
     folder = Path(name) if Path(name).name != name else place / name
@@ -90,8 +127,8 @@ def _find(name: str, outputs: Path) -> Past:
         raise InputError("there is no run of this name", where=folder, todo=hint)
     try:
         return read_run(folder)
-    except UnreadableError as error:
-        raise InputError(str(error), where=folder) from None
+    except InputError as error:
+        raise InputError(error.what, where=folder) from None
 
 
 def _print_json(data: Any) -> None:

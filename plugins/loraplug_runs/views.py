@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loraplug import Registry, as_toml, options
-from loraplug_runs.reading import Past
+from loraplug import Registry, RunRecord, as_toml, options
 from loraplug_runs.words import clipped, duration, number, printable, shown, sparkline, table, when, width
 
 _BYTES = "_bytes"
 
 
-def as_data(run: Past) -> dict[str, Any]:
+def as_data(run: RunRecord) -> dict[str, Any]:
     """Everything there is to know, as JSON values."""
     return {
         "name": run.name,
@@ -33,7 +32,7 @@ def as_data(run: Past) -> dict[str, Any]:
     }
 
 
-def listed(found: Sequence[Past], strange: dict[str, str]) -> list[str]:
+def listed(found: Sequence[RunRecord], strange: dict[str, str]) -> list[str]:
     """A line a run."""
     head = ("RUN", "STATUS", "LOSS", "VALIDATION", "STARTED", "AT WORK", "STEPS", "MADE", "DIFFERENT")
     varied = differences([run for run in found if run.recipe], facts=False)
@@ -65,7 +64,7 @@ def listed(found: Sequence[Past], strange: dict[str, str]) -> list[str]:
     return [*lines, *(clipped(f"{name}: unreadable: {why}", wide) for name, why in strange.items())]
 
 
-def _status(run: Past) -> str:
+def _status(run: RunRecord) -> str:
     words = {"interrupted": "at", "running": "at", "failed": "at", "stopped": "after"}
     return f"{run.status} {words[run.status]} {run.stage}" if run.stage and run.status in words else run.status
 
@@ -81,7 +80,7 @@ def _said(value: Any) -> str:
     return text.strip('"').rsplit("/", 1)[-1] if isinstance(value, str) else text
 
 
-def page(run: Past, registry: Registry) -> list[str]:
+def page(run: RunRecord, registry: Registry) -> list[str]:
     """One run, in full."""
     wide = width()
     lines = [f"{printable(run.name)}: {_status(run)}"]
@@ -110,7 +109,7 @@ def _section(title: str, inside: Sequence[str]) -> list[str]:
     return ["", f"  {title}", *(f"    {printable(line).rstrip()}" for line in inside)] if inside else []
 
 
-def _courses(found: Sequence[Past], wide: int) -> list[str]:
+def _courses(found: Sequence[RunRecord], wide: int) -> list[str]:
     """Sparklines of training and validation, all on one scale."""
     values = [value for run in found for _, value in (*run.losses, *run.validations)]
     if not values:
@@ -143,7 +142,7 @@ def _figure(key: str, value: float) -> str:
     return duration(value) if key == "seconds" and value >= 60 else number(value)
 
 
-def _own_values(run: Past, registry: Registry) -> list[str]:
+def _own_values(run: RunRecord, registry: Registry) -> list[str]:
     """Recipe values that are not what their components have as defaults."""
     defaults: dict[str, Any] = {"seed": 42}
     for part in dict.fromkeys(key.partition(".")[0] for key in run.recipe):
@@ -174,7 +173,7 @@ def _same(value: Any, default: Any) -> bool:
     )
 
 
-def differences(found: Sequence[Past], facts: bool = True) -> dict[str, list[Any]]:
+def differences(found: Sequence[RunRecord], facts: bool = True) -> dict[str, list[Any]]:
     """Dotted keys on which the runs differ, and each run's value (None where it has none).
 
     A run that has nothing of a key's table (it was stopped before that was written) does not make a difference.
@@ -193,7 +192,7 @@ def _group(key: str) -> str:
     return key.partition(".")[0].partition("[")[0]
 
 
-def compared(found: Sequence[Past]) -> list[str]:
+def compared(found: Sequence[RunRecord]) -> list[str]:
     """Figures, losses and differences side by side."""
     wide = width()
     names = list(dict.fromkeys(key for run in found for key in run.figures))

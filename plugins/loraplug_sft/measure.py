@@ -127,6 +127,13 @@ def resident_memory() -> float:
     return float(psutil.Process().memory_info().rss)
 
 
+def used_memory() -> float:
+    """The memory (bytes) this process holds now: on the GPU where it trains there, else resident."""
+    import torch
+
+    return float(torch.cuda.memory_reserved()) if torch.cuda.is_available() else resident_memory()
+
+
 def total_memory() -> float:
     """The memory (bytes) there is to train in: the GPU's, else what the machine has available now."""
     import psutil

@@ -111,8 +111,10 @@ def _run(
 ) -> TrainingResult:
     run, trainer, held = watcher.run, watcher.trainer, watcher.held
     probes = measure.prompts(held or trainer.train_dataset, options.samples)
+    texts = [tokenizer.decode(ids) for ids in probes]
     start = fingerprint(trainer.trained.values())
     before = _measured_before(watcher, tokenizer, probes)
+    _tell_samples(run, 0, texts, before["answers"])
     kept = world.from_first(watcher.checkpoints.latest() if watcher.leads else None)
     if kept is not None:
         watcher.resume(kept)
@@ -148,8 +150,13 @@ def _run(
     if watcher.leads:
         watcher.write(figures)
         _save(run, trainer, tokenizer, coverage)
-    texts = [tokenizer.decode(ids) for ids in probes]
+    _tell_samples(run, int(figures["steps"]), texts, after)
     return TrainingResult(run.folder / "adapter", figures, [*map(Sample, texts, before["answers"], after)])
+
+
+def _tell_samples(run: Run, step: int, prompts: list[str], answers: list[str]) -> None:
+    for prompt, answer in zip(prompts, answers, strict=False):  # processes that do not lead have no answers
+        run.emit("sample", step=step, prompt=prompt, answer=answer)
 
 
 def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probes: list[list[int]]) -> dict[str, Any]:

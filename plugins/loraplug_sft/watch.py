@@ -100,7 +100,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         line |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", 0.0))}
         self.metrics.append(line | {"tokens_per_second": round(speed, 1), "seconds": round(seconds, 2)})
         self.interrupt.end_change()
-        self.run.emit("metrics", **self.metrics[-1])
+        self.run.emit("metrics", **self.metrics[-1], steps=state.max_steps, memory_bytes=measure.used_memory())
         even = line["loss"] / self.trainer.step_weight  # with weights of 1 on average, as the loss of guessing has
         self.health.step(step, even, line["grad_norm"], line["learning_rate"], self.trainer.step_rows)
         if self._due(step):

@@ -288,3 +288,33 @@ def test_the_page_asks_nobody_else(page: Page, address: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/")
     assert "default-src 'self'" in str(connection.getresponse().headers["content-security-policy"])
+
+
+@pytest.mark.slow
+def test_runs_at_work_are_shown_live(page: Page, finished: Path) -> None:
+    """What another process writes shows without a click, in its own tab; a finished run can be chosen."""
+    from loraplug import only_one
+
+    folder = finished / "outputs/runs/live"
+    folder.mkdir()
+    log = folder / "events.jsonl"
+    log.write_text('{"time": 1, "event": "stage-start", "stage": "trainer"}\n')
+
+    def shown() -> str:
+        return "\n".join(element.text for element in page.all("#run"))
+
+    with only_one(folder, "live"):
+        page.tab("Runs")
+        until(lambda: "live: running (trainer)" in shown())
+        for step in (1, 2):
+            told = {"time": step, "event": "metrics", "step": step, "steps": 4, "loss": 3.5 - step, "seconds": step}
+            with log.open("a") as file:
+                file.write(json.dumps(told) + "\n")
+            until(lambda words=f"{step} of 4": words in shown())
+        assert "1.500" in shown() and page.all("#run svg")
+    until(lambda: "its process is gone" in shown())
+    page.press("#run-name input")
+    until(lambda: [item for item in page.all("[role=option]") if item.text.strip().endswith("tiny")])[0].click()
+    until(lambda: "tiny: done" in shown())
+    if place := os.environ.get("LORAPLUG_SCREENSHOTS"):
+        page.driver.save_screenshot(str(Path(place) / "web-runs.png"))

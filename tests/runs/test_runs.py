@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 import loraplug_runs
 from command import Cli
-from loraplug import load_registry, only_one
+from loraplug import InputError, RunRecord, load_registry, only_one, read_run, read_runs
 from loraplug.cli import cli
-from loraplug_runs.reading import Past, UnreadableError, read_all, read_run
 from loraplug_runs.words import duration, sparkline, table
 
 STEPS = [{"step": step, "loss": 5 - step / 10, "learning_rate": 0.01, "seconds": step * 2} for step in range(1, 9)]
@@ -149,7 +148,7 @@ def test_a_run_at_work_is_running_and_unharmed(done: Path) -> None:
     """The lock tells; reading does not take it away from who holds it."""
     with only_one(done, "good"):
         assert read_run(done).status == "running"
-        code = "import sys; from pathlib import Path; from loraplug_runs.reading import read_run; "
+        code = "import sys; from pathlib import Path; from loraplug import read_run; "
         code += "print(read_run(Path(sys.argv[1])).status)"
         told = subprocess.run([sys.executable, "-c", code, str(done)], capture_output=True, text=True, check=True)
         assert told.stdout.strip() == "running"
@@ -167,7 +166,7 @@ def test_files_cut_short_or_spoilt_never_raise(done: Path, data: st.DataObject) 
     (done / name).write_bytes(spoilt)
     try:
         run = read_run(done)
-    except UnreadableError as error:
+    except InputError as error:
         assert (name == "state.json" and "broken" in str(error)) or "no table" in str(error)
     else:
         whole = sum(_is_table(line) for line in spoilt.split(b"\n")) if name == "events.jsonl" else 0
@@ -290,7 +289,7 @@ def test_unknown_names(done: Path, call: Any) -> None:
     with pytest.raises(InputError, match="two runs"):
         call("runs", "compare", "good")
     assert "no runs in" in call("runs", "list", "--outputs", "nowhere").output
-    assert read_all(Path("nowhere")) == ([], {})
+    assert read_runs(Path("nowhere")) == ([], {})
 
 
 def test_sparkline() -> None:
@@ -314,7 +313,7 @@ def test_words() -> None:
     assert [duration(seconds) for seconds in (4.2, 200, 18720)] == ["4 s", "3 min 20 s", "5 h 12 min"]
     assert table(("A", "B"), [("1", "22")], 80) == ["A  B", "1  22"]
     assert table(("A", "B"), [("1", "22")], 3) == ["A", "1"]
-    assert Past("x", Path("x"), "done").losses == ()
+    assert RunRecord("x", Path("x"), "done").losses == ()
 
 
 def test_no_heavy_imports(done: Path) -> None:

@@ -13,30 +13,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from attrs import Factory, frozen
+from attrs import Factory, define, field, frozen
 
-from loraplug import InputError, LoraplugError, only_one
+from loraplug.errors import InputError, LoraplugError
+from loraplug.files import only_one
 
+_BEGINNING = 256  # bytes by which a log is told from another of its name
 LOCK_FILE, STATE, EVENTS, METRICS, RECIPE = ".lock", "state.json", "events.jsonl", "metrics.jsonl", "recipe.lock.toml"
 
 
-class UnreadableError(Exception):
-    """The folder is not a run's, or is broken; the message says how."""
+@frozen
+class SampleRecord:
+    """What a model answered to a prompt after so many steps; 0 is before training."""
+
+    step: int
+    prompt: str
+    answer: str
 
 
 @frozen
-class Past:
+class RunRecord:
     """One run.
 
     Attributes:
         status: "done", "running", "interrupted", "failed" or "stopped" (by `--until`).
         stage: the stage it is in, or was in when it ended otherwise than well.
         error: what a failed stage said.
+        changed: when it last said something, seconds since 1970; None where no event is whole.
         started: of the first start, seconds since 1970; None where no event is whole.
         seconds: spent in stages, over all starts.
         starts: how often it was started and got as far as a stage.
         figures: what training came to, name to number.
         losses, validations: (step, nats per trained token), by step.
+        latest: what the last training step was told with (step, steps, tokens_per_second, memory_bytes, seconds …).
+        samples: prompts and what the model answered, in the order they were asked.
         artefacts: what was made, and whether it is still there.
         recipe: dotted key to value, as the run resolved it, with exporters where its lock file is there.
         facts: dotted key to value: what it stood on (data, base, versions).
@@ -49,20 +59,30 @@ class Past:
     stage: str | None = None
     error: str | None = None
     started: float | None = None
+    changed: float | None = None
     seconds: float = 0.0
     starts: int = 0
     figures: Mapping[str, float] = Factory(dict)
     losses: Sequence[tuple[int, float]] = ()
     validations: Sequence[tuple[int, float]] = ()
+    latest: Mapping[str, float] = Factory(dict)
+    samples: Sequence[SampleRecord] = ()
     artefacts: Mapping[str, bool] = Factory(dict)
     recipe: Mapping[str, Any] = Factory(dict)
     facts: Mapping[str, Any] = Factory(dict)
     remarks: Sequence[str] = ()
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds of training that are left at the speed so far; None where it is not training."""
+        step, steps, seconds = (self.latest.get(key, 0) for key in ("step", "steps", "seconds"))
+        known = self.status == "running" and self.stage == "trainer" and 0 < step <= steps
+        return (steps - step) * seconds / step if known else None
 
-def read_all(outputs: Path) -> tuple[list[Past], dict[str, str]]:
+
+def read_runs(outputs: Path) -> tuple[list[RunRecord], dict[str, str]]:
     """The runs under `outputs`, the newest first, and what else lies beside them: name to why it cannot be read."""
-    found: list[Past] = []
+    found: list[RunRecord] = []
     strange: dict[str, str] = {}
     place = outputs / "runs"
     try:
@@ -72,29 +92,35 @@ def read_all(outputs: Path) -> tuple[list[Past], dict[str, str]]:
     for folder in folders:
         try:
             found.append(read_run(folder))
-        except UnreadableError as error:
-            strange[folder.name] = str(error)
+        except InputError as error:
+            strange[folder.name] = error.what
     return sorted(found, key=lambda run: run.started or 0.0, reverse=True), strange
 
 
-def read_run(folder: Path) -> Past:
+def read_run(folder: Path, events: EventLog | None = None) -> RunRecord:
     """One run.
 
+    Args:
+        folder: the run's folder.
+        events: its log, where it is read again and again: only what was added is parsed.
+
     Raises:
-        UnreadableError: it is not a folder of a run, or its state is broken.
+        InputError: it is not a folder of a run, or its state is broken.
     """
     try:
         if not folder.is_dir():
-            raise UnreadableError("not a folder")
+            raise InputError("not a folder")
         if not any((folder / name).is_file() for name in (LOCK_FILE, STATE, EVENTS)):
-            raise UnreadableError(f"not a run's folder: no {STATE}, no {EVENTS}")
+            raise InputError(f"not a run's folder: no {STATE}, no {EVENTS}")
         remarks: list[str] = []
+        # before the files are read: a run that was gone by then has written all there is
+        at_work = _held(folder)
         state = _state(folder / STATE)
-        events = list(_lines(folder / EVENTS, remarks))
-        metrics = list(_lines(folder / METRICS, remarks))
+        told = (events or EventLog(folder / EVENTS)).read(remarks)
+        metrics = EventLog(folder / METRICS).read(remarks)
         lock = _toml(folder / RECIPE, remarks)
     except OSError as error:
-        raise UnreadableError(f"{error.strerror or error} ({error.filename or folder})") from None
+        raise InputError(f"{error.strerror or error} ({error.filename or folder})") from None
     facts = dict(_flat(_table(lock, "lock")))
     facts |= {
         f"{part}.{key}": value for part in ("data", "validation", "base") for key, value in _flat(state.get(part))
@@ -103,21 +129,24 @@ def read_run(folder: Path) -> Past:
     recipe |= {key: value for key, value in _flat({"exporter": lock.get("exporter")}) if value is not None}
     figures = _numbers(_table(state, "figures"))
     artefacts = {str(place): how for place, how in _table(state, "artefacts").items()}
-    status, stage, reason = _status(folder, events, bool(figures), _left(artefacts, lock))
-    losses, validations = _courses([*events, *metrics], figures)
-    times = [event["time"] for event in events if _is_number(event.get("time"))]
-    return Past(
+    status, stage, reason = _status(at_work or _held(folder), told, bool(figures), _left(artefacts, lock))
+    losses, validations = _courses([*told, *metrics], figures)
+    times = [event["time"] for event in told if _is_number(event.get("time"))]
+    return RunRecord(
         name=folder.name,
         folder=folder,
         status=status,
         stage=stage,
         error=reason,
         started=times[0] if times else None,
-        seconds=_at_work(events, running=status == "running"),
-        starts=sum(event.get("event") == "stage-start" and event.get("stage") == "dataset" for event in events),
+        changed=times[-1] if times else None,
+        seconds=_at_work(told, running=status == "running"),
+        starts=sum(event.get("event") == "stage-start" and event.get("stage") == "dataset" for event in told),
         figures=figures,
         losses=losses,
         validations=validations,
+        latest=_latest(told),
+        samples=_samples(told),
         artefacts={place: Path(place).exists() for place, how in artefacts.items() if how == "made"},
         recipe=recipe,
         facts=facts,
@@ -128,40 +157,68 @@ def read_run(folder: Path) -> Past:
 # files
 
 
+@define
+class EventLog:
+    """The lines of a JSON Lines file that grows; each is parsed once, and all anew where it is another file by now."""
+
+    path: Path
+    _entries: list[dict[str, Any]] = field(factory=list, init=False)
+    _offset: int = field(default=0, init=False)
+    _bad: int = field(default=0, init=False)
+    _beginning: bytes = field(default=b"", init=False)
+
+    def read(self, remarks: list[str]) -> list[dict[str, Any]]:
+        """The whole lines so far; the others are counted in `remarks`.
+
+        Raises:
+            OSError: the file is there and cannot be read.
+        """
+        if not self.path.is_file():
+            self._forget()
+            return []
+        with self.path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+            if not beginning.startswith(self._beginning) or file.seek(0, 2) < self._offset:
+                self._forget()
+            self._beginning = beginning
+            file.seek(self._offset)
+            *lines, rest = file.read().split(b"\n")
+        self._offset += sum(len(line) + 1 for line in lines)
+        added = [(line, _entry(line)) for line in lines if line.strip()]
+        self._entries += [entry for _, entry in added if entry is not None]
+        self._bad += sum(entry is None for _, entry in added)
+        last = _entry(rest)  # without its line feed it may be whole all the same
+        bad = self._bad + bool(rest.strip() and last is None)
+        found = [*self._entries, *([last] if last is not None else [])]
+        if bad:
+            cut = ", the last one cut short" if rest.strip() else ""
+            remarks.append(f"{self.path.name}: {bad} of {len(found) + bad} lines are broken{cut}")
+        return found
+
+    def _forget(self) -> None:
+        self._entries, self._offset, self._bad, self._beginning = [], 0, 0, b""
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
 def _state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UnreadableError(f"{path.name} is broken ({error})") from None
+        raise InputError(f"{path.name} is broken ({error})") from None
     except RecursionError:
-        raise UnreadableError(f"{path.name} is broken (nested too deep)") from None
+        raise InputError(f"{path.name} is broken (nested too deep)") from None
     if not isinstance(state, dict):
-        raise UnreadableError(f"{path.name} holds no table")
+        raise InputError(f"{path.name} holds no table")
     return state
-
-
-def _lines(path: Path, remarks: list[str]) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON Lines file; the others are counted in `remarks`."""
-    if not path.is_file():
-        return
-    lines = path.read_bytes().split(b"\n")
-    bad = 0
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            entry = None
-        if isinstance(entry, dict):
-            yield entry
-        else:
-            bad += 1
-    if bad:
-        cut = ", the last one cut short" if lines[-1].strip() else ""
-        remarks.append(f"{path.name}: {bad} of {sum(bool(line.strip()) for line in lines)} lines are broken{cut}")
 
 
 def _toml(path: Path, remarks: list[str]) -> dict[str, Any]:
@@ -233,8 +290,27 @@ def _left(artefacts: Mapping[str, Any], lock: Mapping[str, Any]) -> int:
     return max(len(artefacts), len(wanted) if isinstance(wanted, list) else 0) - made
 
 
+def _latest(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The figures of the step that was told last, as far as they are finite."""
+    for event in reversed(events):
+        if event.get("event") == "metrics" and "loss" in event and _is_number(event.get("step")):
+            return {key: value for key, value in _numbers(event).items() if math.isfinite(value)}
+    return {}
+
+
+def _samples(events: Sequence[Mapping[str, Any]]) -> list[SampleRecord]:
+    """Answers by step and prompt; a run that goes on tells those of before again."""
+    found = {}
+    for event in events:
+        step, prompt, answer = (event.get(key) for key in ("step", "prompt", "answer"))
+        if event.get("event") == "sample" and isinstance(prompt, str) and isinstance(answer, str):
+            sample = SampleRecord(step if isinstance(step, int) else 0, prompt, answer)
+            found[sample.step, prompt] = sample
+    return [*found.values()]
+
+
 def _status(
-    folder: Path, events: Sequence[Mapping[str, Any]], trained: bool, left: int
+    at_work: bool, events: Sequence[Mapping[str, Any]], trained: bool, left: int
 ) -> tuple[str, str | None, str | None]:
     """Status, stage and error."""
     stage, last, error = None, "", None
@@ -242,7 +318,7 @@ def _status(
         if str(event.get("event", "")).startswith("stage-"):
             last, stage = str(event["event"]), str(event.get("stage"))
             error = str(event["error"]) if "error" in event else None
-    if _held(folder):
+    if at_work:
         return "running", stage if last == "stage-start" else None, None
     if trained and not left:
         return "done", None, None
