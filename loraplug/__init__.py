@@ -47,7 +47,7 @@ from loraplug_rows.nulls import iter_rows
 from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
 from loraplug_tables.options import Doc, Option, options
 from loraplug_tables.secrets import kinds as kinds_of_secrets
-from loraplug_tables.secrets import redact, redacted
+from loraplug_tables.secrets import own_secrets, redact, redacted
 from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ __all__ = [
     "only_one",
     "open_model",
     "options",
+    "own_secrets",
     "printable",
     "published",
     "redact",
