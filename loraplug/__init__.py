@@ -32,11 +32,12 @@ from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.installed import Plugin
 from loraplug.lock import as_table, require_secrets, shareable
+from loraplug.mixing import Mix, Taken
 from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
 from loraplug.printing import echo, printable
 from loraplug.provenance import is_own as is_own_lock
 from loraplug.provenance import remember as remember_lock
-from loraplug.recipe import Plugins, Recipe, Validation, build
+from loraplug.recipe import DataSet, Plugins, Recipe, Validation, build
 from loraplug.registry import Entry, Registry, load_registry, report
 from loraplug.transforms import transformed
 from loraplug.weights import weight_files, weight_names
@@ -65,6 +66,7 @@ __all__ = [
     "BaseFacts",
     "Component",
     "Conversation",
+    "DataSet",
     "DatasetSource",
     "Diagnostic",
     "Doc",
@@ -77,6 +79,7 @@ __all__ = [
     "InputError",
     "Lock",
     "LoraplugError",
+    "Mix",
     "ModelLoader",
     "Opened",
     "Option",
@@ -93,6 +96,7 @@ __all__ = [
     "Reporter",
     "Run",
     "Sample",
+    "Taken",
     "Trained",
     "Trainer",
     "TrainingResult",

@@ -52,6 +52,27 @@ class Reporter:
         yield Progress()
 
 
+class Named(Reporter):
+    """Says everything to another reporter, with a name before it."""
+
+    def __init__(self, inner: Reporter, name: str) -> None:
+        self.inner, self.name = inner, name
+
+    def say(self, text: str) -> None:
+        """Tell it under the name."""
+        self.inner.say(f"{self.name}: {text}")
+
+    def warn(self, text: str) -> None:
+        """Warn of it under the name."""
+        self.inner.warn(f"{self.name}: {text}")
+
+    @contextmanager
+    def progress(self, title: str, total: float | None) -> Iterator[Progress]:
+        """As the other reporter shows it."""
+        with self.inner.progress(title, total) as bar:
+            yield bar
+
+
 @frozen
 class Event:
     """What observers are told of.

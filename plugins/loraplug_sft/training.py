@@ -47,7 +47,13 @@ def train(
     tokens = _check_rows(options, run, model, tokenizer, rows, lengths)
     set_seed(run.seed)
     plan = order.lay_out(
-        lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
+        lengths,
+        run.seed,
+        options.epochs,
+        options.max_steps,
+        options.batch_size,
+        options.tokens_per_step,
+        sets=rows["set"] if "set" in rows.column_names else None,
     )
     adapted = options.lora.attach(model)
     fast, said = False, "plain kernel, as asked"
@@ -116,8 +122,13 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase, loa
     figures = watcher.figures()
     after: list[str] = []
     if held is not None:
-        loss = measure.validation_loss(trainer, held, run)
-        figures = {"validation_loss_before": before["validation_loss"], **figures, "validation_loss_after": loss}
+        losses = measure.validation_losses(trainer, held, run)
+        known = before.get("losses") or {"validation_loss": before["validation_loss"]}
+        figures = {
+            **{_at(label, "before"): loss for label, loss in known.items()},
+            **figures,
+            **{_at(label, "after"): loss for label, loss in losses.items()},
+        }
     if watcher.leads or trainer.sharded:
         after = measure.answers(trainer, tokenizer, probes)
     changed = fingerprint(trainer.trained.values()) != start
@@ -130,6 +141,11 @@ def _run(options: Sft, watcher: Watcher, tokenizer: PreTrainedTokenizerBase, loa
     return TrainingResult(run.folder / "adapter", figures, [*map(Sample, texts, before["answers"], after)])
 
 
+def _at(label: str, when: str) -> str:
+    """`validation_loss/chat` before training is called `validation_loss_before/chat`."""
+    return label.replace("validation_loss", f"validation_loss_{when}", 1)
+
+
 def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probes: list[list[int]]) -> dict[str, Any]:
     """Validation loss and answers of the untrained model; a run that goes on finds them where the first left them."""
     place = watcher.checkpoints.folder / "before.json"
@@ -138,7 +154,8 @@ def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probe
     trainer, held = watcher.trainer, watcher.held
     found: dict[str, Any] = {"answers": [], "validation_loss": None}
     if held is not None:
-        found["validation_loss"] = measure.validation_loss(trainer, held, watcher.run)
+        found["losses"] = measure.validation_losses(trainer, held, watcher.run)
+        found["validation_loss"] = found["losses"]["validation_loss"]
     if watcher.leads or trainer.sharded:
         found["answers"] = measure.answers(trainer, tokenizer, probes)
     if watcher.leads:
