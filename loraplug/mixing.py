@@ -176,7 +176,9 @@ def _joined(sets: Mapping[str, Dataset], parts: Sequence[_Part], *, side_by_side
         indices = [starts[index] + next(sources[index]) for index in _sequence(parts)]
     else:
         indices = [begin + row for begin, part in zip(starts, parts, strict=True) for row in part.taken]
-    return concatenate_datasets([*rows.values()]).select(indices)
+    made = concatenate_datasets([*rows.values()]).select(indices)
+    made.info.description = ""  # which holds each formatter's account of its own set
+    return made
 
 
 def alike(sets: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -219,7 +221,9 @@ def together(sets: Mapping[str, Dataset]) -> Dataset:
     """Validation rows of several sets as one data set, with the name of its set in the column `set` of each."""
     from datasets import concatenate_datasets
 
-    return concatenate_datasets([with_set(rows, name) for name, rows in sets.items()])
+    made = concatenate_datasets([with_set(rows, name) for name, rows in sets.items()])
+    made.info.description = ""
+    return made
 
 
 def with_set(rows: Dataset, name: str) -> Dataset:

@@ -15,7 +15,7 @@ import attrs
 
 from loraplug import files, lock, provenance
 from loraplug.components import Component, Sample, Trained, TrainingResult
-from loraplug.context import Named, Reporter, Run, published
+from loraplug.context import Event, Named, Reporter, Run, published
 from loraplug.errors import InputError
 from loraplug.mixing import Taken, alike, mixed, together
 from loraplug.pins import Pins
@@ -169,7 +169,8 @@ class Pipeline:
         """This pipeline as if one of its several data sets were the only one; what it says begins with its name."""
         view = copy(self)
         view.recipe, view.failed = self.recipe.only(one.name), False
-        view.run = attrs.evolve(self.run, reporter=Named(self.run.reporter, one.name))
+        tell = partial(_tell_of, place=one.place, observe=self.run.observe)
+        view.run = attrs.evolve(self.run, reporter=Named(self.run.reporter, one.name), observe=tell)
         return view
 
     def load_sets(self) -> dict[str, Dataset]:
@@ -413,6 +414,11 @@ class Pipeline:
         places = {exporter.name: exporter.place(run=self.run) for exporter in self.recipe.exporter}
         samples = [Sample(**sample) for sample in state["samples"]]
         return Outcome(reached, state["figures"], samples, places if reached == "exporter" else {})
+
+
+def _tell_of(event: Event, place: str, observe: Callable[[Event], None]) -> None:
+    """Tell an event of one of several data sets, whose table stands at `place`."""
+    observe(attrs.evolve(event, data={**event.data, "place": place}) if event.kind == "transformed" else event)
 
 
 def _split(pipeline: Pipeline, rows: Dataset) -> tuple[Dataset, Dataset | None]:

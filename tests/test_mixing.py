@@ -225,3 +225,29 @@ def test_a_set_that_comes_to_nothing_is_named(several: Path, monkeypatch: pytest
         pipeline.load_sets()
     assert 'set "watch"' in str(caught.value)
     assert "speech" in str(caught.value)
+
+
+def test_plan_and_preview_tell_of_every_set(inside: Cli, several: Path) -> None:
+    """Rows, tokens and what was taken by set, what transforms took, overlaps; rows before and after transforms."""
+    short = 'dataset.chat.transform.0.where="len(messages[1].content) > 9"'
+    done = inside("plan", several, "--no-measure", "--json", "--set", short)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert {name: one["rows"] for name, one in made["sets"].items()} == {"bugs": 12, "chat": 17, "watch": 2}
+    assert "train" not in made["sets"]["watch"]
+    assert made["sets"]["chat"]["validation"]["rows"] == 3
+    assert made["mix"]["tokens"] == sum(one["mix"]["amount"] for one in made["sets"].values() if "mix" in one)
+    (took,) = made["transforms"]
+    assert (took["place"], took["rows"], took["left"]) == ("dataset[1]", 20, 17)
+    assert list(took["reasons"].values()) == [3]
+    places = {(one["of"], one["in"]) for one in made["near_duplicates"]}
+    assert {("bugs", "bugs"), ("chat", "bugs"), ("validation rows of watch", "chat")} <= places
+    shown = inside("plan", several, "--no-measure").stdout
+    assert "in the mixture" in shown
+    assert "mixture (interleave, stop, tokens)" in shown
+    counts = []
+    for stage in ("dataset", "transform"):
+        done = inside("preview", several, "--stage", stage, "--dataset", "chat", "-n", "99", "--json", "--set", short)
+        counts.append(len(json.loads(done.stdout)))
+    assert counts == [20, 17]
+    assert "choose one with --dataset: bugs, chat, watch" in inside("preview", several).stderr
