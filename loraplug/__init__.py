@@ -32,11 +32,12 @@ from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
 from loraplug.installed import Plugin
 from loraplug.lock import as_table, require_secrets, shareable
+from loraplug.mixing import Mix, Taken
 from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
 from loraplug.printing import echo, printable
 from loraplug.provenance import is_own as is_own_lock
 from loraplug.provenance import remember as remember_lock
-from loraplug.recipe import Plugins, Recipe, Validation, build
+from loraplug.recipe import DataSet, Plugins, Recipe, Validation, build
 from loraplug.registry import Entry, Registry, load_registry, report
 from loraplug.transforms import transformed
 from loraplug.weights import weight_files, weight_names
@@ -51,12 +52,11 @@ from loraplug_rows.nulls import iter_rows
 from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
 from loraplug_tables.options import Doc, Option, options
 from loraplug_tables.secrets import kinds as kinds_of_secrets
-from loraplug_tables.secrets import redact, redacted
+from loraplug_tables.secrets import own_secrets, redact, redacted
 from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
     from loraplug.app import App
-    from loraplug.records import EventLog, RunRecord, read_run, read_runs
     from loraplug.run import Outcome, Pipeline
 
 __version__ = "0.1.0"
@@ -71,6 +71,7 @@ __all__ = [
     "BaseFacts",
     "Component",
     "Conversation",
+    "DataSet",
     "DatasetSource",
     "Diagnostic",
     "Doc",
@@ -84,6 +85,7 @@ __all__ = [
     "InputError",
     "Lock",
     "LoraplugError",
+    "Mix",
     "ModelLoader",
     "Opened",
     "Option",
@@ -102,6 +104,7 @@ __all__ = [
     "RunRecord",
     "Sample",
     "Share",
+    "Taken",
     "Trained",
     "Trainer",
     "TrainingResult",
@@ -132,6 +135,7 @@ __all__ = [
     "only_one",
     "open_model",
     "options",
+    "own_secrets",
     "printable",
     "published",
     "quantised_share",
@@ -153,7 +157,6 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {"App": "app", "Outcome": "run", "Pipeline": "run"}
-_LATER |= dict.fromkeys(("EventLog", "RunRecord", "read_run", "read_runs"), "records")
 
 
 def __getattr__(name: str) -> Any:

@@ -63,11 +63,16 @@ class App(click.Group):
 
         return build(self.read_layers(path, settings), self.registry)
 
-    def source(self, path: Path, settings: tuple[str, ...] = ()) -> tuple[DatasetSource, tuple[Transform, ...], Run]:
-        """What `[dataset]` of a recipe says, and a run for it; the recipe's other tables may be missing or wrong."""
+    def source(
+        self, path: Path, settings: tuple[str, ...] = (), named: str | None = None
+    ) -> tuple[DatasetSource, tuple[Transform, ...], Run]:
+        """What `[dataset]` of a recipe says, and a run for it; the recipe's other tables may be missing or wrong.
+
+        `named` tells which of several data sets is meant.
+        """
         from loraplug.recipe import build_source
 
-        source, transforms, name, seed = build_source(self.read_layers(path, settings), self.registry)
+        source, transforms, name, seed = build_source(self.read_layers(path, settings), self.registry, named)
         return source, transforms, Run(name, seed, reporter=self.reporter())
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -52,11 +52,32 @@ class Reporter:
         yield Progress()
 
 
+class Named(Reporter):
+    """Says everything to another reporter, with a name before it."""
+
+    def __init__(self, inner: Reporter, name: str) -> None:
+        self.inner, self.name = inner, name
+
+    def say(self, text: str) -> None:
+        """Tell it under the name."""
+        self.inner.say(f"{self.name}: {text}")
+
+    def warn(self, text: str) -> None:
+        """Warn of it under the name."""
+        self.inner.warn(f"{self.name}: {text}")
+
+    @contextmanager
+    def progress(self, title: str, total: float | None) -> Iterator[Progress]:
+        """As the other reporter shows it."""
+        with self.inner.progress(title, total) as bar:
+            yield bar
+
+
 @frozen
 class Event:
     """What observers are told of.
 
-    `kind` is "stage-start", "stage-end", "stage-failed", "metrics", "sample" or "artefact".
+    `kind` is "stage-start", "stage-end", "stage-failed", "left-out", "transformed", "metrics", "sample" or "artefact".
     """
 
     kind: str
@@ -97,6 +118,17 @@ class Run:
     def folder(self) -> Path:
         """`outputs/runs/<name>`: state, checkpoints and logs; what going on after a kill needs."""
         return self.outputs / "runs" / self.name
+
+    def left_out(self, reason: str, rows: int, examples: Sequence[str] = ()) -> None:
+        """Tell of rows that the component at work leaves out: why, how many, and what some are called.
+
+        `plan` shows it with the component's other figures, and events.jsonl keeps it.
+        """
+        if rows:
+            few = list(examples[:5])
+            named = f" ({', '.join(few)}{' …' if rows > len(few) else ''})" if few else ""
+            self.emit("left-out", reason=reason, rows=rows, examples=few)
+            self.say(f"left out {rows}: {reason}{named}")
 
     def say(self, text: str) -> None:
         """Tell something the user would want to know."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
 from os.path import relpath
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loraplug.errors import InputError, Problem
-from loraplug.recipe import Recipe
+from loraplug.recipe import DataSet, Recipe
 from loraplug.registry import Registry
 from loraplug_tables.layers import Place, Table, as_key
 from loraplug_tables.options import ByUse
@@ -57,12 +57,23 @@ def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None, *, 
     tables: Table = {
         kind: [*map(written, part)] if kind == "exporter" else written(part) for kind, part in parts.items()
     }
-    if recipe.transforms:
+    if recipe.sets:
+        tables["dataset"] = [_set_table(one, recipe, written) for one in recipe.sets]
+        tables["mix"] = written(recipe.mix)
+    elif recipe.transforms:
         tables["dataset"]["transform"] = [*map(written, recipe.transforms)]
     plugins = {"plugins": {"disable": list(recipe.disabled)}} if recipe.disabled else {}
     table = {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
     shown: Table = table if secrets else redacted(table)
     return shown
+
+
+def _set_table(one: DataSet, recipe: Recipe, written: Callable[[Any], Table]) -> Table:
+    """One of several `[[dataset]]`; its formatter where it differs from the recipe's."""
+    table = {**written(one.source), "name": one.name}
+    table |= {} if one.share is None else {"share": one.share}
+    table |= {"transform": [*map(written, one.transforms)]} if one.transforms else {}
+    return table | ({"formatter": written(one.formatter)} if one.formatter != recipe.formatter else {})
 
 
 def lock_text(recipe: Recipe, registry: Registry, pinned: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,15 @@ class Pins:
 
     def rows(self, part: str, rows: Dataset) -> None:
         """Hold data or validation; rows that seem to hold secrets are warned of on the way."""
+        self.hold(part, self._facts(part, rows))
+
+    def sets(self, part: str, sets: Mapping[str, Dataset]) -> None:
+        """Hold the data or validation rows of several sets, as `rows` does of one."""
+        facts = {name: self._facts(part, rows) for name, rows in sets.items()}
+        whole = digests.template_facts("".join(f"{name} {one['sha256']}\n" for name, one in facts.items()))
+        self.hold(part, {"rows": sum(one["rows"] for one in facts.values()), **whole, "sets": facts})
+
+    def _facts(self, part: str, rows: Dataset) -> dict[str, Any]:
         found: dict[int, set[str]] = {}
         own = own_secrets()
 
@@ -50,7 +59,7 @@ class Pins:
             if some := kinds(line.replace("\\n", "\n"), own):
                 found[index] = some
 
-        self.hold(part, {"rows": len(rows), "sha256": files.hash_rows(rows, see)})
+        facts = {"rows": len(rows), "sha256": files.hash_rows(rows, see)}
         if found:
             names = [row_id(rows[index], index) for index in [*found][:_NAMED]]
             what = Counter(kind for some in found.values() for kind in some)
@@ -59,6 +68,7 @@ class Pins:
                 f"{len(found)} of {len(rows)} rows hold what looks like a secret ({told}): {', '.join(names)}"
                 f"{' …' if len(found) > _NAMED else ''}; the model would learn it: take it out of {PINNED[part]}"
             )
+        return facts
 
     def tokenizer(self, tokenizer: Any) -> None:
         """Hold the tokenizer and its chat template."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from attrs import evolve
 from loraplug.components import KINDS, Component, Exporter, held_at
 from loraplug.context import Run
 from loraplug.errors import LoraplugError, Problem, RecipeError
-from loraplug.recipe import Recipe
+from loraplug.recipe import DataSet, Recipe
 from loraplug.registry import Registry, report
 from loraplug.validation import validation_source
 
@@ -34,10 +34,11 @@ def preflight(recipe: Recipe, run: Run, registry: Registry, stages: Sequence[str
         RecipeError: with every problem found.
     """
     parts = list(_parts(recipe, stages))
+    views = {one.place: recipe.only(one.name) for one in recipe.sets}
     found = [
         problem
         for path, part in parts
-        for problem in _asked(registry, part, path, part.preflight, run=run, recipe=recipe)
+        for problem in _asked(registry, part, path, part.preflight, run=run, recipe=_view(views, path) or recipe)
     ]
     found += _validation(recipe, run, registry) if "dataset" in stages else ()
     found += _places(run, parts)
@@ -55,12 +56,26 @@ def _parts(recipe: Recipe, stages: Sequence[str]) -> Iterator[tuple[str, Compone
         outer = (
             [(f"exporter[{index}]", one) for index, one in enumerate(part)] if kind == "exporter" else [(kind, part)]
         )
-        if kind == "dataset":
+        if kind == "dataset" and recipe.sets:
+            outer = [placed for one in recipe.sets for placed in _of_set(one, recipe)]
+        elif kind == "dataset":
             outer += [(f"dataset.transform[{index}]", one) for index, one in enumerate(recipe.transforms)]
         for path, one in outer:
             if one is not None:
                 yield path, one
                 yield from held_at(one, path)
+
+
+def _of_set(one: DataSet, recipe: Recipe) -> Iterator[tuple[str, Component | None]]:
+    yield one.place, one.source
+    yield from ((f"{one.place}.transform[{index}]", part) for index, part in enumerate(one.transforms))
+    if one.formatter != recipe.formatter:
+        yield f"{one.place}.formatter", one.formatter
+
+
+def _view(views: Mapping[str, Recipe], path: str) -> Recipe | None:
+    """The recipe as what stands in one of several data sets sees it."""
+    return next((view for place, view in views.items() if path == place or path.startswith(f"{place}.")), None)
 
 
 def _validation(recipe: Recipe, run: Run, registry: Registry) -> Iterator[Problem]:

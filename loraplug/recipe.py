@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 
 from loraplug.components import (
     TABLES,
@@ -24,6 +24,7 @@ from loraplug.components import (
 )
 from loraplug.context import Run
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
+from loraplug.mixing import Mix
 from loraplug.registry import Registry
 from loraplug.validation import OWN, validation_source
 from loraplug_tables.layers import Layers, Place, Table, as_key, dotted
@@ -31,6 +32,7 @@ from loraplug_tables.options import ByUse, Doc, expected
 from loraplug_tables.structure import FAILED, structure, unknown_key
 
 _OPTIONAL = ("validation", "quantizer")
+_SET_NAME = re.compile(r"(?=.*[A-Za-z_])[A-Za-z0-9_-]{1,64}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 
 
@@ -83,8 +85,28 @@ class Plugins:
 
 
 @frozen
+class DataSet:
+    """One of several `[[dataset]]`, at `place` of the recipe; one with the share 0 is watched and not trained on."""
+
+    name: str
+    place: str
+    source: DatasetSource
+    formatter: Formatter
+    transforms: tuple[Transform, ...] = ()
+    share: float | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether all its rows are validation rows."""
+        return self.share == 0
+
+
+@frozen
 class Recipe:
     """A whole recipe, every stage a component. `folder` is where relative paths in `file` start.
+
+    `sets`: where the recipe has `[[dataset]]`, every one of them, and `mix` says how they become one; `dataset` and
+    `transforms` are then those of the first. Empty where it has one `[dataset]`.
 
     `unfilled`: what the file says at keys that variables were put into, such as `exporter.0.repo` to `${OWNER}/model`.
     """
@@ -103,6 +125,8 @@ class Recipe:
     lock: Table | None = None
     disabled: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
+    sets: tuple[DataSet, ...] = ()
+    mix: Mix = field(factory=Mix)
     unfilled: Mapping[str, str] = field(factory=dict)
 
     def parts(self) -> dict[str, Any]:
@@ -112,11 +136,33 @@ class Recipe:
 
     def components(self) -> Iterator[Component]:
         """Every component, in the order of the stages, each with those inside it."""
+        return (part for part, _ in self.components_seen())
+
+    def components_seen(self) -> Iterator[tuple[Component, Recipe]]:
+        """Every component with the recipe as it sees it: of several data sets, what is of one sees that one alone."""
         stages = [getattr(self, kind) for kind in TABLES if kind != "exporter"]
-        for part in (stages[0], *self.transforms, *stages[1:], *self.exporter):
+        parts = [(part, self) for part in (stages[0], *self.transforms, *stages[1:], *self.exporter)]
+        if self.sets:
+            views = [(one, self.only(one.name)) for one in self.sets]
+            of_sets = [(part, view) for one, view in views for part in (one.source, *one.transforms)]
+            own = [(one.formatter, view) for one, view in views if one.formatter != self.formatter]
+            parts = [*of_sets, *own, *((part, self) for part in (*stages[1:], *self.exporter))]
+        for part, view in parts:
             if part is not None:
-                yield part
-                yield from held(part)
+                yield part, view
+                yield from ((inner, view) for inner in held(part))
+
+    def only(self, name: str) -> Recipe:
+        """The recipe as if the set of this name were its only one."""
+        one = next(one for one in self.sets if one.name == name)
+        validation = None if one.watched else self.validation
+        return evolve(self, dataset=one.source, transforms=one.transforms, formatter=one.formatter,
+                      validation=validation, sets=(), mix=Mix())  # fmt: skip
+
+    @property
+    def validates(self) -> bool:
+        """Whether there will be validation rows."""
+        return self.validation is not None or any(one.watched for one in self.sets)
 
 
 def build(layers: Layers, registry: Registry) -> Recipe:
@@ -128,8 +174,9 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     builder = _Builder(layers, registry)
     recipe = builder.build()
     if recipe is not None:
-        for part in recipe.components():
-            builder.problems += part.check(recipe=recipe)
+        for part, view in recipe.components_seen():
+            builder.problems += part.check(recipe=view)
+        builder.problems = list(dict.fromkeys(builder.problems))  # one formatter is asked for each set
         builder.problems += _same_places(recipe)
     if builder.problems or recipe is None:
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
@@ -137,19 +184,39 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     return recipe
 
 
-def build_source(layers: Layers, registry: Registry) -> tuple[DatasetSource, tuple[Transform, ...], str, int]:
+def build_source(
+    layers: Layers, registry: Registry, named: str | None = None
+) -> tuple[DatasetSource, tuple[Transform, ...], str, int]:
     """Make the source of `[dataset]` and its transforms alone, with the name and seed of a run, written or not.
+
+    Args:
+        named: of several `[[dataset]]`, the name of the one that is meant.
 
     Raises:
         RecipeError: with every problem found in them; what else the recipe holds is not looked at.
+        InputError: there are several and none is named, or none of this name.
     """
     builder, table = _Builder(layers, registry), layers.table
-    source, transforms = builder.part("dataset"), builder.transforms()
+    place = _named_place(table.get("dataset"), named, layers.file)
+    source, transforms = builder.source(place), builder.transforms(place)
     name, seed = builder.run_name(table.get("run_name", "data")), builder.seed(table.get("seed", 42))
     if builder.problems or not isinstance(source, DatasetSource):
         todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
         raise RecipeError(builder.problems, where=layers.file, todo=todo)
     return source, tuple(part for part in transforms if isinstance(part, Transform)), name, seed
+
+
+def _named_place(tables: Any, named: str | None, file: Path) -> Place:
+    """The place of the `[dataset]` that is meant."""
+    if not isinstance(tables, list):
+        if named is not None:
+            raise InputError(f'has one [dataset], and none named "{named}"', where=file, todo="leave --dataset out")
+        return ("dataset",)
+    names = [str(item.get("name")) if isinstance(item, dict) else "" for item in tables]
+    if named not in names:
+        what = "has several data sets" if named is None else f'has no data set named "{named}"'
+        raise InputError(what, where=file, todo=f"choose one with --dataset: {', '.join(names)}")
+    return ("dataset", names.index(named))
 
 
 def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
@@ -208,11 +275,19 @@ class _Builder:
 
     def build(self) -> Recipe | None:
         table = self.layers.table
-        known = {name: name for name in ("run_name", "seed", "validation", "plugins", "extends", "lock", *TABLES)}
+        known = {
+            name: name for name in ("run_name", "seed", "validation", "mix", "plugins", "extends", "lock", *TABLES)
+        }
         for key in sorted(table.keys() - known.keys()):
             self.add(key, unknown_key(key, known))
-        parts: dict[str, Any] = {kind: self.part(kind) for kind in TABLES if kind != "exporter"}
-        parts["transforms"] = self.transforms()
+        several = isinstance(table.get("dataset"), list)
+        parts: dict[str, Any] = {
+            kind: self.part(kind) for kind in TABLES if kind != "exporter" and not (several and kind == "dataset")
+        }
+        if several:
+            parts["sets"] = sets = self.sets(table["dataset"], parts["formatter"])
+            parts["dataset"] = sets[0].source if sets else None
+        parts["transforms"] = parts["sets"][0].transforms if several and parts["sets"] else self.transforms()
         parts |= {"run_name": self.run_name(table.get("run_name")), "seed": self.seed(table.get("seed", 42))}
         parts["exporter"] = self.exporters(table.get("exporter", self.default_exporters()))
         if not isinstance(table.get("lock", {}), dict):
@@ -220,13 +295,87 @@ class _Builder:
         if "validation" in table:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
         if "validation" in table:
-            self.check_validation(parts["dataset"], parts["validation"])
+            self.check_validation(parts["dataset"], parts["validation"], several)
+        parts["mix"] = self.mix(several, parts.get("sets", ()))
         if self.problems:
             return None
         parts |= {"file": self.layers.file, "folder": self.layers.folder, "unfilled": self.layers.unfilled}
         return Recipe(lock=table.get("lock"), disabled=self.disabled, **parts)
 
-    def check_validation(self, training: Any, wanted: Any) -> None:
+    def sets(self, tables: list[Any], formatter: Any) -> tuple[DataSet, ...]:
+        """The sets of `[[dataset]]`; those without a problem."""
+        made, seen = [], dict[str, int]()
+        if not tables:
+            self.add("dataset", "has no table: write [[dataset]] with use and name")
+        for index, item in enumerate(tables):
+            place, at = ("dataset", index), f"dataset[{index}]"
+            source, transforms = self.source(place), self.transforms(place)
+            if not isinstance(item, dict):
+                continue
+            name, own = item.get("name"), formatter
+            if not isinstance(name, str) or not _SET_NAME.fullmatch(name):
+                rule = "letters, digits, dashes and underscores, not digits alone"
+                self.add(f"{at}.name", f'missing key: write name = "…"; of several sets each has one ({rule})'
+                         if name is None else f"{name!r} cannot name a set: use {rule}")  # fmt: skip
+            elif seen.setdefault(name, index) != index:
+                self.add(f"{at}.name", f'"{name}" is the name of dataset[{seen[name]}], too: give each its own')
+            if "formatter" in item:
+                if isinstance(item["formatter"], dict) and isinstance(self.layers.value(("formatter",)), dict):
+                    self.layers.inherit(("formatter",), (*place, "formatter"))
+                own = self.component("formatter", self.layers.value((*place, "formatter")), (*place, "formatter"))
+            share = self.share(item.get("share"), at)
+            if isinstance(source, DatasetSource) and isinstance(own, Formatter) and None not in transforms:
+                kept = tuple(part for part in transforms if isinstance(part, Transform))
+                made.append(DataSet(str(name), at, source, own, kept, share))
+        return tuple(made)
+
+    def share(self, value: Any, at: str) -> float | None:
+        if value is None:
+            return None
+        if type(value) not in (int, float) or not 0 <= value < float("inf"):
+            self.add(
+                f"{at}.share", f"{expected(float, value)}; 0 or more: what the set has of the whole, beside others"
+            )
+            return None
+        return float(value)
+
+    def mix(self, several: bool, sets: tuple[DataSet, ...]) -> Mix:
+        table = self.layers.table.get("mix")
+        if table is not None and not several:
+            self.add(
+                "mix", "there is one [dataset], and nothing to mix: write [[dataset]] with two brackets for several"
+            )
+        made = Mix() if table is None else self.structured(Mix, table, ("mix",))
+        if not isinstance(made, Mix) or not sets or not several:
+            return Mix()
+        trained = [one for one in sets if not one.watched]
+        shared = [one for one in trained if one.share is not None]
+        if not trained:
+            self.add("dataset", "every share is 0, so there is nothing to train on")
+        for one in trained if shared else ():
+            if one.share is None:
+                self.add(
+                    f"{one.place}.share", "missing key: other sets have a share; give each one (0 only watches it)"
+                )
+        if len(shared) > 1:
+            if made.exhausted is None:
+                self.add("mix.exhausted", 'missing key: write exhausted = "stop" (sets are sampled down to their '
+                         'shares) or "repeat" (small ones are repeated)')  # fmt: skip
+            if made.unit is None:
+                self.add("mix.unit", 'missing key: write unit = "tokens" or "rows": what shares are of')
+        elif len(trained) > 1 and made.how == "interleave":
+            self.add("mix.how", "interleave needs a share for every set: write share = … in each [[dataset]]")
+        elif len(trained) > 1 and not shared and (made.exhausted or made.unit):
+            self.add("mix", "exhausted and unit are of shares, and no set has one")
+        return made
+
+    def check_validation(self, training: Any, wanted: Any, several: bool = False) -> None:
+        if several and wanted is not None and wanted.path is not None:
+            todo = (
+                "write it as a [[dataset]] with share = 0, which is only watched; fraction and rows hold for each set"
+            )
+            self.add("validation.path", f"does not tell which of several sets it is of; {todo}")
+            return
         if training is not None and wanted is not None and wanted.path is not None:
             try:
                 validation_source(training, wanted, self.registry)
@@ -253,13 +402,20 @@ class _Builder:
 
     def part(self, kind: str) -> Component | None:
         if kind in self.layers.table:
-            table = self.layers.table[kind]
-            if kind == "dataset" and isinstance(table, dict):  # [[dataset.transform]] is the core's own
-                table = {key: value for key, value in table.items() if key != "transform"}
-            return self.component(kind, table, (kind,))
+            return self.source((kind,)) if kind == "dataset" else self.component(kind, self.layers.table[kind], (kind,))
         if kind not in _OPTIONAL:
             self.add(kind, f"missing table: write [{kind}] with use = {self.names(kind)}")
         return None
+
+    def source(self, place: Place) -> Component | None:
+        """The source of a `[dataset]` or `[[dataset]]`, without the keys in it that are the core's own."""
+        if place == ("dataset",) and "dataset" not in self.layers.table:
+            return self.part("dataset")
+        own = {"transform"} if place == ("dataset",) else {"transform", "name", "share", "formatter"}
+        table = self.layers.value(place)
+        if isinstance(table, dict):
+            table = {key: value for key, value in table.items() if key not in own}
+        return self.component("dataset", table, place)
 
     def names(self, kind: str) -> str:
         return " | ".join(f'"{entry.name}"' for entry in self.registry.of_kind(kind)) or "…"
@@ -276,12 +432,13 @@ class _Builder:
             return ()
         return tuple(self.component("exporter", item, ("exporter", index)) for index, item in enumerate(tables))
 
-    def transforms(self) -> tuple[Component | None, ...]:
-        tables = self.layers.value(("dataset", "transform"), [])
+    def transforms(self, under: Place = ("dataset",)) -> tuple[Component | None, ...]:
+        tables = self.layers.value((*under, "transform"), [])
         if not isinstance(tables, list):
-            self.add("dataset.transform", "expected a list of tables: write [[dataset.transform]] with two brackets")
+            at = dotted((*under, "transform"))
+            self.add(at, "expected a list of tables: write [[dataset.transform]] with two brackets")
             return ()
-        places = (("dataset", "transform", index) for index in range(len(tables)))
+        places = ((*under, "transform", index) for index in range(len(tables)))
         return tuple(self.component("transform", item, place) for item, place in zip(tables, places, strict=True))
 
     def component(

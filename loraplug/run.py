@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from loraplug import files, lock, provenance
 from loraplug.components import Component, Sample, Trained, TrainingResult
-from loraplug.context import Reporter, Run, published
+from loraplug.context import Event, Named, Reporter, Run, published
 from loraplug.errors import InputError
+from loraplug.mixing import Taken, alike, mixed, together
 from loraplug.pins import Pins
 from loraplug.preflight import preflight
-from loraplug.recipe import Recipe, Validation
+from loraplug.recipe import DataSet, Recipe, Validation
 from loraplug.registry import Registry
 from loraplug.stages import observer, stage
 from loraplug.state import (
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    Encoded = tuple[PreTrainedTokenizerBase, Dataset, Dataset | None]
+
+T = TypeVar("T")
 _LOCK = "recipe.lock.toml"
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
@@ -142,7 +147,15 @@ class Pipeline:
     # the stages
 
     def load_rows(self) -> Dataset:
-        """The rows of the dataset source, through its transforms; at least one."""
+        """The rows of the dataset source, through its transforms; at least one.
+
+        Raises:
+            InputError: it cannot be read, or there are several data sets, which `load_sets` reads.
+        """
+        if self.recipe.sets:
+            names = ", ".join(one.name for one in self.recipe.sets)
+            raise InputError(f"has several data sets ({names}), where one is needed", where=self.recipe.file,
+                             todo="write the one that is meant as [dataset] in a recipe of its own")  # fmt: skip
         with self._stage("dataset", self.recipe.dataset):
             rows = self.recipe.dataset.load(run=self.run)
             if len(rows) == 0:
@@ -151,6 +164,56 @@ class Pipeline:
             self._check_labels(rows, "dataset")
             self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(columns=rows.column_names)}")
             return rows
+
+    def of_set(self, one: DataSet) -> Pipeline:
+        """This pipeline as if one of its several data sets were the only one; what it says begins with its name."""
+        view = copy(self)
+        view.recipe, view.failed = self.recipe.only(one.name), False
+        tell = partial(_tell_of, place=one.place, observe=self.run.observe)
+        view.run = attrs.evolve(self.run, reporter=Named(self.run.reporter, one.name), observe=tell)
+        return view
+
+    def load_sets(self) -> dict[str, Dataset]:
+        """The rows of each of several data sets, through its transforms."""
+        return {one.name: self._in_set(one, lambda view: view.load_rows()) for one in self.recipe.sets}
+
+    def split_sets(self, rows: Mapping[str, Dataset]) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+        """Training and validation rows by set; of one that is only watched all are validation rows."""
+        train: dict[str, Dataset] = {}
+        held: dict[str, Dataset] = {}
+        for one in self.recipe.sets:
+            if one.watched:
+                held[one.name] = rows[one.name]
+                continue
+            train[one.name], kept = self._in_set(one, partial(_split, rows=rows[one.name]))
+            if kept is not None:
+                held[one.name] = kept
+        return train, held
+
+    def encode_sets(self, rows: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+        """Rows of each set as its formatter encodes them."""
+        named = {one.name: one for one in self.recipe.sets}
+        return {
+            name: self._in_set(named[name], partial(_encode, rows=part, tokenizer=tokenizer))
+            for name, part in rows.items()
+        }
+
+    def mix(self, encoded: Mapping[str, Dataset]) -> tuple[Dataset, dict[str, Taken]]:
+        """The encoded training rows of all sets as one data set, and what it takes of each."""
+        shares = {one.name: one.share for one in self.recipe.sets}
+        return mixed(encoded, shares, self.recipe.mix, self.run)
+
+    def _in_set(self, one: DataSet, work: Callable[[Pipeline], T]) -> T:
+        """What is done for one set; an error says which it was."""
+        view = self.of_set(one)
+        try:
+            return work(view)
+        except InputError as error:
+            where = str(error.where or "dataset")
+            placed = where.replace("dataset", one.place, 1) if where.startswith("dataset") else f"{one.place}, {where}"
+            raise InputError(error.what, where=f'{placed} (set "{one.name}")', todo=error.todo) from None
+        finally:
+            self.failed |= view.failed
 
     def split_rows(self, rows: Dataset) -> tuple[Dataset, Dataset | None]:
         """Training and validation rows."""
@@ -204,17 +267,10 @@ class Pipeline:
     def _until_trained(self, state: State, last: int, accept: bool) -> Outcome:
         recipe, run = self.recipe, self.run
         pins = Pins(recipe, run, state)
-        rows = self.load_rows()
-        pins.rows("data", rows)
-        if last == 0:
+        made = self._encoded_sets(pins, last) if recipe.sets else self._encoded(pins, last)
+        if made is None:
             return Outcome("dataset")
-        train, held = self.split_rows(rows)
-        if held is not None:
-            pins.rows("validation", held)
-        tokenizer = self.load_tokenizer()
-        pins.tokenizer(tokenizer)
-        encoded = self.encode(train, tokenizer)
-        encoded_held = None if held is None else self.encode(held, tokenizer)
+        tokenizer, encoded, encoded_held = made
         pins.encoding([encoded] if encoded_held is None else [encoded, encoded_held], accept)
         if last == 1:
             return Outcome("formatter")
@@ -235,6 +291,35 @@ class Pipeline:
             )
         self._keep(state, result)
         return Outcome("trainer")
+
+    def _encoded(self, pins: Pins, last: int) -> Encoded | None:
+        rows = self.load_rows()
+        pins.rows("data", rows)
+        if last == 0:
+            return None
+        train, held = self.split_rows(rows)
+        if held is not None:
+            pins.rows("validation", held)
+        tokenizer = self.load_tokenizer()
+        pins.tokenizer(tokenizer)
+        encoded = self.encode(train, tokenizer)
+        return tokenizer, encoded, None if held is None else self.encode(held, tokenizer)
+
+    def _encoded_sets(self, pins: Pins, last: int) -> Encoded | None:
+        rows = self.load_sets()
+        pins.sets("data", rows)
+        if last == 0:
+            return None
+        train, held = self.split_sets(rows)
+        if held:
+            pins.sets("validation", held)
+        tokenizer = self.load_tokenizer()
+        pins.tokenizer(tokenizer)
+        encoded, taken = self.mix(self.encode_sets(train, tokenizer))
+        for name, one in taken.items():
+            self.run.say(f"mix: {name}: {one}")
+        watched = alike(self.encode_sets(held, tokenizer)) if held else {}
+        return tokenizer, encoded, together(watched) if watched else None
 
     def _load_model(self) -> PreTrainedModel:
         recipe, run = self.recipe, self.run
@@ -329,6 +414,19 @@ class Pipeline:
         places = {exporter.name: exporter.place(run=self.run) for exporter in self.recipe.exporter}
         samples = [Sample(**sample) for sample in state["samples"]]
         return Outcome(reached, state["figures"], samples, places if reached == "exporter" else {})
+
+
+def _tell_of(event: Event, place: str, observe: Callable[[Event], None]) -> None:
+    """Tell an event of one of several data sets, whose table stands at `place`."""
+    observe(attrs.evolve(event, data={**event.data, "place": place}) if event.kind == "transformed" else event)
+
+
+def _split(pipeline: Pipeline, rows: Dataset) -> tuple[Dataset, Dataset | None]:
+    return pipeline.split_rows(rows)
+
+
+def _encode(pipeline: Pipeline, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    return pipeline.encode(rows, tokenizer)
 
 
 def _rank() -> int:

@@ -20,11 +20,14 @@ def _plainly(_: Transform) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def transformed(rows: Dataset, transforms: Iterable[Transform], run: Run, around: Around = _plainly) -> Dataset:
+def transformed(
+    rows: Dataset, transforms: Iterable[Transform], run: Run, around: Around = _plainly, place: str = "dataset"
+) -> Dataset:
     """The rows that come out of the last transform; how many went into and came out of each is told.
 
     Args:
         around: what surrounds each, such as the telling of observers.
+        place: the table of the recipe that the transforms stand in.
 
     Raises:
         InputError: one left no row.
@@ -33,7 +36,7 @@ def transformed(rows: Dataset, transforms: Iterable[Transform], run: Run, around
     for index, part in enumerate(transforms):
         with around(part):
             made = part.apply(rows=rows, run=run)
-            where = f"dataset.transform[{index}] {part.name}"
+            where = f"{place}.transform[{index}] {part.name}"
             if not hasattr(made, "column_names"):
                 raise LoraplugError(f"gave {type(made).__name__} in place of a data set", where=where,
                                     todo="its apply() must return a datasets.Dataset")  # fmt: skip
@@ -43,5 +46,6 @@ def transformed(rows: Dataset, transforms: Iterable[Transform], run: Run, around
                 )
             same = len(made) == len(rows)
             run.say(f"{part.name}: {len(rows)} rows" if same else f"{part.name}: {len(made)} of {len(rows)} rows")
+            run.emit("transformed", component=part.name, place=place, rows=len(rows), left=len(made))
             rows = made
     return rows

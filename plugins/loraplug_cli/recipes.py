@@ -38,7 +38,10 @@ def check(app: App, path: Path, settings: tuple[str, ...], as_json: bool, deep: 
     found = pipeline.recipe
     parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
     parts["exporter"] = ", ".join(part.name for part in found.exporter)
-    if found.transforms:
+    if found.sets:
+        names = ", ".join(f"{one.name} ({one.source.name}{_share(one.share)})" for one in found.sets)
+        parts = parts | {"dataset": names}
+    elif found.transforms:
         transforms = {"transform": ", ".join(part.name for part in found.transforms)}
         parts = {"dataset": parts.pop("dataset")} | transforms | parts
     if as_json:
@@ -47,6 +50,10 @@ def check(app: App, path: Path, settings: tuple[str, ...], as_json: bool, deep: 
     for kind, name in parts.items():
         echo(f"  {kind:10} {name}")
     return echo(f"\nNext: loraplug run {path}")
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f", share {share:g}"
 
 
 @recipe.command()

@@ -52,6 +52,11 @@ def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:
     if {"validation_loss_before", "validation_loss_after"} <= figures.keys():
         before, after = figures["validation_loss_before"], figures["validation_loss_after"]
         lines.append(("validation loss", f"{before:.3f} before, {after:.3f} after ({after / before - 1:+.0%})"))
+    for key in [key for key in figures if key.startswith("validation_loss_before/")]:
+        before, after = figures[key], figures[key.replace("_before/", "_after/")]
+        lines.append(
+            (f"  {key.partition('/')[2]}", f"{before:.3f} before, {after:.3f} after ({after / before - 1:+.0%})")
+        )
     if "trained_tokens" in figures:
         lines.append(("trained tokens", f"{figures['trained_tokens']:,.0f} in {figures.get('seconds', 0):,.0f} s"))
     if "tokens_per_second" in figures:

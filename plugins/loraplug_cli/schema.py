@@ -40,7 +40,7 @@ _HELD = "held."
 
 def schema(registry: Registry) -> Schema:
     """The schema of a whole recipe. A recipe that `extends` another may leave anything out."""
-    from loraplug import Plugins, Validation
+    from loraplug import Mix, Plugins, Validation
 
     definitions = {}
     for kind in (*_KINDS, *_INSIDE):
@@ -53,6 +53,7 @@ def schema(registry: Registry) -> Schema:
             for name in [kind, *(f"{kind}.{entry.full_name}" for entry in entries)]:
                 definitions[name] = {**definitions[name], "properties": definitions[name]["properties"] | _TRANSFORMS}
             _allow_transforms(definitions[kind])
+            definitions["set"] = _set(definitions[kind])
     name = {"type": "string", "pattern": r"^[A-Za-z0-9_$]", "description": "names the folders under outputs/"}
     seed = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "default": 42, "description": "seeds all that draws"}
     extends = {
@@ -60,6 +61,13 @@ def schema(registry: Registry) -> Schema:
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
     tables = {kind: {"$ref": f"#/$defs/{kind}"} for kind in _KINDS if kind != "exporter"}
+    several = {
+        "type": "array",
+        "items": {"$ref": "#/$defs/set"},
+        "description": "[[dataset]]: several data sets, mixed",
+    }
+    either = f"[dataset]: {_KINDS['dataset']}; [[dataset]]: several, mixed"
+    tables["dataset"] = {"description": either, "if": {"type": "array"}, "then": several, "else": tables["dataset"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "loraplug recipe",
@@ -75,6 +83,7 @@ def schema(registry: Registry) -> Schema:
                 "items": {"$ref": "#/$defs/exporter"},
                 "description": f"[[exporter]]: {_KINDS['exporter']}",
             },
+            "mix": _table(Mix) | {"description": "how several data sets become one"},
             "validation": _table(Validation) | {"description": "rows held out before training"},
             "plugins": _table(Plugins) | {"description": "plugins this recipe does without"},
             "lock": {"type": "object", "description": "written by a run; such a file ignores the environment"},
@@ -95,6 +104,23 @@ _TRANSFORMS: Schema = {
         "description": f"[[dataset.transform]]: {_INSIDE['transform']}, in this order",
     }
 }
+
+
+def _set(table: Schema) -> Schema:
+    """One of several data sets: what its source has as options, and the keys that the core reads."""
+    own = {
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": "what the set is called"},
+        "share": {"type": "number", "minimum": 0, "description": "what it has of the whole, beside others; 0: watched"},
+        "transform": _TRANSFORMS["transform"],
+        "formatter": {"type": "object", "description": "options of [formatter] that differ for this set"},
+    }
+    return {
+        "type": "object",
+        "required": ["use", "name"],
+        "description": "one of several [[dataset]]",
+        "properties": {**table["properties"], **own},
+        "additionalProperties": False,
+    }
 
 
 def _only_held(definitions: Schema, kind: str) -> Schema:

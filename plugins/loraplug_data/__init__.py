@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import click
 
 from loraplug import DatasetSource, Transform, hookimpl
+from loraplug_data.cleaning import Redact
 from loraplug_data.command import data
+from loraplug_data.duplicates import Deduplicate
+from loraplug_data.overlaps import Decontaminate
+from loraplug_data.selecting import Select
 from loraplug_data.sources import (
     ArrowSource,
     CsvSource,
@@ -15,7 +19,9 @@ from loraplug_data.sources import (
     JsonSource,
     ParquetSource,
 )
+from loraplug_data.templating import Template
 from loraplug_data.transforms import Rename, Sample, Shuffle
+from loraplug_data.values import Map
 
 
 @hookimpl
@@ -27,7 +33,7 @@ def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
 @hookimpl
 def loraplug_transforms() -> Sequence[type[Transform]]:
     """The transforms."""
-    return [Rename, Sample, Shuffle]
+    return [Decontaminate, Deduplicate, Map, Redact, Rename, Sample, Select, Shuffle, Template]
 
 
 @hookimpl

@@ -23,9 +23,10 @@ _SUFFIXES = (".json", ".jsonl", ".parquet")
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="A .json, .jsonl or .parquet file."
 )
 @click.option("--shard", metavar="I/N", help="Only the I-th of N even blocks; joined in order they are the whole.")
+@click.option("--dataset", "named", metavar="NAME", help="Which of several data sets.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: dataset.limit=10.")
 @click.pass_obj
-def data(app: App, recipe: Path, output: Path, shard: str | None, settings: tuple[str, ...]) -> None:
+def data(app: App, recipe: Path, output: Path, shard: str | None, named: str | None, settings: tuple[str, ...]) -> None:
     """Write the rows of RECIPE's dataset source, through its transforms, to a file, without training on them.
 
     RECIPE needs no table but [dataset].
@@ -35,8 +36,8 @@ def data(app: App, recipe: Path, output: Path, shard: str | None, settings: tupl
         raise InputError(f'unknown ending "{output.suffix}"', where=output, todo=f"use {', '.join(_SUFFIXES)}")
     output = output.absolute()
     if shard is not None:
-        settings = (*settings, f'dataset.shard="{shard}"')
-    source, transforms, run = app.source(recipe, settings)
+        settings = (*settings, f'dataset{f".{named}" if named else ""}.shard="{shard}"')
+    source, transforms, run = app.source(recipe, settings, named)
     source = with_rejects(source, output)
     if transforms:
         rows: Iterable[dict[str, Any]] = iter_rows(transformed(source.load(run=run), transforms, run))

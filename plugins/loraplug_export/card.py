@@ -144,8 +144,13 @@ def _recipe(result: Trained) -> list[str]:
     if not lock.is_file():
         return []
     text = shareable(lock.read_text(encoding="utf-8")).strip()
-    dataset = tomli.loads(text).get("dataset") or {}
-    rows = [f"- `{key}`: `{value}`" for key, value in dataset.items() if not isinstance(value, dict)]
+    told = tomli.loads(text).get("dataset") or {}
+    rows = [
+        f"- `{key}`: `{value}`" if isinstance(told, dict) else f"- `{table.get('name')}.{key}`: `{value}`"
+        for table in (told if isinstance(told, list) else [told])
+        for key, value in table.items()
+        if not isinstance(value, dict)
+    ]
     return ["## Data\n\n" + "\n".join(rows)] * bool(rows) + [f"## Recipe\n\n```toml\n{text}\n```"]
 
 

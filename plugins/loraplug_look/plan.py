@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from loraplug import echo
 
 if TYPE_CHECKING:
-    from loraplug import App
+    from loraplug import App, Event, Pipeline
 
 BARS, WIDTH = 12, 48
 LOSSES = {
@@ -37,26 +38,69 @@ def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as
 
     pipeline = app.pipeline(recipe, settings)
     pipeline.preflight("trainer", deep=not no_measure)
+    took = watch(pipeline)
+    if pipeline.recipe.sets:
+        from loraplug_look.mixture import mixture, show
+
+        made, encoded = mixture(pipeline)
+        made["transforms"] = took
+        if not no_measure:
+            made["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
+        if as_json:
+            return echo(json.dumps(made))
+        show(made, _show_part)
+        show_transforms(took)
+        return _show_estimate(made)
     rows = pipeline.load_rows()
     train, held = pipeline.split_rows(rows)
     tokenizer = pipeline.load_tokenizer()
     encoded = pipeline.encode(train, tokenizer)
-    figures: dict[str, Any] = {"rows": len(rows), "train": _tokens(encoded)}
+    figures: dict[str, Any] = {"rows": len(rows), "train": tokens_of(encoded)}
     figures["train"]["rows"] = len(train)
     if held is not None:
-        figures["validation"] = {**_tokens(pipeline.encode(held, tokenizer)), "rows": len(held)}
+        figures["validation"] = {**tokens_of(pipeline.encode(held, tokenizer)), "rows": len(held)}
     alike = near(train, held, pipeline.run)
     figures["near_duplicates"] = {"within_train": len(alike.within), "across_split": len(alike.across)}
     figures["model"] = family_row(pipeline.recipe.model.facts(pipeline.run))
+    figures |= {"transforms": took} if took else {}
     if not no_measure:
         figures["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
     if as_json:
-        echo(json.dumps(figures))
-    else:
-        _show(figures)
+        return echo(json.dumps(figures))
+    show_transforms(took)
+    return _show(figures)
 
 
-def _tokens(encoded: Any) -> dict[str, Any]:
+def watch(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """A list that fills with what each transform takes, as the pipeline goes through them."""
+    took: list[dict[str, Any]] = []
+    waiting: dict[str, int] = {}
+    before = pipeline.run.observe
+
+    def see(event: Event) -> None:
+        nonlocal waiting
+        if event.kind == "left-out":
+            waiting[event.data["reason"]] = event.data["rows"]
+        elif event.kind == "transformed":
+            took.append({**event.data, "reasons": waiting})
+            waiting = {}
+        before(event)
+
+    pipeline.run = attrs.evolve(pipeline.run, observe=see)
+    return took
+
+
+def show_transforms(took: Sequence[dict[str, Any]]) -> None:
+    """What each transform took, and why."""
+    for index, one in enumerate(took):
+        told = ", ".join(f"{count}: {reason}" for reason, count in one["reasons"].items())
+        where = "" if one["place"] == "dataset" else f"{one['place']} "
+        head = "transforms" if not index else ""
+        why = f" ({told})" if told else ""
+        echo(f"{head:<16} {where}{one['component']}: {one['left']} of {one['rows']} rows left{why}")
+
+
+def tokens_of(encoded: Any) -> dict[str, Any]:
     """Figures of encoded rows; the formatter's own account of rows left out comes as their description."""
     from loraplug_look.tokens import documents
 
@@ -109,6 +153,7 @@ def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
 
 
 def _show(figures: dict[str, Any]) -> None:
+    """The figures of one data set."""
     from loraplug_look.models import sentence
 
     for part in ("train", "validation"):
@@ -119,6 +164,10 @@ def _show(figures: dict[str, Any]) -> None:
     alike = figures["near_duplicates"]
     echo(f"near-duplicates  {alike['within_train']} rows within training", nl=False)
     echo(f", {alike['across_split']} across to validation" if "validation" in figures else "")
+    _show_estimate(figures)
+
+
+def _show_estimate(figures: dict[str, Any]) -> None:
     if "estimate" in figures:
         estimate = figures["estimate"]
         if estimate is None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loraplug import echo, fresh_place
+from loraplug import InputError, echo, fresh_place, iter_rows, row_id, transformed
 
 if TYPE_CHECKING:
-    from loraplug import App
+    from loraplug import App, Pipeline
 
 Rows = Sequence[tuple[str, Sequence[Any]]]
 
@@ -23,12 +23,33 @@ Rows = Sequence[tuple[str, Sequence[Any]]]
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: formatter.max_length=512.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: [{id, tokens: [{id, text, trained, weight?}]}].")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write one self-contained page to this file.")
+@click.option(
+    "--stage",
+    type=click.Choice(["dataset", "transform", "formatter"]),
+    default="formatter",
+    show_default=True,
+    help="Rows as they come from the source, out of the transforms, or as tokens.",
+)
+@click.option("--dataset", "named", metavar="NAME", help="Which of several data sets.")
 @click.pass_obj
-def preview(app: App, recipe: Path, count: int, settings: tuple[str, ...], as_json: bool, page: Path | None) -> None:
-    """Show the first rows of RECIPE as the model will see them, trained tokens in colour."""
+def preview(
+    app: App,
+    recipe: Path,
+    count: int,
+    settings: tuple[str, ...],
+    as_json: bool,
+    page: Path | None,
+    stage: str,
+    named: str | None,
+) -> None:
+    """Show the first rows of RECIPE as the model will see them, trained tokens in colour; or before, by --stage."""
     from loraplug_look.tokens import documents, tokens
 
-    pipeline = app.pipeline(recipe, settings)
+    if stage != "formatter":
+        if page is not None:
+            raise InputError(f"shows tokens, and --stage {stage} has none", where="--html", todo="leave one out")
+        return _rows(app, recipe, settings, named, stage, count, as_json)
+    pipeline = one_of(app.pipeline(recipe, settings), named)
     rows = pipeline.load_rows()
     tokenizer = pipeline.load_tokenizer()
     encoded = pipeline.encode(rows.select(range(min(count, len(rows)))), tokenizer)
@@ -47,6 +68,44 @@ def preview(app: App, recipe: Path, count: int, settings: tuple[str, ...], as_js
         echo("trained", fg="green", nl=False)
         echo("  not trained  ", nl=False)
         echo("special token", reverse=True)
+    return None
+
+
+def one_of(pipeline: Pipeline, named: str | None) -> Pipeline:
+    """The pipeline of one of several data sets; the recipe's own where it has one.
+
+    Raises:
+        InputError: none of this name, or no name where there are several.
+    """
+    sets = {one.name: one for one in pipeline.recipe.sets}
+    if named is None and not sets:
+        return pipeline
+    if named not in sets:
+        what = "has several data sets" if named is None else f'has no data set named "{named}"'
+        todo = f"choose one with --dataset: {', '.join(sets)}" if sets else "leave --dataset out: there is one"
+        raise InputError(what, where=pipeline.recipe.file, todo=todo)
+    return pipeline.of_set(sets[named])
+
+
+def _rows(
+    app: App, recipe: Path, settings: tuple[str, ...], named: str | None, stage: str, count: int, as_json: bool
+) -> None:
+    """The first rows as they are before or after the transforms."""
+    source, transforms, run = app.source(recipe, settings, named)
+    rows = source.load(run=run)
+    if stage == "transform":
+        rows = transformed(rows, transforms, run)
+    shown = [*iter_rows(rows.select(range(min(count, len(rows)))))]
+    if as_json:
+        return echo(json.dumps(shown, ensure_ascii=False, default=str))
+    for index, row in enumerate(shown):
+        echo(f"── {row_id(row, index)}", bold=True)
+        for name, value in row.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1, default=str)
+            echo(f"{name}: ", fg="cyan", nl=False)
+            echo(text)
+        echo("")
+    return echo(f"{len(shown)} of {len(rows)} rows")
 
 
 def _told(token: Any) -> dict[str, Any]:

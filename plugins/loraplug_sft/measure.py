@@ -21,15 +21,19 @@ _ANSWER_TOKENS = 96
 _PROMPT_TOKENS = 1024
 
 
-def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
-    """Mean cross-entropy in nats over every trained token of `rows` (not the mean of rows' means)."""
+def validation_losses(trainer: LoraTrainer, rows: Dataset, run: Run) -> dict[str, float]:
+    """`validation_loss`: mean cross-entropy in nats over every trained token of `rows` (not the mean of rows' means).
+
+    Where rows are of several sets (a column `set`) also `validation_loss/NAME` of each.
+    """
     import torch
     import torch.distributed as dist
 
     from loraplug_sft import compat
     from loraplug_sft.loop import trained_tokens
 
-    sums = torch.zeros(2, dtype=torch.float64)  # nats, tokens
+    names = list(dict.fromkeys(rows["set"])) if "set" in rows.column_names else []
+    sums = torch.zeros(1 + len(names), 2, dtype=torch.float64)  # nats, tokens; of all, and of each set
     model, rank, world = trainer.model, trainer.args.process_index, trainer.args.world_size
     was_training = model.training
     model.eval()
@@ -43,15 +47,22 @@ def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
             batch = compat.on_device(trainer, trainer.collate([row]))
             with trainer.compute_loss_context_manager():
                 nats = float(trainer.compute_loss(model, batch, num_items_in_batch=1))
-            sums += torch.tensor([nats, trained_tokens(row)]) * mine
-            bar.advance(max(0, min(world, len(rows) - at)), loss=float(sums[0] / sums[1].clamp(min=1)))
+            for part in (0, 1 + names.index(row["set"])) if names else (0,):
+                sums[part] += torch.tensor([nats, trained_tokens(row)]) * mine
+            bar.advance(max(0, min(world, len(rows) - at)), loss=float(sums[0, 0] / sums[0, 1].clamp(min=1)))
     model.train(was_training)
     if world > 1:
         sums = sums.to(trainer.args.device)
         dist.all_reduce(sums)
-    if sums[1] == 0:
+    if sums[0, 1] == 0:
         raise InputError("no token of the validation rows is trained", where="validation", todo="hold out other rows")
-    return float(sums[0] / sums[1])
+    labels = ["validation_loss", *(f"validation_loss/{name}" for name in names)]
+    return {label: float(nats / tokens) for label, (nats, tokens) in zip(labels, sums, strict=True) if tokens}
+
+
+def validation_loss(trainer: LoraTrainer, rows: Dataset, run: Run) -> float:
+    """The loss of all rows together, as `validation_losses` has it."""
+    return validation_losses(trainer, rows, run)["validation_loss"]
 
 
 def prompts(rows: Dataset, count: int) -> list[list[int]]:

@@ -25,7 +25,7 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
     for name in ("early_stopping", "keep_best"):
         if getattr(options, name) and options.validate_every is None:
             yield Problem(f"trainer.{name}", "needs trainer.validate_every")
-    if options.validate_every is not None and recipe.validation is None:
+    if options.validate_every is not None and not recipe.validates:
         yield Problem("trainer.validate_every", "needs a [validation] table: there are no rows to validate on")
     try:
         seconds_or_steps(options.save_every)

@@ -31,6 +31,7 @@ def lay_out(
     max_steps: int | None = None,
     batch_size: int = 4,
     tokens_per_step: int | None = None,
+    sets: Sequence[str] | None = None,
 ) -> Order:
     """Every epoch's rows in an order of its own, cut into steps.
 
@@ -42,6 +43,8 @@ def lay_out(
         lengths: tokens of each row.
         epochs: passes; a part of one is rounded up to whole steps.
         max_steps: as many steps, whatever `epochs` says.
+        sets: of which data set each row is, where they are interleaved: every epoch keeps that sequence, and draws
+            which row of its set stands at each place.
     """
     import torch
 
@@ -51,6 +54,7 @@ def lay_out(
     first = 0
     for epoch in range(math.ceil(epochs) if max_steps is None else max_steps):
         order = torch.randperm(len(lengths), generator=generator.manual_seed(seed + epoch)).tolist()
+        order = order if sets is None else _in_sequence(order, sets)
         made = _by_tokens(order, lengths, tokens_per_step) if tokens_per_step else _by_rows(order, batch_size)
         first = first or len(made)
         if max_steps is None and epoch + 1 > epochs:  # the last epoch is a part of one
@@ -59,6 +63,15 @@ def lay_out(
         if len(steps) >= wanted:
             break
     return Order(steps[:max_steps], first)
+
+
+def _in_sequence(order: list[int], sets: Sequence[str]) -> list[int]:
+    """Rows in the sequence of their sets, those of one set in the order given."""
+    named = list(sets)
+    waiting: dict[str, list[int]] = {}
+    for row in reversed(order):
+        waiting.setdefault(named[row], []).append(row)
+    return [waiting[name].pop() for name in named]
 
 
 def _by_rows(order: list[int], size: int) -> list[list[int]]:

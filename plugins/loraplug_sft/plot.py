@@ -20,11 +20,14 @@ def loss_plot(metrics: Sequence[Mapping[str, float]], figures: Mapping[str, floa
         axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training, each step")
         if len(losses) >= 10:
             axes.plot(steps, _smoothed(losses), color="#08519c", linewidth=2, label="training, smoothed")
-        if "validation_loss_before" in figures:
-            held: dict[float, float] = {0: figures["validation_loss_before"]}
-            held |= {line["step"]: line["validation_loss"] for line in metrics if "validation_loss" in line}
-            held.setdefault(steps[-1], figures["validation_loss_after"])
-            axes.plot(list(held), list(held.values()), "o--", color="#d94801", label="validation")
+        for key in [key for key in figures if key.startswith("validation_loss_before")]:
+            part = key.removeprefix("validation_loss_before")  # nothing, or `/` and the name of a data set
+            label, color = f"validation_loss{part}", None if part else "#d94801"
+            held: dict[float, float] = {0: figures[key]}
+            held |= {line["step"]: line[label] for line in metrics if label in line}
+            held.setdefault(steps[-1], figures[f"validation_loss_after{part}"])
+            shown = f"validation {part[1:]}".strip()
+            axes.plot(list(held), list(held.values()), ":" if part else "o--", color=color, label=shown)
         axes.set(xlabel="optimizer step", ylabel="loss (nats per trained token)", title=title, ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -59,7 +59,13 @@ def train(
     _check_router_loss(options, model)
     set_seed(run.seed)
     plan = order.lay_out(
-        lengths, run.seed, options.epochs, options.max_steps, options.batch_size, options.tokens_per_step
+        lengths,
+        run.seed,
+        options.epochs,
+        options.max_steps,
+        options.batch_size,
+        options.tokens_per_step,
+        sets=rows["set"] if "set" in rows.column_names else None,
     )
     adapted, targets = options.lora.attach(model)
     coverage = adapted_share(adapted, targets.left_out)
@@ -139,8 +145,13 @@ def _run(
     figures = watcher.figures()
     after: list[str] = []
     if held is not None:
-        loss = measure.validation_loss(trainer, held, run)
-        figures = {"validation_loss_before": before["validation_loss"], **figures, "validation_loss_after": loss}
+        losses = measure.validation_losses(trainer, held, run)
+        known = before.get("losses") or {"validation_loss": before["validation_loss"]}
+        figures = {
+            **{_at(label, "before"): loss for label, loss in known.items()},
+            **figures,
+            **{_at(label, "after"): loss for label, loss in losses.items()},
+        }
     if watcher.leads or trainer.sharded:
         after = measure.answers(trainer, tokenizer, probes)
     changed = fingerprint(trainer.trained.values()) != start
@@ -159,6 +170,11 @@ def _tell_samples(run: Run, step: int, prompts: list[str], answers: list[str]) -
         run.emit("sample", step=step, prompt=prompt, answer=answer)
 
 
+def _at(label: str, when: str) -> str:
+    """`validation_loss/chat` before training is called `validation_loss_before/chat`."""
+    return label.replace("validation_loss", f"validation_loss_{when}", 1)
+
+
 def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probes: list[list[int]]) -> dict[str, Any]:
     """Validation loss and answers of the untrained model; a run that goes on finds them where the first left them."""
     place = watcher.checkpoints.folder / "before.json"
@@ -167,7 +183,8 @@ def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probe
     trainer, held = watcher.trainer, watcher.held
     found: dict[str, Any] = {"answers": [], "validation_loss": None}
     if held is not None:
-        found["validation_loss"] = measure.validation_loss(trainer, held, watcher.run)
+        found["losses"] = measure.validation_losses(trainer, held, watcher.run)
+        found["validation_loss"] = found["losses"]["validation_loss"]
     if watcher.leads or trainer.sharded:
         found["answers"] = measure.answers(trainer, tokenizer, probes)
     if watcher.leads:

@@ -128,11 +128,13 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def _validate(self, step: int, control: Any) -> None:
         assert self.held is not None  # noqa: S101 - for the type checker; `_due` asked
         begun = time.perf_counter()
-        loss = measure.validation_loss(self.trainer, self.held, self.run)
+        losses = measure.validation_losses(self.trainer, self.held, self.run)
+        loss = losses["validation_loss"]
         self.aside += time.perf_counter() - begun
-        self.validations.append({"step": step, "validation_loss": loss})
-        self.run.say(f"step {step}: validation loss {loss:.4f}")
-        self.run.emit("metrics", step=step, validation_loss=loss)
+        self.validations.append({"step": step, **losses})
+        sets = ", ".join(f"{label.partition('/')[2]} {one:.4f}" for label, one in losses.items() if "/" in label)
+        self.run.say(f"step {step}: validation loss {loss:.4f}" + (f" ({sets})" if sets else ""))
+        self.run.emit("metrics", step=step, **losses)
         best = min(self.validations, key=lambda line: line["validation_loss"])
         if self.habits.keep_best and best["step"] == step and self.leads:
             with self.interrupt.waiting():
@@ -196,11 +198,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         """Leave metrics.jsonl (a line a step, the summary last) and the loss plot in the run's folder."""
         from loraplug_sft.plot import loss_plot
 
-        validated = {line["step"]: line["validation_loss"] for line in self.validations}
-        lines = [
-            {**line, **({"validation_loss": validated[line["step"]]} if line["step"] in validated else {})}
-            for line in self.metrics
-        ]
+        validated = {line["step"]: line for line in self.validations}
+        lines = [{**line, **validated.get(line["step"], {})} for line in self.metrics]
         text = "".join(json.dumps(line) + "\n" for line in [*lines, {"summary": dict(figures)}])
         (self.run.folder / "metrics.jsonl").write_text(text, encoding="utf-8")
         loss_plot(lines, figures, self.run.folder, self.run.name)

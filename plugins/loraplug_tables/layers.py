@@ -130,11 +130,26 @@ class Layers:
             word = re.fullmatch(r"""((?:"[^"]*"|'[^']*'|[^"'=])+?)(\+?)=(.*)""", setting, re.S)
             if not word or not word[1].strip():
                 raise InputError("not KEY=VALUE", where=where, todo=f"for example --set {example}")
-            place, value = (*under, *_split(word[1].strip())), _value(word[3])
+            place, value = self._by_name((*under, *_split(word[1].strip())), where), _value(word[3])
             if word[2]:
                 self._append(place, value if isinstance(value, list) else [value], where)
             else:
                 self.put(place, value, Origin("--set", Path.cwd()), where)
+
+    def _by_name(self, place: Place, where: str) -> Place:
+        """A place in which tables of a list may be told by their `name`, with their indices."""
+        made: Place = ()
+        for key in place:
+            at = self.value(made) if made else self.table
+            if isinstance(at, list) and isinstance(key, str):
+                names = {item["name"]: index for index, item in enumerate(at)
+                         if isinstance(item, dict) and isinstance(item.get("name"), str)}  # fmt: skip
+                if key not in names and names:
+                    what = f'{dotted(made)} is a list of {len(at)}, and none is named "{key}"'
+                    raise InputError(what, where=where, todo=f"name one: {', '.join(names)}, or its index")
+                key = names.get(key, key)
+            made = (*made, key)
+        return made
 
     def _append(self, place: Place, items: list[Any], where: str) -> None:
         origin, old = Origin("--set", Path.cwd()), self.value(place)
@@ -202,6 +217,22 @@ class Layers:
                 self.put(place, filled, Origin(label, said.folder if said else self.folder), dotted(place))
                 self.unfilled[as_key(place)] = str(text)
 
+    def inherit(self, base: Place, place: Place) -> None:
+        """Lay the table at `place` over that at `base`, for its own use: what it does not say is said by `base`."""
+        old, new = self.value(base, {}), self.value(place, {})
+        made: Table = {}
+        origins = {(*place, *other[len(base) :]): said for other, said in self.origins.items()
+                   if other[: len(base)] == base}  # fmt: skip
+        _merge(made, old)
+        if isinstance(new, dict) and new.get("use", made.get("use")) != made.get("use"):
+            return
+        _merge(made, new)
+        self.origins = {**origins, **self.origins}
+        at: Any = self.table
+        for key in place[:-1]:
+            at = at[key]
+        at[place[-1]] = made
+
     def located(self, cls: type, table: Any, place: Place, hold: Hold | None = None) -> Any:
         """The table at `place` with the relative paths among the options of `cls` made absolute from who said them.
 
@@ -263,6 +294,18 @@ class Layers:
         path = absolute(value, origin.folder, sure)
         _check_text(path, f"{dotted(place)}, the path it comes to")
         return path
+
+
+def _merge(base: Table, top: Table) -> None:
+    """Put `top` over `base` as layers are, in copies of its tables."""
+    for key, value in top.items():
+        old = base.get(key)
+        if isinstance(value, dict):
+            same = isinstance(old, dict) and value.get("use", old.get("use")) == old.get("use")
+            base[key] = dict(old) if same and isinstance(old, dict) else {}
+            _merge(base[key], value)
+        else:
+            base[key] = value
 
 
 def absolute(value: str, folder: Path, sure: bool = True) -> str:

@@ -158,12 +158,18 @@ def is_secret_key(key: str) -> bool:
     return _KEY.search(key.rpartition(".")[2]) is not None
 
 
-def redact(text: str) -> str:
-    """`text` with every secret in it replaced: those told by their shape, and the values of the environment's own."""
-    for value in own_secrets():
+def redact(text: str, own: Collection[str] | None = None, *, row: bool = False) -> str:
+    """`text` with every secret in it replaced: those told by their shape, and the values of the environment's own.
+
+    Args:
+        text: what is to be written or shown.
+        own: `own_secrets()`, where it was asked for once for many texts.
+        row: whether it is a training row's, which is full of code: only sure signs count, those of `kinds`.
+    """
+    for value in own_secrets() if own is None else own:
         text = text.replace(value, REDACTED)
     for rule in _RULES:
-        if rule.may_be_in(text):
+        if (rule.in_rows or not row) and rule.may_be_in(text):
             text = rule.pattern.sub(rule.put, text)
     return text
 

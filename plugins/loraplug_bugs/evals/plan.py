@@ -96,10 +96,10 @@ def make_plan(app: App, wanted: Wanted, run: Run) -> Plan:
     """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
     lock, kept_back = _lock(wanted)
     formatter: Any = app.registry.find("formatter", "chat-template")()
-    table: Mapping[str, Any] = lock.get("dataset", {})
+    table: Mapping[str, Any] = _dataset(lock)
     rows, place, folder = None, wanted.tasks, Path(str(lock.get("lock", {}).get("folder", ".")))
     if wanted.recipe is not None:
-        pipeline = app.pipeline(wanted.recipe)
+        pipeline = _of_tasks(app.pipeline(wanted.recipe))
         _, rows = pipeline.split_rows(pipeline.load_rows())
         if rows is None:
             todo = "write a [validation] table, as in the training; or give --tasks alone"
@@ -178,12 +178,28 @@ def _repos(given: Sequence[str], trained_on: Any, folder: Path) -> dict[str, str
     return repos
 
 
+def _of_tasks(pipeline: Any) -> Any:
+    """Of a recipe with several data sets what is of the one with tasks, else of the first that is trained on."""
+    sets = [one for one in pipeline.recipe.sets if not one.watched]
+    own = [one for one in sets if one.source.name == "swe-bugs"] or sets
+    return pipeline.of_set(own[0]) if own else pipeline
+
+
+def _dataset(lock: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table of the data set with tasks, as `_of_tasks` chooses it."""
+    told = lock.get("dataset")
+    if not isinstance(told, list):
+        return told if isinstance(told, dict) else {}
+    tables = [one for one in told if isinstance(one, dict) and one.get("share") != 0]
+    return next((one for one in tables if one.get("use") == "swe-bugs"), tables[0] if tables else {})
+
+
 def _lock(wanted: Wanted) -> tuple[Mapping[str, Any], str]:
     """The recipe lock beside a model, and words on what is not taken from it, as somebody else wrote it."""
     lock = None if wanted.model is None else lock_beside(wanted.model)
     if lock is None or lock.own or wanted.trust:
         return {} if lock is None else lock.table, ""
-    dataset, formatter = (_table(lock.table, name) for name in ("dataset", "formatter"))
+    dataset, formatter = _dataset(lock.table), _table(lock.table, "formatter")
     choices = {"edit": get_args(Format), "context": get_args(Context)}
     kept = {name: dataset[name] for name, known in choices.items() if dataset.get(name) in known}
     said = {"path": wanted.repos, "tests_path": wanted.tests_path, "test_args": wanted.test_args}
