@@ -110,6 +110,7 @@ __all__ = [
     "TrainingResult",
     "Transform",
     "Validation",
+    "__version__",
     "adapted_share",
     "adapter_refused",
     "as_table",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from loraplug.context import Reporter, Run
+from loraplug.printing import echo
 from loraplug.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class App(click.Group):
         for plugin in found.plugins:
             if plugin.seconds >= VERY_SLOW:
                 todo = f"LORAPLUG_DISABLE={plugin.name} leaves it out"
-                click.echo(f"plugin {plugin} took {plugin.seconds:.1f} s to load; {todo}", err=True)
+                echo(f"plugin {plugin} took {plugin.seconds:.1f} s to load; {todo}", err=True)
         return found
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

@@ -36,7 +36,7 @@ def cli(context: click.Context, version: bool, as_json: bool, debug: bool) -> No
     """Fine-tune language models with LoRA: one TOML recipe, six plugin stages."""
     context.obj = context.command
     if version:
-        click.echo(json.dumps(_versions(), indent=2) if as_json else f"loraplug {__version__}")
+        echo(json.dumps(_versions(), indent=2) if as_json else f"loraplug {__version__}")
         context.exit()
     if as_json:
         raise click.UsageError("--json belongs to --version, or behind the name of a command that has it")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -22,6 +21,7 @@ from loraplug import contracts, hookspecs
 from loraplug.components import HOOKS
 from loraplug.errors import PluginError
 from loraplug.installed import Plugin
+from loraplug.printing import echo
 
 NAMES = (*HOOKS, "loraplug_commands", "loraplug_events", "loraplug_diagnostics")
 SLOW = 0.5
@@ -56,7 +56,8 @@ def load(plugin: Plugin, load: Callable[[], Any]) -> tuple[Plugin, Found]:
             status, reason = ("incompatible", other) if other else (status, _reason(error))
             return attrs.evolve(plugin, status=status, reason=reason, seconds=time.perf_counter() - began), {}
         finally:
-            print(said.getvalue(), end="", file=sys.stderr)  # noqa: T201 - where its warnings go, too
+            if said.getvalue():
+                echo(said.getvalue(), err=True, nl=False)  # where its warnings go, too
     seconds = time.perf_counter() - began
     notes = [f"takes {seconds:.1f} s to load, in every command"] if seconds >= SLOW else []
     notes += ["prints when it is loaded"] if said.getvalue() else []

@@ -52,7 +52,7 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is None:
         raise InputError(f"click knows no completion for {shell}", where="completion", todo="try bash")
-    click.echo(kind(click.get_current_context().find_root().command, {}, "loraplug", "_LORAPLUG_COMPLETE").source())
+    echo(kind(click.get_current_context().find_root().command, {}, "loraplug", "_LORAPLUG_COMPLETE").source())
 
 
 def _diagnosed(app: App) -> Iterator[Finding]:
