@@ -21,7 +21,7 @@ def test_the_quickstart_trains_and_its_results_load(loraplug: Cli, tmp_path: Pat
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    settings = [("trainer.max_steps", 4), ("dataset.count", 40), ("validation.fraction", 0.1)]
+    settings = [("trainer.max_steps", 4), ("dataset.count", 40)]
     words = [word for name, value in settings for word in ("--set", f"{name}={value}")]
     done = loraplug("run", ROOT / "recipes" / "quickstart.toml", *words)
     assert done.returncode == 0, done.stderr
