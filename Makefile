@@ -7,7 +7,7 @@ CANARY := .canary
 # tests that load a model whose number format they leave to the machine: run as on a processor with AMX, too
 AFFECTED := tests/test_loader.py tests/play tests/look
 
-.PHONY: quickstart test lint fast matrix families gpu docs canary clean
+.PHONY: quickstart test lint fast matrix families gpu docs site canary clean
 
 quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
@@ -38,6 +38,10 @@ docs: $(READY)  ## signatures, option tables and help in docs/, from the code
 families: $(READY)  ## what works with which family of models, into docs/models.md: some four minutes of one core
 	$(BIN)/python benchmarks/model_families.py --write
 
+site: $(READY)  ## the documentation as pages to read from the disk: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean --quiet
+	@echo "built: open site/index.html"
+
 # the bounds of pyproject.toml left out, in an environment of its own; CANARY_PIP="--pre" tries release candidates too
 canary:  ## do the private parts of libraries that we use hold in the newest releases? and a short run
 	$(PYTHON) -m venv --clear $(CANARY)
@@ -60,4 +64,4 @@ $(READY): pyproject.toml Makefile
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(CANARY) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CANARY) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("loraplug")
 hookimpl = pluggy.HookimplMarker("loraplug")
+"""Marks the functions of a plugin that implement hooks."""
 
 
 @hookspec

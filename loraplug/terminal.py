@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SECONDS_BETWEEN_LINES = 10.0
+_MOST_COUNTED = 1_000_000
 
 
 class TerminalReporter(Reporter):
@@ -71,8 +72,15 @@ class _Lines(Progress):
         if now - self.told >= _SECONDS_BETWEEN_LINES or self.done == self.total:
             self.told = now
             left = (now - self.begun) / self.done * (self.total - self.done) if self.total and self.done else None
-            of, rest = f"/{self.total:g}" if self.total else "", f", {left:.0f} s left" if left else ""
-            self.reporter.say(f"{self.title}: {self.done:g}{of} {_figures(figures)}{rest}".rstrip())
+            rest = f", {left:.0f} s left" if left else ""
+            self.reporter.say(f"{self.title}: {_count(self.done, self.total)} {_figures(figures)}{rest}".rstrip())
+
+
+def _count(done: float, total: float | None) -> str:
+    """Things that are counted as they are; bytes and the like, of which there are many, as a share."""
+    if total and (total > _MOST_COUNTED or total != int(total)):
+        return f"{done / total:.0%}"
+    return f"{done:.0f}" + (f"/{total:.0f}" if total else "")
 
 
 def _figures(figures: dict[str, object]) -> str:

@@ -83,6 +83,19 @@ def test_echo_reporter_and_libraries(capsys: pytest.CaptureFixture[str], monkeyp
     assert not steers(stream.getvalue() + told + capsys.readouterr().err)
 
 
+def test_counts_in_a_log_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and steps are counted as they are; bytes, of which there are hundreds of millions, as a share."""
+    from rich.console import Console
+
+    reporter = TerminalReporter()
+    drawn = io.StringIO()
+    reporter.console = Console(file=drawn, force_terminal=False, width=500, soft_wrap=True)
+    for title, total in (("rows", 150_000), ("merging", 538_060_000)):
+        with reporter.progress(title, total) as bar:
+            bar.advance(total)
+    assert drawn.getvalue().splitlines() == ["rows: 150000/150000", "merging: 100%"]
+
+
 def test_nothing_is_printed_another_way() -> None:
     """`print`, `click.echo` and the streams themselves are for the one module alone."""
     ways = {("click", "echo"), ("click", "secho"), ("sys", "stdout"), ("sys", "stderr"), ("click", "style")}

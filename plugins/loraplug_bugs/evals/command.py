@@ -54,9 +54,10 @@ OWN = "its own"
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; default: outputs/evals/<name>.")
 @click.option("--fresh", is_flag=True, help="Throw away results that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--brief", is_flag=True, help="Print one bug that was fixed and one line, in place of the table.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write the report with every case to this page.")
 @click.pass_obj
-def evaluate(app: App, /, as_json: bool, page: Path | None, **given: Any) -> None:
+def evaluate(app: App, /, as_json: bool, brief: bool, page: Path | None, **given: Any) -> None:
     """Let MODEL fix bugs: its answers are applied in a sandbox and tested.
 
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.
@@ -64,4 +65,4 @@ def evaluate(app: App, /, as_json: bool, page: Path | None, **given: Any) -> Non
     from loraplug_bugs.evals.evaluate import run_eval
     from loraplug_bugs.evals.plan import Wanted
 
-    run_eval(app, Wanted(**given), as_json, page)
+    run_eval(app, Wanted(**given), as_json, brief, page)

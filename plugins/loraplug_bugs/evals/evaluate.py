@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve
 
 from loraplug import InputError, Run, echo, fresh_place, only_one, open_model, working_on
+from loraplug_bugs.evals.brief import brief, headline
 from loraplug_bugs.evals.cases import Case, Unfit, Workroom, by_commit
 from loraplug_bugs.evals.command import OWN
 from loraplug_bugs.evals.judge import Judge, Verdict, usable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from loraplug import App
 
 
-def run_eval(app: App, wanted: Wanted, as_json: bool, page: Path | None) -> None:
+def run_eval(app: App, wanted: Wanted, as_json: bool, short: bool, page: Path | None) -> None:
     """The command.
 
     Raises:
@@ -66,12 +67,12 @@ def run_eval(app: App, wanted: Wanted, as_json: bool, page: Path | None) -> None
         results = [one for one in journal.results if one.task in cases]
     told = report(results, {name: case.task.kind for name, case in cases.items()}, sampling.samples)
     told |= {"unfit": unfit, "settings": settings}
-    _leave(told, cases, results, out, page, run, as_json)
+    _leave(told, cases, results, out, page, run, as_json, short)
 
 
 def _leave(
     told: Mapping[str, Any], cases: Mapping[str, Case], results: Sequence[Result], out: Path, page: Path | None,
-    run: Run, as_json: bool,
+    run: Run, as_json: bool, short: bool,
 ) -> None:  # fmt: skip
     """Print and write the report."""
     with fresh_place(out / "report.json") as fresh, working_on(out):
@@ -89,7 +90,7 @@ def _leave(
     if as_json:
         echo(json.dumps({**told, "cases": [asdict(one) for one in results]}))
     else:
-        for line in lines(told):
+        for line in brief(told, cases, results) if short else [*lines(told), headline(told)]:
             echo(line)
 
 
