@@ -531,7 +531,10 @@ def test_tasks_and_answers_are_read(tmp_path: Path) -> None:
     (folder / "task_3.json").write_text("[]")
     found = read_tasks(folder)
     assert [one.id if isinstance(one, Task) else one.what for one in found] == [
-        "2", "not a SWE-SYNTH task: it has no source", "10"]  # fmt: skip
+        "2",
+        "neither a SWE-SYNTH task (source, bug) nor a row of SWE-bench (instance_id, patch, test_patch)",
+        "10",
+    ]
     (tmp_path / "list.json").write_text(json.dumps([task(), task(task_id="other")]))
     assert [one.id for one in read_tasks(tmp_path / "list.json") if isinstance(one, Task)] == ["local__sums-1", "other"]
     (tmp_path / "rows.jsonl").write_text('{"task_id": 1, "response": "a"}\n{"task_id": "1", "answer": "b"}\n')
