@@ -66,10 +66,10 @@ class GgufAdapterExporter(Exporter):
 
 def adapter_problems(recipe: Any, run: Run, name: str) -> Iterator[Problem]:
     """What of a recipe's base and LoRA options an adapter in a GGUF file cannot carry."""
-    from loraplug_export.gguf_known import unknown_setting
+    from loraplug_export.gguf_config import carried
 
     facts = recipe.model.facts(run=run)
-    if facts is not None and (wrong := unknown_setting(facts.config)):
+    for wrong in carried(facts.config) if facts is not None else ():
         yield Problem("exporter", f"{name}: {wrong}; use the exporter adapter")
     lora = getattr(recipe.trainer, "lora", None)
     for option, what in _not_carried(lora).items():

@@ -257,6 +257,8 @@ def test_no_key_is_dropped_without_being_named(tmp_path_factory: Any, extras: li
         for key, value in extra.items():
             if key in UNNAMED or is_empty(value) or (key == READS and value):
                 continue
+            if key in ("function_call", "tool_calls") and isinstance(value, str) and not value.strip():
+                continue  # blank text is no call, as empty text is none
             if key.lower() in MASKS:
                 weights = kept[index].get("token_weights") or [float(x != -100) for x in kept[index]["labels"]]
                 assert max(weights) == pytest.approx(float(value))
