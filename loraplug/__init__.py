@@ -57,6 +57,7 @@ from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
     from loraplug.app import App
+    from loraplug.records import EventLog, RunRecord, read_run, read_runs
     from loraplug.run import Outcome, Pipeline
 
 __version__ = "0.1.0"
@@ -157,7 +158,10 @@ __all__ = [
     "working_on",
 ]  # fmt: skip
 
-_LATER = {"App": "app", "Outcome": "run", "Pipeline": "run"}
+_LATER = {
+    "App": "app", "EventLog": "records", "Outcome": "run", "Pipeline": "run", "RunRecord": "records",
+    "read_run": "records", "read_runs": "records",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

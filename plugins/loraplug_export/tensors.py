@@ -18,6 +18,7 @@ from loraplug import InputError, LoraplugError, weight_files
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 CHUNK_BYTES = 2 << 20
 """How much is held of a tensor that can be worked on in pieces; about what fits a processor's cache."""
@@ -243,3 +244,12 @@ class Writer:
         self._file.close()
         if kind is None and written != self._end:
             raise LoraplugError(f"wrote {written} of {self._end} bytes", where=self._path, todo="report this as a bug")
+
+
+def stored_name(name: str, model: PreTrainedModel, base: Checkpoint) -> str | None:
+    """The name a parameter's values are stored under as they are, with or without the model's prefix; else None."""
+    prefix = f"{model.base_model_prefix}."
+    for stored in (name, name.removeprefix(prefix), prefix + name):
+        if stored in base.tensors:
+            return stored
+    return None

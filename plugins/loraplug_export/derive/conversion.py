@@ -13,8 +13,8 @@ from loraplug_export.derive.low_rank import Errors, Pair, truncate
 from loraplug_export.derive.plain import PREFIX
 from loraplug_export.derive.sources import Source
 from loraplug_export.lora_files import WEIGHTS
-from loraplug_export.plan import NotPlannableError, Plan, empty_model, make_plan, stored_name
-from loraplug_export.tensors import open_checkpoint, same_values
+from loraplug_export.plan import NotPlannableError, Plan, empty_model, make_plan
+from loraplug_export.tensors import open_checkpoint, same_values, stored_name
 
 if TYPE_CHECKING:
     import torch

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import Factory, frozen
 
 from loraplug import InputError, Run
 from loraplug_export.derive.low_rank import Errors, Pair, truncate
-from loraplug_export.plan import empty_model, stored_name
-from loraplug_export.tensors import FLOATS, Checkpoint, Tensor, open_checkpoint
-
-if TYPE_CHECKING:
-    pass
+from loraplug_export.plan import empty_model
+from loraplug_export.tensors import FLOATS, Checkpoint, Tensor, open_checkpoint, stored_name
 
 
 @frozen(eq=False)

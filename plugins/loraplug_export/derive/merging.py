@@ -14,8 +14,7 @@ from loraplug_export.derive.plain import PREFIX
 from loraplug_export.derive.sources import Base, Source
 from loraplug_export.edits import LowRank
 from loraplug_export.lora_files import WEIGHTS, read_edits
-from loraplug_export.plan import stored_name
-from loraplug_export.tensors import Tensor, open_checkpoint, same_values
+from loraplug_export.tensors import Tensor, open_checkpoint, same_values, stored_name
 
 if TYPE_CHECKING:
     import torch
