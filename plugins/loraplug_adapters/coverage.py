@@ -10,6 +10,7 @@ from typing import Any, Literal
 from attrs import Factory, frozen
 
 FUSED = "experts fused in one tensor"
+"""What experts are called that are stored as one tensor, where the rest of a share is told."""
 Kind = Literal["linear", "experts", "router", "other"]
 _INSIDE = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
 _OURS = re.compile(r"\.(lora_\w+|modules_to_save|parametrizations|base_layer\.lora_\w+)(\.|$)")

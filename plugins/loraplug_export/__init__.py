@@ -5,7 +5,7 @@ import click
 from loraplug import Exporter, hookimpl
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.command import export
-from loraplug_export.derive.commands import convert, extract, merge
+from loraplug_export.derive import commands as deriving
 from loraplug_export.gguf_adapter import GgufAdapterExporter
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.hub import HubExporter
@@ -22,4 +22,4 @@ def loraplug_exporters() -> list[type[Exporter]]:
 @hookimpl
 def loraplug_commands() -> list[click.Command]:
     """`export`, `merge`, `extract` and `convert`."""
-    return [export, merge, extract, convert]
+    return [export, deriving.merge, deriving.extract, deriving.convert]  # a module `merge` lies beside this file

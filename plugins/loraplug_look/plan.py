@@ -160,7 +160,7 @@ def _show(figures: dict[str, Any]) -> None:
         if part in figures:
             _show_part(part, figures[part])
     if figures["model"] is not None:
-        click.echo(f"model            {sentence(figures['model'])}")
+        echo(f"model            {sentence(figures['model'])}")
     alike = figures["near_duplicates"]
     echo(f"near-duplicates  {alike['within_train']} rows within training", nl=False)
     echo(f", {alike['across_split']} across to validation" if "validation" in figures else "")
