@@ -149,7 +149,7 @@ def test_files_of_the_base_that_are_missing_or_broken(recipe: Path, base: Path) 
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "model.safetensors.index.json names is not there" in build_problems(recipe, setting)
     (base / "config.json").write_text("[]")
-    assert "config.json: is not a JSON object" in build_problems(recipe, setting)
+    assert "config.json: not a table" in build_problems(recipe, setting)
 
 
 def build_problems(recipe: Path, *settings: str) -> str:
