@@ -51,6 +51,7 @@ class ChatTemplate(Encoding):
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Encoding.encode`; `template_options` are written into the tokenizer's template, which is saved later."""
+        self.recognise(rows.column_names)  # whoever calls this without having asked
         if self.template_options:
             from loraplug_chat.options import give_options
 
