@@ -275,9 +275,11 @@ def test_loraplug_runs_of_a_real_run(recipe: Path, loraplug: Cli, tmp_path: Path
     assert (run.status, run.starts, [step for step, _ in run.losses]) == ("done", 1, [1, 2, 3, 4])
     assert [*map(Path, run.artefacts)] == [tmp_path / "outputs/adapters/tiny", tmp_path / "outputs/merged/tiny"]
     assert 0 < run.seconds < 600 and run.facts["data.rows"] == 12 and not run.remarks
-    assert loraplug("run", recipe, "--set", "run_name=bad", "--set", "dataset.path=recipe.toml").returncode == 2
+    row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    (recipe.parent / "late.jsonl").write_text(row * 150 + "{broken\n")  # beyond what is looked at before the run
+    assert loraplug("run", recipe, "--set", "run_name=bad", "--set", "dataset.path=late.jsonl").returncode == 2
     bad = read_run(tmp_path / "outputs/runs/bad")
-    assert (bad.status, bad.stage) == ("failed", "dataset") and "recipe.toml" in str(bad.error)
+    assert (bad.status, bad.stage) == ("failed", "dataset") and "late.jsonl" in str(bad.error)
 
 
 def test_unknown_names(done: Path, call: Any) -> None:
