@@ -57,7 +57,7 @@ from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
     from loraplug.app import App
-    from loraplug.records import EventLog, RunRecord, read_run, read_runs
+    from loraplug.records import EventLog, RunRecord, duration, read_run, read_runs
     from loraplug.run import Outcome, Pipeline
 
 __version__ = "0.1.0"
@@ -120,6 +120,7 @@ __all__ = [
     "build",
     "check_row",
     "conversation",
+    "duration",
     "echo",
     "expert_counts",
     "find_exporter",
@@ -160,6 +161,7 @@ __all__ = [
 
 _LATER = {
     "App": "app", "EventLog": "records", "Outcome": "run", "Pipeline": "run", "RunRecord": "records",
+    "duration": "records",
     "read_run": "records", "read_runs": "records",
 }  # fmt: skip
 

@@ -79,6 +79,34 @@ class RunRecord:
         known = self.status == "running" and self.stage == "trainer" and 0 < step <= steps
         return (steps - step) * seconds / step if known else None
 
+    def progress(self) -> list[tuple[str, str]]:
+        """How far the training is, as names and texts for people; what a trainer does not tell is left out."""
+        last, found = self.latest, []
+        if "step" in last:
+            of = f" of {last['steps']:,.0f}" if "steps" in last else ""
+            found.append(("step", f"{last['step']:,.0f}{of}"))
+        if self.losses:
+            found.append(("loss", f"{self.losses[-1][1]:.3f}"))
+        if self.validations:
+            step, loss = self.validations[-1]
+            found.append(("validation loss", f"{loss:.3f} at step {step}"))
+        if "tokens_per_second" in last:
+            found.append(("speed", f"{last['tokens_per_second']:,.0f} tokens/s"))
+        if "memory_bytes" in last:
+            found.append(("memory", f"{last['memory_bytes'] / 1e9:.1f} GB"))
+        if self.seconds_left is not None:
+            found.append(("time left", f"{duration(self.seconds_left)}, training alone"))
+        return found
+
+
+def duration(seconds: float) -> str:
+    """Such as `4 s`, `3 min 20 s`, `5 h 12 min`."""
+    if not math.isfinite(seconds) or seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
 
 def read_runs(outputs: Path) -> tuple[list[RunRecord], dict[str, str]]:
     """The runs under `outputs`, the newest first, and what else lies beside them: name to why it cannot be read."""

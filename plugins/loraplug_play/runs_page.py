@@ -47,7 +47,7 @@ def page(run: RunRecord) -> str:
     parts = [f"<h3>{_text(run.name)}: {state}{where}</h3>"]
     if run.error:
         parts.append(f"<pre>{_text(run.error)}</pre>")
-    parts.append("<table>" + "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in _figures(run)))
+    parts.append("<table>" + "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in run.progress()))
     parts.append("</table>")
     parts.append(_plot(run.losses, run.validations))
     for sample in run.samples:
@@ -60,25 +60,6 @@ def page(run: RunRecord) -> str:
 
 def _text(text: str) -> str:
     return escape(printable(text))
-
-
-def _figures(run: RunRecord) -> list[tuple[str, str]]:
-    last, found = run.latest, []
-    if "step" in last:
-        of = f" of {last['steps']:,.0f}" if "steps" in last else ""
-        found.append(("step", f"{last['step']:,.0f}{of}"))
-    if run.losses:
-        found.append(("loss", f"{run.losses[-1][1]:.3f}"))
-    if run.validations:
-        step, loss = run.validations[-1]
-        found.append(("validation loss", f"{loss:.3f} at step {step}"))
-    if "tokens_per_second" in last:
-        found.append(("speed", f"{last['tokens_per_second']:,.0f} tokens/s"))
-    if "memory_bytes" in last:
-        found.append(("memory", f"{last['memory_bytes'] / 1e9:.1f} GB"))
-    if run.seconds_left is not None:
-        found.append(("time left", f"{run.seconds_left / 60:,.1f} min, training alone"))
-    return found
 
 
 def _plot(losses: Sequence[tuple[int, float]], validations: Sequence[tuple[int, float]]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loraplug import Registry, RunRecord, as_toml, options
-from loraplug_runs.words import clipped, duration, number, printable, shown, sparkline, table, when, width
+from loraplug import Registry, RunRecord, as_toml, duration, options
+from loraplug_runs.words import clipped, number, printable, shown, sparkline, table, when, width
 
 _BYTES = "_bytes"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from loraplug import RunRecord, echo
-from loraplug_runs.words import clipped, duration, number, printable, sparkline, width
+from loraplug import RunRecord, duration, echo
+from loraplug_runs.words import clipped, printable, sparkline, width
 
 _GONE = "its process is gone without having ended: killed, stopped by ctrl-c, or the machine went down"
 _SAMPLE_LINES = 6
@@ -25,7 +25,7 @@ def picture(run: RunRecord, now: float | None = None) -> list[str]:
     lines = [f"{printable(run.name)}: {_state(run)}"]
     if run.error:
         lines += [f"  {printable(line.strip())}" for line in run.error.splitlines()]
-    facts = [("at work", duration(run.seconds)), *_figures(run)]
+    facts = [("at work", duration(run.seconds)), *run.progress()]
     if run.status == "running" and run.changed is not None and now - run.changed >= 60:
         facts.append(("last heard of", f"{duration(now - run.changed)} ago"))
     lines += [f"  {name:16} {text}" for name, text in facts]
@@ -38,7 +38,7 @@ def picture(run: RunRecord, now: float | None = None) -> list[str]:
 
 def one_line(run: RunRecord) -> str:
     """The same in short, for logs."""
-    words = [printable(run.name), run.stage or "", *(f"{name} {text}" for name, text in _figures(run))]
+    words = [printable(run.name), run.stage or "", *(f"{name} {text}" for name, text in run.progress())]
     return ", ".join(word for word in words if word)
 
 
@@ -100,26 +100,6 @@ def _next(run: RunRecord) -> list[str]:
     if run.status == "interrupted":
         return ["the same `loraplug run` goes on from its last checkpoint"]
     return [f"loraplug runs show {printable(run.name)}"] if run.status == "done" else []
-
-
-def _figures(run: RunRecord) -> list[tuple[str, str]]:
-    """What the last step was told with; figures that a trainer does not tell are left out."""
-    last, found = run.latest, []
-    if "step" in last:
-        of = f" of {number(last['steps'])}" if "steps" in last else ""
-        found.append(("step", f"{number(last['step'])}{of}"))
-    if run.losses:
-        found.append(("loss", f"{run.losses[-1][1]:.3f}"))
-    if run.validations:
-        step, loss = run.validations[-1]
-        found.append(("validation loss", f"{loss:.3f} at step {step}"))
-    if "tokens_per_second" in last:
-        found.append(("speed", f"{last['tokens_per_second']:,.0f} tokens/s"))
-    if "memory_bytes" in last:
-        found.append(("memory", f"{last['memory_bytes'] / 1e9:.1f} GB"))
-    if run.seconds_left is not None:
-        found.append(("time left", f"{duration(run.seconds_left)}, training alone"))
-    return found
 
 
 def _losses(run: RunRecord, wide: int) -> list[str]:

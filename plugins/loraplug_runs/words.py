@@ -70,15 +70,6 @@ def when(stamp: float | None) -> str:
         return ""
 
 
-def duration(seconds: float) -> str:
-    """Such as `4 s`, `3 min 20 s`, `5 h 12 min`."""
-    if not math.isfinite(seconds) or seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-
-
 def number(value: float) -> str:
     """A figure, as short as it can be read."""
     if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e15):

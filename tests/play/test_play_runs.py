@@ -37,7 +37,7 @@ def test_a_run_at_work_then_gone(tmp_path: Path) -> None:
         assert runs.names() == ["a", "newer"]
         shown = runs.html("a")
         for words in (
-            "a: running (trainer)", "2 of 4", "<td>2.000</td>", "2.500 at step 2", "2.8 GB", "2.0 min", "<polyline",
+            "a: running (trainer)", "2 of 4", "<td>2.000</td>", "2.500 at step 2", "2.8 GB", "2 min 0 s", "<polyline",
             "answer before training",
         ):  # fmt: skip
             assert words in shown

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import loraplug_runs
 from command import Cli
-from loraplug import InputError, RunRecord, load_registry, only_one, read_run, read_runs
+from loraplug import InputError, RunRecord, duration, load_registry, only_one, read_run, read_runs
 from loraplug.cli import cli
-from loraplug_runs.words import duration, sparkline, table
+from loraplug_runs.words import sparkline, table
 
 STEPS = [{"step": step, "loss": 5 - step / 10, "learning_rate": 0.01, "seconds": step * 2} for step in range(1, 9)]
 
