@@ -119,9 +119,13 @@ def read_runs(outputs: Path) -> tuple[list[RunRecord], dict[str, str]]:
         raise InputError(error.strerror or str(error), where=place) from None
     for folder in folders:
         try:
-            found.append(read_run(folder))
+            run = read_run(folder)
         except InputError as error:
             strange[folder.name] = error.what
+            continue
+        begun = any((folder / name).is_file() for name in (STATE, EVENTS))
+        if begun or run.status == "running":  # else it was refused before its first work, and left its lock file
+            found.append(run)
     return sorted(found, key=lambda run: run.started or 0.0, reverse=True), strange
 
 

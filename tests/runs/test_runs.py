@@ -325,3 +325,10 @@ def test_no_heavy_imports(done: Path) -> None:
     words = ["runs", "list", "--outputs", str(done.parents[1])]
     told = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert told.stderr.splitlines()[-1] == "[]" and "good" in told.stdout
+
+
+def test_a_run_that_was_refused_before_its_first_work_is_none(recipe: Path, inside: Cli, tmp_path: Path) -> None:
+    """It has left a lock file and nothing else."""
+    assert inside("run", recipe, "--set", "dataset.path=none.jsonl").returncode == 2
+    assert (tmp_path / "outputs/runs/tiny/.lock").exists()
+    assert read_runs(tmp_path / "outputs") == ([], {})
