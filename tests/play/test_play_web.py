@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from command import Cli
+from loraplug import printable
 
 SECONDS = 60
 
@@ -263,7 +264,8 @@ def test_compare_shows_two_columns(page: Page, finished: Path, adapter: Path, lo
     words = ["--prompt", "what is 3 and one?", "--temperature", "0", "--max-tokens", "512"]
     model = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
     expected = [loraplug("chat", one, *words).stdout.removesuffix("\n") for one in (model, adapter)]
-    until(lambda: [page.value("#base textarea"), page.value("#fine-tuned textarea")] == expected)
+    # the terminal shows control characters written out, the page has them as they are
+    until(lambda: [printable(page.value(f"#{name} textarea")) for name in ("base", "fine-tuned")] == expected)
     assert expected[0] != expected[1]
     left, right = (page.all(f"#{name}")[0].rect for name in ("base", "fine-tuned"))
     assert left["x"] + left["width"] <= right["x"]
