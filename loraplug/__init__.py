@@ -5,6 +5,7 @@ What is exported here is all a plugin needs.
 
 from typing import TYPE_CHECKING, Any
 
+from loraplug.building import build
 from loraplug.components import (
     HOOKS,
     KINDS,
@@ -37,7 +38,7 @@ from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
 from loraplug.printing import echo, printable
 from loraplug.provenance import is_own as is_own_lock
 from loraplug.provenance import remember as remember_lock
-from loraplug.recipe import DataSet, Plugins, Recipe, Validation, build
+from loraplug.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.registry import Entry, Registry, load_registry, report
 from loraplug.transforms import transformed
 from loraplug.weights import weight_files, weight_names
@@ -57,7 +58,8 @@ from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
     from loraplug.app import App
-    from loraplug.records import EventLog, RunRecord, duration, read_run, read_runs
+    from loraplug.event_log import EventLog
+    from loraplug.records import RunRecord, duration, read_run, read_runs
     from loraplug.run import Outcome, Pipeline
 
 __version__ = "0.1.0"
@@ -160,7 +162,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "App": "app", "EventLog": "records", "Outcome": "run", "Pipeline": "run", "RunRecord": "records",
+    "App": "app", "EventLog": "event_log", "Outcome": "run", "Pipeline": "run", "RunRecord": "records",
     "duration": "records",
     "read_run": "records", "read_runs": "records",
 }  # fmt: skip

@@ -60,7 +60,7 @@ class App(click.Group):
 
     def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
         """The recipe with everything over it, every stage a component."""
-        from loraplug.recipe import build
+        from loraplug.building import build
 
         return build(self.read_layers(path, settings), self.registry)
 
@@ -71,7 +71,7 @@ class App(click.Group):
 
         `named` tells which of several data sets is meant.
         """
-        from loraplug.recipe import build_source
+        from loraplug.building import build_source
 
         source, transforms, name, seed = build_source(self.read_layers(path, settings), self.registry, named)
         return source, transforms, Run(name, seed, reporter=self.reporter())

@@ -99,9 +99,9 @@ def open_model(model: str | Path, registry: Registry, base: str | None = None, t
         InputError: an adapter names no base, its lock asks for what is not taken from others, or for a plugin that is
             not installed.
     """
+    from loraplug.building import build_part
     from loraplug.foreign import foreign_layers
     from loraplug.layers import read_layers
-    from loraplug.recipe import build_part
 
     folder = Path(model).expanduser().absolute()
     if not (folder / ADAPTER).is_file():
@@ -157,8 +157,8 @@ def lock_beside(model: str | Path) -> Lock | None:
 
 def find_exporter(use: str, registry: Registry, settings: tuple[str, ...] = ()) -> Exporter:
     """An exporter with options from `key=value` words; InputError with every problem of them in one go."""
+    from loraplug.building import build_part
     from loraplug.layers import component_layers
-    from loraplug.recipe import build_part
 
     registry.find("exporter", use)  # whose error speaks of the name alone
     exporter: Exporter = build_part(component_layers("exporter", use, settings), registry, "exporter")

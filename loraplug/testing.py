@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from loraplug.building import build_table
 from loraplug.components import Component, Trained
 from loraplug.context import Run
 from loraplug.errors import PluginError, Problem
-from loraplug.recipe import build_table
 from loraplug.registry import Registry, load_registry
 from loraplug_tables.options import options
 from loraplug_tables.structure import unstructure

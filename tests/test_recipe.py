@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import DatasetSource, Doc, InputError, Run, load_registry
+from loraplug.building import build
 from loraplug.errors import RecipeError
 from loraplug.layers import read_layers
 from loraplug.lock import as_table
-from loraplug.recipe import Recipe, build
+from loraplug.recipe import Recipe
 from loraplug_tables.options import options
 from loraplug_tables.structure import structure
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import InputError, load_registry
+from loraplug.building import build
 from loraplug.errors import RecipeError
 from loraplug.layers import read_layers
 from loraplug.lock import as_table
-from loraplug.recipe import Recipe, build
+from loraplug.recipe import Recipe
 from loraplug_tables.layers import Layers, Origin
 
 REGISTRY = load_registry()

@@ -222,8 +222,8 @@ def test_a_token_in_a_recipe_is_written_nowhere_and_its_lock_asks_for_it(
 def test_a_secret_is_still_there_to_be_used(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is written is cleared: the component has the whole address."""
     from loraplug import load_registry
+    from loraplug.building import build
     from loraplug.layers import read_layers
-    from loraplug.recipe import build
 
     monkeypatch.setenv("CLONE_URL", "https://user:hunter22@h/{repo}")
     found = build(read_layers(shop), load_registry())

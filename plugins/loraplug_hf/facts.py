@@ -43,7 +43,7 @@ def _at(model: TransformersModel, ask: bool) -> tuple[BaseFacts | None, list[Pro
     folder = Path(model.id)
     if not folder.is_absolute():
         return remote.facts(model.id, model.revision, ask=ask), []
-    facts, problems = _folder(places.checked_folder(folder), tuple(stamp(folder)))
+    facts, problems = _folder(places.existing(folder), tuple(stamp(folder)))
     return facts, list(problems)
 
 

@@ -29,7 +29,7 @@ def weights_of(names: Collection[str], read: Callable[[str], str], where: object
     if "adapter_config.json" in names:
         raise InputError("is an adapter, not a base model", where=where, todo="give its base model, or a merged folder")
     if "config.json" not in names:
-        what, todo = "has no config.json", "give a folder that save_pretrained wrote"
+        what, todo = "has no config.json", "give a folder or repository that save_pretrained wrote"
         if any(name.endswith(".gguf") for name in names):
             what, todo = "holds GGUF files and no config.json", "give the path of one .gguf file as model.id"
         raise InputError(what, where=where, todo=todo)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from loraplug import BaseFacts, InputError, Problem
-from loraplug_hf.files import Weights, header
+from loraplug_hf.files import Weights, check_whole, header, weights_of
 
-INDEX = "model.safetensors.index.json"
 _WHERE = "model.id"
 _TOKENIZERS = ("tokenizer.*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
-_SHOWN = 4
 
 
 def read_folder(folder: Path) -> tuple[BaseFacts, list[Problem]]:
@@ -60,41 +56,14 @@ def _weights(folder: Path) -> Weights:
     """Names, formats and shapes of all weights.
 
     Raises:
-        InputError: a file that the index or the names of the others tell of is missing, ends too early, or is none.
+        InputError: there are none that are loaded, or one of their files is missing, ends too early, or is none.
     """
+    names = {path.name for path in folder.iterdir() if path.is_file()}
     found: Weights = {}
-    for path in _files(folder):
-        try:
-            found |= header(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            text = " ".join(str(error).split())[:120]
-            raise InputError(f"is not whole ({text})", where=path, todo="copy or download it again") from None
+    for name in weights_of(names, lambda name: (folder / name).read_text(encoding="utf-8"), folder):
+        check_whole(folder / name, folder, "copy or download it again")
+        found |= header(folder / name)
     return found
-
-
-def _files(folder: Path) -> list[Path]:
-    there = sorted(path.name for path in folder.glob("*.safetensors"))
-    if (folder / INDEX).is_file():
-        table = _json(folder / INDEX).get("weight_map")
-        if not isinstance(table, dict):
-            raise InputError("has no weight_map", where=folder / INDEX, todo="copy or download it again")
-        wanted = sorted({str(name) for name in table.values()})
-    elif "model.safetensors" in there:
-        wanted = ["model.safetensors"]
-    else:
-        parts = [match for match in map(_PART.fullmatch, there) if match]
-        wanted = [
-            f"{stem}-{number:05}-of-{count}.safetensors"
-            for stem, count in sorted({(part[1], part[3]) for part in parts})
-            for number in range(1, int(count) + 1)
-        ]
-        wanted = sorted({*there, *wanted})
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        names = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
-        what = f"{len(missing)} of {len(wanted)} files with weights are missing: {names}"
-        raise InputError(what, where=folder, todo="copy or download them again")
-    return [folder / name for name in wanted]
 
 
 def _vocabulary(folder: Path) -> int | None:

@@ -83,7 +83,7 @@ def _refused(error: HfHubHTTPError, where: str, id: str, revision: str | None) -
         return InputError("was closed by the hub", where=where, todo="take another model")
     if isinstance(error, RemoteEntryNotFoundError):
         return InputError(f"is incomplete on the hub ({_line(error)})", where=where, todo="take another model.revision")
-    if isinstance(error, RepositoryNotFoundError) or (status == 401 and not token):
+    if isinstance(error, RepositoryNotFoundError) or status == 404 or (status == 401 and not token):
         what = f"is not on the hub, or is private ({status})"
         todo = "check the spelling; for a local folder write ./folder; for a private one "
         todo += "HF_TOKEN must belong to someone who may read it" if token else "set HF_TOKEN (.env or the environment)"

@@ -39,17 +39,21 @@ def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
     return folder / name
 
 
+def existing(folder: Path) -> Path:
+    """The folder; InputError where there is none."""
+    if not folder.is_dir():
+        todo = "give a model folder, a .gguf file, or owner/name on the hub"
+        raise InputError("no such folder", where=f"model.id {folder}", todo=todo)
+    return folder
+
+
 def checked_folder(folder: Path) -> Path:
     """The folder, if it holds a whole transformers model as safetensors.
 
     Raises:
         InputError: it does not exist, has no config.json, only pickled weights, or not all of its files.
     """
-    where = f"model.id {folder}"
-    if not folder.is_dir():
-        raise InputError(
-            "no such folder", where=where, todo="give a model folder, a .gguf file, or owner/name on the hub"
-        )
+    where = f"model.id {existing(folder)}"
     names = {path.name for path in folder.iterdir() if path.is_file()}
     for name in weights_of(names, lambda name: (folder / name).read_text(encoding="utf-8"), where):
         check_whole(folder / name, where, "fetch or save the file again")

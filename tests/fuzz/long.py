@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from targets import TARGETS, try_one
 
 GUIDED = (
-    "loraplug.layers", "loraplug_tables.layers", "loraplug.recipe",
+    "loraplug.layers", "loraplug_tables.layers", "loraplug.building", "loraplug.recipe",
     "loraplug.lock", "loraplug_data.reading", "loraplug_swe.patches",
     "loraplug_swe.reverse", "loraplug_swe.tasks", "loraplug_export.tensors", "loraplug_export.lora_files",
 )  # fmt: skip

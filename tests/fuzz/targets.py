@@ -141,9 +141,9 @@ def recipes(draw: Any) -> tuple[bytes, list[str], dict[str, str]]:
 
 def try_recipe(given: tuple[bytes, list[str], dict[str, str]], folder: Path) -> None:
     """Read, build, write as a lock and read that again."""
+    from loraplug.building import build
     from loraplug.layers import read_layers
     from loraplug.lock import as_table, lock_text
-    from loraplug.recipe import build
 
     text, settings, env = given
     file = folder / "recipe.toml"

@@ -45,8 +45,8 @@ def run_cell(cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
 
 
 def _run(cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
+    from loraplug.building import build
     from loraplug.layers import read_layers
-    from loraplug.recipe import build
 
     recipe_file, outputs = folder / "recipe.toml", folder / "outputs"
     rows = folder / "rows.jsonl"

@@ -13,9 +13,9 @@ import pytest
 
 from command import ROOT
 from loraplug import BaseFacts, InputError, Run, load_registry
+from loraplug.building import build
 from loraplug.errors import RecipeError
 from loraplug.layers import read_layers
-from loraplug.recipe import build
 from loraplug.run import STAGES, Pipeline
 
 REGISTRY = load_registry()
@@ -144,12 +144,13 @@ def test_files_of_the_base_that_are_missing_or_broken(recipe: Path, base: Path) 
     (base / "tokenizer.json").write_text("{")
     message = build_problems(recipe, setting)
     assert "no model.safetensors and no index of shards, only model-00001-of-00003.safetensors" in message
+    assert "tokenizer.json: cannot be read" in message
     (base / "model-00001-of-00003.safetensors").write_bytes(weights)
     index = {"weight_map": {"a": "model-00001-of-00003.safetensors", "b": "other.safetensors"}}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "model.safetensors.index.json names is not there" in build_problems(recipe, setting)
     (base / "config.json").write_text("[]")
-    assert "config.json: not a table" in build_problems(recipe, setting)
+    assert "config.json: is not a JSON object" in build_problems(recipe, setting)
 
 
 def build_problems(recipe: Path, *settings: str) -> str:
