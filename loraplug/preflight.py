@@ -105,9 +105,19 @@ def _places(run: Run, parts: Sequence[tuple[str, Component]]) -> Iterator[Proble
         if isinstance(part, Exporter):
             folder = _nearest(part.place(run=run).parent)
             if not folder.is_dir():
-                yield Problem(path, f"{folder}: is no folder, so nothing can be put below it; choose another place")
+                yield Problem(
+                    path, f"{folder}: is no folder, so nothing can be put below it; choose another place", exit_code=1
+                )
             elif not os.access(folder, os.W_OK):
-                yield Problem(path, f"{folder}: cannot be written; choose another place, or change its permissions")
+                why = "Read-only file system" if _read_only(folder) else "Permission denied"
+                yield Problem(
+                    path, f"{folder}: {why}; choose another place, or make it one that can be written", exit_code=1
+                )
+
+
+def _read_only(folder: Path) -> bool:
+    """Whether the file system that a folder lies on takes no writes; not known on Windows."""
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _room(recipe: Recipe, run: Run, registry: Registry, parts: Sequence[tuple[str, Component]]) -> Iterator[Problem]:
@@ -129,11 +139,13 @@ def _room(recipe: Recipe, run: Run, registry: Registry, parts: Sequence[tuple[st
         needed, free = sum(size for _, _, size in told), shutil.disk_usage(told[0][1]).free
         if needed > free:
             path, folder, _ = max(told, key=lambda one: one[2])
-            shares = ", ".join(f"{name} {size / 1e9:.2f}" for name, _, size in told)
+            unit, name = (1e9, "GB") if needed >= 1e8 else (1e6, "MB")
+            shares = ", ".join(f"{part} {size / unit:.2f}" for part, _, size in told)
             what = (
-                f"{folder}: about {needed / 1e9:.2f} GB will be written there ({shares}), {free / 1e9:.2f} GB are free"
+                f"{folder}: about {needed / unit:.2f} {name} will be written there ({shares}), "
+                f"{free / unit:.2f} {name} are free"
             )
-            yield Problem(path, f"{what}; make room, leave out an exporter, or choose another disk")
+            yield Problem(path, f"{what}; make room, leave out an exporter, or choose another disk", exit_code=1)
 
 
 def _nearest(place: Path) -> Path:

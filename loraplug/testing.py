@@ -73,7 +73,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     raw.decoder = decoders.ByteLevel()
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        show_progress=False,  # where no terminal is, it prints line feeds
+    )
     raw.train_from_iterator(["the bug is in the last line of the function", "system user assistant"], trainer)
     pad, _, end = specials
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=pad, chat_template=CHAT_TEMPLATE)

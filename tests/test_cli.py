@@ -111,11 +111,12 @@ def test_wrong_input_is_one_block_and_exit_code_2(
 
 
 def test_no_network_says_what_to_do(recipe: Path, loraplug: Cli) -> None:
-    """A hub id without a network is a failure while working (1), with a way out."""
-    done = loraplug("run", recipe, "--set", "model.id=nobody/nothing")
-    assert done.returncode == 1, done.stderr
-    assert "the hub was not reached" in done.stderr
-    assert "local folder" in done.stderr
+    """A hub id without a network is no fault of the recipe (1), a hub that may not be asked is (2); with a way out."""
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    for code, told, env in ((1, "the hub was not reached", nowhere), (2, "HF_HUB_OFFLINE forbids", {})):
+        done = loraplug("run", recipe, "--set", "model.id=nobody/nothing", env=env)
+        assert done.returncode == code, done.stderr
+        assert told in done.stderr and "local folder" in done.stderr
 
 
 def test_debug_shows_the_traceback(recipe: Path, loraplug: Cli) -> None:

@@ -123,7 +123,7 @@ def test_the_date_of_the_beginning_is_given_to_the_template_again(
 ) -> None:
     """A run that goes on, and a lock that is run, on another day: the same rows, and the same adapter."""
     monkeypatch.setattr(
-        "loraplug.cli.Run", lambda *given, **more: Run(*given, **more, date=datetime(2024, 2, 29, 23, 59))
+        "loraplug.app.Run", lambda *given, **more: Run(*given, **more, date=datetime(2024, 2, 29, 23, 59))
     )
     assert inside("run", dated, "--until", "formatter").returncode == 0
     monkeypatch.undo()

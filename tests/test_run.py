@@ -6,8 +6,12 @@ import hashlib
 import json
 import shutil
 import subprocess
+import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -120,18 +124,50 @@ def test_an_adapter_of_somebody_else_is_not_overwritten(recipe: Path, loraplug: 
     assert (mine / "precious").exists()
 
 
-@pytest.mark.parametrize("size", ["300k", "700k", "950k"])
-def test_a_full_disk_is_told_and_leaves_nothing_half_made(
-    recipe: Path, loraplug: Cli, tmp_path: Path, size: str
-) -> None:
-    """A real small disk, full at the trainer's or an exporter's writing; with room the same command goes on."""
-    disk = tmp_path / "outputs"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[list[str]]:
+    """A real file system of that size; gives the command that mounts it, for another size."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_without_room_is_told_before_the_work(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """What all stages together will write is added up; nothing is loaded, and with room the same command runs."""
+    with small_disk(disk := tmp_path / "outputs", "700k") as mount:
         done = loraplug("run", recipe)
+        assert done.returncode == 1
+        assert "MB will be written there (trainer" in done.stderr and "make room" in done.stderr
+        assert "dataset:" not in done.stdout and not list(disk.glob("adapters/*"))
+        subprocess.run([*mount[:4], "remount,size=50m", *mount[5:]], check=True)
+        assert loraplug("run", recipe).returncode == 0
+
+
+@pytest.mark.parametrize("left", [100, 500, 750])
+def test_a_full_disk_is_told_and_leaves_nothing_half_made(
+    recipe: Path, loraplug: Cli, tmp_path: Path, left: int
+) -> None:
+    """Full at the trainer's or an exporter's writing, by what others write; with room the same command goes on.
+
+    `left` is what is left free, in KB, once the run has begun.
+    """
+    with small_disk(disk := tmp_path / "outputs", "20m"):
+        ballast = disk / "ballast"
+
+        def fill() -> None:
+            while not (disk / "runs/tiny/state.json").exists():
+                time.sleep(0.01)
+            ballast.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left * 1024)))
+
+        other = Thread(target=fill, daemon=True)
+        other.start()
+        done = loraplug("run", recipe)
+        other.join(10)
         assert done.returncode == 1, done.stdout
         assert "No space left" in done.stderr
         assert "make room on the disk" in done.stderr
@@ -140,12 +176,10 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_made(
             place = disk / kind / "tiny"
             assert not place.exists() or (place / whole).exists()
         assert not list(disk.rglob(".*.new"))
-        subprocess.run([*mount[:4], "remount,size=50m", *mount[5:]], check=True)
+        ballast.unlink()
         again = loraplug("run", recipe)
         assert again.returncode == 0, again.stderr
         assert (disk / "merged/tiny/model.safetensors").exists()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("stage", ["dataset", "formatter", "model", "quantizer", "trainer"])

@@ -48,7 +48,7 @@ def as_modules(model: Any, config: Any) -> bool:
 
     peft would make such a layer's whole difference at every call, and could not do it for a quantised one.
     """
-    named = list(config.target_parameters or ())
+    named = list(getattr(config, "target_parameters", None) or ())
     modules = dict(model.named_modules())
     layers = {
         name for name in (one.removesuffix(".weight") for one in named) if hasattr(modules.get(name), "in_features")

@@ -193,6 +193,9 @@ def _check_entry(entry: Entry, table: dict[str, Any]) -> list[Finding]:
     subject = f"{entry.kind} {entry.name}"
     part, problems = from_table(entry.cls, table)
     wrong = [problem for problem in problems if problem.message != "missing key"]
+    if wrong and not table:  # options that go without a default, but not without each other
+        needs = "; ".join(problem.message for problem in wrong)
+        return [*check_class(entry.cls), Finding(subject, "behaves", "not run", needs)]
     if wrong:
         raise InputError("\n".join(map(str, wrong)), where="--set", todo=f"see `loraplug plugins show {entry.name}`")
     if part is None:

@@ -30,7 +30,7 @@ COMMANDS = [
     (0, ["export", ADAPTER, "--to", "merged", "--set", "out=elsewhere"]),
     (0, ["chat", "outputs/merged/tiny", "--prompt", "what is 3 and one?", "--max-tokens", "4"]),
     (2, ["run", "recipe.toml", "--set", "trainer.lora.rank=3", "--debug"]),
-    (1, ["run", "recipe.toml", "--set", "run_name=no", "--set", "model.id=nobody/nothing", "--debug"]),
+    (2, ["run", "recipe.toml", "--set", "run_name=no", "--set", "model.id=nobody/nothing", "--debug"]),
     (2, ["run", "recipe.toml", "--set", "run_name=bad", "--set", "dataset.path=recipe.toml", "--debug"]),
     (2, ["export", "rows.jsonl", "--to", "gguf", "--debug"]),
     (1, ["export", ADAPTER, "--to", "hub", "--set", "repo=nobody/nothing", "--debug"]),
