@@ -200,9 +200,9 @@ class _Bench:
     def __init__(self, hunt: Hunt) -> None:
         self.box = Sandbox(hunt.tree, hunt.limits, home=hunt.scratch, roots=hunt.roots)
         self.tester: Tester = hunt.suite.tester(self.box, hunt.survey)
-        self._report = getattr(self.tester, "report", None)
+        self._report: Any = getattr(self.tester, "report", None)
         self._draw = random.SystemRandom()
-        self._make = hunt.controls if self._report is not None else None
+        self._make: Callable[..., Controls] | None = hunt.controls if self._report is not None else None
         if self._make is not None:
             made = self._make({}, list(hunt.survey.tests)[:1], self._draw)
             told = self._reported({}, [], made, 60.0, 1)
@@ -226,7 +226,7 @@ class _Bench:
         if self._report is None:
             done: Outcome = self.run(files, tests, seconds, stop_after)
             return done
-        made = Controls({}, {}) if self._make is None else self._make({}, tests[:1], self._draw)
+        made = self._make({}, tests[:1], self._draw) if self._make else Controls({}, {})
         told = self._reported(files, tests, made, seconds, stop_after)
         return told if isinstance(told, Outcome) else judged(told, tests, made.ids)
 

@@ -283,7 +283,7 @@ def _roots(env: Mapping[str, str]) -> str:
 
 def _outcome(told: Mapping[str, Any]) -> Outcome:
     """What a worker said of a job, whatever a job made it say."""
-    verdict = told.get("verdict")
+    verdict: Any = told.get("verdict")
     try:
         if verdict not in get_args(Verdict):
             raise ValueError("no verdict")
@@ -296,9 +296,9 @@ def _outcome(told: Mapping[str, Any]) -> Outcome:
 def _failures(told: Mapping[str, Any]) -> list[Failure]:
     return [
         Failure(
-            *(str(one[name]) for name in ("test", "error", "message")),
-            [(str(file), int(line), str(name), str(source)) for file, line, name, source in one["trace"]],
-            *(str(one.get(name, "")) for name in ("check", "expected", "actual", "left", "right")),
+            **{name: str(one[name]) for name in ("test", "error", "message")},
+            trace=[(str(file), int(line), str(name), str(source)) for file, line, name, source in one["trace"]],
+            **{name: str(one.get(name, "")) for name in ("check", "expected", "actual", "left", "right")},
         )
         for one in told.get("failures", ())
     ]

@@ -182,19 +182,20 @@ def _export(source: Path, commit: str, tree: Path) -> None:
             listed.append((mode, oid, path))
     _check_names([str(path) for _, _, path in listed], source)
     blobs = _blobs(run_git(source, "cat-file", "--batch", stdin=b"".join(oid + b"\n" for _, oid, _ in listed)))
-    copy, links = Copy(tree), []
+    copy = Copy(tree)
+    links: list[tuple[str, str]] = []
     with working_on(tree):
         for (mode, _, path), data in zip(listed, blobs, strict=True):
             if mode == b"120000":
                 links.append((str(path), os.fsdecode(data)))
             else:
                 copy.write(str(path), data, 0o755 if mode == b"100755" else 0o644)
-        for name, target in links:
+        for link, target in links:
             if target and "\0" not in target:
-                copy.link(name, target)
-        for name, _ in links:
-            if leaves(tree / name, tree.resolve()):
-                copy.remove(name)
+                copy.link(link, target)
+        for link, _ in links:
+            if leaves(tree / link, tree.resolve()):
+                copy.remove(link)
 
 
 def _check_names(names: Sequence[str], source: Path) -> None:

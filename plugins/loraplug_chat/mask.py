@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from attrs import define, field, frozen
@@ -36,7 +37,7 @@ class Encoded:
     """
 
     ids: list[int]
-    trained: list[float]
+    trained: Sequence[float]
     same_prompts: bool
     stops: bool
     hostile: bool

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-Message = Mapping[str, Any]
+Message = dict[str, Any]
 
 MARKER = "[… {:,} characters left out …]"
 OUTPUT_ROLES = frozenset({"tool", "function", "ipython", "observation"})

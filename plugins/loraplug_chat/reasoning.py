@@ -36,8 +36,9 @@ def of(message: Mapping[str, Any]) -> bool:
     if any(isinstance(said := message.get(key), str) and said.strip() for key in KEYS):
         return True
     content = message.get("content")
-    found = block(content) if isinstance(content, str) else None
-    return found is not None and says(content[slice(*found)])
+    if not isinstance(content, str) or (found := block(content)) is None:
+        return False
+    return says(content[slice(*found)])
 
 
 def says(thought: str) -> bool:

@@ -31,7 +31,7 @@ class Line:
 
     row: str
     ids: list[int]
-    trained: list[float]
+    trained: Sequence[float]
 
     @property
     def plain(self) -> bool:

@@ -28,7 +28,7 @@ class Text(Encoding):
     overlong: Annotated[
         TextPolicy,
         Doc("longer rows; auto: plain texts become several rows, conversations are cut as by truncate-left"),
-    ] = option(default="auto", kw_only=True)
+    ] = option(default="auto", kw_only=True)  # type: ignore[assignment] # plain texts have two ways more
     end: Annotated[bool, Doc("put the end-of-sequence token behind each text, so that the model learns to stop")] = True
     control_tokens: Annotated[
         bool, Doc("read `<|im_end|>` and the like in the text as control tokens, as formatted text means them")

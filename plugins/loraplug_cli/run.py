@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def run(app: App, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
     return echo(f"\nNext: loraplug {_next(app, given, outcome)}")
 
 
-def _summary(figures: dict[str, float]) -> list[tuple[str, str]]:
+def _summary(figures: Mapping[str, float]) -> list[tuple[str, str]]:
     lines = []
     if {"validation_loss_before", "validation_loss_after"} <= figures.keys():
         before, after = figures["validation_loss_before"], figures["validation_loss_after"]

@@ -42,7 +42,7 @@ def schema(registry: Registry) -> Schema:
     """The schema of a whole recipe. A recipe that `extends` another may leave anything out."""
     from loraplug import Mix, Plugins, Validation
 
-    definitions = {}
+    definitions: Schema = {}
     for kind in (*_KINDS, *_INSIDE):
         entries = sorted(registry.of_kind(kind), key=lambda entry: entry.full_name)
         for entry in entries:
@@ -54,14 +54,14 @@ def schema(registry: Registry) -> Schema:
                 definitions[name] = {**definitions[name], "properties": definitions[name]["properties"] | _TRANSFORMS}
             _allow_transforms(definitions[kind])
             definitions["set"] = _set(definitions[kind])
-    name = {"type": "string", "pattern": r"^[A-Za-z0-9_$]", "description": "names the folders under outputs/"}
+    run_name = {"type": "string", "pattern": r"^[A-Za-z0-9_$]", "description": "names the folders under outputs/"}
     seed = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "default": 42, "description": "seeds all that draws"}
     extends = {
         "description": "recipes this one builds on, later ones over earlier ones; paths relative to this file",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
-    tables = {kind: {"$ref": f"#/$defs/{kind}"} for kind in _KINDS if kind != "exporter"}
-    several = {
+    tables: Schema = {kind: {"$ref": f"#/$defs/{kind}"} for kind in _KINDS if kind != "exporter"}
+    several: Schema = {
         "type": "array",
         "items": {"$ref": "#/$defs/set"},
         "description": "[[dataset]]: several data sets, mixed",
@@ -74,7 +74,7 @@ def schema(registry: Registry) -> Schema:
         "description": "One LoRA fine-tuning run: six stages, each a plugin",
         "type": "object",
         "properties": {
-            "run_name": name,
+            "run_name": run_name,
             "seed": seed,
             "extends": extends,
             **tables,

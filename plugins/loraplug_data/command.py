@@ -49,8 +49,9 @@ def data(app: App, recipe: Path, output: Path, shard: str | None, named: str | N
 
 def with_rejects(source: DatasetSource, output: Path) -> DatasetSource:
     """The source, its rejects told to go beside the output."""
-    if any(field.name == "rejects" for field in attrs.fields(type(source))) and getattr(source, "rejects", 0) is None:
-        source = attrs.evolve(source, rejects=output.with_name(f"{output.stem}.rejects.jsonl"))
+    made: Any = source  # an attrs class by its kind's contract
+    if any(field.name == "rejects" for field in attrs.fields(type(made))) and getattr(source, "rejects", 0) is None:
+        source = attrs.evolve(made, rejects=output.with_name(f"{output.stem}.rejects.jsonl"))
     return source
 
 

@@ -33,7 +33,7 @@ class Deduplicate(Transform):
     near: Annotated[
         float | None,
         Doc("also rows whose words are that much alike (Jaccard similarity of 5-word shingles), such as 0.85"),
-    ] = field(default=None, validator=validators.optional([validators.ge(0.4), validators.lt(1)]))
+    ] = field(default=None, validator=validators.optional(validators.and_(validators.ge(0.4), validators.lt(1))))
     columns: Annotated[
         tuple[str, ...], Doc("columns to compare; where not set all but instance_id, task_id, id and group")
     ] = ()

@@ -164,7 +164,7 @@ def _list_of(value: Any, path: Path, field: str | None, columns: Collection[str]
         ((key, rows),) = lists.items()
         if say is not None:
             say(f'{path.name}: the rows are its list "{key}" ({len(rows)} objects); field = "{key}" says so')
-        return rows
+        return list(rows)
     if lists:
         named = ", ".join(f"{key} ({len(item)})" for key, item in lists.items())
         todo = f'say which holds the rows: field = "{next(iter(lists))}"'

@@ -37,8 +37,8 @@ def _through(value: Any, feature: Any, change: Change, at: int) -> Any:
     if isinstance(value, str):
         return change(value, at)
     if isinstance(value, dict):
-        inner = feature if isinstance(feature, Mapping) else {}
-        return {key: _through(item, inner.get(key), change, at) for key, item in value.items()}
+        columns = feature if isinstance(feature, Mapping) else {}
+        return {key: _through(item, columns.get(key), change, at) for key, item in value.items()}
     if isinstance(value, list):
         inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
         return [_through(item, inner, change, at) for item in value]

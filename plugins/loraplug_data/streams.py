@@ -101,8 +101,8 @@ def _lines(path: Path, say: Callable[[str], None] | None) -> Iterator[bytes]:
         number = 0
         try:
             with io.TextIOWrapper(file, encoding, newline="\n") as text:
-                for number, line in enumerate(text, 1):  # noqa: B007 - told below
-                    yield line.encode()
+                for number, decoded in enumerate(text, 1):  # noqa: B007 - told below
+                    yield decoded.encode()
         except UnicodeError as error:
             what = f"is not {encoding}, though its first bytes say so ({getattr(error, 'reason', error)})"
             raise InputError(what, where=f"{path}, after line {number}", todo="save it as UTF-8") from None

@@ -105,7 +105,8 @@ def kept_in_fp32(model: Any) -> list[str]:
 
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter | None]:
     """The mapping from which a torch module reads its own parameters; what is put into it is read at once."""
-    return module._parameters
+    own: dict[str, torch.nn.Parameter | None] = module._parameters
+    return own
 
 
 def read_parameters_from(module: torch.nn.Module, parameters: dict[str, torch.nn.Parameter | None]) -> None:

@@ -74,7 +74,11 @@ class _Merged:
         return self.files.tensors[self._stored(name) or self.forms.converted[name].sources[0]].dtype
 
     def _stored(self, name: str) -> str | None:
-        others = [name, self.tied.get(name), *(target for target, source in self.tied.items() if source == name)]
+        others = [
+            name,
+            *filter(None, [self.tied.get(name)]),
+            *(target for target, source in self.tied.items() if source == name),
+        ]
         return next((self.forms.direct[other] for other in others if other in self.forms.direct), None)
 
 

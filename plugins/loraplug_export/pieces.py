@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
@@ -115,7 +116,7 @@ class Pieces:
         import torch
 
         for row in rows:
-            self._call(lambda row=row: self.model(input_ids=torch.tensor([list(row)]), use_cache=False))
+            self._call(partial(self.model, input_ids=torch.tensor([list(row)]), use_cache=False))
             done()
 
     def ask(self, name: str, inputs: torch.Tensor) -> None:

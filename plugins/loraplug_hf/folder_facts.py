@@ -84,7 +84,7 @@ def _vocabulary(folder: Path) -> int | None:
         added = [token["id"] for token in table.get("added_tokens") or ()]
     except (KeyError, TypeError):
         return None
-    return max([len(words), *(number + 1 for number in added)])
+    return max([len(words), *(int(number) + 1 for number in added)])
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -73,7 +73,8 @@ def _commit(id: str, revision: str | None, run: Run) -> str:  # noqa: A002
 
     api = HfApi()
     try:
-        return api.resolve_revision(id, revision=revision)
+        now: str = api.resolve_revision(id, revision=revision)
+        return now
     except RevisionNotFoundError:
         raise
     except HfHubHTTPError as error:
@@ -83,7 +84,8 @@ def _commit(id: str, revision: str | None, run: Run) -> str:  # noqa: A002
             raise error from None
         answer = f"the hub answers {error.response.status_code} for {id}"
         run.warn(f"model: {answer}; what was downloaded before is taken, commit {kept.resolved[:12]}")
-        return kept
+        known: str = kept
+        return known
 
 
 def _listed(id: str, commit: str, folder: Path) -> list[str]:  # noqa: A002

@@ -125,7 +125,7 @@ def _show(row: Sequence[Any]) -> None:
     """A row's text with its colours, without line feeds at its end, and an empty line."""
     waiting = 0
     for token in row:
-        style = {"fg": "green"} if token.trained else {}
+        style: dict[str, Any] = {"fg": "green"} if token.trained else {}
         style |= {"reverse": True} if token.special else {}
         text = token.text if not token.trained else token.text.replace("\n", "↵\n")
         for at, part in enumerate(text.split("\n")):

@@ -88,9 +88,9 @@ class Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or answer why not."""
         if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
         if scope["type"] != "http":  # a websocket, which the page has no use for
-            return None
+            return
         status, why = self._refusal(scope)
         body = b""
         if not status and scope["method"] == "POST":
@@ -99,14 +99,15 @@ class Guard:
             body = found or b""
             receive = _replayed(body, receive)
         if status:
-            return await _answer(send, status, why)
+            await _answer(send, status, why)
+            return
 
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
-        return await self.app(scope, receive, with_headers)
+        await self.app(scope, receive, with_headers)
 
     def _refusal(self, scope: Any) -> tuple[int, str]:
         """Status and reason; 0 where there is none."""

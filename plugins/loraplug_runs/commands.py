@@ -92,10 +92,11 @@ def watch_run(ctx: click.Context, run: str | None, outputs: Path, once: bool, ev
 
     found = _find(run, outputs) if run is not None else _at_work(outputs)
     if once:
-        return echo("\n".join(picture(found)))
+        echo("\n".join(picture(found)))
+        return
     log = EventLog(found.folder / "events.jsonl")
     last = follow(lambda: read_run(found.folder, log), every)
-    return ctx.exit(1 if last.status in ("failed", "interrupted") else 0)
+    ctx.exit(1 if last.status in ("failed", "interrupted") else 0)
 
 
 def _at_work(outputs: Path) -> RunRecord:

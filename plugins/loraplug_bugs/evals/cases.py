@@ -222,6 +222,7 @@ def by_commit(tasks: Sequence[Task]) -> Iterator[Task]:
 
 
 def _format(name: str) -> Format:
+    known: Format
     for known in get_args(Format):
         if name == known:
             return known

@@ -34,8 +34,10 @@ _ATTRIBUTES = {"_getframe", "_current_frames", "settrace", "setprofile", "module
 _BY_NAME = {"getattr", "setattr", "delattr"}
 _COMPARISONS = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__contains__", "__hash__",
                 "__instancecheck__", "__subclasscheck__", "__class__"}  # fmt: skip
-_PLAIN = {repr(value) for value in (None, True, False, -1, 0, 1, 2, 0.0, 1.0, "", b"", [], (), {}, "\n", " ")}
+_CONSTANTS: tuple[Any, ...] = (None, True, False, -1, 0, 1, 2, 0.0, 1.0, "", b"", [], (), {}, "\n", " ")
+_PLAIN = {repr(value) for value in _CONSTANTS}
 _LARGEST = 1 << 64
+_CALLS: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "abs": abs}
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -142,9 +144,9 @@ def _folded(node: ast.expr, depth: int = 0) -> tuple[str, Any] | None:
             return _worked_out(node.op, left[1], right[1])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) == 1 and not node.keywords:
         inner = _folded(node.args[0], depth + 1) if depth < 8 else None
-        if inner and node.func.id in ("int", "float", "str", "bool", "abs"):
+        if inner and node.func.id in _CALLS:
             try:
-                value = {"int": int, "float": float, "str": str, "bool": bool, "abs": abs}[node.func.id](inner[1])
+                value = _CALLS[node.func.id](inner[1])
             except (ValueError, TypeError, OverflowError):
                 return None
             return repr(value), value

@@ -71,8 +71,9 @@ def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run
         rows: of any shape; what answer they hold does not matter.
     """
     wanted = {"packing": False, "max_length": _ENDLESS, "train_on": "assistant"}
-    own = fields_dict(type(formatter))
-    formatter = evolve(formatter, **{name: value for name, value in wanted.items() if name in own})
+    made: Any = formatter  # an attrs class by its kind's contract
+    own = fields_dict(type(made))
+    formatter = evolve(made, **{name: value for name, value in wanted.items() if name in own})
     control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     stops = {tokenizer.eos_token_id, *_several(model.generation_config.eos_token_id)} - {None}
     found: dict[str, Sequence[int]] = {}

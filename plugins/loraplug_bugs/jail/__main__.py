@@ -81,7 +81,7 @@ def main() -> int:
     first = os.fork()  # the first process of the new table: when it ends, so does everything in it
     if first:
         signal.signal(signal.SIGTERM, lambda *_: os.kill(first, signal.SIGKILL))
-        return watch.exit_code(os.waitpid(first, 0)[1])
+        return int(watch.exit_code(os.waitpid(first, 0)[1]))
     kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     kernel.keep_private()
     if not spec["network"]:

@@ -60,7 +60,8 @@ def install(kernel: Kernel) -> None:
     class Program(ctypes.Structure):  # type: ignore[misc]
         _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.POINTER(Step)))
 
-    whole = Program(len(steps), (Step * len(steps))(*(Step(*step) for step in steps)))
+    kind: Any = Step
+    whole = Program(len(steps), (kind * len(steps))(*(Step(*step) for step in steps)))
     if not kernel.prctl(PR_SET_SECCOMP, 2, ctypes.byref(whole)):
         raise OSError(f"seccomp: {errno.errorcode.get(ctypes.get_errno(), 'refused')}")
 

@@ -96,9 +96,9 @@ def _all_on_one(sources: Sequence[Source], base: Path, mix: Mix) -> PeftModel:
     pairs = [_pairs(source, shapes, values) for source in sources]
     highest = max(pair.a.shape[0] for found in pairs for pair in found.values())
     model = None
-    for number, found in enumerate(pairs):
-        own = max(pair.a.shape[0] for pair in found.values())
-        config, tensors = _uniform(found, highest if mix.method in SAME_RANK else own)
+    for number, own_pairs in enumerate(pairs):
+        own = max(pair.a.shape[0] for pair in own_pairs.values())
+        config, tensors = _uniform(own_pairs, highest if mix.method in SAME_RANK else own)
         if model is None:
             model = get_peft_model(empty, config, adapter_name=_called(0))
         else:
