@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, fields_dict, frozen
 
 from loraplug import Formatter, InputError, Opened, Run
+from loraplug_sampling import Drawing, Prompt, Sampler
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,30 +113,44 @@ class Speaker:
     ) -> Iterator[tuple[str, int, Said]]:
         """Answers to the prompts called `names`, each with its sample's number, but those that are `done`.
 
-        Batches are the same whatever is done, so that an interrupted evaluation comes to the same answers.
+        A sample's draws belong to its prompt and number, so that an interrupted evaluation comes to the same answers.
         `usable` tells of a prompt's name and an answer whether it is worth giving, where there are several to choose
         from (`sampling.beams`).
         """
-        long = [name for name in names if len(asked.ids[name]) >= self.context]
-        for name in long:
-            for sample in range(sampling.samples):
-                if (name, sample) not in done:
-                    yield name, sample, Said("", "prompt-too-long", 0, 0, 0.0)
-        order = sorted(set(names) - set(long), key=lambda name: (len(asked.ids[name]), name))
-        pairs = [(name, sample) for name in order for sample in range(sampling.samples)]
-        for at in range(0, len(pairs), sampling.batch):
-            batch = pairs[at : at + sampling.batch]
-            if not set(batch) <= done:
-                made = self._batch(
-                    [asked.ids[name] for name, _ in batch], asked.stops, sampling, _seed(batch, sampling)
-                )
-                for (name, sample), found in zip(batch, made, strict=True):
-                    if (name, sample) not in done:
-                        yield name, sample, next((said for said in found if usable(name, said.text)), found[0])
+        if sampling.beams > 1:
+            yield from self._searched(asked, names, done, sampling, usable)
+            return
+        sampler = Sampler(self.model, asked.stops, sampling.batch, self.around)
+        wanted = [Prompt(asked.ids[name], range(sampling.samples)) for name in names]
+        known = {(at, sample) for at, name in enumerate(names) for sample in range(sampling.samples)
+                 if (name, sample) in done}  # fmt: skip
+        drawing = Drawing(sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.seed)
+        for found in sampler.completions(wanted, drawing, known):
+            name, prompt = names[found.prompt], wanted[found.prompt].ids
+            if found.finish == "prompt-too-long":
+                yield name, found.sample, Said("", found.finish, 0, 0, 0.0)
+                continue
+            text = self._decoded(prompt, found.ids)
+            yield name, found.sample, Said(text, found.finish, len(prompt), len(found.ids), found.seconds)
 
-    def _batch(
-        self, prompts: Sequence[Sequence[int]], stops: frozenset[int], sampling: Sampling, seed: int
-    ) -> list[list[Said]]:
+    def _searched(
+        self, asked: Prompts, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling,
+        usable: Callable[[str, str], bool],
+    ) -> Iterator[tuple[str, int, Said]]:  # fmt: skip
+        """Answers by beam search, a batch at a time; batches are the same whatever is done."""
+        long = [name for name in names if len(asked.ids[name]) >= self.context]
+        yield from ((name, 0, Said("", "prompt-too-long", 0, 0, 0.0)) for name in long if (name, 0) not in done)
+        order = sorted(set(names) - set(long), key=lambda name: (len(asked.ids[name]), name))
+        for at in range(0, len(order), sampling.batch):
+            batch = order[at : at + sampling.batch]
+            if {(name, 0) for name in batch} <= done:
+                continue
+            made = self._batch([asked.ids[name] for name in batch], asked.stops, sampling)
+            for name, found in zip(batch, made, strict=True):
+                if (name, 0) not in done:
+                    yield name, 0, next((said for said in found if usable(name, said.text)), found[0])
+
+    def _batch(self, prompts: Sequence[Sequence[int]], stops: frozenset[int], sampling: Sampling) -> list[list[Said]]:
         """For each prompt its answers, the likeliest first."""
         import torch
 
@@ -145,8 +159,7 @@ class Speaker:
         pad = next(iter(sorted(stops)), 0)
         ids = torch.tensor([[pad] * (longest - len(one)) + list(one) for one in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts], device=self.model.device)
-        with torch.inference_mode(), torch.random.fork_rng(), self.around():
-            torch.manual_seed(seed)
+        with torch.inference_mode(), self.around():
             out = self.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=_plain(sampling, stops, pad),
                 max_new_tokens=max(1, min(sampling.max_tokens, self.context - longest)),
@@ -158,12 +171,15 @@ class Speaker:
             for one, found in zip(prompts, made, strict=True)
         ]
 
-    def _said(self, prompt: list[int], new: list[int], stops: frozenset[int], seconds: float) -> Said:
+    def _said(self, prompt: Sequence[int], new: list[int], stops: frozenset[int], seconds: float) -> Said:
         end = next((at for at, token in enumerate(new) if token in stops), None)
         kept = new if end is None else new[:end]
-        # behind a few tokens of the prompt, since decoders treat the first of a text apart
-        before, whole = self._text(prompt[-4:]), self._text(prompt[-4:] + kept)
-        return Said(whole[len(before) :], "length" if end is None else "stop", len(prompt), len(kept), seconds)
+        return Said(self._decoded(prompt, kept), "length" if end is None else "stop", len(prompt), len(kept), seconds)
+
+    def _decoded(self, prompt: Sequence[int], said: Sequence[int]) -> str:
+        """The text of an answer: behind a few tokens of its prompt, as decoders treat the first of a text apart."""
+        before = list(prompt[-4:])
+        return self._text([*before, *said])[len(self._text(before)) :]
 
     def _text(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -173,16 +189,9 @@ def _plain(sampling: Sampling, stops: frozenset[int], pad: int) -> Any:
     """Nothing but what was asked for: no penalties or cuts of the model's own generation config."""
     from transformers import GenerationConfig
 
-    drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    return GenerationConfig(**(drawn if sampling.temperature > 0 else {"do_sample": False}), repetition_penalty=1.0,
-                            no_repeat_ngram_size=0, num_beams=sampling.beams,
+    return GenerationConfig(do_sample=False, repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=sampling.beams,
                             num_return_sequences=sampling.beams, length_penalty=0.0, use_cache=True,
                             eos_token_id=sorted(stops), pad_token_id=pad)  # fmt: skip
-
-
-def _seed(batch: Sequence[tuple[str, int]], sampling: Sampling) -> int:
-    told = f"{sampling.seed} {list(batch)}"
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:7], "big")
 
 
 def _several(value: Any) -> Sequence[Any]:

@@ -1,0 +1,85 @@
+"""Which token comes next: the likeliest, or one drawn with random numbers that belong to its place alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen, validators
+
+
+@frozen
+class Drawing:
+    """How the tokens of an answer are chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token each time.
+        top_p: only the likeliest tokens that together have this probability.
+        max_tokens: the longest answer, in tokens.
+        seed: the same draws again.
+    """
+
+    temperature: float = field(default=0.0, validator=validators.ge(0))
+    top_p: float = field(default=1.0, validator=[validators.gt(0), validators.le(1)])
+    max_tokens: int = field(default=512, validator=validators.ge(1))
+    seed: int = 42
+
+
+def stream(seed: int, prompt: Sequence[int], sample: int) -> np.ndarray:
+    """The key of an answer's random numbers: two integers of 64 bits, by seed, prompt and number of the sample."""
+    told = hashlib.blake2b(f"{seed} {sample} ".encode() + np.asarray(prompt, np.int64).tobytes(), digest_size=16)
+    return np.frombuffer(told.digest(), np.uint64)
+
+
+def uniform(key: np.ndarray, position: int) -> float:
+    """The number in [0, 1) of one token of an answer: Philox (Salmon et al. 2011), counted by the token's position."""
+    drawn = np.random.Philox(key=key, counter=np.array([position, 0, 0, 0], np.uint64)).random_raw()
+    return (int(drawn) >> 11) * 2.0**-53
+
+
+def choose(logits: Any, keys: Sequence[np.ndarray], position: int, drawing: Drawing) -> tuple[Any, Any, Any]:
+    """The next token of each answer.
+
+    Args:
+        logits: shape (answers, vocabulary), any float dtype.
+        keys: those of `stream`, one for each answer.
+        position: number of the token in its answer, from 0.
+
+    Returns:
+        Three tensors of shape (answers,): token ids (int64); their log-probabilities in nats under the model itself, at
+        temperature 1 (float32); and how far the choice was from another (float64): for the likeliest token the
+        distance in nats to the second, for a drawn one that of the random number to the next token's share.
+    """
+    logits = logits.float()
+    logprobs = logits.log_softmax(-1)
+    if drawing.temperature == 0:
+        best = logits.topk(2)
+        tokens, margins = best.indices[:, 0], (best.values[:, 0] - best.values[:, 1]).double()
+    else:
+        tokens, margins = _drawn(logits, [uniform(key, position) for key in keys], drawing)
+    return tokens, logprobs.gather(1, tokens[:, None])[:, 0], margins
+
+
+def _drawn(logits: Any, numbers: Sequence[float], drawing: Drawing) -> tuple[Any, Any]:
+    """Tokens by their shares laid end to end in the order of their ids, and the distance to the nearer end of a share.
+
+    Rounding moves the ends a little, and so changes a token only where the number lies at an end.
+    """
+    import torch
+
+    shares = (logits / drawing.temperature).softmax(-1).double()
+    if drawing.top_p < 1:
+        sorted_shares, order = shares.sort(descending=True)
+        before = sorted_shares.cumsum(-1) - sorted_shares
+        kept = torch.zeros_like(shares, dtype=torch.bool).scatter(1, order, before < drawing.top_p)
+        shares = shares * kept
+    ends = shares.cumsum(-1)
+    total = ends[:, -1:]
+    at = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None] * total
+    tokens = torch.searchsorted(ends, at, right=True).clamp(max=shares.shape[1] - 1)
+    upper = ends.gather(1, tokens)
+    lower = upper - shares.gather(1, tokens)
+    margins = torch.minimum(at - lower, upper - at) / total
+    return tokens[:, 0], margins[:, 0]
