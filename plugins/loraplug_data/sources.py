@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
 from loraplug import DatasetSource, Doc, InputError, Problem, Run
+from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.first_rows import columns_of, disk_columns, is_large
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
@@ -42,8 +43,12 @@ class _Shaped(DatasetSource):
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
         """Files that are not there or cannot be read, and first rows of no kind that the formatter knows."""
+        yield from self.recognised(recipe, self.first_columns)
+
+    def recognised(self, recipe: Any, columns_of: Callable[[], list[str] | None]) -> Iterator[Problem]:
+        """What the formatter says of the columns of the first rows."""
         try:
-            columns = self.first_columns()
+            columns = columns_of()
         except InputError as error:
             yield Problem.of(error, "dataset.path")
             return
@@ -64,9 +69,10 @@ def _some(_: Any, __: Any, value: Paths) -> None:
 class _Files(_Shaped):
     """What sources that read files share."""
 
-    path: Annotated[Paths, Doc("the file, a list of files, a pattern (`part-*`) or a folder")] = field(
-        converter=as_written, validator=_some
-    )
+    path: Annotated[
+        Paths,
+        Doc("the file, a list of files, a pattern (`part-*`) or a folder; also addresses: https://, s3://, gs://"),
+    ] = field(converter=as_written, validator=_some)
 
     @classmethod
     def reads(cls, path: str) -> bool:
@@ -79,16 +85,30 @@ class _Files(_Shaped):
         Raises:
             InputError: there is no such file, or it cannot be read, naming file and line or row.
         """
-        files = find_files(self.path, self.name)
+        fetch = Fetcher(run, self.name, self.limit)
+        files = find_files(self.path, self.name, fetch)
         if len(files) > 1:
             shown = ", ".join(file.name for file in files[:_SHOWN])
             run.say(f"dataset: {len(files)} files: {shown}{' …' if len(files) > _SHOWN else ''}")
         where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-        return self.shaped(self.rows_of(files, run), where)
+        with naming(fetch.copies):
+            return self.shaped(self.rows_of(files, run), where)
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """As of other sources; of addresses whether they can be read, and the columns of those in the cache."""
+        addresses, fetch = remotes(self.path), Fetcher(run, self.name, self.limit)
+        if not addresses:
+            yield from self.recognised(recipe, self.first_columns)
+            return
+        problems = [*fetch.problems(addresses)]
+        yield from problems
+        for copy in [*fetch.copies][: 0 if problems else 1]:
+            with naming(fetch.copies):
+                yield from self.recognised(recipe, lambda copy=copy: self.columns_of(copy))
 
     def first_columns(self) -> list[str] | None:
         """The columns of the first file's first rows."""
-        return self.columns_of(find_files(self.path, self.name)[0])
+        return self.columns_of(find_files(self.path, self.name, list)[0])
 
     @abstractmethod
     def rows_of(self, files: list[Path], run: Run) -> Dataset:
