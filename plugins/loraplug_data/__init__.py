@@ -20,6 +20,7 @@ from loraplug_data.sources import (
     ParquetSource,
 )
 from loraplug_data.templating import Template
+from loraplug_data.traces.source import TraceSource
 from loraplug_data.transforms import Rename, Sample, Shuffle
 from loraplug_data.values import Map
 
@@ -27,7 +28,7 @@ from loraplug_data.values import Map
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """The sources."""
-    return [JsonSource, JsonLinesSource, CsvSource, ParquetSource, ArrowSource, DiskSource, HubSource]
+    return [JsonSource, JsonLinesSource, CsvSource, ParquetSource, ArrowSource, DiskSource, HubSource, TraceSource]
 
 
 @hookimpl

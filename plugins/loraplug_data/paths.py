@@ -23,6 +23,7 @@ SOURCES = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".traj": "traces",
 }
 """The source that reads files of an ending."""
 
@@ -31,7 +32,7 @@ _OTHERS = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), ("an archive", "unpack it and give the files in it")),
     **dict.fromkeys((".pkl", ".pickle", ".pt"), ("a pickle, which may run any code", "save the rows as JSON Lines")),
 }
-_ALIKE = {"json": {"json", "jsonl"}, "jsonl": {"json", "jsonl"}}
+_ALIKE = {"json": {"json", "jsonl"}, "jsonl": {"json", "jsonl"}, "traces": {"json", "jsonl", "traces"}}
 _SPLITS = {"test", "valid", "validation", "val", "dev", "eval"}
 _SHOWN = 5
 
