@@ -18,6 +18,7 @@ from loraplug_data.sources import (
     JsonLinesSource,
     JsonSource,
     ParquetSource,
+    SqlSource,
 )
 from loraplug_data.templating import Template
 from loraplug_data.traces.source import TraceSource
@@ -28,7 +29,17 @@ from loraplug_data.values import Map
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """The sources."""
-    return [JsonSource, JsonLinesSource, CsvSource, ParquetSource, ArrowSource, DiskSource, HubSource, TraceSource]
+    return [
+        JsonSource,
+        JsonLinesSource,
+        CsvSource,
+        ParquetSource,
+        ArrowSource,
+        DiskSource,
+        HubSource,
+        SqlSource,
+        TraceSource,
+    ]
 
 
 @hookimpl

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import field, frozen, validators
 
 from loraplug import DatasetSource, Doc, InputError, Problem, Run
+from loraplug_data.databases import database, query_columns, query_rows
 from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.first_rows import columns_of, disk_columns, is_large
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
 from loraplug_data.renaming import flat, new_names, renamed
-from loraplug_data.tables import arrow_dataset, rows_to_dataset, schema
+from loraplug_data.tables import arrow_dataset, digest, rows_to_dataset, schema
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -275,6 +276,36 @@ class DiskSource(_Shaped):
     def first_columns(self) -> list[str] | None:
         """By the features that are written down beside the rows."""
         return disk_columns(self.path, self.split) or None
+
+
+@frozen
+class SqlSource(_Shaped):
+    """Rows of an SQLite database, by a query; the database is opened for reading alone."""
+
+    name = "sql"
+    url: Annotated[str, Doc("the database: a path, or sqlite:///absolute/path", is_path=True)]
+    query: Annotated[str, Doc("a SELECT; ORDER BY makes the order of the rows one that is told")] = field(
+        validator=validators.min_len(1)
+    )
+
+    def load(self, run: Run) -> Dataset:
+        """The query's rows, as a table on disk.
+
+        Raises:
+            InputError: there is no such database, or it does not understand the query.
+        """
+        path = database(self.url)
+        log = path.with_name(f"{path.name}-wal")  # what was written and is not in the file yet
+        beside = digest(log).hex() if log.is_file() else ""
+
+        def read(file: Path) -> Iterator[dict[str, Any]]:
+            return query_rows(file, self.query)
+
+        return self.shaped(rows_to_dataset(read, [path], f"sql {self.query} {beside}", run), path)
+
+    def first_columns(self) -> list[str]:
+        """By the query, without running it."""
+        return query_columns(database(self.url), self.query)
 
 
 @frozen
