@@ -13,6 +13,7 @@ from loraplug import DatasetSource, Doc, InputError, Problem, Run
 from loraplug_data.databases import database, query_columns, query_rows
 from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.first_rows import columns_of, disk_columns, is_large
+from loraplug_data.hub_rows import first_rows
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
 from loraplug_data.renaming import flat, new_names, renamed
@@ -308,9 +309,13 @@ class SqlSource(_Shaped):
         return query_columns(database(self.url), self.query)
 
 
+_TERMS = "check the id; for a private or gated one accept its terms on its page and set HF_TOKEN"
+_SAVED = "check the network, or save the data set with save_to_disk elsewhere and use the `disk` source"
+
+
 @frozen
 class HubSource(_Shaped):
-    """A data set of the Hugging Face hub; private and gated ones with HF_TOKEN."""
+    """A data set of the Hugging Face hub; private and gated ones with HF_TOKEN. With limit no more is fetched."""
 
     name = "hub"
     id: Annotated[str, Doc("owner/name of the data set")]
@@ -331,13 +336,19 @@ class HubSource(_Shaped):
         disable_progress_bars()
         run.say(f"dataset: asking the hub for {self.id}")
         try:
-            rows = load_dataset(self.id, self.config, split=self.split, revision=self.revision)
-        except (DatasetNotFoundError, HFValidationError) as error:
-            todo = "check the id; for a private or gated one accept its terms on its page and set HF_TOKEN"
-            raise InputError(f"cannot be had: {error}", where=f"dataset.id {self.id}", todo=todo) from None
-        except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            todo = "check the network, or save the data set with save_to_disk elsewhere and use the `disk` source"
-            raise InputError(f"the hub was not reached ({error})", where=f"dataset.id {self.id}", todo=todo) from None
+            if self.limit is not None and "[" not in self.split and "+" not in self.split:  # which streams cannot cut
+                rows = first_rows(self.id, self.config, self.split, self.revision, self.limit, run)
+            else:
+                rows = load_dataset(self.id, self.config, split=self.split, revision=self.revision)
+        except (DatasetNotFoundError, HFValidationError, ConnectionError, OfflineModeIsEnabled, OSError) as error:
+            refused = isinstance(error, DatasetNotFoundError | HFValidationError) or (
+                isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
+            )
+            why = " ".join(str(error).split())
+            what, todo = f"the hub was not reached ({why})", _SAVED
+            if refused:
+                what, todo = f"cannot be had: {why}", _TERMS
+            raise InputError(what, where=f"dataset.id {self.id}", todo=todo) from None
         except ValueError as error:  # unknown split or configuration; the message lists those there are
             raise InputError(" ".join(str(error).split()), where=f"dataset.id {self.id}") from None
         return self.shaped(rows, self.id)
