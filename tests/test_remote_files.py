@@ -318,3 +318,27 @@ def test_a_library_that_is_missing_is_named(run: Run, monkeypatch: pytest.Monkey
     for path, library, extra in (("s3://b/a.jsonl", "s3fs", "s3"), ("gs://b/a.jsonl", "gcsfs", "gcs")):
         (problem,) = JsonLinesSource(path=path).preflight(run, None)
         assert f"needs the library {library}" in problem.message and f'"loraplug[{extra}]"' in problem.message
+
+
+def test_a_lock_file_holds_no_login(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a user's nor a signature's, of rows and of validation; what is read has them."""
+    from loraplug.building import build
+    from loraplug.layers import read_layers
+    from loraplug.lock import lock_text, shareable
+    from loraplug.registry import load_registry
+
+    address = f"{server.address.replace('://', '://me:hunter2secret@')}/rows.jsonl"
+    signed = f"{server.address}/held.jsonl?X-Amz-Signature=abcdef0123456789&list=a//b"
+    (tmp_path / "recipe.toml").write_text(
+        f'run_name = "x"\n[dataset]\nuse = "jsonl"\npath = ["{address}", "rows.jsonl"]\n'
+        f'[validation]\npath = "{signed}"\n'
+        '[formatter]\nuse = "text"\n[model]\nuse = "transformers"\nid = "nobody/nothing"\n[trainer]\nuse = "sft"\n'
+        '[[exporter]]\nuse = "adapter"\n'
+    )
+    registry = load_registry()
+    recipe = build(read_layers(tmp_path / "recipe.toml"), registry)
+    assert recipe.dataset.path == (address, tmp_path / "rows.jsonl") and recipe.validation.path == signed
+    text = lock_text(recipe, registry, {})
+    for told in (text, shareable(text)):
+        assert "hunter2secret" not in told and "abcdef0123456789" not in told
+        assert "rows.jsonl" in told and "list=a//b" in told

@@ -240,6 +240,13 @@ def test_what_is_told_of_a_trace(tmp_path: Path) -> None:
     assert [one["function"]["name"] for one in row["tools"]] == ["mine"]
 
 
+def test_the_first_versions_of_mini_are_told_by_what_the_shell_answers(tmp_path: Path) -> None:
+    """They left a bare list of messages."""
+    row, run = _load(tmp_path, MINI["messages"])
+    assert _shape(row) == CASES["mini"][2]
+    assert "traces: 1 read as mini-swe-agent (<returncode> in what follows a command)" in run.reporter.lines
+
+
 def test_calls_can_stay_as_they_were_written(tmp_path: Path) -> None:
     """Texts as in the trace, results as the user's turns, which may be cut; no tools."""
     row, _ = _load(tmp_path, MINI, calls="as-written")

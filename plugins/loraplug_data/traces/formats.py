@@ -89,6 +89,8 @@ def _of_messages(messages: list[Mapping[str, Any]]) -> dict[str, str]:
     written = (one["content"] for one in messages if one["role"] == "assistant" and isinstance(one.get("content"), str))
     if any("<parameter=" in text and XML.search(text) for text in written) and "openai" not in signs:
         signs["swe-smith-xml"] = "<function=…> in what the assistant writes"
+    if not signs and any(str(one.get("content")).startswith("<returncode>") for one in messages):
+        signs["mini-swe-agent"] = "<returncode> in what follows a command"  # its first versions left nothing else
     return signs
 
 
