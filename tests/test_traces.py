@@ -296,10 +296,10 @@ def test_steps_are_left_untrained(tmp_path: Path, trace: Any, rules: tuple[Any, 
 )  # fmt: skip
 def test_what_is_not_plain_is_refused(tmp_path: Path, trace: Any, told: str) -> None:
     """By name, with what was seen, and by preflight."""
-    with pytest.raises(InputError, match=rf"one: .*{told}"):
+    with pytest.raises(InputError, match=rf"/one\.traj: .*{told}"):
         _load(tmp_path, trace)
     (problem,) = TraceSource(path=tmp_path / "one.traj").preflight(tiny_run(tmp_path), None)
-    assert problem.message.startswith("one: ")
+    assert problem.message.startswith(f"{tmp_path}/one.traj: ")
 
 
 def test_the_recipe_says_which(tmp_path: Path) -> None:
@@ -329,6 +329,9 @@ def test_files_of_every_layout(tmp_path: Path) -> None:
     assert names(tmp_path / "list.json") == ["acme__tool-7", "b"]
     assert names(tmp_path / "lines.jsonl") == ["acme__tool-7", "lines[1]"]
     assert names(tmp_path / "lines.jsonl", limit=1) == ["acme__tool-7"]
+    (tmp_path / "bad.jsonl").write_text(json.dumps(OPENAI) + '\n{"steps": 1}\n')
+    with pytest.raises(InputError, match=r"/bad\.jsonl\[1\]: is a trace of no known format"):
+        names(tmp_path / "bad.jsonl")
     assert names(tmp_path / "events.jsonl") == names(tmp_path / "events.json") == ["events"]
     assert TraceSource.reads(path="x.traj") and not TraceSource.reads(path="x.jsonl")
 

@@ -27,7 +27,8 @@ from loraplug_data.traces.turns import Trace, Turn, schemas
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Named = Iterable[tuple[str, Mapping[str, Any]]]
+Named = Iterable[tuple[str, str, Mapping[str, Any]]]
+"""Traces with their names, and where each is from."""
 _FORM = "1"
 """Goes into the cache's names; another word where what is made of the same traces changes."""
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w-]*?)__([\w.-]+?)(?:-\d+|\.[0-9a-f]{7,40}\..+)")
@@ -87,12 +88,13 @@ class TraceSource(DatasetSource):
 
         if self.source is not None:
             rows = self.source.load(run=run)
-            named: Named = ((row_id(row, number), row) for number, row in enumerate(iter_rows(rows)))
+            pairs = ((row_id(row, number), row) for number, row in enumerate(iter_rows(rows)))
+            named: Named = ((name, name, row) for name, row in pairs)
             key, copies = content_key(rows, self, _FORM), {}
         else:
             fetch = Fetcher(run, self.name, None)
             files = find_files(in_folders(self.path or ()), self.name, fetch)
-            named = (pair for file in files for pair in rows_of(file))
+            named = (one for file in files for one in _named(file))
             parts = [f"{_FORM} {self!r}", *(f"{file.name} {digest(file).hex()}" for file in files)]
             key, copies = sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest(), fetch.copies
         tools = self._tools()
@@ -121,7 +123,7 @@ class TraceSource(DatasetSource):
                     yield from Fetcher(run, self.name, None).problems(addresses)
                 else:
                     file = find_files(in_folders(self.path), self.name, list)[0]
-                    self._read(*next(iter(rows_of(file))))
+                    self._read(*next(_named(file))[1:])
         except InputError as error:
             yield Problem.of(error, "dataset.path")
             return
@@ -137,22 +139,22 @@ class TraceSource(DatasetSource):
             )
         return found
 
-    def _read(self, name: str, row: Mapping[str, Any]) -> tuple[str, str, Trace]:
+    def _read(self, where: str, row: Mapping[str, Any]) -> tuple[str, str, Trace]:
         try:
             kind, why = (self.format, "as the recipe says") if self.format else format_of(row)
             return kind, why, read_trace(row, kind)
         except InputError as error:
-            raise InputError(error.what, where=name, todo=error.todo or "leave it out of the data") from None
+            raise InputError(error.what, where=where, todo=error.todo or "leave it out of the data") from None
 
     def _write(self, named: Named, place: Path, told: Path) -> None:
         facts = _Told()
         called: Counter[str] = Counter()
 
         def read() -> Iterator[Trace]:
-            for number, (name, row) in enumerate(named):
+            for number, (name, where, row) in enumerate(named):
                 if number == self.limit:
                     return
-                kind, why, trace = self._read(name, row)
+                kind, why, trace = self._read(where, row)
                 facts.add(f"{kind} ({why})", trace, apply_rules(trace.turns, self.untrained))
                 line = {"instance_id": _id(row, name), "messages": [_message(turn, self.calls) for turn in trace.turns]}
                 line |= {"tools": trace.tools, "group": _group(_id(row, name)), **trace.facts}
@@ -204,6 +206,12 @@ class _Told:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             run.say(f"traces: tools described by their calls, as the traces do not: {', '.join(names[:_SHOWN])}{more}; "
                     "tools = can name a file that says more")  # fmt: skip
+
+
+def _named(file: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for name, row in rows_of(file):
+        at = name.rfind("[") if name.endswith("]") else len(name)
+        yield name, f"{file}{name[at:]}", row
 
 
 def _is_text(trace: Trace) -> bool:
