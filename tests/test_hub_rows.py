@@ -15,7 +15,7 @@ from datasets import Dataset
 from loopback_hub import Fault, Hub, point_at, serving
 from loraplug import InputError, Run
 from loraplug.testing import tiny_run
-from loraplug_data.sources import HubSource
+from loraplug_data.hub import HubSource
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from loraplug import InputError, Run
 from loraplug.testing import from_table, tiny_run
-from loraplug_data.sources import SqlSource
+from loraplug_data.sql import SqlSource
 
 QUERY = "SELECT q AS instruction, a AS response, n FROM talks ORDER BY n"
 

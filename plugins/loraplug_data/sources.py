@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug import DatasetSource, Doc, InputError, Problem, Run
-from loraplug_data.databases import database, query_columns, query_rows
+from loraplug import Doc, InputError, Problem, Run
 from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.first_rows import columns_of, disk_columns, is_large
-from loraplug_data.hub_rows import first_rows
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
-from loraplug_data.renaming import flat, new_names, renamed
-from loraplug_data.tables import arrow_dataset, digest, rows_to_dataset, schema
+from loraplug_data.shaped import Shaped
+from loraplug_data.tables import arrow_dataset, rows_to_dataset, schema
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _SHOWN = 5
-
-
-@frozen
-class _Shaped(DatasetSource):
-    """What every source here can do with the rows it found."""
-
-    rename: Annotated[
-        dict[str, Any],
-        Doc('columns to rename, `{ question = "instruction" }`, and keys in them, `{ "messages.text" = "content" }`'),
-    ] = field(factory=dict, kw_only=True, converter=flat, validator=new_names)
-    limit: Annotated[int | None, Doc("take only the first so many rows")] = field(
-        default=None, kw_only=True, validator=validators.optional(validators.ge(1))
-    )
-
-    def shaped(self, rows: Dataset, what: object) -> Dataset:
-        """Rows cut to the limit and renamed; `what` names the data in errors."""
-        if self.limit is not None and self.limit < len(rows):
-            rows = rows.select(range(self.limit))
-        return renamed(rows, self.rename, f"{what}: rename") if self.rename else rows
-
-    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Files that are not there or cannot be read, and first rows of no kind that the formatter knows."""
-        yield from self.recognised(recipe, self.first_columns)
-
-    def recognised(self, recipe: Any, columns_of: Callable[[], list[str] | None]) -> Iterator[Problem]:
-        """What the formatter says of the columns of the first rows."""
-        try:
-            columns = columns_of()
-        except InputError as error:
-            yield Problem.of(error, "dataset.path")
-            return
-        if columns is not None:
-            recipe.formatter.recognise([self.rename.get(name, name) for name in columns])
-
-    def first_columns(self) -> list[str] | None:
-        """The columns that the first rows have; None where only reading all tells."""
-        return None
 
 
 def _some(_: Any, __: Any, value: Paths) -> None:
@@ -68,7 +29,7 @@ def _some(_: Any, __: Any, value: Paths) -> None:
 
 
 @frozen
-class _Files(_Shaped):
+class _Files(Shaped):
     """What sources that read files share."""
 
     path: Annotated[
@@ -245,7 +206,7 @@ def _existing(path: Path) -> Path:
 
 
 @frozen
-class DiskSource(_Shaped):
+class DiskSource(Shaped):
     """A data set folder written by `datasets` with `save_to_disk`."""
 
     name = "disk"
@@ -277,78 +238,3 @@ class DiskSource(_Shaped):
     def first_columns(self) -> list[str] | None:
         """By the features that are written down beside the rows."""
         return disk_columns(self.path, self.split) or None
-
-
-@frozen
-class SqlSource(_Shaped):
-    """Rows of an SQLite database, by a query; the database is opened for reading alone."""
-
-    name = "sql"
-    url: Annotated[str, Doc("the database: a path, or sqlite:///absolute/path", is_path=True)]
-    query: Annotated[str, Doc("a SELECT; ORDER BY makes the order of the rows one that is told")] = field(
-        validator=validators.min_len(1)
-    )
-
-    def load(self, run: Run) -> Dataset:
-        """The query's rows, as a table on disk.
-
-        Raises:
-            InputError: there is no such database, or it does not understand the query.
-        """
-        path = database(self.url)
-        log = path.with_name(f"{path.name}-wal")  # what was written and is not in the file yet
-        beside = digest(log).hex() if log.is_file() else ""
-
-        def read(file: Path) -> Iterator[dict[str, Any]]:
-            return query_rows(file, self.query)
-
-        return self.shaped(rows_to_dataset(read, [path], f"sql {self.query} {beside}", run), path)
-
-    def first_columns(self) -> list[str]:
-        """By the query, without running it."""
-        return query_columns(database(self.url), self.query)
-
-
-_TERMS = "check the id; for a private or gated one accept its terms on its page and set HF_TOKEN"
-_SAVED = "check the network, or save the data set with save_to_disk elsewhere and use the `disk` source"
-
-
-@frozen
-class HubSource(_Shaped):
-    """A data set of the Hugging Face hub; private and gated ones with HF_TOKEN. With limit no more is fetched."""
-
-    name = "hub"
-    id: Annotated[str, Doc("owner/name of the data set")]
-    split: Annotated[str, Doc("which split; slices such as `train[:1000]` work")] = "train"
-    config: Annotated[str | None, Doc("the configuration, where the data set has several", aka=("subset",))] = None
-    revision: Annotated[str | None, Doc("a commit, tag or branch; pin it to get the same rows again")] = None
-
-    def load(self, run: Run) -> Dataset:
-        """The split's rows.
-
-        Raises:
-            InputError: no such data set, split or configuration, no access, or no network.
-        """
-        from datasets import disable_progress_bars, load_dataset
-        from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-        disable_progress_bars()
-        run.say(f"dataset: asking the hub for {self.id}")
-        try:
-            if self.limit is not None and "[" not in self.split and "+" not in self.split:  # which streams cannot cut
-                rows = first_rows(self.id, self.config, self.split, self.revision, self.limit, run)
-            else:
-                rows = load_dataset(self.id, self.config, split=self.split, revision=self.revision)
-        except (DatasetNotFoundError, HFValidationError, ConnectionError, OfflineModeIsEnabled, OSError) as error:
-            refused = isinstance(error, DatasetNotFoundError | HFValidationError) or (
-                isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
-            )
-            why = " ".join(str(error).split())
-            what, todo = f"the hub was not reached ({why})", _SAVED
-            if refused:
-                what, todo = f"cannot be had: {why}", _TERMS
-            raise InputError(what, where=f"dataset.id {self.id}", todo=todo) from None
-        except ValueError as error:  # unknown split or configuration; the message lists those there are
-            raise InputError(" ".join(str(error).split()), where=f"dataset.id {self.id}") from None
-        return self.shaped(rows, self.id)
