@@ -48,8 +48,8 @@ class Validation:
         default=None, validator=validators.optional(validators.ge(1))
     )
     path: Annotated[
-        Path | tuple[Path, ...] | None,
-        Doc("a file with the rows, a list of files, a pattern or a folder; read as [dataset] is"),
+        str | Path | tuple[str | Path, ...] | None,
+        Doc("a file with the rows, a list of files, a pattern, a folder or an address; read as [dataset] is"),
     ] = field(default=None, validator=_paths)
     rename: Annotated[
         dict[str, Any] | None, Doc("columns to rename in what `path` names; where not set, as in [dataset]")

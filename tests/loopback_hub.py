@@ -130,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
     # reading
 
     def _read(self, hub: Hub, path: str, _: bytes) -> Any:
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/([^/]+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        api = re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+?)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?", path)
+        file = re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         name, ref = (api[1], api[3] or "main") if api else (file[1], file[2]) if file else ("", "")
         repository = self._allowed(hub, name)
         if repository.gated and (file or (api and api[2] == "tree")):
@@ -145,8 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _RefusedError(404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": sha})
             return self._file(path, data, sha)
         if api and api[2] == "tree":
+            below = [key for key in files if not api[4] or key.startswith(f"{unquote(api[4])}/")]
+            if not below:
+                raise _RefusedError(404, "EntryNotFound", f"{api[4]} does not exist")
             sizes = {key: hub.sizes.get(key, len(data)) for key, data in files.items()}
-            return [{"type": "file", "oid": _oid(files[key]), "size": sizes[key], "path": key} for key in files]
+            return [{"type": "file", "oid": _oid(files[key]), "size": sizes[key], "path": key} for key in below]
         siblings = [{"rfilename": key} for key in files]
         return {"id": name, "modelId": name, "sha": sha, "private": repository.private, "siblings": siblings}
 
@@ -185,7 +188,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     # writing
 
+    def _paths(self, hub: Hub, name: str, ref: str, body: bytes) -> Any:
+        """What is known of some files of a data set, as its file system asks."""
+        repository = self._allowed(hub, name)
+        files = repository.commits[repository.refs.get(ref, ref)]
+        asked = [one.split("=", 1)[1] for one in unquote(body.decode()).split("&") if one.startswith("paths=")]
+        found = [one.strip("/") for one in asked]
+        made = [{"type": "file", "oid": _oid(files[key]), "size": len(files[key]), "path": key} for key in found
+                if key in files]  # fmt: skip
+        folders = [key for key in found if any(one.startswith(f"{key}/") for one in files)]
+        return made + [{"type": "directory", "oid": "0" * 40, "path": key} for key in folders]
+
     def _write(self, hub: Hub, path: str, body: bytes) -> Any:
+        if asked := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)", path):
+            return self._paths(hub, asked[1], unquote(asked[2]), body)
         if not self._known():
             raise _RefusedError(401, message="Invalid username or password.")
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/(.+)", path)

@@ -105,7 +105,7 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path, run: Run) -> None:
         (JsonLinesSource, ["x/a.jsonl"], ".", r'holds no \.jsonl.*\n.*path = ".*/\*\*/\*\.jsonl"'),
         (ArrowSource, ["dataset_info.json", "state.json", "data.arrow"], ".", 'save_to_disk wrote\n.*use = "disk"'),
         (JsonLinesSource, [], "https://huggingface.co/datasets/a/b/c.jsonl", 'is an address.*\n.*use = "hub"'),
-        (JsonLinesSource, [], "s3://bucket/c.jsonl", "s3://bucket/c.jsonl: is an address"),
+        (JsonLinesSource, [], "ftp://host/c.jsonl", "ftp://host/c.jsonl: is an address"),
         (JsonLinesSource, [], "a" * 5000, "cannot be read"),
         (ParquetSource, ["a.parquet"], "a.parquet", "is empty"),
         (ArrowSource, ["a.arrow"], "a.arrow", "is empty"),

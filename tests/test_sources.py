@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraplug import InputError, Run
+from loraplug_data.hub import HubSource
 from loraplug_data.reading import json_rows
-from loraplug_data.sources import DiskSource, HubSource, JsonLinesSource, JsonSource, ParquetSource
+from loraplug_data.sources import DiskSource, JsonLinesSource, JsonSource, ParquetSource
 
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
 CHATS: list[dict[str, Any]] = [

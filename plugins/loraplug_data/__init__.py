@@ -8,18 +8,20 @@ from loraplug import DatasetSource, Transform, hookimpl
 from loraplug_data.cleaning import Redact
 from loraplug_data.command import data
 from loraplug_data.duplicates import Deduplicate
+from loraplug_data.hub import HubSource
 from loraplug_data.overlaps import Decontaminate
 from loraplug_data.selecting import Select
 from loraplug_data.sources import (
     ArrowSource,
     CsvSource,
     DiskSource,
-    HubSource,
     JsonLinesSource,
     JsonSource,
     ParquetSource,
 )
+from loraplug_data.sql import SqlSource
 from loraplug_data.templating import Template
+from loraplug_data.traces.source import TraceSource
 from loraplug_data.transforms import Rename, Sample, Shuffle
 from loraplug_data.values import Map
 
@@ -27,7 +29,17 @@ from loraplug_data.values import Map
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
     """The sources."""
-    return [JsonSource, JsonLinesSource, CsvSource, ParquetSource, ArrowSource, DiskSource, HubSource]
+    return [
+        JsonSource,
+        JsonLinesSource,
+        CsvSource,
+        ParquetSource,
+        ArrowSource,
+        DiskSource,
+        HubSource,
+        SqlSource,
+        TraceSource,
+    ]
 
 
 @hookimpl

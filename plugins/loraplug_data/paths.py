@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from loraplug import InputError
+from loraplug_data.remote import is_address, is_remote, name_of, shown
 from loraplug_data.streams import PACKED
 
-Paths = Path | tuple[Path, ...]
+Paths = str | Path | tuple[str | Path, ...]
+"""Paths, and addresses, which stay text: a path has no `//` in it."""
 
 SOURCES = {
     ".json": "json",
@@ -21,6 +23,7 @@ SOURCES = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".traj": "traces",
 }
 """The source that reads files of an ending."""
 
@@ -29,14 +32,18 @@ _OTHERS = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), ("an archive", "unpack it and give the files in it")),
     **dict.fromkeys((".pkl", ".pickle", ".pt"), ("a pickle, which may run any code", "save the rows as JSON Lines")),
 }
-_ALIKE = {"json": {"json", "jsonl"}, "jsonl": {"json", "jsonl"}}
+_ALIKE = {"json": {"json", "jsonl"}, "jsonl": {"json", "jsonl"}, "traces": {"json", "jsonl", "traces"}}
 _SPLITS = {"test", "valid", "validation", "val", "dev", "eval"}
 _SHOWN = 5
 
 
 def as_written(value: Path | str | Sequence[Path | str]) -> Paths:
-    """One path or several."""
-    return Path(value) if isinstance(value, Path | str) else tuple(map(Path, value))
+    """One path or several; addresses stay as they are."""
+    return _one(value) if isinstance(value, Path | str) else tuple(map(_one, value))
+
+
+def _one(value: Path | str) -> Path | str:
+    return value if isinstance(value, str) and is_address(value) else Path(value)
 
 
 def ending(name: str) -> str:
@@ -47,6 +54,8 @@ def ending(name: str) -> str:
 
 def source_of(path: str) -> str | None:
     """The source that reads what a path means, by endings; None where they do not tell, or tell of several."""
+    if is_address(path):
+        return SOURCES.get(ending(name_of(path)))
     folder = Path(path)
     if saved_by_datasets(folder):
         return "disk"
@@ -60,16 +69,25 @@ def saved_by_datasets(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def find_files(path: Paths, source: str) -> list[Path]:
+def find_files(path: Paths, source: str, fetch: Callable[[str], list[Path]]) -> list[Path]:
     """The files a `path` means, for the source of that name; patterns and folders in the order of names.
+
+    Args:
+        path: of the recipe.
+        source: its name.
+        fetch: gives the local copies of what lies at an address.
 
     Raises:
         InputError: nothing there, a file that another source reads, a file that is named twice, or a folder or pattern
             of which it is not plain what is to be trained.
     """
-    files = [file for one in (path if isinstance(path, tuple) else (path,)) for file in _of_one(one, source)]
+    files = [
+        file
+        for one in (path if isinstance(path, tuple) else (path,))
+        for file in (fetch(str(one)) if is_remote(one) else _of_one(one, source))
+    ]
     for file in files:
-        _check_kind(file, source)
+        check_kind(file, source)
     seen: dict[Path, Path] = {}
     for file in files:
         if (real := file.resolve()) in seen:
@@ -79,8 +97,8 @@ def find_files(path: Paths, source: str) -> list[Path]:
     return files
 
 
-def _of_one(path: Path, source: str) -> list[Path]:
-    given = str(path)
+def _of_one(one: str | Path, source: str) -> list[Path]:
+    path, given = Path(one), str(one)
     try:
         if path.is_file():
             return [path]
@@ -91,7 +109,8 @@ def _of_one(path: Path, source: str) -> list[Path]:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", given):
         hub = given.startswith(("hf:", "hub:")) or "huggingface.co/" in given
         todo = 'write use = "hub" and id = "owner/name"' if hub else "download it, and give the path of the file"
-        raise InputError("is an address; files are read from disk", where=given.replace(":/", "://", 1), todo=todo)
+        what = "is an address of " + ("the hub" if hub else "a kind that is not read; https://, s3:// and gs:// are")
+        raise InputError(what, where=shown(given), todo=todo)
     if re.search(r"[*?\[]", given):
         return _of_pattern(given)
     if path.exists():
@@ -153,14 +172,15 @@ def _check_splits(files: list[Path], given: str) -> None:
         raise InputError(what, where=given, todo=f"name those to train on, {names}")
 
 
-def _check_kind(file: Path, source: str) -> None:
-    found = ending(file.name)
+def check_kind(file: Path | str, source: str) -> None:
+    """InputError where the ending of a file, or of an address, is of another source."""
+    found = ending(name_of(file) if isinstance(file, str) else file.name)
     what, todo = _OTHERS.get(found, ("", ""))
     kind = SOURCES.get(found)
     if kind is not None and kind not in _ALIKE.get(source, {source}):
         what, todo = f"a {found} file, which the source {source} does not read", f'write use = "{kind}"'
     if what:
-        raise InputError(f"is {what}", where=file, todo=todo)
+        raise InputError(f"is {what}", where=shown(str(file)), todo=todo)
 
 
 def _near(path: Path) -> str:

@@ -52,12 +52,21 @@ def json_rows(
             raise InputError(what, where=path, todo="take field out of the recipe")
         yield from _line_rows(chain((first, second), numbered), path)
         return
+    rows = _list_of(document(path), path, field, columns, say)
+    for index, row in enumerate(rows):
+        yield _object(row, f"{path}: item {index}")
+
+
+def document(path: Path) -> Any:
+    """What a JSON file holds as a whole.
+
+    Raises:
+        InputError: it is empty, or no JSON, naming file and line.
+    """
     text = b"".join(lines(path))
     if not text.strip():
         raise InputError("is empty", where=path, todo="check that it is the right file")
-    rows = _list_of(_parsed(text, path), path, field, columns, say)
-    for index, row in enumerate(rows):
-        yield _object(row, f"{path}: item {index}")
+    return _parsed(text, path)
 
 
 def csv_rows(path: Path, delimiter: str | None, say: Say | None = None) -> Iterator[Row]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug import DatasetSource, Doc, InputError, Problem, Run
+from loraplug import Doc, InputError, Problem, Run
+from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.first_rows import columns_of, disk_columns, is_large
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
-from loraplug_data.renaming import flat, new_names, renamed
+from loraplug_data.shaped import Shaped
 from loraplug_data.tables import arrow_dataset, rows_to_dataset, schema
 
 if TYPE_CHECKING:
@@ -22,51 +23,19 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-@frozen
-class _Shaped(DatasetSource):
-    """What every source here can do with the rows it found."""
-
-    rename: Annotated[
-        dict[str, Any],
-        Doc('columns to rename, `{ question = "instruction" }`, and keys in them, `{ "messages.text" = "content" }`'),
-    ] = field(factory=dict, kw_only=True, converter=flat, validator=new_names)
-    limit: Annotated[int | None, Doc("take only the first so many rows")] = field(
-        default=None, kw_only=True, validator=validators.optional(validators.ge(1))
-    )
-
-    def shaped(self, rows: Dataset, what: object) -> Dataset:
-        """Rows cut to the limit and renamed; `what` names the data in errors."""
-        if self.limit is not None and self.limit < len(rows):
-            rows = rows.select(range(self.limit))
-        return renamed(rows, self.rename, f"{what}: rename") if self.rename else rows
-
-    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Files that are not there or cannot be read, and first rows of no kind that the formatter knows."""
-        try:
-            columns = self.first_columns()
-        except InputError as error:
-            yield Problem.of(error, "dataset.path")
-            return
-        if columns is not None:
-            recipe.formatter.recognise([self.rename.get(name, name) for name in columns])
-
-    def first_columns(self) -> list[str] | None:
-        """The columns that the first rows have; None where only reading all tells."""
-        return None
-
-
 def _some(_: Any, __: Any, value: Paths) -> None:
     if value == ():
         raise ValueError("expected a path, or a list of paths")
 
 
 @frozen
-class _Files(_Shaped):
+class _Files(Shaped):
     """What sources that read files share."""
 
-    path: Annotated[Paths, Doc("the file, a list of files, a pattern (`part-*`) or a folder")] = field(
-        converter=as_written, validator=_some
-    )
+    path: Annotated[
+        Paths,
+        Doc("the file, a list of files, a pattern (`part-*`) or a folder; also addresses: https://, s3://, gs://"),
+    ] = field(converter=as_written, validator=_some)
 
     @classmethod
     def reads(cls, path: str) -> bool:
@@ -79,16 +48,30 @@ class _Files(_Shaped):
         Raises:
             InputError: there is no such file, or it cannot be read, naming file and line or row.
         """
-        files = find_files(self.path, self.name)
+        fetch = Fetcher(run, self.name, self.limit)
+        files = find_files(self.path, self.name, fetch)
         if len(files) > 1:
             shown = ", ".join(file.name for file in files[:_SHOWN])
             run.say(f"dataset: {len(files)} files: {shown}{' …' if len(files) > _SHOWN else ''}")
         where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-        return self.shaped(self.rows_of(files, run), where)
+        with naming(fetch.copies):
+            return self.shaped(self.rows_of(files, run), where)
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """As of other sources; of addresses whether they can be read, and the columns of those in the cache."""
+        addresses, fetch = remotes(self.path), Fetcher(run, self.name, self.limit)
+        if not addresses:
+            yield from self.recognised(recipe, self.first_columns)
+            return
+        problems = [*fetch.problems(addresses)]
+        yield from problems
+        for copy in [*fetch.copies][: 0 if problems else 1]:
+            with naming(fetch.copies):
+                yield from self.recognised(recipe, lambda copy=copy: self.columns_of(copy))
 
     def first_columns(self) -> list[str] | None:
         """The columns of the first file's first rows."""
-        return self.columns_of(find_files(self.path, self.name)[0])
+        return self.columns_of(find_files(self.path, self.name, list)[0])
 
     @abstractmethod
     def rows_of(self, files: list[Path], run: Run) -> Dataset:
@@ -223,7 +206,7 @@ def _existing(path: Path) -> Path:
 
 
 @frozen
-class DiskSource(_Shaped):
+class DiskSource(Shaped):
     """A data set folder written by `datasets` with `save_to_disk`."""
 
     name = "disk"
@@ -255,38 +238,3 @@ class DiskSource(_Shaped):
     def first_columns(self) -> list[str] | None:
         """By the features that are written down beside the rows."""
         return disk_columns(self.path, self.split) or None
-
-
-@frozen
-class HubSource(_Shaped):
-    """A data set of the Hugging Face hub; private and gated ones with HF_TOKEN."""
-
-    name = "hub"
-    id: Annotated[str, Doc("owner/name of the data set")]
-    split: Annotated[str, Doc("which split; slices such as `train[:1000]` work")] = "train"
-    config: Annotated[str | None, Doc("the configuration, where the data set has several", aka=("subset",))] = None
-    revision: Annotated[str | None, Doc("a commit, tag or branch; pin it to get the same rows again")] = None
-
-    def load(self, run: Run) -> Dataset:
-        """The split's rows.
-
-        Raises:
-            InputError: no such data set, split or configuration, no access, or no network.
-        """
-        from datasets import disable_progress_bars, load_dataset
-        from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-        disable_progress_bars()
-        run.say(f"dataset: asking the hub for {self.id}")
-        try:
-            rows = load_dataset(self.id, self.config, split=self.split, revision=self.revision)
-        except (DatasetNotFoundError, HFValidationError) as error:
-            todo = "check the id; for a private or gated one accept its terms on its page and set HF_TOKEN"
-            raise InputError(f"cannot be had: {error}", where=f"dataset.id {self.id}", todo=todo) from None
-        except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            todo = "check the network, or save the data set with save_to_disk elsewhere and use the `disk` source"
-            raise InputError(f"the hub was not reached ({error})", where=f"dataset.id {self.id}", todo=todo) from None
-        except ValueError as error:  # unknown split or configuration; the message lists those there are
-            raise InputError(" ".join(str(error).split()), where=f"dataset.id {self.id}") from None
-        return self.shaped(rows, self.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from loraplug_swe.patches import Section
 from loraplug_swe.proof import Proof
@@ -14,8 +15,23 @@ from loraplug_swe.views import Look
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached"
 _SUBMITTED = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT\n"
 
-Message = dict[str, str | bool]
+BASH_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "bash",
+        "description": "Runs a command with bash in the top folder of the checkout; gives its exit code and output.",
+        "parameters": {
+            "type": "object",
+            "properties": {"command": {"type": "string", "description": "the command"}},
+            "required": ["command"],
+        },
+    },
+}
+
+Message = dict[str, Any]
 Messages = list[Message]
+Step = tuple[str, str, str | None]
+"""What is thought, the command, and what it prints; None where the session ends with it."""
 
 
 def single_turn(templates: Templates, answered: Answered, looks: Sequence[Look] = ()) -> Messages:
@@ -27,23 +43,23 @@ def single_turn(templates: Templates, answered: Answered, looks: Sequence[Look] 
     ]
 
 
-def agent_turns(templates: Templates, answered: Answered, proof: Proof | None, looks: Sequence[Look] = ()) -> Messages:
+def agent_turns(
+    templates: Templates, answered: Answered, proof: Proof | None, looks: Sequence[Look] = (), *, tools: bool = False
+) -> Messages:
     """A shell session: looks, the patch, the submission, each command answered by what it prints.
 
     Without a proof there is no tree to look at; the patch is then answered by the silence of a `git apply` that
-    succeeds, and the session ends with the submission unanswered.
+    succeeds, and the session ends with the submission unanswered. `tools`: commands are calls of the tool `bash`, in
+    place of a block in the text.
     """
-    messages = _opening(templates, templates.ask(answered.statement))
-    for look in looks:
-        messages += [_act(_sentence(look), look.command), observe(look.output)]
-    messages += [
-        _act("Now I make the change.", apply_command(answered.patch, proof)),
-        observe(proof.words if proof else ""),
-    ]
-    messages.append(_act("The change is made, so I submit it.", SUBMIT))
-    if proof is not None:
-        messages.append(observe(_SUBMITTED + proof.diff))
-    return messages
+    steps: list[Step] = [(_sentence(look), look.command, look.output) for look in looks]
+    command = apply_command(answered.patch, proof)
+    steps.append(("Now I make the change.", command, proof.words if proof else ""))
+    submitted = None if proof is None else _SUBMITTED + proof.diff
+    steps.append(("The change is made, so I submit it.", SUBMIT, submitted))
+    written = _called if tools else _as_text
+    turns = (turn for number, step in enumerate(steps, 1) for turn in written(number, step))
+    return [*_opening(templates, templates.ask(answered.statement)), *turns]
 
 
 def apply_command(patch: str, proof: Proof | None) -> str:
@@ -57,11 +73,6 @@ def apply_command(patch: str, proof: Proof | None) -> str:
         word += "_"
     staged = "" if proof is None or not any(_needs_index(section) for section in proof.sections) else "--index "
     return f"git apply {staged}- <<'{word}'\n{patch}{word}"
-
-
-def observe(output: str, code: int = 0) -> Message:
-    """What the shell answers. A formatter that lacks room may cut out the middle of it."""
-    return _say("user", f"<returncode>{code}</returncode>\n<output>\n{output}</output>") | {"cuttable": True}
 
 
 def fenced(text: str, language: str) -> str:
@@ -86,8 +97,23 @@ def _say(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _act(thought: str, command: str) -> Message:
-    return _say("assistant", f"{thought}\n\n{fenced(command, 'bash')}")
+def _as_text(_: int, step: Step) -> Messages:
+    """A formatter that lacks room may cut out the middle of what the shell answers."""
+    thought, command, output = step
+    act = _say("assistant", f"{thought}\n\n{fenced(command, 'bash')}")
+    return [act] if output is None else [act, _say("user", _answer(output)) | {"cuttable": True}]
+
+
+def _called(number: int, step: Step) -> Messages:
+    thought, command, output = step
+    name = f"call{number:05d}"  # nine letters and digits, as Mistral's templates want
+    call = {"id": name, "type": "function", "function": {"name": "bash", "arguments": {"command": command}}}
+    act = _say("assistant", thought) | {"tool_calls": [call]}
+    return [act] if output is None else [act, _say("tool", _answer(output)) | {"tool_call_id": name}]
+
+
+def _answer(output: str, code: int = 0) -> str:
+    return f"<returncode>{code}</returncode>\n<output>\n{output}</output>"
 
 
 def _sentence(look: Look) -> str:

@@ -10,7 +10,7 @@ from attrs import field, frozen, validators
 from loraplug import Doc, InputError
 
 Answer = Literal["auto", "gold", "unbug"]
-Turns = Literal["single", "agent"]
+Turns = Literal["single", "agent", "tools"]
 
 _SPAN = re.compile(r"\s*(\d{1,11})\s*(?:-\s*(\d{1,11})\s*)?")
 _MOST_IDS = 10_000_000

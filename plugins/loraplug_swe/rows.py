@@ -11,7 +11,7 @@ from attrs import evolve
 
 from loraplug import LoraplugError, Run
 from loraplug_swe.clones import Workshop, get_clone, open_workshop
-from loraplug_swe.conversation import Messages, agent_turns, single_turn
+from loraplug_swe.conversation import BASH_TOOL, Messages, agent_turns, single_turn
 from loraplug_swe.proof import Proof, prove
 from loraplug_swe.rejects import Reject, Rejects
 from loraplug_swe.selection import Chosen, refuse
@@ -47,6 +47,7 @@ def make_rows(
                         "task_id": one.task.task_id,
                         "messages": messages,
                         "group": one.task.group,
+                        **({"tools": [BASH_TOOL]} if source.turns == "tools" else {}),
                     }
 
 
@@ -58,9 +59,9 @@ def _converse(source: SweSource, window: list[Chosen], templates: Templates, sho
                 _fault(one)
                 if one.answered is None
                 else (
-                    agent_turns(templates, one.answered, None)
-                    if source.turns == "agent"
-                    else single_turn(templates, one.answered)
+                    single_turn(templates, one.answered)
+                    if source.turns == "single"
+                    else agent_turns(templates, one.answered, None, tools=source.turns == "tools")
                 )
             )
         return
@@ -99,9 +100,9 @@ def _messages(source: SweSource, shop: Workshop, task: Answered, proof: Proof, t
         ]
     except Reject as fault:
         return fault
-    if source.turns == "agent":
-        return agent_turns(templates, task, proof, looks)
-    return single_turn(templates, task, looks)
+    if source.turns == "single":
+        return single_turn(templates, task, looks)
+    return agent_turns(templates, task, proof, looks, tools=source.turns == "tools")
 
 
 def _fault(one: Chosen) -> Reject:

@@ -27,7 +27,11 @@ class SweSource(TaskSource):
         Literal["simple", "code-context"],
         Doc("simple: the task alone; code-context: with listings, files and output of the real tree, patches proved"),
     ] = "simple"
-    turns: Annotated[Turns, Doc("agent: one bash command a turn, each answered; single: question and diff")] = "agent"
+    turns: Annotated[
+        Turns,
+        Doc("agent: one bash command a turn, each answered; tools: the same as calls of a tool bash; single: question "
+            "and diff"),
+    ] = "agent"  # fmt: skip
     templates: Annotated[
         Path | None,
         Doc("TOML or YAML file with agent.system_template and agent.instance_template ({{task}} is the issue)"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_JSON = ("messages", "tools")
 _BATCH = 256  # rows held at once
 
 
@@ -20,7 +21,7 @@ def load_rows(rows: Iterable[Mapping[str, Any]], folder: Path) -> Dataset:
     """Write `rows`, which all have the same keys, below `folder` and map the file.
 
     The same rows always give the same file and the same fingerprint, and other rows never do: nothing cached on top
-    of it can be stale. Columns: `messages` is JSON, `group` a list of strings, all others strings.
+    of it can be stale. Columns: `messages` and `tools` are JSON, `group` a list of strings, all others strings.
     """
     import pyarrow
     from datasets import Dataset, Features, Json, List, Value
@@ -31,7 +32,7 @@ def load_rows(rows: Iterable[Mapping[str, Any]], folder: Path) -> Dataset:
     digest, iterator = hashlib.sha256(), iter(rows)
     try:
         batch = list(islice(iterator, _BATCH))
-        columns = {key: Json() if key == "messages" else List(Value("string")) if key == "group" else Value("string")
+        columns = {key: Json() if key in _JSON else List(Value("string")) if key == "group" else Value("string")
                    for key in (batch[0] if batch else ())}  # fmt: skip
         schema = Features(columns).arrow_schema
         digest.update(json.dumps(list(columns)).encode())
@@ -54,7 +55,7 @@ def load_rows(rows: Iterable[Mapping[str, Any]], folder: Path) -> Dataset:
 
 
 def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: json.dumps(value) if key == "messages" else value for key, value in row.items()}
+    return {key: json.dumps(value) if key in _JSON else value for key, value in row.items()}
 
 
 def _close(iterator: Iterator[Any]) -> None:

@@ -32,6 +32,15 @@ When the change is done, submit it with this command on its own:
 echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached
 ```
 """
+TOOLS_SYSTEM = """\
+You are a software engineer at a Linux shell, inside a git checkout of the repository in question.
+
+Each of your replies says in a sentence what you do next and why, and then calls the tool bash with one command, or
+several joined with && or a pipe. The command is run, and you are shown its exit code and output. Every command starts
+in the top folder of the checkout. When the change is done, submit it with this command on its own:
+
+echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached
+"""
 AGENT_INSTANCE = """\
 This issue was reported for the repository:
 
@@ -76,7 +85,9 @@ class Templates:
 
 def default_templates(turns: Turns) -> Templates:
     """Our own."""
-    return Templates(AGENT_SYSTEM, AGENT_INSTANCE) if turns == "agent" else Templates(SINGLE_SYSTEM, SINGLE_INSTANCE)
+    if turns == "single":
+        return Templates(SINGLE_SYSTEM, SINGLE_INSTANCE)
+    return Templates(TOOLS_SYSTEM if turns == "tools" else AGENT_SYSTEM, AGENT_INSTANCE)
 
 
 def read_templates(path: Path, turns: Turns) -> Templates:

@@ -154,6 +154,8 @@ def type_text(hint: Any) -> str:
         return " | ".join(map(_written, args))
     if origin in (Union, types.UnionType):
         arms = [arm for arm in args if arm is not type(None)]
+        if {str, Path} <= {*arms}:  # a text, for addresses
+            arms.remove(str)
         tables = sum(map(is_table, arms)) > 1  # several are told apart by their keys
         return " | ".join(_table_text(arm) if tables and is_table(arm) else type_text(arm) for arm in arms)
     if origin in LISTS:

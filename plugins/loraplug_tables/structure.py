@@ -6,6 +6,7 @@ type its field says, and every problem is found in one go.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -37,6 +38,8 @@ from loraplug_tables.options import (
     type_text,
 )
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
 
 class _Failed:
     """Stands where a component would, had it no problems: those are known, and the search for others goes on."""
@@ -63,7 +66,10 @@ def _structure_union(value: Any, hint: Any) -> Any:
     tables = [arm for arm in arms_of(hint) if is_table(arm)]
     if isinstance(value, dict) and tables:
         return _structure_table(value, hint, tables)
-    for arm in arms_of(hint):
+    arms = arms_of(hint)
+    if isinstance(value, str) and {str, Path} <= {*arms}:  # an address is text: pathlib would make one / of its //
+        arms = tuple(arm for arm in arms if arm is not (Path if _ADDRESS.match(value) else str))
+    for arm in arms:
         try:
             return None if arm is type(None) and value is None else CONVERTER.structure(value, arm)
         except Exception:  # noqa: S112 - a structure hook may raise anything; the next arm is tried

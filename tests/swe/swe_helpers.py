@@ -98,17 +98,20 @@ def read_rejects(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / "rejects.jsonl").read_text().splitlines()]
 
 
-def commands(messages: list[dict[str, str]]) -> list[tuple[str, str | None]]:
+def commands(messages: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
     """Every command of a conversation with the answer it got, if any."""
     found = []
     for at, message in enumerate(messages):
         if message["role"] == "assistant":
-            _, _, command = re.search(r"(`{3,})(bash)\n(.*?)\n\1$", message["content"], re.DOTALL).groups()
+            if message.get("tool_calls"):
+                command = message["tool_calls"][0]["function"]["arguments"]["command"]
+            else:
+                _, _, command = re.search(r"(`{3,})(bash)\n(.*?)\n\1$", message["content"], re.DOTALL).groups()
             found.append((command, messages[at + 1]["content"] if at + 1 < len(messages) else None))
     return found
 
 
-def replay(messages: list[dict[str, str]], checkout: Path) -> None:
+def replay(messages: list[dict[str, Any]], checkout: Path) -> None:
     """Run every command in `checkout` with bash and compare each answer, byte for byte."""
     env = {"PATH": os.environ["PATH"], "HOME": str(checkout.parent), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
     script = checkout.with_name(checkout.name + ".sh")  # a command may be longer than an argument may be

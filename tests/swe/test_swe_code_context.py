@@ -297,6 +297,13 @@ def test_what_commands_print_is_marked_as_cuttable(repo: Repo, base: str, run: R
     assert marked.count(True) == len(commands(made["messages"]))
 
 
+def test_calls_of_a_tool_replay_as_well(repo: Repo, base: str, run: Run, tmp_path: Path) -> None:
+    """The same session: looks at the real tree, the change, the submission."""
+    (made,) = source(tmp_path, [row(base, ODDITIES["moved hunk"](repo, base))], turns="tools").rows(run)
+    assert {message["role"] for message in made["messages"]} == {"system", "user", "assistant", "tool"}
+    replay(made["messages"], checkout_of(repo, base, tmp_path / "checkout"))
+
+
 def test_single_turn_shows_the_files_and_answers_with_the_diff(repo: Repo, run: Run, tmp_path: Path) -> None:
     """One question with listing and true file, one answer with the patch as it is."""
     base = repo.commit({"a.py": BODY, "b.py": "b\n"})

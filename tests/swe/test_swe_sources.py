@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swe_helpers import SHARED, needs_shared, read_rejects, row, synth, write_tasks
+from swe_helpers import SHARED, commands, needs_shared, read_rejects, row, synth, write_tasks
 
 from loraplug import InputError, Run, conversation, shape_of
 from loraplug_swe import loraplug_dataset_sources
@@ -307,6 +307,23 @@ def test_simple_rows_are_conversations(turns: str, run: Run, tmp_path: Path) -> 
     assert talk.messages[1]["content"].count("{{task}}") == 1
     assert talk.messages[-1]["role"] == "assistant"
     assert any(GOLD in message["content"] for message in talk.messages[2:])
+
+
+def test_turns_can_be_calls_of_a_tool(run: Run, tmp_path: Path) -> None:
+    """The same session as in text: thoughts, commands in order, and what they print."""
+    tasks = write_tasks(tmp_path, [named(1)])
+    (text,), (made,) = (SweSource(tasks=tasks, turns=turns).load(run) for turns in ("agent", "tools"))
+    assert [one["function"]["name"] for one in made["tools"]] == ["bash"]
+    talk = conversation(made, shape_of(made), 0)
+    assert talk.tools == made["tools"] and "```" not in talk.messages[0]["content"]
+    awaited: list[str] = []
+    for message in talk.messages[2:]:
+        if message["role"] == "assistant":
+            awaited += [call["id"] for call in message["tool_calls"]]
+        else:
+            assert (message["role"], message["tool_call_id"]) == ("tool", awaited[-1])
+    assert len(set(awaited)) == 2
+    assert commands(made["messages"]) == commands(text["messages"])
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".yaml"])

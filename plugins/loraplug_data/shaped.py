@@ -1,0 +1,51 @@
+"""What every source here can do with the rows it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from attrs import field, frozen, validators
+
+from loraplug import DatasetSource, Doc, InputError, Problem, Run
+from loraplug_data.renaming import flat, new_names, renamed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@frozen
+class Shaped(DatasetSource):
+    """What every source here can do with the rows it found."""
+
+    rename: Annotated[
+        dict[str, Any],
+        Doc('columns to rename, `{ question = "instruction" }`, and keys in them, `{ "messages.text" = "content" }`'),
+    ] = field(factory=dict, kw_only=True, converter=flat, validator=new_names)
+    limit: Annotated[int | None, Doc("take only the first so many rows")] = field(
+        default=None, kw_only=True, validator=validators.optional(validators.ge(1))
+    )
+
+    def shaped(self, rows: Dataset, what: object) -> Dataset:
+        """Rows cut to the limit and renamed; `what` names the data in errors."""
+        if self.limit is not None and self.limit < len(rows):
+            rows = rows.select(range(self.limit))
+        return renamed(rows, self.rename, f"{what}: rename") if self.rename else rows
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+        """Files that are not there or cannot be read, and first rows of no kind that the formatter knows."""
+        yield from self.recognised(recipe, self.first_columns)
+
+    def recognised(self, recipe: Any, columns_of: Callable[[], list[str] | None]) -> Iterator[Problem]:
+        """What the formatter says of the columns of the first rows."""
+        try:
+            columns = columns_of()
+        except InputError as error:
+            yield Problem.of(error, "dataset.path")
+            return
+        if columns is not None:
+            recipe.formatter.recognise([self.rename.get(name, name) for name in columns])
+
+    def first_columns(self) -> list[str] | None:
+        """The columns that the first rows have; None where only reading all tells."""
+        return None
