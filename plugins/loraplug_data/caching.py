@@ -32,7 +32,7 @@ class Fallen:
     of: str | None = None
 
 
-def content_key(rows: Dataset, part: Transform, beside: str = "") -> str:
+def content_key(rows: Dataset, part: object, beside: str = "") -> str:
     """A hash (hex, 64 characters) of the rows' Arrow content, the transform with its options, and of `beside`."""
     digest = hashlib.blake2b(digest_size=32)
     digest.update(f"{_FORM} {part!r} {beside} {rows.features!r}".encode())

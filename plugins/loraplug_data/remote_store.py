@@ -54,7 +54,8 @@ def ask_store(scheme: str, address: str) -> list[Remote]:
 def _system(scheme: str, *, anonymous: bool = False) -> Any:
     import fsspec
 
-    options: dict[str, Any] = {"s3": {"anon": True}, "gs": {"token": "anon"}}[scheme] if anonymous else {}
+    as_anyone: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "gs": {"token": "anon"}}
+    options = as_anyone[scheme] if anonymous else {}
     system = fsspec.filesystem(scheme, **options, skip_instance_cache=True, use_listings_cache=False)
     system.invalidate_cache()
     return system

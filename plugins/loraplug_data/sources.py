@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,11 +68,11 @@ class _Files(Shaped):
         yield from problems
         for copy in [*fetch.copies][: 0 if problems else 1]:
             with naming(fetch.copies):
-                yield from self.recognised(recipe, lambda copy=copy: self.columns_of(copy))
+                yield from self.recognised(recipe, partial(self.columns_of, copy))
 
     def first_columns(self) -> list[str] | None:
         """The columns of the first file's first rows."""
-        return self.columns_of(find_files(self.path, self.name, list)[0])
+        return self.columns_of(find_files(self.path, self.name, lambda _: [])[0])
 
     @abstractmethod
     def rows_of(self, files: list[Path], run: Run) -> Dataset:

@@ -199,7 +199,7 @@ def test_room_on_the_disk_is_counted_together(recipe: Path, monkeypatch: pytest.
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 300_000))
     found = told(recipe)
     assert list(found) == ["trainer"]
-    assert "will be written there (trainer 0.00, exporter[1] 0.00), 0.00 GB are free; make room" in found["trainer"]
+    assert "MB will be written there (trainer 1.31, exporter[1] 0.45), 0.30 MB are free; make room" in found["trainer"]
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, 10**9))
     assert told(recipe) == {}
 

@@ -82,7 +82,7 @@ def _of_messages(messages: list[Mapping[str, Any]]) -> dict[str, str]:
     signs: dict[str, str] = {}
     if any(one.get("tool_calls") or one.get("function_call") or one["role"] == "tool" for one in messages):
         signs["openai"] = "messages with tool_calls"
-    kinds = {part.get("type") for one in messages if isinstance(one.get("content"), list)
+    kinds = {str(part.get("type")) for one in messages if isinstance(one.get("content"), list)
              for part in one["content"] if isinstance(part, Mapping)}  # fmt: skip
     if found := kinds & BLOCKS:
         signs["content-blocks"] = f"blocks of the type {', '.join(sorted(found))}"

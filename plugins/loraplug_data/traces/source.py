@@ -122,7 +122,7 @@ class TraceSource(DatasetSource):
                 if addresses := remotes(self.path):
                     yield from Fetcher(run, self.name, None).problems(addresses)
                 else:
-                    file = find_files(in_folders(self.path), self.name, list)[0]
+                    file = find_files(in_folders(self.path), self.name, lambda _: [])[0]
                     self._read(*next(_named(file))[1:])
         except InputError as error:
             yield Problem.of(error, "dataset.path")
