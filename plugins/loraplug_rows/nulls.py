@@ -7,8 +7,10 @@ null. Such nulls are taken out again. `Json` columns keep what was written, null
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,22 @@ def iter_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
     """The rows of a data set one by one, without the nulls that Arrow put into nested tables; media are not decoded."""
     names, features = rows.column_names, rows.features
     for batch in rows.with_format("arrow").iter(batch_size=_ROWS_A_BATCH):
-        columns = [_values(batch.column(name).combine_chunks(), features[name]) for name in names]
+        with _no_search_for_cycles():
+            columns = [_values(batch.column(name).combine_chunks(), features[name]) for name in names]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Python looks for cycles whenever 700 tables and lists were made: those of a batch have none, and are many."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def _values(array: Any, feature: Any) -> list[Any]:
