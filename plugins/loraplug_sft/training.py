@@ -241,7 +241,11 @@ def _check_router_loss(options: Sft, model: PreTrainedModel) -> None:
 
 
 def _check_ids(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
-    """Raise InputError if a row holds a token that the model has no vector for; warn if the tokenizer knows one."""
+    """Warn if the tokenizer knows a token that the model has no vector for; raise InputError if a row is of its kind.
+
+    Text of rows is no control token, so the name of an added one in a row is trained letter by letter. Who added it
+    meant a token: where the model was not resized for it, that is refused.
+    """
     size = getattr(model.get_input_embeddings(), "num_embeddings", None) or model.config.get_text_config().vocab_size
     lacking = sorted(text for text, number in tokenizer.get_vocab().items() if number >= size)
     if lacking:
@@ -249,12 +253,20 @@ def _check_ids(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
             f"the tokenizer knows {len(lacking)} tokens that the model has no vector for, such as {lacking[0]}: "
             "a prompt that holds one cannot be answered"
         )
+    added = [token.content for number, token in tokenizer.added_tokens_decoder.items() if number >= size]
     for at, ids in enumerate(rows["input_ids"]):
         if (largest := max(ids)) >= size:
             raise InputError(
                 f"token {largest} of the tokenizer is none of the {size} that the model has vectors for",
-                where=f"row {rows[at]['row'][0]}",
+                where=rows[at]["row"][0],
                 todo="take a tokenizer that belongs to the model, or a model that was resized for its tokens",
+            )
+        text = tokenizer.decode(ids) if added else ""
+        if named := next((name for name in added if name in text), None):
+            raise InputError(
+                f"{named} is a token of the tokenizer that the model has no vector for, so it would be trained as text",
+                where=rows[at]["row"][0],
+                todo="save the model after resize_token_embeddings(len(tokenizer)), or take it out of the tokenizer",
             )
 
 

@@ -120,6 +120,22 @@ def test_nulls_that_a_row_wrote_stay() -> None:
     assert list(iter_rows(rows)) == [{**written[0], "table": {"x": 1, "y": {}}}, written[1]]
 
 
+def test_nulls_are_taken_out_of_their_own_tables() -> None:
+    """Tables and lists that are null themselves, between others, at any depth: no row gets or loses another's keys."""
+    written: list[dict[str, Any]] = [
+        {"top": {"a": {"x": 1}, "b": [{"p": 1}, None, {"q": {"r": 2}}]}},
+        {"top": {"b": []}},
+        {"top": {"a": {"y": {"z": "t"}}, "j": {"k": None}}},
+        {"top": {"a": {"x": 2, "y": {"w": 3}}, "b": [{"q": {"s": [None, 4]}}, {"p": 5, "q": {"r": 6}}], "j": [1]}},
+    ]
+    inner = {"x": Value("int64"), "y": {"z": Value("string"), "w": Value("int64")}}
+    listed = List({"p": Value("int64"), "q": {"r": Value("int64"), "s": List(Value("int64"))}})
+    features = Features({"top": {"a": inner, "b": listed, "j": Json()}})
+    rows = Dataset.from_list([*written, {"top": None}], features=features)
+    assert list(iter_rows(rows.select([4, 0, 1, 2, 3]))) == [{"top": None}, *written]
+    assert list(iter_rows(rows.select(range(1, 3)))) == written[1:3]
+
+
 def test_numbers_keep_their_digits(tmp_path: Path, run: Run) -> None:
     """Through JSON lines and back, in columns of tables: `datasets` alone rounds them to ten places."""
     row = {"messages": [{"n": 0.1234567890123456, "big": 2**63, "text": "123", "u": "é/\u2028"}], "mixed": "5"}

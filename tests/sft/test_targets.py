@@ -85,13 +85,14 @@ def test_a_token_that_the_model_lacks_is_refused(train: Any) -> None:
 
     with pytest.raises(InputError, match="token 10000000 of the tokenizer is none of the") as error:
         train(rows=Dataset.from_list(rows))
-    assert f"row {rows[3]['row'][0]}" in str(error.value)
+    assert str(rows[3]["row"][0]) in str(error.value)
 
 
 def test_tokens_of_the_tokenizer_that_the_model_lacks_are_told(
     train: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows without them train; who writes one into a prompt is warned."""
+    """Rows without them train, with a warning; a row that names one is refused."""
+    from datasets import Dataset
     from transformers import AutoTokenizer
 
     read = AutoTokenizer.from_pretrained
@@ -106,3 +107,9 @@ def test_tokens_of_the_tokenizer_that_the_model_lacks_are_told(
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", with_more)
     train(epochs=1)
     assert any("1 tokens that the model has no vector for, such as <more>" in text for text in train.reporter.warnings)
+    rows = encoded(6).to_list()
+    rows[4]["input_ids"][1:1] = written = read(tiny_model)("so <more> of it", add_special_tokens=False)["input_ids"]
+    rows[4]["labels"][1:1] = written
+    with pytest.raises(InputError, match="<more> is a token of the tokenizer that the model has no") as error:
+        train(rows=Dataset.from_list(rows))
+    assert str(rows[4]["row"][0]) in str(error.value)
