@@ -46,7 +46,9 @@ class ChatTemplate(Encoding):
         from loraplug_chat.preflight import template_problem
 
         facts = recipe.model.facts(run=run)
-        if facts is not None and (wrong := template_problem(facts.chat_template, self.template_options)):
+        if facts is None:
+            return
+        if wrong := template_problem(facts.chat_template, self.template_options, facts.template_advice):
             yield Problem("model.chat_template", wrong)
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
