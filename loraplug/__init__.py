@@ -49,7 +49,15 @@ from loraplug_adapters.coverage import Share, adapted_share, expert_counts, laye
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
 from loraplug_adapters.tokens import grow_for_adapter, mark_new_tokens, new_tokens, token_ends
-from loraplug_rows.chat_template import CONTROL_TOKEN, TemplateFaultError, control_tokens, render_plainly
+from loraplug_rows.chat_template import (
+    CONTROL_TOKEN,
+    OPEN_TOKENS,
+    TemplateFaultError,
+    control_tokens,
+    end_of_turn,
+    opened_tokens,
+    render_plainly,
+)
 from loraplug_rows.conversation import Conversation
 from loraplug_rows.nulls import iter_rows
 from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
@@ -72,6 +80,7 @@ __all__ = [
     "FUSED_EXPERTS",
     "HOOKS",
     "KINDS",
+    "OPEN_TOKENS",
     "Adapter",
     "App",
     "BaseFacts",
@@ -129,6 +138,7 @@ __all__ = [
     "conversation",
     "duration",
     "echo",
+    "end_of_turn",
     "expert_counts",
     "find_exporter",
     "fresh_place",
@@ -147,6 +157,7 @@ __all__ = [
     "new_tokens",
     "only_one",
     "open_model",
+    "opened_tokens",
     "options",
     "own_secrets",
     "printable",

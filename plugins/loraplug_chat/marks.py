@@ -68,6 +68,10 @@ class Added:
         """Whether this is an added token, or written like a control token."""
         return part in self.tokens or self.is_control(part)
 
+    def without(self, opened: Iterable[str]) -> Added:
+        """The same, where rows may write these tokens."""
+        return Added(self.tokens, self.control - {*opened}, self.pattern)
+
     def framed_by(self, texts: Iterable[str]) -> Added:
         """The same, with every token that occurs in `texts`, written by a template around plain turns, as control."""
         more = {found.group() for text in texts for found in self.pattern.finditer(text) if not found.group().isspace()}

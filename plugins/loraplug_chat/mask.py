@@ -7,6 +7,7 @@ from typing import Any, Literal
 from attrs import define, field, frozen
 
 from loraplug import Conversation, InputError
+from loraplug import opened_tokens as opened
 from loraplug_chat import reasoning
 from loraplug_chat.calls import calls_written
 from loraplug_chat.choices import TrainOn
@@ -73,7 +74,7 @@ class Masker:
                 todo='give one: [model] chat_template = "file.jinja"; or use an instruct model, or formatter `text`',
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
-        added = Added.of(tokenizer).framed_by(_frames(template))
+        added = Added.of(tokenizer).without(opened(tokenizer)).framed_by(_frames(template))
         endings = Endings.of(template, added, tokenizer.eos_token)
         return cls(template, Tokens.of(tokenizer, added), Locator(template, added, endings), Shapes(template, added))
 
@@ -209,6 +210,14 @@ def _dropped(talk: Talk, view: View) -> Literal["", "earlier", "last"]:
 
 def _key(talk: Talk, train_on: str) -> Any:
     return train_on, tuple(message["role"] for message in talk.messages), tuple(map(bool, talk.wanted))
+
+
+def framing(tokenizer: Any) -> frozenset[str]:
+    """The added tokens that a tokenizer's chat template writes around plain turns, and its own beginning and end."""
+    template = Template(tokenizer.get_chat_template(), dict(tokenizer.special_tokens_map))
+    added = Added.of(tokenizer)
+    own = {tokenizer.bos_token, tokenizer.eos_token} - {None}
+    return added.without(added.control).framed_by(_frames(template)).control | own
 
 
 def _frames(template: Template) -> list[str]:

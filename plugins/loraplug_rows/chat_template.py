@@ -12,6 +12,7 @@ CONTROL_TOKEN = re.compile(
 )
 """How templates write control tokens: `<|im_end|>`, `</s>`, `<end_of_turn>`, `[/INST]`; a tokenizer may lack them."""
 _TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+_ANSWER = "loraplug"
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -92,3 +93,34 @@ def chat_template_environment() -> Any:
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = datetime.now().strftime
     return environment
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The token that a tokenizer's chat template writes right behind an answer; None where there is no such token.
+
+    Args:
+        tokenizer: one of transformers.
+    """
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (TemplateError, TypeError, ValueError, KeyError, IndexError):
+        return None
+    tail = text.rpartition(_ANSWER)[2].lstrip()
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    ends = [content for content in added if tail.startswith(content)]
+    return added[max(ends, key=len)] if ends else None
+
+
+OPEN_TOKENS = "loraplug_special_tokens"
+"""The key of tokenizer_config.json that lists special tokens which stay tokens where rows and prompts write them."""
+
+
+def opened_tokens(tokenizer: Any) -> frozenset[str]:
+    """The special tokens that a tokenizer was trained to read as such in the texts of messages."""
+    found = getattr(tokenizer, "init_kwargs", {}).get(OPEN_TOKENS) or ()
+    return frozenset(token for token in found if isinstance(token, str))
