@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,7 +80,8 @@ def lacking_text(name: str, tokens: Collection[str]) -> str:
     return f'"{name}" writes control tokens that the tokenizer does not keep whole; add them: add_tokens = [{listed}]'
 
 
-def advice(known: Collection[str] | None, family: str) -> str:
+@lru_cache(maxsize=8)
+def advice(known: frozenset[str] | None, family: str) -> str:
     """What to write for a base without a chat template: which ones fit its tokenizer as it is, its family's first.
 
     Args:

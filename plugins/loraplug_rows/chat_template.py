@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 CONTROL_TOKEN = re.compile(
@@ -51,6 +52,7 @@ def render_plainly(source: str, options: Mapping[str, Any] | None = None, *, pro
     raise TemplateFaultError(f"the chat template renders no conversation: {why}; mend it, or give another")
 
 
+@lru_cache(maxsize=128)
 def control_tokens(source: str) -> tuple[str, ...]:
     """What a template writes around a plain exchange as control tokens, each once, in the order it writes them.
 
@@ -64,6 +66,7 @@ def _exchanges() -> Sequence[Sequence[Mapping[str, str]]]:
     return (_TURNS, [{"role": "system", "content": "c"}, *_TURNS], _TURNS[:1])
 
 
+@cache
 def chat_template_environment() -> Any:
     """Jinja with what transformers gives chat templates: their functions, loop controls and the generation block."""
     from datetime import datetime
