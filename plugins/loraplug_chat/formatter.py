@@ -80,6 +80,6 @@ class ChatTemplate(Encoding):
         from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
-        masker = Masker.of(tokenizer)
+        masker = Masker.of(tokenizer, self.special_tokens)
         forms, encode = Forms(masker.template), MaskEncoder(masker, self.train_on, self.train_reasoning)
         return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from attrs import define, field, frozen
 
 from loraplug import Conversation, InputError
-from loraplug import opened_tokens as opened
 from loraplug_chat import reasoning
 from loraplug_chat.calls import calls_written
 from loraplug_chat.choices import TrainOn
@@ -59,8 +59,11 @@ class Masker:
     _rows: int = 0
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Masker:
+    def of(cls, tokenizer: Any, opened: Sequence[str] = ()) -> Masker:
         """Compile the tokenizer's chat template and learn its control tokens.
+
+        Args:
+            opened: special tokens that stay tokens where rows write them.
 
         Raises:
             InputError: there is no chat template, or the tokenizer is not a fast one.
@@ -74,7 +77,7 @@ class Masker:
                 todo='give one: [model] chat_template = "file.jinja"; or use an instruct model, or formatter `text`',
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
-        added = Added.of(tokenizer).without(opened(tokenizer)).framed_by(_frames(template))
+        added = Added.of(tokenizer).without(opened).framed_by(_frames(template))
         endings = Endings.of(template, added, tokenizer.eos_token)
         return cls(template, Tokens.of(tokenizer, added), Locator(template, added, endings), Shapes(template, added))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loraplug import OPEN_TOKENS, InputError
+from loraplug import OPEN_TOKENS, InputError, opened_tokens
 
 _WHERE = "formatter.special_tokens"
 
@@ -28,4 +28,4 @@ def open_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
         named = ", ".join(f'"{token}"' for token in forbidden)
         what = f"{named}: the chat template frames turns with it, so that a row could end a turn with it"
         raise InputError(what, where=_WHERE, todo="leave it out")
-    tokenizer.init_kwargs[OPEN_TOKENS] = list(tokens)
+    tokenizer.init_kwargs[OPEN_TOKENS] = sorted({*tokens, *opened_tokens(tokenizer)})

@@ -14,12 +14,12 @@ from loraplug_export.gguf_config import carried
 from loraplug_export.gguf_write import write_gguf
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7, "num_attention_heads": 2,
-         "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8,
+         "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 8,
          "max_position_embeddings": 128}  # fmt: skip
 
 
 def test_gemma_answers_alike_from_gguf(tmp_path: Path) -> None:
-    """Read back by transformers: logits of rows longer than the window, with norms that are not one."""
+    """Read back by transformers: rows longer than the window, norms that are not one, 256 a head as its reader takes it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
     folder = tmp_path / "gemma"
