@@ -19,7 +19,7 @@ SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7, "n
 
 
 def test_gemma_answers_alike_from_gguf(tmp_path: Path) -> None:
-    """Read back by transformers: rows longer than the window, norms that are not one, 256 a head as its reader takes it."""
+    """Read back by transformers: rows longer than the window, norms that are not one."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
     folder = tmp_path / "gemma"

@@ -160,6 +160,36 @@ def test_merged_and_written_to_gguf(train: Train, base: Path, tmp_path: Path) ->
     assert torch.equal(*answers)
 
 
+def test_merged_by_peft_where_it_must_be(train: Train, base: Path, tmp_path: Path) -> None:
+    """An adapter that needs peft's own merge: the base gets its rows first, the folder its vocabulary."""
+    from transformers import AutoModelForCausalLM
+
+    from loraplug_export.merged import MergedExporter
+
+    result = train("olora", max_steps=2, lora=Lora(r=4, init="olora"))
+    made = Trained(tiny_run(tmp_path, "olora"), result.adapter, base, str(base))
+    folder = MergedExporter().export(made, tmp_path / "merged")
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"] == 303
+    ids = [5, 9, 301, 30, 302, 7]
+    adapted = load_adapter(plain(base), result.adapter)
+    assert (logits(AutoModelForCausalLM.from_pretrained(folder), ids) - logits(adapted, ids)).abs().max() < 1e-3
+
+
+def test_an_adapter_for_llama_cpp_has_no_place_for_rows(train: Train, base: Path, tmp_path: Path) -> None:
+    """It would answer as if they were not there: refused by the exporter, and before the work by the recipe."""
+    from loraplug_export.gguf_adapter import GgufAdapterExporter, adapter_problems
+
+    class Recipe:
+        model, trainer = TransformersModel(id=str(base), add_tokens=NEW), Sft()
+
+    told = [problem.path for problem in adapter_problems(Recipe(), tiny_run(tmp_path), "gguf-adapter")]
+    assert told == ["model.add_tokens"]
+    result = train("lora", max_steps=1)
+    made = Trained(tiny_run(tmp_path, "lora"), result.adapter, base, str(base))
+    with pytest.raises(InputError, match="trained rows of model.embed_tokens.weight for 2 tokens".replace(".", r"\.")):
+        GgufAdapterExporter().export(made, tmp_path / "lora.gguf")
+
+
 def _tokenizer(result: TrainingResult) -> Any:
     from transformers import AutoTokenizer
 
