@@ -37,7 +37,7 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
     if options.kernel == "liger" and (told := liger.lacking()):
         yield Problem(liger.WHERE, told)
     yield from expert_problems(options)
-    if getattr(recipe.model, "add_tokens", ()):
+    if getattr(getattr(recipe, "model", None), "add_tokens", ()):
         yield from token_problems(options)
     if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
         what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
