@@ -48,6 +48,16 @@ from loraplug_adapters.coverage import FUSED as FUSED_EXPERTS
 from loraplug_adapters.coverage import Share, adapted_share, expert_counts, layer_weights, quantised_share
 from loraplug_adapters.load import load_adapter
 from loraplug_adapters.precision import mixed_precision
+from loraplug_adapters.tokens import grow_for_adapter, mark_new_tokens, new_tokens, token_ends
+from loraplug_rows.chat_template import (
+    CONTROL_TOKEN,
+    OPEN_TOKENS,
+    TemplateFaultError,
+    control_tokens,
+    end_of_turn,
+    opened_tokens,
+    render_plainly,
+)
 from loraplug_rows.conversation import Conversation
 from loraplug_rows.nulls import iter_rows
 from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
@@ -66,9 +76,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "API_VERSION",
+    "CONTROL_TOKEN",
     "FUSED_EXPERTS",
     "HOOKS",
     "KINDS",
+    "OPEN_TOKENS",
     "Adapter",
     "App",
     "BaseFacts",
@@ -108,6 +120,7 @@ __all__ = [
     "Sample",
     "Share",
     "Taken",
+    "TemplateFaultError",
     "Trained",
     "Trainer",
     "TrainingResult",
@@ -121,12 +134,15 @@ __all__ = [
     "attach_adapter",
     "build",
     "check_row",
+    "control_tokens",
     "conversation",
     "duration",
     "echo",
+    "end_of_turn",
     "expert_counts",
     "find_exporter",
     "fresh_place",
+    "grow_for_adapter",
     "held",
     "hookimpl",
     "is_own_lock",
@@ -136,9 +152,12 @@ __all__ = [
     "load_adapter",
     "load_registry",
     "lock_beside",
+    "mark_new_tokens",
     "mixed_precision",
+    "new_tokens",
     "only_one",
     "open_model",
+    "opened_tokens",
     "options",
     "own_secrets",
     "printable",
@@ -149,11 +168,13 @@ __all__ = [
     "redact",
     "redacted",
     "remember_lock",
+    "render_plainly",
     "report",
     "require_secrets",
     "row_id",
     "shape_of",
     "shareable",
+    "token_ends",
     "transformed",
     "unread_columns",
     "weight_files",

@@ -167,6 +167,9 @@ class BaseFacts:
         vocabulary: tokens the tokenizer knows; None where that is not told.
         chat_template: its text; None where there is none.
         is_gguf: whether names and formats are GGUF's.
+        added_tokens: texts that the tokenizer keeps whole wherever they stand, special tokens among them; None where
+            that is not told.
+        template_advice: of a base without a chat template, which ones by name fit its tokenizer; for messages.
     """
 
     folder: Path
@@ -175,6 +178,8 @@ class BaseFacts:
     vocabulary: int | None = None
     chat_template: str | None = None
     is_gguf: bool = False
+    added_tokens: frozenset[str] | None = None
+    template_advice: str = ""
 
     @property
     def parameters(self) -> int:

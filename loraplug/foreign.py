@@ -17,7 +17,7 @@ from loraplug_tables.options import options
 
 OURS = "loraplug"
 _LOADER = f"{OURS}:transformers"
-_TAKEN = {"use", "id", "revision", "dtype", "attention"}
+_TAKEN = {"use", "id", "revision", "dtype", "attention", "add_tokens"}
 _ATTENTION = ("sdpa", "eager")  # transformers may fetch the others from a hub, as compiled code
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_./-]{0,199}")
 
@@ -75,6 +75,8 @@ def _of_model(table: Any, folder: Path, registry: Registry, has_tokenizer: bool)
             yield Problem("model.trust_remote_code", f"{_said(value)} runs Python code that comes with the model")
         elif key == "chat_template":
             yield Problem("model.chat_template", f"{_said(value)} is a file outside what was opened")
+        elif key == "add_tokens" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            yield Problem("model.add_tokens", f"{_said(value)} is no list of texts")
         elif key == "attention" and value not in _ATTENTION:
             yield Problem("model.attention", f"{_said(value)} may load compiled code")
         elif key == "revision" and not (isinstance(value, str) and _REVISION.fullmatch(value)):

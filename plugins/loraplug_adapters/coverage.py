@@ -13,7 +13,7 @@ FUSED = "experts fused in one tensor"
 """What experts are called that are stored as one tensor, where the rest of a share is told."""
 Kind = Literal["linear", "experts", "router", "other"]
 _INSIDE = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
-_OURS = re.compile(r"\.(lora_\w+|modules_to_save|parametrizations|base_layer\.lora_\w+)(\.|$)")
+_OURS = re.compile(r"\.(lora_\w+|modules_to_save|token_adapter|parametrizations|base_layer\.lora_\w+)(\.|$)")
 _EXPERT_COUNTS = re.compile(r"(num_(local_|routed_)?experts|n_routed_experts|moe_num_experts|num_moe_experts)$")
 
 
@@ -83,6 +83,7 @@ def layer_weights(model: Any) -> list[LayerWeight]:
         model: a causal language model of transformers, or a `PeftModel` of one; may be quantised by bitsandbytes.
     """
     import torch
+    from peft.utils.other import TrainableTokensWrapper
     from transformers.pytorch_utils import Conv1D
 
     base = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -90,7 +91,8 @@ def layer_weights(model: Any) -> list[LayerWeight]:
     output = base.get_output_embeddings()
     found = []
     for path, module in base.named_modules():
-        if _OURS.search(f".{path}") or module is output or isinstance(module, torch.nn.Embedding):
+        ends = (torch.nn.Embedding, TrainableTokensWrapper)
+        if _OURS.search(f".{path}") or module is output or isinstance(module, ends):
             continue
         if path.endswith("base_layer") and (module is getattr(output, "base_layer", None)):
             continue

@@ -92,11 +92,13 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     from loraplug_adapters.attach import as_modules, name_as_weights
     from loraplug_adapters.compat import targets_as_written
     from loraplug_adapters.precision import mixed_precision, store_in_float32
+    from loraplug_adapters.tokens import grow_for_adapter
 
     dtype = model.dtype
     options = {"use_safetensors": True, "local_files_only": True}
     config = PeftConfig.from_pretrained(str(folder))
     by_weight = as_modules(model, config)
+    grow_for_adapter(model, config)
     named = set(config.target_modules or ())
     with targets_as_written() if by_weight else nullcontext():
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config, **options)

@@ -35,6 +35,11 @@ class ChatTemplate(Encoding):
         Doc("variables of the chat template, `{ enable_thinking = false }`; saved with the adapter"),
     ] = field(factory=dict)
 
+    special_tokens: Annotated[
+        tuple[str, ...],
+        Doc("special tokens that stay tokens where rows and prompts write them; all others become plain text there"),
+    ] = ()
+
     def recognise(self, columns: Sequence[str]) -> str:
         """See `Encoding.recognise`; text alone is no conversation."""
         if shape_of(columns) == "text":
@@ -46,8 +51,14 @@ class ChatTemplate(Encoding):
         from loraplug_chat.preflight import template_problem
 
         facts = recipe.model.facts(run=run)
-        if facts is not None and (wrong := template_problem(facts.chat_template, self.template_options)):
+        if facts is None:
+            return
+        if wrong := template_problem(facts.chat_template, self.template_options, facts.template_advice):
             yield Problem("model.chat_template", wrong)
+        for token in self.special_tokens if facts.added_tokens is not None else ():
+            if token not in facts.added_tokens:
+                what = f'"{token}" is no token that the tokenizer keeps whole; add it: [model] add_tokens = ["{token}"]'
+                yield Problem("formatter.special_tokens", what)
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
         """See `Encoding.encode`; `template_options` are written into the tokenizer's template, which is saved later."""
@@ -56,6 +67,11 @@ class ChatTemplate(Encoding):
             from loraplug_chat.options import give_options
 
             give_options(tokenizer, self.template_options)
+        if self.special_tokens:
+            from loraplug_chat.special import open_tokens
+
+            open_tokens(tokenizer, self.special_tokens)
+            run.say(f"special tokens in rows stay tokens: {', '.join(self.special_tokens)}")
         return super().encode(rows, tokenizer, run)
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
@@ -64,6 +80,6 @@ class ChatTemplate(Encoding):
         from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
-        masker = Masker.of(tokenizer)
+        masker = Masker.of(tokenizer, self.special_tokens)
         forms, encode = Forms(masker.template), MaskEncoder(masker, self.train_on, self.train_reasoning)
         return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)

@@ -9,14 +9,10 @@ from typing import Any, NamedTuple
 
 from attrs import define, field, frozen
 
-from loraplug import InputError
+from loraplug import CONTROL_TOKEN, InputError
 from loraplug_chat.template import body, merged
 from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Thought, Tracked
 
-# control tokens as templates write them: <|im_end|>, </s>, <end_of_turn>, [/INST]; a tokenizer may lack them
-WRITTEN = re.compile(
-    r"<\|[^\s|<>]+\|?>|<[^\s|<>]+\|>|</?[A-Za-z_]\w*>|<\uff5c[^\s\uff5c<>]+\uff5c>|\[/?[a-z]*[A-Z_]{2,}\]"
-)
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model", "observation"})
 
 
@@ -59,18 +55,22 @@ class Added:
         """Text that a template wrote, cut into control tokens, what is written like one, and what lies between."""
         parts, at = [], 0
         for found in self.pattern.finditer(text):
-            parts += [*_apart(WRITTEN, text[at : found.start()]), found.group()]
+            parts += [*_apart(CONTROL_TOKEN, text[at : found.start()]), found.group()]
             at = found.end()
-        return [*parts, *_apart(WRITTEN, text[at:])]
+        return [*parts, *_apart(CONTROL_TOKEN, text[at:])]
 
     def is_control(self, part: str) -> bool:
         """Whether this is a special token, or written like one where the tokenizer has no such token."""
         found = self.tokens.get(part)
-        return bool(WRITTEN.fullmatch(part)) if found is None else found[1]
+        return bool(CONTROL_TOKEN.fullmatch(part)) if found is None else found[1]
 
     def is_token(self, part: str) -> bool:
         """Whether this is an added token, or written like a control token."""
         return part in self.tokens or self.is_control(part)
+
+    def without(self, opened: Iterable[str]) -> Added:
+        """The same, where rows may write these tokens."""
+        return Added(self.tokens, self.control - {*opened}, self.pattern)
 
     def framed_by(self, texts: Iterable[str]) -> Added:
         """The same, with every token that occurs in `texts`, written by a template around plain turns, as control."""

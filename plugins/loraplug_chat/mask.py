@@ -59,8 +59,11 @@ class Masker:
     _rows: int = 0
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Masker:
+    def of(cls, tokenizer: Any, opened: Sequence[str] = ()) -> Masker:
         """Compile the tokenizer's chat template and learn its control tokens.
+
+        Args:
+            opened: special tokens that stay tokens where rows write them.
 
         Raises:
             InputError: there is no chat template, or the tokenizer is not a fast one.
@@ -74,7 +77,7 @@ class Masker:
                 todo='give one: [model] chat_template = "file.jinja"; or use an instruct model, or formatter `text`',
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
-        added = Added.of(tokenizer).framed_by(_frames(template))
+        added = Added.of(tokenizer).without(opened).framed_by(_frames(template))
         endings = Endings.of(template, added, tokenizer.eos_token)
         return cls(template, Tokens.of(tokenizer, added), Locator(template, added, endings), Shapes(template, added))
 
@@ -210,6 +213,14 @@ def _dropped(talk: Talk, view: View) -> Literal["", "earlier", "last"]:
 
 def _key(talk: Talk, train_on: str) -> Any:
     return train_on, tuple(message["role"] for message in talk.messages), tuple(map(bool, talk.wanted))
+
+
+def framing(tokenizer: Any) -> frozenset[str]:
+    """The added tokens that a tokenizer's chat template writes around plain turns, and its own beginning and end."""
+    template = Template(tokenizer.get_chat_template(), dict(tokenizer.special_tokens_map))
+    added = Added.of(tokenizer)
+    own = {tokenizer.bos_token, tokenizer.eos_token} - {None}
+    return added.without(added.control).framed_by(_frames(template)).control | own
 
 
 def _frames(template: Template) -> list[str]:

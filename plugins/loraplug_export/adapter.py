@@ -28,6 +28,7 @@ class AdapterExporter(Exporter):
 
         from loraplug_export.card import loadable_base, write_card
         from loraplug_export.folders import copy_licences
+        from loraplug_export.generation import write_generation_config
         from loraplug_export.lora_files import CONFIG, open_adapter
 
         open_adapter(result.adapter)
@@ -37,6 +38,7 @@ class AdapterExporter(Exporter):
         (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name, path in result.extras.items():
             shutil.copyfile(path, out / name)
+        write_generation_config(result.base, out, out)
         copy_licences(result.base, out)
         write_card(result, out, "adapter")
         return out

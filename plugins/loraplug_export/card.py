@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "{folder}"
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = AutoModelForCausalLM.from_pretrained("{base}"){grow}
 model = PeftModel.from_pretrained(base, folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```""",
@@ -66,6 +67,7 @@ def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] 
         pipeline_tag="text-generation",
         tags=["loraplug", "lora"] + (["gguf"] if kind in ("gguf", "ollama") else []),
     )
+    load = _LOAD[kind].format(folder=".", base=loaded, name=result.run.name, grow=_grow(result.adapter))
     sections = [
         f"# {result.run.name}",
         f"{_WHAT[kind]} of `{named}`, {_how(result)}.",
@@ -73,7 +75,7 @@ def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] 
         *made_from_section(result.adapter),
         *_recipe(result),
         *_figures(result, proof or {}),
-        "## How to load\n\n" + _LOAD[kind].format(folder=".", base=loaded, name=result.run.name),
+        "## How to load\n\n" + load,
     ]
     text = redact(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
     ModelCard(text).save(out / "README.md")
@@ -85,6 +87,17 @@ _WHAT: dict[Kind, str] = {
     "gguf": "GGUF file",
     "ollama": "Ollama model",
 }
+
+
+def _grow(adapter: Path) -> str:
+    """The line that gives a base rows for the tokens that the adapter trains; peft then fills them from it."""
+    from loraplug_export.lora_files import CONFIG
+
+    told = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("trainable_token_indices") or []
+    most = 1 + max(chain.from_iterable(told.values() if isinstance(told, dict) else [told]), default=-1)
+    if not most:
+        return ""
+    return f"\nif base.get_input_embeddings().num_embeddings < {most}:\n    base.resize_token_embeddings({most})"
 
 
 def _how(result: Trained) -> str:

@@ -45,6 +45,34 @@ class LowRank:
 
 
 @frozen
+class Rows:
+    """Rows of an embedding or an output layer that an adapter has values of its own for.
+
+    Attributes:
+        numbers: token ids, in the order of the values; they may go on behind the last row of the base.
+        values: (rows, hidden size).
+    """
+
+    numbers: tuple[int, ...]
+    values: Tensor
+
+    def put_on(self, rows: torch.Tensor, first: int) -> torch.Tensor:
+        """`rows`, which begin at row `first`, with those of them that the adapter has."""
+        inside = [(at, number - first) for at, number in enumerate(self.numbers) if 0 <= number - first < len(rows)]
+        if not inside:
+            return rows
+        import torch
+
+        made, values = rows.clone(), self.values.read().to(rows.dtype)
+        made[torch.tensor([number for _, number in inside])] = values[torch.tensor([at for at, _ in inside])]
+        return made
+
+    def grown(self, count: int) -> int:
+        """The number of rows of a weight that has `count` in the base."""
+        return max(count, 1 + max(self.numbers))
+
+
+@frozen
 class Edit:
     """What happens to one parameter: it is replaced, then changed by a low-rank pair, or a vector is added.
 
@@ -52,11 +80,24 @@ class Edit:
         replacement: the parameter as saved with the adapter (`modules_to_save`, trained biases, resized embeddings).
         low_rank: the LoRA pair on it.
         added: the pair whose bias belongs to this parameter.
+        rows: rows that are replaced, or are there in addition.
     """
 
     replacement: Tensor | None = None
     low_rank: LowRank | None = None
     added: LowRank | None = None
+    rows: Rows | None = None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether values of the base go, all or some rows of them."""
+        return self.replacement is not None or self.rows is not None
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the result, for a parameter of shape `stored` in the base."""
+        if self.replacement is not None:
+            return tuple(self.replacement.shape)
+        return (self.rows.grown(stored[0]), *stored[1:]) if self.rows is not None else stored
 
     @property
     def by_rows(self) -> bool:

@@ -50,7 +50,7 @@ def copy_licences(base: Path, out: Path) -> None:
 
 
 def write_config(base: Path, out: Path, vocabulary: int | None = None, untied: bool = False) -> None:
-    """Copy config and generation config; architecture and all that is not said here stays the base's.
+    """Copy the config; architecture and all that is not said here stays the base's.
 
     Args:
         vocabulary: the new number of rows of the embedding, where it has changed.
@@ -63,8 +63,6 @@ def write_config(base: Path, out: Path, vocabulary: int | None = None, untied: b
     if untied:
         text["tie_word_embeddings"] = config["tie_word_embeddings"] = False
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if (base / "generation_config.json").is_file():
-        shutil.copyfile(base / "generation_config.json", out / "generation_config.json")
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:

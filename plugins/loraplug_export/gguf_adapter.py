@@ -71,6 +71,10 @@ def adapter_problems(recipe: Any, run: Run, name: str) -> Iterator[Problem]:
     facts = recipe.model.facts(run=run)
     for wrong in carried(facts.config) if facts is not None else ():
         yield Problem("exporter", f"{name}: {wrong}; use the exporter adapter")
+    if getattr(recipe.model, "add_tokens", ()):
+        yield Problem(
+            "model.add_tokens", f"trains rows of the vocabulary, and {name} carries LoRA pairs alone; {_WAY_OUT}"
+        )
     lora = getattr(recipe.trainer, "lora", None)
     for option, what in _not_carried(lora).items():
         yield Problem(f"trainer.lora.{option}", f"{what}, and {name} carries LoRA pairs alone; {_WAY_OUT}")

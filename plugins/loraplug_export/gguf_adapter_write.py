@@ -118,6 +118,8 @@ def _not_carried(plan: Plan) -> Iterator[str]:
         module = name.rpartition(".")[0]
         if edit.replacement is not None and not same_values(edit.replacement, plan.base.tensors[plan.names[name]]):
             yield f"holds {name} whole"
+        elif edit.rows is not None:
+            yield f"trained rows of {name} for {len(edit.rows.numbers)} tokens"
         elif edit.added is not None:
             yield f"trained the bias of B ({module})"
         elif edit.low_rank is not None and edit.low_rank.magnitude is not None:

@@ -7,7 +7,9 @@ from typing import Any
 
 WAY_OUT = "export `merged`, and run llama.cpp's convert_hf_to_gguf.py on that folder"
 
-FAMILIES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}
+GEMMA3 = ("gemma3_text", "gemma3")
+"""Gemma 3's models of text alone; a GGUF file of one calls itself by the second name."""
+FAMILIES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3", **dict.fromkeys(GEMMA3, "GEMMA3")}
 """transformers' `model_type` to the name in `gguf.MODEL_ARCH`."""
 
 CARRIED = frozenset(
@@ -57,8 +59,50 @@ def carried(config: Mapping[str, Any]) -> list[str]:
     family = str(config.get("model_type"))
     if family not in FAMILIES:
         return [f"{family} models are not written to GGUF here (only {', '.join(FAMILIES)})"]
+    if family in GEMMA3:
+        return [*_unknown({key: value for key, value in config.items() if key not in _OF_GEMMA3}), *_gemma3(config)]
     config = _DEFAULTS.get(family, {}) | dict(config)
     return [*_unknown(config), *_windows(config), *_rotary(config), *_others(config)]
+
+
+_OF_GEMMA3 = frozenset(
+    {
+        "hidden_activation", "query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping",
+        "use_bidirectional_attention", "sliding_window_pattern", "rope_local_base_freq", "attention_bias",
+    }
+)  # fmt: skip
+_PATTERN = 6  # every sixth layer of Gemma 3 sees all, by llama.cpp itself
+_LOCAL_BASE = 10000.0  # of the rotary positions of its other layers, by llama.cpp itself
+
+
+def _gemma3(config: Mapping[str, Any]) -> Iterator[str]:
+    """What of Gemma 3's settings llama.cpp takes to be otherwise, and has no key for."""
+    fixed = {"attention_bias": False, "final_logit_softcapping": None, "attn_logit_softcapping": None,
+             "use_bidirectional_attention": False, "hidden_activation": "gelu_pytorch_tanh",
+             "query_pre_attn_scalar": config.get("head_dim"), "rope_local_base_freq": _LOCAL_BASE}  # fmt: skip
+    for key, value in fixed.items():
+        if config.get(key) not in (None, value):
+            yield f"{key} = {config[key]!r} is not written: llama.cpp takes {value!r} in this family"
+    layers = config.get("layer_types") or ()
+    if any((kind == "full_attention") != (at % _PATTERN == 0) for at, kind in enumerate(layers, 1)):
+        yield f"layer_types is not written: llama.cpp takes every {_PATTERN}th layer to see all"
+    ropes = {"full_attention": full_rope(config), "sliding_attention": _sliding_rope(config)}
+    for kind, rope in ropes.items():
+        if (rope.get("rope_type") or "default") != "default":
+            yield f'rope scaling "{rope["rope_type"]}" of {kind} is not written in this family'
+    if ropes["sliding_attention"].get("rope_theta", _LOCAL_BASE) != _LOCAL_BASE:
+        yield f"rope_theta of sliding_attention is not written: llama.cpp takes {_LOCAL_BASE:,.0f}"
+
+
+def full_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rotary settings of layers that see all, where layers differ; else those of every layer."""
+    rope: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    full: Mapping[str, Any] = rope.get("full_attention", {} if "sliding_attention" in rope else rope)
+    return full
+
+
+def _sliding_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (config.get("rope_parameters") or {}).get("sliding_attention") or {}
 
 
 def _unknown(config: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from loraplug import InputError
-from loraplug_export.gguf_config import FAMILIES, WAY_OUT, carried
+from loraplug_export.gguf_config import FAMILIES, WAY_OUT, carried, full_rope
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,10 @@ class Family:
         halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
         return halves.swapaxes(1, 2).reshape(rows.shape)
 
+    def values(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of a tensor as llama.cpp computes with them: Gemma's norms multiply by one more than they store."""
+        return rows.float() + 1 if self.arch == "gemma3" and name.endswith("norm.weight") else rows
+
     def whole(self, name: str) -> bool:
         """Whether a tensor's rows change places, so that it cannot be written a few rows at a time."""
         return self.arch == "llama" and (".q_proj." in name or ".k_proj." in name)
@@ -76,6 +80,8 @@ class Family:
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_vocab_size(config.vocab_size)
         writer.add_rope_dimension_count(self.head_size)
+        if self.arch == "gemma3":
+            writer.add_sliding_window(config.sliding_window)
         rope = _rope(config)
         writer.add_rope_freq_base(float(rope.get("rope_theta") or 10000.0))
         kind = rope.get("rope_type", "default")
@@ -118,7 +124,7 @@ class Family:
 
 
 def _rope(config: Any) -> Mapping[str, Any]:
-    return getattr(config, "rope_parameters", None) or {}
+    return full_rope({"rope_parameters": getattr(config, "rope_parameters", None)})
 
 
 def _yarn_scale(factor: float, mscale: float = 1.0) -> float:

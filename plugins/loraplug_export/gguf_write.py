@@ -103,7 +103,7 @@ def _encoded(item: _Item, family: Family) -> np.ndarray[Any, Any]:
     data = np.empty(_bytes(item), dtype=np.uint8)
     at = 0
     for first, last in item.tensor.pieces():
-        piece = encode(item.tensor.read(first, last), item.kind, item.source).reshape(-1)
+        piece = encode(family.values(item.source, item.tensor.read(first, last)), item.kind, item.source).reshape(-1)
         data[at : at + piece.size] = piece
         at += piece.size
     if at != data.size:

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from loraplug import InputError
-from loraplug_export.edits import Edit, LowRank
+from loraplug_export.edits import Edit, LowRank, Rows
 from loraplug_export.tensors import Tensor, read_header
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,7 +25,8 @@ UNDERSTOOD = frozenset(
         "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
         "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout",
         "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
-        "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
+        "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "trainable_token_indices",
+        "use_dora", "use_rslora",
     }
 )  # fmt: skip
 """Settings whose effect on the merged weights is known here; any other that is set goes to peft."""
@@ -37,6 +38,9 @@ _PART = re.compile(
     r"^(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector)(?:\.weight)?$"
 )
+
+
+_TOKENS = ".token_adapter.trainable_tokens_delta"
 
 
 @frozen
@@ -99,7 +103,11 @@ def _unknown(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | 
         return f"it was trained with {', '.join(strange)}"
     if config.get("init_lora_weights") not in PLAIN_STARTS:
         return f"init_lora_weights = {config['init_lora_weights']!r} changed the base when training began"
-    odd = [name for name in tensors if not _PART.match(name) and re.search(r"lora_|trainable_tokens|ranknum", name)]
+    odd = [
+        name
+        for name in tensors
+        if not _PART.match(name) and not name.endswith(_TOKENS) and re.search(r"lora_|trainable_tokens|ranknum", name)
+    ]
     return f"it holds {odd[0]}" if odd else None
 
 
@@ -121,6 +129,9 @@ def read_edits(adapter: Adapter, transposed: set[str]) -> dict[str, Edit]:
         plain = name.removeprefix("base_model.model.")
         if match := _PART.match(plain):
             parts[match["module"]][match["part"]] = tensor
+        elif plain.endswith(_TOKENS):
+            module = plain.removesuffix(_TOKENS)
+            edits[f"{module}.weight"] = Edit(rows=_rows(adapter.config, module, tensor, where))
         else:
             plain = re.sub(r"\.(base_layer|modules_to_save)(?=\.)", "", plain)
             edits[plain] = Edit(replacement=tensor)
@@ -130,6 +141,23 @@ def read_edits(adapter: Adapter, transposed: set[str]) -> dict[str, Edit]:
         if pair.bias is not None:
             edits[f"{module}.bias"] = evolve(edits.get(f"{module}.bias", Edit()), added=pair)
     return edits
+
+
+def _rows(config: Mapping[str, Any], module: str, values: Tensor, where: Path) -> Rows:
+    """The rows of one module; the config names modules by their names or the ends of them, or leaves it out."""
+    told = config.get("trainable_token_indices") or ()
+    if isinstance(told, Mapping):
+        told = next((ids for name, ids in told.items() if module == name or module.endswith(f".{name}")), ())
+    numbers = tuple(told)
+    if (
+        not numbers
+        or len(values.shape) != 2
+        or values.shape[0] != len(set(numbers))
+        or len(set(numbers)) < len(numbers)
+    ):
+        what = f"{module} has values for {values.shape[0]} tokens, and {CONFIG} names {len(numbers)}"
+        raise InputError(what, where=where, todo="copy the adapter again")
+    return Rows(numbers, values)
 
 
 def _low_rank(

@@ -31,9 +31,7 @@ class Output:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the tensor as it will be written."""
-        if self.edit is not None and self.edit.replacement is not None:
-            return tuple(self.edit.replacement.shape)
-        return self.stored.shape
+        return self.stored.shape if self.edit is None else self.edit.shape(self.stored.shape)
 
     @property
     def length(self) -> int:
@@ -53,9 +51,17 @@ class Output:
         source = edit.edit.replacement or self.stored
         onto = None if edit.edit.replacement else self.onto
         whole = onto is not None or not edit.edit.by_rows
-        for first, last in [(0, self.shape[0])] if whole else source.pieces():
+        for first, last in [(0, source.shape[0])] if whole else source.pieces():
             rows = source.read(first, last)
             merged = edit.apply(onto(rows) if onto else rows.float(), first)
+            if self.edit is not None and self.edit.rows is not None:
+                merged = self.edit.rows.put_on(merged, first)
+            _check_range(name, merged, dtype, self.stored.file)
+            yield merged.to(dtype)
+        if self.shape[0] > source.shape[0] and self.edit is not None and self.edit.rows is not None:
+            merged = self.edit.rows.put_on(
+                torch.zeros(self.shape[0] - source.shape[0], *self.shape[1:]), source.shape[0]
+            )
             _check_range(name, merged, dtype, self.stored.file)
             yield merged.to(dtype)
 

@@ -75,6 +75,7 @@ class MergedExporter(Exporter):
 
     def _stream(self, result: Trained, plan: Plan, onto: Mapping[str, Onto], out: Path) -> dict[str, Any]:
         from loraplug_export.folders import write_config
+        from loraplug_export.generation import write_generation_config
         from loraplug_export.judge import ReadPastError
         from loraplug_export.merge import merge
         from loraplug_export.rows import rows_for_proof
@@ -84,10 +85,11 @@ class MergedExporter(Exporter):
         merge(plan, out, result.run, onto)
         grown = new_vocabulary(plan)
         write_config(result.base, out, grown, untied=bool(plan.untied))
+        write_generation_config(result.base, out, out)
         if not self.verify:
             return {}
         vocabulary = grown or plan.model.config.get_text_config().vocab_size
-        rows = rows_for_proof(result, out, vocabulary)
+        rows = [*rows_for_proof(result, out, vocabulary), *_token_rows(plan)]
         try:
             return asdict(verify(plan, out, rows, result.run, onto))
         except ReadPastError as error:
@@ -141,9 +143,18 @@ def _begin(result: Trained, out: Path) -> None:
 
 
 def new_vocabulary(plan: Plan) -> int | None:
-    """Rows of the embedding, where the adapter brings one of its own."""
+    """Rows of the embedding, where the adapter brings one of its own, or rows behind its last."""
     embedding = plan.model.get_input_embeddings()
     for name, edit in plan.edits.items():
+        if edit.rows is not None and plan.model.get_submodule(name.rpartition(".")[0]) is embedding:
+            before = plan.base.tensors[plan.names[name]].shape[0]
+            return grown if (grown := edit.rows.grown(before)) > before else None
         if edit.replacement is not None and plan.model.get_submodule(name.rpartition(".")[0]) is embedding:
             return int(edit.replacement.shape[0])
     return None
+
+
+def _token_rows(plan: Plan) -> list[list[int]]:
+    """A row for the proof of those tokens that the adapter has rows for."""
+    found = [edit.rows.numbers[:64] for edit in plan.edits.values() if edit.rows is not None]
+    return [[*found[0]]] if found else []

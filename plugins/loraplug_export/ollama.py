@@ -102,6 +102,7 @@ class OllamaExporter(Exporter):
     def _modelfile(self, result: Trained, folder: Path, out: Path) -> str:
         from transformers import AutoTokenizer
 
+        from loraplug_export.generation import generation_settings
         from loraplug_export.gguf_tokenizer import begins
         from loraplug_export.ollama_template import find_pieces, renderer, stop_texts
 
@@ -122,7 +123,7 @@ class OllamaExporter(Exporter):
             result.run.warn(
                 "ollama: the chat template takes no system text at the beginning; Ollama's will be left out"
             )
-        settings = _settings(result.base)
+        settings = generation_settings(result.base, folder)
         stops = [] if (found := settings.get("eos_token_id")) is None else found
         lines = [*self._from(out), f'TEMPLATE """{pieces.go()}"""']
         texts = stop_texts(tokenizer, pieces, stops if isinstance(stops, list) else [stops])
@@ -151,12 +152,6 @@ def _not_a_base(base: str) -> str | None:
         path = Path(base).expanduser()
         return None if path.is_file() and "\n" not in base else f"there is no file {base}"
     return None if _MODEL.fullmatch(base) else f"{base!r} is neither a model's name in Ollama nor a .gguf file"
-
-
-def _settings(base: Path) -> dict[str, Any]:
-    path = base / "generation_config.json"
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return settings
 
 
 def _licence(base: Path) -> str | None:

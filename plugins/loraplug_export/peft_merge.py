@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraplug import InputError, LoraplugError, Run
+from loraplug import InputError, LoraplugError, Run, grow_for_adapter
 from loraplug_export.compat import as_stored, stored_forms
 from loraplug_export.folders import write_config
+from loraplug_export.generation import write_generation_config
 from loraplug_export.logits import load
 from loraplug_export.plan import empty_model
 from loraplug_export.tensors import Checkpoint, open_checkpoint
@@ -80,8 +81,9 @@ def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[
     values, new = _as_stored(merged, checkpoint)
     write_values(checkpoint, values, new, out, run)
     rows_now = merged.get_input_embeddings().weight.shape[0]
-    vocabulary = merged.config.get_text_config().vocab_size
+    vocabulary = empty_model(base).config.get_text_config().vocab_size
     write_config(base, out, rows_now if rows_now != vocabulary else None, untied=bool(new))
+    write_generation_config(base, out, out)
     return largest
 
 
@@ -127,9 +129,10 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     Raises:
         InputError: they do not fit.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     try:
+        grow_for_adapter(model, PeftConfig.from_pretrained(str(adapter)))
         return PeftModel.from_pretrained(model, str(adapter)).eval()
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(

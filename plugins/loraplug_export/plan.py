@@ -166,6 +166,12 @@ def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
         mine, its = edits.get(target), edits.get(source)
         if mine is None and its is None:
             continue
+        if mine is None and its is not None and its.rows is not None:  # peft trains the rows of both ends as one
+            if target in names:  # stored twice
+                edits[target] = its
+            continue
+        if mine is not None and its is not None and (mine.rows or its.rows):
+            raise NotPlannableError("rows of tokens and another change are on tied weights")
         if mine is not None and mine.same_as(its):
             if target not in names:
                 del edits[target]
@@ -195,6 +201,8 @@ def _check_fit(plan: Plan, adapter: Adapter) -> None:
                 todo="merge onto the unquantised base",
             )
         shape = tuple(edit.replacement.shape) if edit.replacement is not None else stored.shape
+        if edit.rows is not None:
+            _check_rows(name, edit, stored.shape, adapter)
         wanted: tuple[int, ...] | None = None
         if edit.low_rank is not None:
             wanted = edit.low_rank.shape
@@ -207,3 +215,27 @@ def _check_fit(plan: Plan, adapter: Adapter) -> None:
                 where=adapter.folder / WEIGHTS,
                 todo=f"merge onto the base it was trained on ({adapter.config.get('base_model_name_or_path')})",
             )
+
+
+def _check_rows(name: str, edit: Edit, stored: tuple[int, ...], adapter: Adapter) -> None:
+    """Whether rows of tokens fit a weight of the base and leave no gap behind its last row.
+
+    Raises:
+        NotPlannableError: another change is on the same weight.
+        InputError: they do not fit.
+    """
+    if edit.rows is None:
+        return
+    if edit.low_rank is not None or edit.replacement is not None:
+        raise NotPlannableError(f"rows of tokens and another change are on {name}")
+    gap = set(range(stored[0], edit.rows.grown(stored[0]))) - set(edit.rows.numbers)
+    width = tuple(edit.rows.values.shape)[1:]
+    if width != stored[1:] or gap:
+        what = (
+            f"has no row {min(gap)}, and the adapter begins behind it" if gap else f"is {stored}, not (…, {width[0]})"
+        )
+        raise InputError(
+            f"{name} of the base {what}",
+            where=adapter.folder / WEIGHTS,
+            todo=f"merge onto the base it was trained on ({adapter.config.get('base_model_name_or_path')})",
+        )

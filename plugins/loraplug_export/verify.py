@@ -82,14 +82,21 @@ class Weights:
     onto: Mapping[str, Onto]
 
     def base(self, name: str) -> torch.Tensor:
-        """What the adapter is put on.
+        """What the adapter is put on: the base's values, or those that it brings in their place.
 
         Raises:
             NotInPiecesError: the base does not store it.
         """
+        import torch
+
         if (replacement := _edit(self.plan, name).replacement) is not None:
             return replacement.read().float()
         stored = self.plan.stored(name)
+        rows = _edit(self.plan, name).rows
+        if rows is not None and stored is not None:
+            values = self._read(self.plan.base, stored, name)
+            more = values.new_zeros(rows.grown(len(values)) - len(values), values.shape[1])
+            return rows.put_on(torch.cat([values, more]), 0)
         if stored is not None and stored in self.onto:
             return self.onto[stored](self.plan.base.tensors[stored].read())
         return self._read(self.plan.base, stored, name)
@@ -158,7 +165,7 @@ def check_unchanged(base: Checkpoint, files: Checkpoint, names: Sequence[str]) -
 
 def _is_past(plan: Plan, module: str, name: str) -> bool:
     """Whether a module reads the weight of another one, around the adapter that is on it."""
-    return name.rpartition(".")[0] != module and name in plan.edits and plan.edits[name].replacement is None
+    return name.rpartition(".")[0] != module and name in plan.edits and not plan.edits[name].replaces
 
 
 def made_up(module: torch.nn.Module) -> torch.Tensor:

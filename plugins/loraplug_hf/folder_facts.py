@@ -9,6 +9,7 @@ from typing import Any
 
 from loraplug import BaseFacts, InputError, Problem
 from loraplug_hf.files import Weights, check_whole, header, weights_of
+from loraplug_hf.templates import file_text
 
 _WHERE = "model.id"
 _TOKENIZERS = ("tokenizer.*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
@@ -29,7 +30,8 @@ def read_folder(folder: Path) -> tuple[BaseFacts, list[Problem]]:
     weights = tried(_weights, {})
     vocabulary = tried(_vocabulary, None)
     template = tried(_chat_template, None)
-    return BaseFacts(folder, config, weights, vocabulary, template), problems
+    added = tried(_added_tokens, None)
+    return BaseFacts(folder, config, weights, vocabulary, template, added_tokens=added), problems
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -87,10 +89,21 @@ def _vocabulary(folder: Path) -> int | None:
     return max([len(words), *(int(number) + 1 for number in added)])
 
 
+def _added_tokens(folder: Path) -> frozenset[str] | None:
+    """Texts that the tokenizer keeps whole; None where its file is not one that tells."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        return frozenset(str(token["content"]) for token in _json(path).get("added_tokens") or ())
+    except (KeyError, TypeError):
+        return None
+
+
 def _chat_template(folder: Path) -> str | None:
     """The default chat template, in whichever of the files transformers reads it from."""
     if (folder / "chat_template.jinja").is_file():
-        return template_text(folder / "chat_template.jinja")
+        return file_text(folder / "chat_template.jinja")
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).is_file() and (found := _named(_json(folder / name).get("chat_template"))):
             return found
@@ -104,18 +117,6 @@ def _named(value: Any) -> str | None:
     if isinstance(value, dict):
         value = value.get("default")
     return value if isinstance(value, str) else None
-
-
-def template_text(path: Path) -> str:
-    """A .jinja file's text.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, todo="check the path") from None
 
 
 def stamp(folder: Path) -> Iterator[tuple[str, int, int]]:

@@ -19,6 +19,8 @@ _TYPES = {
     13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16",
 }  # fmt: skip
 """`gguf.GGMLQuantizationType`, the usual ones: that package loads numpy."""
+_KEPT = ("tokens", "token_type")
+_WHOLE = (3, 4)  # `gguf.TokenType`: CONTROL and USER_DEFINED
 _CONFIG = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -32,7 +34,7 @@ _CONFIG = {
 
 
 def read_gguf(path: Path) -> BaseFacts:
-    """What the header tells; a list stands in it as its length.
+    """What the header tells; a list stands in it as its length, but for the tokens and their types.
 
     Raises:
         InputError: it is no GGUF file, or ends too early.
@@ -57,11 +59,15 @@ def read_gguf(path: Path) -> BaseFacts:
     if (size := path.stat().st_size) <= begun + end:
         raise InputError(f"ends too early, after {size:,} bytes: weights are missing", where=path, todo=todo)
     family = str(header.get("general.architecture", ""))
-    vocabulary = header.get("tokenizer.ggml.tokens")
+    tokens, types = (header.get(f"tokenizer.ggml.{key}") for key in _KEPT)
+    vocabulary = None if tokens is None else len(tokens)
+    whole = None
+    if isinstance(tokens, list) and isinstance(types, tuple) and len(types) == len(tokens):
+        whole = frozenset(token for token, kind in zip(tokens, types, strict=True) if kind in _WHOLE)
     config = {"model_type": family, "vocab_size": vocabulary}
     config |= {ours: header[f"{family}.{key}"] for key, ours in _CONFIG.items() if f"{family}.{key}" in header}
     template = header.get("tokenizer.chat_template")
-    return BaseFacts(path.parent, config, weights, vocabulary, template, is_gguf=True)
+    return BaseFacts(path.parent, config, weights, vocabulary, template, True, whole)
 
 
 def _number(file: BinaryIO, form: str) -> Any:
@@ -77,15 +83,21 @@ def _text(file: BinaryIO) -> str:
 
 
 def _entry(file: BinaryIO) -> tuple[str, Any]:
-    return _text(file), _value(file, _number(file, "<I"))
+    name = _text(file)
+    return name, _value(file, _number(file, "<I"), name.removeprefix("tokenizer.ggml.") in _KEPT)
 
 
-def _value(file: BinaryIO, kind: int) -> Any:
+def _value(file: BinaryIO, kind: int, kept: bool = False) -> Any:
     if kind == _TEXT:
         return _text(file)
     if kind != _LIST:
         return _number(file, _FORMATS[kind])
     inner, count = _number(file, "<I"), _number(file, "<Q")
+    if kept and inner == _TEXT:
+        return [_text(file) for _ in range(count)]
+    if kept and inner in _FORMATS:
+        form = f"<{count}{_FORMATS[inner][1]}"
+        return struct.unpack(form, file.read(struct.calcsize(form)))
     if inner == _TEXT:
         for _ in range(count):
             file.seek(_number(file, "<Q"), 1)

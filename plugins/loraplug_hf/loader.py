@@ -46,8 +46,20 @@ class TransformersModel(ModelLoader):
         Doc("number format to compute in; auto takes bfloat16 only where the hardware multiplies it natively"),
     ] = "auto"
     chat_template: Annotated[
-        Path | None, Doc("a .jinja file to use in place of the tokenizer's own chat template, or where it has none")
+        str | None,
+        Doc(
+            "in place of the tokenizer's own chat template, or where it has none: chatml, the name of one that trl "
+            "ships (llama3, gemma, qwen2_5, …), or a file that ends in .jinja",
+            is_path="written",
+        ),
     ] = None
+    add_tokens: Annotated[
+        tuple[str, ...],
+        Doc(
+            "special tokens to add to the vocabulary, such as a chat template's; their rows of embedding and output "
+            "are trained and saved with the adapter"
+        ),
+    ] = ()
     attention: Annotated[
         Literal["auto", "sdpa", "eager", "flash_attention_2"],
         Doc("attention implementation; auto: sdpa, or eager where a model has none", aka=("attn_implementation",)),
@@ -55,6 +67,12 @@ class TransformersModel(ModelLoader):
     trust_remote_code: Annotated[bool, Doc("run Python code that comes with the model; only for authors you trust")] = (
         False
     )
+
+    def check(self, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
+        """Tokens to add that are blank, or there twice."""
+        from loraplug_hf.added import problems
+
+        return problems(self.add_tokens)
 
     def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
         """What config, headers, tokenizer and chat template say; None for a broken base, or one that is not here."""
@@ -105,6 +123,8 @@ class TransformersModel(ModelLoader):
                 source["gguf_file"] = file.name
         with self._reading():
             config = AutoConfig.from_pretrained(**source, trust_remote_code=self.trust_remote_code)
+            if self.add_tokens:
+                config.get_text_config().vocab_size = found.config["vocab_size"]
             with init_empty_weights(), torch.random.fork_rng(devices=[]):  # the training draws as if this were not made
                 return AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
 
@@ -114,19 +134,28 @@ class TransformersModel(ModelLoader):
 
         with self._reading():
             tokenizer = AutoTokenizer.from_pretrained(self.base(run), trust_remote_code=self.trust_remote_code)
+        if self.add_tokens:
+            from loraplug_hf.added import add_to
+
+            add_to(tokenizer, self.add_tokens)
         if self.chat_template is not None:
-            try:
-                tokenizer.chat_template = self.chat_template.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(
-                    f"cannot be read ({error})", where=f"model.chat_template {self.chat_template}"
-                ) from None
+            self._give_template(tokenizer, str(self.chat_template))
         return tokenizer
+
+    def _give_template(self, tokenizer: PreTrainedTokenizerBase, wanted: str) -> None:
+        from loraplug_hf import templates
+
+        tokenizer.chat_template = templates.text_of(wanted)
+        if templates.is_name(wanted):
+            whole = {token.content for token in tokenizer.added_tokens_decoder.values()}
+            if lacking := templates.lacking(wanted, whole):
+                todo = "or take a template that fits the tokenizer"
+                raise InputError(templates.lacking_text(wanted, lacking), where=templates.WHERE, todo=todo)
 
     def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
         """The model in evaluation mode, on the GPU where there is one."""
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -148,6 +177,12 @@ class TransformersModel(ModelLoader):
                     use_safetensors=True,
                     **options,
                 )
+        if self.add_tokens:
+            from loraplug_hf.added import add_rows
+
+            with self._reading():
+                plain = AutoTokenizer.from_pretrained(base, trust_remote_code=self.trust_remote_code)
+            add_rows(model, plain, self.load_tokenizer(run), self.add_tokens, run)
         bits = "" if quantization is None else f", quantised by {quantization.name}"
         if quantization is not None:
             share = quantised_share(model)

@@ -13,11 +13,10 @@ from typing import Any
 
 from attrs import frozen
 
-from loraplug import InputError
+from loraplug import InputError, end_of_turn, opened_tokens
 
 Message = Mapping[str, str]
 _ANCHORS = ("\n", "a", "1", ".")
-_ANSWER = "loraplug"
 
 
 @frozen
@@ -47,7 +46,7 @@ class Prompter:
         # some templates frame turns with added tokens that are not marked special
         plain = self.text([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], False)
         framing = {found for found in _any_of(added).findall(plain) if not found.isspace()}
-        return cls(tokenizer, _any_of(special | framing))
+        return cls(tokenizer, _any_of((special | framing) - opened_tokens(tokenizer)))
 
     def text(self, messages: Sequence[Message], prompt: bool = True) -> str:
         """The rendered conversation, open for an answer if `prompt`.
@@ -85,11 +84,7 @@ class Prompter:
         """Ids that end an answer: the model's and the tokenizer's end tokens, and what ends a turn of the template."""
         named = generation_config.eos_token_id
         found = {self.tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
-        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
-        tail = self.text(turn, False).rpartition(_ANSWER)[2].lstrip()
-        if at_once := self.control.match(tail):
-            found.add(self.tokenizer.convert_tokens_to_ids(at_once[0]))
-        return frozenset(found - {None})
+        return frozenset({*found, end_of_turn(self.tokenizer)} - {None})
 
     def _encode(self, text: str, first: bool = True, **options: Any) -> list[int]:
         def ids(text: str) -> list[int]:

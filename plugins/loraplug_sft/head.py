@@ -19,10 +19,11 @@ _FAR = 0.05  # nats a token: far above rounding, far below what a missing scale 
 
 
 def is_adapted(model: Any) -> bool:
-    """Whether adapters were put on the output layer of a `PeftModel`."""
+    """Whether adapters were put on the output layer of a `PeftModel`, or rows of it are trained."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import TrainableTokensWrapper
 
-    return isinstance(model.get_output_embeddings(), BaseTunerLayer)
+    return isinstance(model.get_output_embeddings(), BaseTunerLayer | TrainableTokensWrapper)
 
 
 @contextmanager
@@ -32,7 +33,9 @@ def shown_bare(model: Any) -> Iterator[None]:
         yield
         return
     base = model.get_base_model()
-    base.get_output_embeddings = base.get_output_embeddings().get_base_layer
+    output = base.get_output_embeddings()
+    bare = output.get_base_layer() if hasattr(output, "get_base_layer") else output.original_module
+    base.get_output_embeddings = lambda: bare
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loraplug import new_tokens
 from loraplug_sft import compat
 from loraplug_sft.kernel_block import DTYPES, Block, Unsupported
 from loraplug_sft.kernel_math import back, rms, rms_backward, times
@@ -74,6 +75,8 @@ class _FastLoss:
             raise Unsupported(f"{type(base).__name__} is not one of {', '.join(_ARCHITECTURES)}")
         if any(parameter.device.type != "cpu" for parameter in base.parameters()):
             raise Unsupported("the model is not on the CPU")
+        if new_tokens(model):
+            raise Unsupported("rows of new tokens are trained, in the embedding and the output layer")
         self.base, self.backbone, head = base, base.model, base.lm_head
         trained = head.weight.requires_grad or self.backbone.norm.weight.requires_grad
         if type(head) not in (torch.nn.Linear, Output) or head.bias is not None or trained:

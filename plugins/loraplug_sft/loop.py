@@ -210,7 +210,7 @@ class LoraTrainer(SFTTrainer):  # type: ignore[misc]
 
     def choose_head(self) -> str:
         """Take the model's own logits where trl's head over its last hidden state is not the model's; says why."""
-        adapted = "the output layer has adapters of its own" if self.adapted_head else ""
+        adapted = "the output layer is adapted itself" if self.adapted_head else ""
         why = adapted or head.differs(self.model, router=self.aux_loss_enabled)
         self.own_head = bool(why)
         return why

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError, attach_adapter, load_adapter
+from loraplug import Doc, InputError, attach_adapter, load_adapter, new_tokens, token_ends
 from loraplug_sft.targets import Targets, find_targets
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ class Lora:
         """
         if self.start_from is None:
             targets = find_targets(self, model)
+            tokens = new_tokens(model)
+            rows = {end: list(tokens) for end in token_ends(model)} if tokens else None
             try:
-                return attach_adapter(model, self.config(targets)), targets
+                return attach_adapter(model, self.config(targets, rows)), targets
             except ValueError as error:  # peft's word on a layer that was named
                 raise InputError(" ".join(str(error).split())[:300], where="trainer.lora.target_modules") from error
         where = f"trainer.lora.start_from {self.start_from}"
@@ -76,6 +79,9 @@ class Lora:
             raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
         if (kind := _kind(self.start_from)) != "LORA":  # others read tokenizers as their config says
             raise InputError(f"is no LoRA adapter (peft_type {kind})", where=where, todo="give one that LoRA made")
+        if (trained := _token_rows(self.start_from)) != sorted(new_tokens(model)):
+            what = f"trains the rows of {len(trained)} tokens, and model.add_tokens adds {len(new_tokens(model))}"
+            raise InputError(what, where=where, todo="add the same tokens that it was trained with, in their order")
         try:
             return load_adapter(model, self.start_from, trainable=True), Targets([])
         except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -85,8 +91,8 @@ class Lora:
                 todo="train on the base that adapter was made for",
             ) from error
 
-    def config(self, targets: Targets) -> LoraConfig:
-        """The peft config for these layers."""
+    def config(self, targets: Targets, rows: Mapping[str, list[int]] | None = None) -> LoraConfig:
+        """The peft config for these layers, and for these rows of embedding and output layer."""
         from peft import LoraConfig
 
         return LoraConfig(
@@ -97,12 +103,21 @@ class Lora:
             target_modules=targets.modules,
             target_parameters=targets.parameters or None,
             modules_to_save=list(self.modules_to_save) or None,
+            trainable_token_indices=dict(rows) if rows else None,
             use_rslora=self.rslora,
             use_dora=self.dora,
             init_lora_weights=True if self.init == "default" else self.init,
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=dict(self.alpha_pattern),
         )
+
+
+def _token_rows(adapter: Path) -> list[int]:
+    """Numbers of the tokens whose rows an adapter trains."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    found = config.get("trainable_token_indices") or []
+    ends = found.values() if isinstance(found, dict) else [found]
+    return sorted({number for end in ends for number in end})
 
 
 def _kind(adapter: Path) -> Any:

@@ -37,6 +37,8 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
     if options.kernel == "liger" and (told := liger.lacking()):
         yield Problem(liger.WHERE, told)
     yield from expert_problems(options)
+    if getattr(getattr(recipe, "model", None), "add_tokens", ()):
+        yield from token_problems(options)
     if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
         what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
         yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')
@@ -66,6 +68,23 @@ def expert_problems(options: Sft) -> Iterable[Problem]:
         yield Problem("trainer.lora.dora", f"{what}; set it to false")
     if options.lora.init not in ("default", "gaussian"):
         yield Problem("trainer.lora.init", f'{what}; take "default"')
+
+
+def token_problems(options: Sft) -> Iterable[Problem]:
+    """What does not go with tokens that the model loader adds, whose rows of embedding and output are trained."""
+    what = "model.add_tokens trains the new rows of embedding and output layer"
+    wanted = options.lora.target_modules
+    ends = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"}
+    if named := sorted(ends & {*options.lora.modules_to_save}):
+        yield Problem("trainer.lora.modules_to_save", f"{what}; {' and '.join(named)} cannot be trained whole, too")
+    if named := sorted(ends & ({wanted} if isinstance(wanted, str) else {*wanted})):
+        yield Problem("trainer.lora.target_modules", f"{what}; {' and '.join(named)} cannot have an adapter, too")
+    try:
+        if (kind := shards.asked()) in shards.CUT:
+            how = "use_fsdp: false" if kind == "fsdp2" else "zero_stage: 2"
+            yield Problem(shards.WHERE, f"{what}, which a sharded model has only parts of; set {how}")
+    except InputError:
+        return  # told for itself
 
 
 def trackers(options: Sft) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ def problems(options: Sft, run: Run, recipe: Any) -> Iterator[Problem]:
     facts = recipe.model.facts(run=run)
     start = options.lora.start_from
     if start is not None:
-        yield from _not_an_adapter(start)
+        yield from _not_an_adapter(start, getattr(recipe.model, "add_tokens", ()))
     elif facts is not None and facts.weights and not facts.is_gguf and facts.config.get("model_type") in _BY_FILE:
         modules, linear = modules_of(facts)
         leaves = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
@@ -68,11 +68,15 @@ def trained_numbers(options: Sft, run: Run, recipe: Any) -> int:
     return total
 
 
-def _not_an_adapter(folder: Path) -> Iterator[Problem]:
+def _not_an_adapter(folder: Path, tokens: Sequence[str]) -> Iterator[Problem]:
     path = folder / "adapter_config.json"
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        trained = bool(json.loads(path.read_text(encoding="utf-8")).get("trainable_token_indices"))
+        if trained != bool(tokens):
+            had, now = ("some", "none") if trained else ("none", "some")
+            what = f"was trained with {had} in model.add_tokens, and the recipe has {now}; write the same"
+            yield Problem("trainer.lora.start_from", f"{folder}: {what}")
+    except (OSError, ValueError, AttributeError):
         what = "is no adapter folder (no adapter_config.json that can be read); check the path"
         yield Problem("trainer.lora.start_from", f"{folder}: {what}")
 

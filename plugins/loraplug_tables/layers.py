@@ -247,7 +247,13 @@ class Layers:
                 table |= self._default_path(option)
                 continue
             if option.is_path and option.holds is None:
-                table[option.name] = self._absolute(value, option.is_path is True, here)
+                written = option.is_path == "written"
+                value = (
+                    value
+                    if written and not is_written_path(value)
+                    else self._absolute(value, option.is_path is True or written, here)
+                )
+                table[option.name] = value
             table[option.name] = self._inside(option.hint, table[option.name], here, hold)
         return table
 
@@ -316,6 +322,11 @@ def absolute(value: str, folder: Path, sure: bool = True) -> str:
     path = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))  # noqa: PTH100, PTH111, PTH118
     looks = value.startswith((".", "/", "~")) or value.endswith(".gguf")
     return path if sure or looks or os.path.exists(path) else value  # noqa: PTH110
+
+
+def is_written_path(value: Any) -> bool:
+    """Whether a text is written as a path, and not as a name: with a slash, or as a template's file."""
+    return isinstance(value, str) and (value.endswith(".jinja") or bool({"/", os.sep} & {*value}))
 
 
 def _check_text(value: Any, where: str) -> None:

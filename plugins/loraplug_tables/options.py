@@ -32,12 +32,13 @@ class Doc:
     `is_path = True` marks a `str` that may name something on disk (`Path` fields always do): a relative one is taken
     from the folder of the recipe that says it, or from the working folder when it comes from `--set` or the
     environment. Values such as `https://…`, `hub:…` and `package:…` stay as they are. `"maybe"` is for values that may
-    also be a name: they count as a path if they start with `.`, `/` or `~`, end in `.gguf`, or exist.
+    also be a name: they count as a path if they start with `.`, `/` or `~`, end in `.gguf`, or exist. `"written"` is
+    for values that are a path only if they are written as one, whatever exists: with a `/`, or ending in `.jinja`.
     `aka` lists names that other tools give the option; who writes one is told the right one.
     """
 
     text: str
-    is_path: bool | Literal["maybe"] = False
+    is_path: bool | Literal["maybe", "written"] = False
     aka: tuple[str, ...] = ()
 
 
@@ -52,7 +53,7 @@ class Option:
     type_name: str
     default: Any
     doc: str
-    is_path: bool | Literal["maybe"]
+    is_path: bool | Literal["maybe", "written"]
     nested: type | None
     aka: tuple[str, ...] = ()
     hint: Any = None

@@ -1,0 +1,123 @@
+"""Tokens that a recipe adds to a base: in its tokenizer, its embedding and its output layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from loraplug import InputError, Problem, Run, mark_new_tokens
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WHERE = "model.add_tokens"
+SPREAD = 0.01
+"""Noise of a new row: its share of the spread (standard deviation) of the rows that are there."""
+_CHUNK = 8192  # rows of an embedding in float64 at once
+
+
+def problems(tokens: Sequence[str]) -> Iterator[Problem]:
+    """What is wrong with the option by itself."""
+    for token in dict.fromkeys(tokens):
+        if not token.strip():
+            yield Problem(WHERE, f"{token!r} is blank")
+        if tokens.count(token) > 1:
+            yield Problem(WHERE, f'"{token}" stands there {tokens.count(token)} times')
+
+
+def add_to(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    """Make special tokens of the texts, in place; what the vocabulary has already keeps its number."""
+    from transformers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+
+
+def add_rows(
+    model: PreTrainedModel, plain: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str],
+    run: Run,
+) -> None:  # fmt: skip
+    """Give the model, in place, rows for the tokens, and have them trained.
+
+    A new row is the mean of those that the tokenizer uses plus noise of their covariance, drawn by the run's seed. What
+    the vocabulary had before keeps its rows, which are trained too.
+
+    Args:
+        plain: the base's tokenizer as it came.
+        tokenizer: the same with the tokens.
+
+    Raises:
+        InputError: the embedding is quantised, or of a kind that has no rows.
+    """
+    import torch
+
+    ends = _ends(model)
+    had, before = plain.get_vocab(), ends[0].weight.shape[0]
+    numbers: dict[str, int] = dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens)), strict=True))
+    most = max(before, 1 + max(numbers.values()))
+    known = sorted(number for number in had.values() if number < before)
+    made = sorted({number for token, number in numbers.items() if token not in had} | set(range(before, most)))
+    with torch.random.fork_rng(devices=[]):  # the training draws as if this were not done
+        if most > before:
+            model.resize_token_embeddings(most, mean_resizing=False)
+        ends = _ends(model)
+        for at, end in enumerate(ends):
+            _begin(end, known, made, run.seed + at)
+    mark_new_tokens(model, sorted({*made, *numbers.values()}))
+    _tell(run, [token for token in tokens if token in had], len(numbers), before, most)
+
+
+def _tell(run: Run, there: Sequence[str], count: int, before: int, after: int) -> None:
+    grown = f"the vocabulary grows from {before:,} to {after:,} rows" if after > before else "in rows that it had spare"
+    new = count - len(there)
+    run.say(
+        f"model: {new} new tokens ({grown}), which begin at the mean of the others" if new else "model: no new token"
+    )
+    if there:
+        run.say(f"model: {', '.join(there)} were in the vocabulary; they keep their rows, which are trained too")
+
+
+def _ends(model: PreTrainedModel) -> list[Any]:
+    """The embedding, and the output layer where it has a weight of its own.
+
+    Raises:
+        InputError: a row cannot be added to one of them.
+    """
+    import torch
+
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    ends = [embedding]
+    if output is not None and output.weight is not embedding.weight:
+        ends.append(output)
+    for end, kind in zip(ends, (torch.nn.Embedding, torch.nn.Linear), strict=False):
+        if not isinstance(end, kind) or not end.weight.is_floating_point():
+            what = f"the {'embedding' if end is embedding else 'output layer'} is a quantised {type(end).__name__}"
+            raise InputError(f"{what}, which no row can be added to", where=WHERE, todo="leave out [quantizer]")
+    if getattr(output, "bias", None) is not None:
+        what = "the output layer has a bias, which peft leaves out where single tokens are trained"
+        raise InputError(what, where=WHERE, todo="take a base without one")
+    return ends
+
+
+def _begin(end: Any, known: Sequence[int], made: Sequence[int], seed: int) -> None:
+    """Write the rows `made`: the mean of the rows `known` and noise, which is a random mixture of their deviations."""
+    import torch
+
+    if not made:
+        return
+    weight = end.weight
+    some = torch.tensor(known, device=weight.device)
+    mean = sum(_rows(weight, part).sum(0) for part in some.split(_CHUNK)) / len(known)
+    draw = torch.Generator().manual_seed(seed)
+    noise = torch.zeros(len(made), weight.shape[1], dtype=torch.float64)
+    for part in some.split(_CHUNK):  # rows of independent factors times deviations have their covariance
+        factors = torch.randn(len(made), len(part), generator=draw, dtype=torch.float64)
+        noise += factors @ (_rows(weight, part) - mean)
+    values = (mean + SPREAD / len(known) ** 0.5 * noise).to(weight)
+    fresh = weight.data.clone()  # the files' own memory stays as it is
+    fresh[torch.tensor(made, device=weight.device)] = values
+    weight.data = fresh
+
+
+def _rows(weight: torch.Tensor, some: torch.Tensor) -> torch.Tensor:
+    return weight.data[some].double().cpu()
