@@ -11,6 +11,7 @@ from attrs import Factory, frozen
 from loraplug import InputError
 
 _TOKENS = 8
+_AHEAD = 0.01  # of the logits' size; rounding moves few tokens, and those less
 RAISED = (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError, AssertionError, AttributeError,
           IndexError, KeyError)  # fmt: skip
 """What models raise on rows, or on a number format, that they cannot compute."""
@@ -35,7 +36,7 @@ def reach(model: Any, layers: list[str]) -> Reach:
         layers: names of its linear layers.
 
     Raises:
-        InputError: the model fails on a row of tokens.
+        InputError: the model fails on a row of tokens, or its tokens see those after them.
     """
     import torch
 
@@ -52,19 +53,24 @@ def reach(model: Any, layers: list[str]) -> Reach:
         with told_in_words(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             ids = torch.randint(3, model.config.get_text_config().vocab_size, (1, _TOKENS), device=model.device)
-            loss = model(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum()
+            logits = _logits(model, ids)
             try:
-                loss.backward()
+                logits.logsumexp(-1).sum().backward()
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:
                 backward = False
+            ahead = _sees_ahead(model, ids, logits.detach())
     finally:
         for handle in handles:
             handle.remove()
         for parameter in frozen_now:
             parameter.requires_grad_(True)
         model.train(training)
+    if ahead:
+        what = f"with this {type(model).__name__} tokens see those after them, so that training would teach to copy"
+        todo = "take a causal language model; one of BERT's kind is one with is_decoder = true in config.json"
+        raise InputError(what, where="model.id", todo=todo)
     without = {}
     for name in layers:
         output = outputs.get(name)
@@ -73,6 +79,27 @@ def reach(model: Any, layers: list[str]) -> Reach:
         elif "expert" not in name and (output is None or (backward and output.grad is None)):
             without[name] = PAST
     return Reach(without)
+
+
+def _logits(model: Any, ids: Any) -> Any:
+    """Logits in float32, of shape (1, tokens, vocabulary); dropout is the same at each call."""
+    import torch
+
+    torch.manual_seed(0)
+    return model(input_ids=ids, use_cache=False).logits.float()
+
+
+def _sees_ahead(model: Any, ids: Any, logits: Any) -> bool:
+    """Whether another last token moves the logits of most tokens before it."""
+    import torch
+
+    other = ids.clone()
+    other[0, -1] = 3 + (ids[0, -1] - 2) % (
+        model.config.get_text_config().vocab_size - 3
+    )  # the next one but special ones
+    with torch.no_grad():
+        moved = (_logits(model, other) - logits)[0, :-1].norm(dim=-1)
+    return bool((moved / logits[0, :-1].norm(dim=-1)).median() > _AHEAD)
 
 
 @contextmanager

@@ -156,6 +156,24 @@ def test_a_model_that_does_not_run_is_refused_before_the_work() -> None:
         Lora().attach(model)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_whose_tokens_see_ahead_is_refused(dtype: str) -> None:
+    """BERT loads as a causal language model, with no more than a line in a log; as a decoder it is one."""
+    import torch
+    from transformers import AutoModelForCausalLM, BertConfig
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    for decoder in (True, False):
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=64, is_decoder=decoder, initializer_range=0.1, **sizes)
+        model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+        if decoder:
+            Lora().attach(model)
+        else:
+            with pytest.raises(InputError, match=r"tokens see those after them[\s\S]*is_decoder = true"):
+                Lora().attach(model)
+
+
 def test_the_forecast_counts_experts_that_are_not_quantised_in_full(tmp_path: Path) -> None:
     """A quantizer leaves them in the model's own format."""
     from families import save
