@@ -60,6 +60,8 @@ def reach(model: Any, layers: list[str]) -> Reach:
                 raise
             except RuntimeError:
                 backward = False
+            for handle in handles:  # they are to keep what the first pass gave
+                handle.remove()
             ahead = _sees_ahead(model, ids, logits.detach())
     finally:
         for handle in handles:
