@@ -121,6 +121,15 @@ _OTHERS: dict[str, Family] = {
         },
         experts=True,
     ),
+    # blocks that several layers share
+    "zamba2": Family(
+        "zamba2",
+        {
+            "num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "mamba_d_state": 16,
+            "mamba_ngroups": 1, "n_mamba_heads": 8, "mamba_headdim": 16, "chunk_size": 8, "num_mem_blocks": 1,
+            "adapter_rank": 64, "head_dim": None,
+        },
+    ),
     "qwen3_next": Family("qwen3_next", _DELTA, experts=True),
     "qwen3_5": Family("qwen3_5_text", _DELTA),
     "qwen3_5_moe": Family("qwen3_5_moe_text", _DELTA, experts=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,48 @@ def test_a_model_that_uses_weights_past_their_layers_is_not_quantised(kind: str,
     model = TransformersModel(id=str(save(kind, tmp_path / "base")), dtype="float32").load_model(run, quantizer)
     with pytest.raises(InputError, match=r"past the layer, which it cannot in 4 bits[\s\S]*leave \[quantizer\] out"):
         quantizer.prepare(model)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_what_fails_on_quantised_weights_is_told_in_either_mode(mode: bool, tiny_model: Path, run: Run) -> None:
+    """RWKV changes its layers' weights in place, for evaluation alone."""
+    from loraplug_bnb.quantizer import BitsAndBytes
+
+    quantizer = BitsAndBytes(bits=8)
+    model = TransformersModel(id=str(tiny_model), dtype="float32").load_model(run, quantizer)
+    forward = model.forward
+
+    def fail(**given: Any) -> Any:
+        if model.training is mode:
+            raise KeyError("attribute 'weight' already exists")
+        return forward(**given)
+
+    model.forward = fail
+    with pytest.raises(InputError, match="already exists"):
+        quantizer.prepare(model)
+    assert not model.training
+
+
+def test_a_quantizer_that_finds_no_layer_is_refused(tmp_path: Path, run: Run) -> None:
+    """Falcon's layers are of a class of its own, which transformers hands to bitsandbytes in no case."""
+    from transformers import FalconConfig, FalconForCausalLM
+
+    from loraplug_bnb.quantizer import BitsAndBytes
+
+    config = FalconConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
+    FalconForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"quantises no layer of this model[\s\S]*FalconLinear"):
+        TransformersModel(id=str(tmp_path), dtype="float32").load_model(run, BitsAndBytes())
+
+
+def test_a_model_that_transformers_fails_to_build_is_refused_in_words(tmp_path: Path, run: Run) -> None:
+    """DBRX in transformers 5.24 asks its config for what it does not have: no traceback, in `load_empty` neither."""
+    import json
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dbrx", "d_model": 64, "n_heads": 4}))
+    (tmp_path / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    loader = TransformersModel(id=str(tmp_path), dtype="float32")
+    for load in (loader.load_empty, loader.load_model):
+        with pytest.raises(InputError, match="cannot be loaded: AttributeError"):
+            load(run)

@@ -86,7 +86,8 @@ def _check_scales(model: PreTrainedModel) -> None:
 
 
 def _check_runs(model: PreTrainedModel, bits: int) -> None:
-    """Run a few tokens: some models multiply or change the weight of a layer themselves (Mamba, Gemma 3n).
+    """Run a few tokens: some models multiply or change the weight of a layer themselves (Mamba, Gemma 3n), some of them
+    in evaluation alone (RWKV).
 
     Raises:
         InputError: the model fails on them.
@@ -96,8 +97,9 @@ def _check_runs(model: PreTrainedModel, bits: int) -> None:
     was_training = model.training
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            model.train()(input_ids=torch.arange(4, device=model.device)[None], use_cache=False)
-    except (RuntimeError, TypeError, ValueError) as error:
+            for training in (True, False):
+                model.train(training)(input_ids=torch.arange(4, device=model.device)[None], use_cache=False)
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise InputError(

@@ -105,6 +105,7 @@ class MergedExporter(Exporter):
 
     def _with_peft(self, result: Trained, reason: str, out: Path) -> dict[str, Any]:
         from loraplug_export.compat import stored_forms
+        from loraplug_export.lora_files import open_adapter
         from loraplug_export.peft_merge import merge_with_peft
         from loraplug_export.plan import check_ends, empty_model
         from loraplug_export.rows import rows_for_proof
@@ -116,7 +117,7 @@ class MergedExporter(Exporter):
                 where=result.adapter,
                 todo='use onto = "original"',
             )
-        model = empty_model(result.base)
+        model = empty_model(result.base, tuple(open_adapter(result.adapter).tensors))
         check_ends(model, stored_forms(model, open_checkpoint(result.base).tensors), result.base)
         vocabulary = model.config.get_text_config().vocab_size
         result.run.say(f"merged: by peft with the whole model in memory, because {reason}")

@@ -10,7 +10,8 @@ from loraplug import InputError, LoraplugError, Run, grow_for_adapter
 from loraplug_export.compat import as_stored, stored_forms
 from loraplug_export.folders import write_config
 from loraplug_export.generation import write_generation_config
-from loraplug_export.logits import load
+from loraplug_export.logits import load, logits
+from loraplug_export.lora_files import open_adapter
 from loraplug_export.plan import empty_model
 from loraplug_export.tensors import Checkpoint, open_checkpoint
 
@@ -47,7 +48,7 @@ def merge_with_peft(
     from loraplug_export.verify import check_unchanged
 
     model, stored = _load(adapter, base), open_checkpoint(base)
-    forms = stored_forms(empty_model(base), stored.tensors)
+    forms = stored_forms(empty_model(base, tuple(open_adapter(adapter).tensors)), stored.tensors)
     loaded = {*forms.direct.values(), *(name for one in forms.converted.values() for name in one.sources)}
     beside = [name for name in stored.tensors if name not in loaded]
     check_unchanged(stored, open_checkpoint(out), beside)
@@ -59,7 +60,7 @@ def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[
     from loraplug_export.merge import write_values
 
     wrapped = _load(adapter, base)
-    before = [_logits(wrapped, row) for row in rows]
+    before = logits(wrapped, rows) if rows else None
     try:
         merged = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
@@ -69,9 +70,9 @@ def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[
             todo="use the adapter as it is, with the exporter adapter",
         ) from None
     largest = 0.0
-    if rows:
-        largest = max(float((_logits(merged, row) - old).abs().max()) for row, old in zip(rows, before, strict=True))
-        if not largest / max(float(old.abs().max()) for old in before) < LOGITS:
+    if before is not None:
+        largest = float((logits(merged, rows) - before).abs().max())
+        if not largest / float(before.abs().max()) < LOGITS:
             raise LoraplugError(
                 f"peft's merged model answers differently from base + adapter (logits by {largest:.2g})",
                 where=adapter,
@@ -120,7 +121,8 @@ def _as_stored(merged: Any, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
 
 
 def _load(adapter: Path, base: Path) -> PeftModel:
-    return with_adapter(load(base), adapter)
+    kind = type(empty_model(base, tuple(open_adapter(adapter).tensors)))
+    return with_adapter(load(base, kind), adapter)
 
 
 def with_adapter(model: Any, adapter: Path) -> PeftModel:
@@ -129,23 +131,20 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     Raises:
         InputError: they do not fit.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
     try:
         grow_for_adapter(model, PeftConfig.from_pretrained(str(adapter)))
-        return PeftModel.from_pretrained(model, str(adapter)).eval()
+        adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"peft cannot put the adapter on this base ({_line(error)})", where=adapter, todo="check the base model"
         ) from None
-
-
-def _logits(model: Any, row: Sequence[int]) -> torch.Tensor:
-    import torch
-
-    with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=torch.tensor([list(row)]), use_cache=False).logits
-    return logits
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    if lacking := sorted(wanted - open_adapter(adapter).tensors.keys()):  # of which peft only warns
+        what = f"the adapter does not fit this base: it lacks {len(lacking)} tensors, such as {lacking[0]}"
+        raise InputError(what, where=adapter, todo="check the base model")
+    return adapted
 
 
 def _line(error: Exception) -> str:

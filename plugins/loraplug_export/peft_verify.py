@@ -145,9 +145,10 @@ def verify_with_peft(model: PeftModel, merged: Path, rows: Sequence[Sequence[int
     """
     import torch
 
-    empty, files = empty_model(merged), open_checkpoint(merged)
+    bare = model.get_base_model()
+    empty, files = empty_model(merged, tuple(name for name, _ in bare.named_modules())), open_checkpoint(merged)
     watch = _Watch(_Merged(files, stored_forms(empty, files.tensors), dict(empty.all_tied_weights_keys)))
-    all_units = list(_units(model.get_base_model()))
+    all_units = list(_units(bare))
     units = [unit for unit in all_units if all(map(watch.merged.holds, unit.parameters().values()))]
     outputs = []
     with run.progress("proving the merge", len(rows)) as bar, watch.over(units), torch.inference_mode():
@@ -164,11 +165,10 @@ def verify_with_peft(model: PeftModel, merged: Path, rows: Sequence[Sequence[int
         return proof
     names = ", ".join(unit.name for unit in left[:3]) + (" …" if len(left) > 3 else "")
     run.warn(f"merged: {len(left)} modules cannot be compared one by one, and are proved by the logits alone: {names}")
-    return _by_logits(torch.cat(outputs), watch.merged, rows, run)
+    return _by_logits(torch.cat(outputs), load(merged, type(empty)), watch.merged, rows, run)
 
 
-def _by_logits(wanted: torch.Tensor, merged: _Merged, rows: Sequence[Sequence[int]], run: Run) -> Proof:
-    loaded = load(merged.files.folder)
+def _by_logits(wanted: torch.Tensor, loaded: Any, merged: _Merged, rows: Sequence[Sequence[int]], run: Run) -> Proof:
     got = logits(loaded, rows)
     parameters = dict(loaded.named_parameters(remove_duplicate=False))
     names = [name for name in parameters if merged.holds(name)]

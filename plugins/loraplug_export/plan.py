@@ -6,6 +6,7 @@ The base's own class, built without weights, says what its modules are and which
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from loraplug_export.lora_files import WEIGHTS, Adapter, read_edits
 from loraplug_export.tensors import FLOATS, Checkpoint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class NotPlannableError(Exception):
@@ -67,8 +68,14 @@ class Plan:
         return {self.names[name]: edit for name, edit in self.edits.items() if name != self.untied}
 
 
-def empty_model(base: Path) -> PreTrainedModel:
+def empty_model(base: Path, changed: Collection[str] = ()) -> PreTrainedModel:
     """The base's class with parameters that have shapes but no memory; buffers are real.
+
+    Of a base that also sees or hears, transformers' causal language model may be the text part alone, with names of its
+    own. An adapter that others have trained on the whole model has the names of that.
+
+    Args:
+        changed: names of an adapter's tensors. The class is the one that more of them lie in.
 
     Raises:
         InputError: there is no config, or its architecture is not one that transformers knows as a causal LM.
@@ -78,17 +85,41 @@ def empty_model(base: Path) -> PreTrainedModel:
 
     if not (base / "config.json").is_file():
         raise InputError("no config.json: there is no base model here", where=base, todo="name the adapter's base")
+    whole = None
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
         with init_empty_weights():
+            if changed and (published := _published_class(config)) is not None:
+                whole = published(deepcopy(config))
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
+        if whole is not None:  # of a kind that has no class for text alone
+            return whole.eval()
         raise InputError(
             f"transformers cannot build this model ({str(error).splitlines()[0]})",
             where=base / "config.json",
             todo="take a base whose architecture transformers has as a causal language model",
         ) from None
-    return model.eval()
+    return (whole if whole is not None and _known(changed, whole) > _known(changed, model) else model).eval()
+
+
+def _published_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The class of transformers that a config with a text part names as its own; None where there is none."""
+    import transformers
+
+    named = config.architectures or [""]
+    found = getattr(transformers, named[0], None) if config.get_text_config() is not config else None
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def _known(names: Collection[str], model: PreTrainedModel) -> int:
+    """How far the names of an adapter's tensors lead into a model: modules on their ways, in all."""
+    modules = {name for name, _ in model.named_modules()}
+    found = 0
+    for name in names:
+        parts = name.removeprefix("base_model.model.").split(".")
+        found += max((count for count in range(len(parts)) if ".".join(parts[:count]) in modules), default=0)
+    return found
 
 
 def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
@@ -100,7 +131,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
     """
     if adapter.unknown:
         raise NotPlannableError(adapter.unknown)
-    model = empty_model(base.folder)
+    model = empty_model(base.folder, tuple(adapter.tensors))
     modules = dict(model.named_modules())
     edits = read_edits(adapter, {name for name, module in modules.items() if type(module).__name__ == "Conv1D"})
     parameters = dict(model.named_parameters(remove_duplicate=False))

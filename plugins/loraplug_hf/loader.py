@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 
 AUTO_DTYPE = "LORAPLUG_AUTO_DTYPE"
+_TOLD = (OSError, ValueError, ImportError)  # whose texts are meant for the user
+_FAILED = (*_TOLD, KeyError, AttributeError, TypeError, RuntimeError, IndexError)
+"""What transformers raises where it cannot read a folder, or build the model that a config tells of."""
 
 
 def _shared_out() -> bool:
@@ -186,11 +189,18 @@ class TransformersModel(ModelLoader):
         bits = "" if quantization is None else f", quantised by {quantization.name}"
         if quantization is not None:
             share = quantised_share(model)
+            if not share.done:
+                kinds = sorted({type(module).__name__ for module in model.modules() if hasattr(module, "in_features")})
+                what = f"{quantization.name} quantises no layer of this model (its layers: {', '.join(kinds)})"
+                raise InputError(what, where="quantizer", todo="leave [quantizer] out")
             run.say(f"{quantization.name} quantised {share.sentence()}")
-            fused, _ = share.rest.get(FUSED_EXPERTS, (0, ()))
-            if fused:
-                what = f"{fused / share.total:.0%} of the weights of the layers are fused experts, which"
-                run.warn(f"{what} {quantization.name} leaves in {dtype}: memory is that of them in full")
+            for kind, what in ((FUSED_EXPERTS, "fused experts"), ("linear layers", "linear layers of other kinds")):
+                left, _ = share.rest.get(kind, (0, ()))
+                if left > share.total / 20:
+                    run.warn(
+                        f"{left / share.total:.0%} of the weights of the layers are {what}, which {quantization.name} "
+                        f"leaves in {dtype}: memory is that of them in full"
+                    )
         run.say(f"model: {self.id}, {model.num_parameters() / 1e6:,.0f} million parameters, {dtype}{bits}")
         return model
 
@@ -226,13 +236,18 @@ class TransformersModel(ModelLoader):
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
+        import torch
         from safetensors import SafetensorError
 
         where = f"model.id {self.id}"
         try:
             yield
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-            text = " ".join(str(error).split())
+        except torch.OutOfMemoryError:
+            raise
+        except (SafetensorError, *_FAILED) as error:
+            text = " ".join(
+                f"{'' if isinstance(error, (SafetensorError, *_TOLD)) else type(error).__name__ + ': '}{error}".split()
+            )
             if "trust_remote_code" in text:
                 todo = "if you trust its authors, write trust_remote_code = true under [model]"
                 raise InputError("brings Python code of its own", where=where, todo=todo) from error

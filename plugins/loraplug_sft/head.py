@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from loraplug_sft.reach import RAISED, told_in_words
+
 _IGNORED = -100
 _TOKENS = 8
 _FAR = 0.05  # nats a token: far above rounding, far below what a missing scale or layer does
@@ -83,18 +85,21 @@ def differs(model: Any, router: bool = False) -> str:
 
     Args:
         router: whether the router loss is asked for.
+
+    Raises:
+        InputError: the model fails on that row in evaluation mode.
     """
     training = model.training
     model.eval()
     asked = {"output_router_logits": True} if router else {}
     try:
-        with torch.no_grad():
+        with told_in_words(model), torch.no_grad():
             ids = torch.randint(3, model.config.get_text_config().vocab_size, (1, _TOKENS), device=model.device)
             # trl's first: DeepSpeed gathers for the backward pass what it sees a forward pass read of another module,
             # but not if that module has just run and its weight is still there
             try:
                 out = model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True, **asked)
-            except (RuntimeError, RecursionError, AttributeError, TypeError, ValueError) as error:
+            except (*RAISED, RecursionError) as error:
                 return f"trl's head does not fit ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
             own = log_probs(model(input_ids=ids, use_cache=False).logits, ids)
             apart = float((out.log_probs - own).abs().mean())

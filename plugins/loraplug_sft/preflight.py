@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraplug import BaseFacts, InputError, Problem, Run
+from loraplug import BaseFacts, InputError, Problem, Run, layer_weights
 from loraplug_sft import shards
 from loraplug_sft.targets import name_problems
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from loraplug_sft.trainer import Sft
 
 _BY_FILE = frozenset({
@@ -81,15 +83,30 @@ def _not_an_adapter(folder: Path, tokens: Sequence[str]) -> Iterator[Problem]:
         yield Problem("trainer.lora.start_from", f"{folder}: {what}")
 
 
-def _too_large(facts: BaseFacts, recipe: Any) -> Iterator[Problem]:
-    """A base whose weights alone are more than all the memory there is."""
+def experts_too_large(run: Run, recipe: Any, model: PreTrainedModel) -> Iterator[Problem]:
+    """A base whose weights fit with all layers in the quantizer's bits, but not with fused experts in full."""
+    facts = recipe.model.facts(run=run)
+    fused = sum(weight.count for weight in layer_weights(model) if weight.kind == "experts")
+    if recipe.quantizer is None or facts is None or not fused or any(_too_large(facts, recipe)):
+        return
+    wide = 4 if getattr(recipe.model, "dtype", "auto") == "float32" else 2
+    yield from _too_large(facts, recipe, int(fused * (wide - getattr(recipe.quantizer, "bits", 4) / 8)))
+
+
+def _too_large(facts: BaseFacts, recipe: Any, unquantised: int = 0) -> Iterator[Problem]:
+    """A base whose weights alone are more than all the memory there is.
+
+    Args:
+        unquantised: bytes that fused experts take beyond a quantizer's bits, as they stay in full.
+    """
     if _has_gpu() or _shared_out():
         return
-    least, there = _least_bytes(facts.weights, recipe), _memory()
+    least, there = _least_bytes(facts.weights, recipe) + unquantised, _memory()
     if least > there:
+        why = ", as [quantizer] leaves fused experts in full" if unquantised else ""
         what = (
-            f"the weights alone take {least / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB of memory; take a "
-            "smaller base" + ("" if recipe.quantizer else ', or 4 bits: [quantizer] use = "bitsandbytes"')
+            f"the weights alone take {least / 1e9:.1f} GB{why}, and this machine has {there / 1e9:.1f} GB of memory; "
+            "take a smaller base" + ("" if recipe.quantizer else ', or 4 bits: [quantizer] use = "bitsandbytes"')
         )
         yield Problem("model.id", what)
 

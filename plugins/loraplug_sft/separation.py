@@ -18,6 +18,7 @@ from attrs import frozen
 
 from loraplug_sft import kernel
 from loraplug_sft.collation import Collator
+from loraplug_sft.reach import RAISED, told_in_words
 
 Way = Literal["end-to-end", "padded", "one-by-one"]
 
@@ -25,7 +26,6 @@ _FIRST, _SECOND = 24, 16  # tokens; past convolutions, and past the windows of t
 _FLOOR = {4: 1e-3, 2: 2e-2}  # nats, by bytes of the model's number format: what different kernels differ by at most
 _TIMES_NOISE = 4.0  # rounding happens in every layer, the measured noise in the first alone
 _SLIGHT, _BLIND = 0.02, 0.5  # of what a text in front does to a document: too little for a leak, too much to tell
-_RAISED = (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError, AssertionError, IndexError, KeyError)
 
 Scores = Callable[[Mapping[str, Any]], Any]
 
@@ -64,6 +64,9 @@ def separation(model: Any, fast: bool = False) -> Separation:
     Args:
         model: a causal language model of transformers, or a `PeftModel` of one. It is left as it was.
         fast: whether it trains with the fast kernel, which must be installed then.
+
+    Raises:
+        InputError: it fails on a single document.
     """
     import torch
 
@@ -72,7 +75,7 @@ def separation(model: Any, fast: bool = False) -> Separation:
     training = model.training
     model.train()  # several models compute otherwise in training
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(model)):
+        with told_in_words(model), torch.no_grad(), torch.random.fork_rng(devices=_cuda(model)):
             torch.manual_seed(0)
             if not fast and _is_random(model, scores):
                 model.eval()
@@ -125,7 +128,7 @@ def _measure(model: Any, scores: Scores, limit: int | None) -> Separation:
         try:
             beside = scores(_batch([first, second], way, second))
             changed = scores(_batch([other, second], way, second))
-        except _RAISED as error:
+        except RAISED as error:
             return None, None, " ".join(str(error).split())[:160] or type(error).__name__
         return _apart(beside, alone), _apart(changed, beside), ""
 

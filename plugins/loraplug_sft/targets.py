@@ -21,6 +21,7 @@ _WHERE = "trainer.lora"
 GROUPS = ("all-linear", "attention", "mlp", "experts")
 REFUSED = "layers whose weight kernels of this kind of model read past them (peft refuses an adapter)"
 TOWER = "layers that no text goes through (an encoder of images or sound)"
+SHARED = "layers that share their weight with another, which a merge could not give each its own"
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|feed_?forward|ffn|moe|expert|dense_h|fc\d|(gate|up|down)_proj|\bw\d", re.IGNORECASE)
 _MIXER = re.compile(r"mamba|mixer|ssm|conv|recurrent|linear_attn|delta", re.IGNORECASE)
@@ -120,10 +121,12 @@ def _groups(
     weights = layer_weights(model)
     routers = {weight.module for weight in weights if weight.kind == "router"}
     fused = [weight.name for weight in weights if weight.kind == "experts"]
-    tower = _outside_the_text(model)
+    tower, shared = _outside_the_text(model), _sharing(model)
     left_out, fit = {}, []
     for name in linear:
         why = TOWER if tower(name) else tried.without.get(name) or (REFUSED if adapter_refused(model, name) else None)
+        if name in shared:
+            why = SHARED
         if name in routers:
             why = "routers"
         if why:
@@ -199,6 +202,12 @@ def _outside_the_text(model: PreTrainedModel) -> Any:
     inside = {id(module) for module in text.modules()}
     outside = {name for name, module in model.named_modules() if id(module) not in inside}
     return lambda name: name in outside
+
+
+def _sharing(model: PreTrainedModel) -> set[str]:
+    """Names of modules whose weight is another module's too (the blocks of Zamba 2)."""
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    return {name.removesuffix(".weight") for pair in tied.items() for name in pair}
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:

@@ -123,13 +123,14 @@ class Sft(Trainer):
 
         return problems(self, run, recipe)
 
-    def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
-        """Names and patterns of `[trainer.lora]` that match no module."""
+    def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:
+        """Names and patterns of `[trainer.lora]` that match no module; too little memory for fused experts in full."""
+        from loraplug_sft.preflight import experts_too_large
         from loraplug_sft.targets import check_names
 
         if self.lora.start_from is None:
             check_names(self.lora, model)
-        return ()
+        return experts_too_large(run, recipe, model)
 
     def disk(self, run: Run, recipe: Any) -> dict[Path, int]:
         """The adapter and its checkpoints, each with the optimizer's two numbers for every trained one, in fp32."""

@@ -221,7 +221,7 @@ def _check_rows(
         )
     _check_ids(run, model, tokenizer, rows)
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and max(lengths) > most and "seq_lengths" not in rows.column_names:
+    if most is not None and 0 < most < max(lengths) and "seq_lengths" not in rows.column_names:
         raise InputError(
             f"a row of {max(lengths)} tokens is longer than the {most} the model takes",
             where=f"formatter.max_length, row {rows[lengths.index(max(lengths))]['row'][0]}",

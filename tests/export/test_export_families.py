@@ -171,6 +171,76 @@ def test_models_that_see_stay_models_that_see(kind, more, seeing, logits, tmp_pa
 
 
 @pytest.mark.parametrize("more", [{}, {"init_lora_weights": "pissa"}], ids=["streamed", "by peft"])
+@pytest.mark.parametrize("targets", ["all-linear", r".*language_model.*(q|down)_proj"], ids=["all", "text"])
+def test_adapters_of_the_whole_model_that_sees(targets, more, seeing, trained, tmp_path):
+    """Others train the published class, whose modules have other names than those of the text part alone."""
+    import torch
+    from safetensors.torch import load_file
+
+    base = seeing("qwen3_5").base
+    adapted = foreign_adapter(base, tmp_path / "foreign", targets, **more)
+    made = trained(tmp_path / "foreign", base)
+    merged = MergedExporter().export(made, tmp_path / "merged")
+    got, wanted = load_file(merged / "model.safetensors"), adapted.merge_and_unload().state_dict()
+    assert got.keys() == wanted.keys()
+    assert all(torch.equal(got[name], wanted[name]) for name in got)
+    assert proof_of(merged)["by"] == "modules" and proof_of(merged)["modules"] > 10
+
+
+def test_a_model_that_fails_on_text_is_refused_in_words(result, tmp_path, trained, monkeypatch):
+    """As Llama 4's published class does (transformers 5.24): no proof can be made, and how to merge without is told."""
+    from transformers import LlamaForCausalLM
+
+    def fail(self, **_):
+        raise AttributeError("no attribute 'image_outputs'")
+
+    made = result("llama")
+    monkeypatch.setattr(LlamaForCausalLM, "forward", fail)
+    with pytest.raises(LoraplugError, match=r"a LlamaForCausalLM fails on text[\s\S]*verify = false"):
+        MergedExporter().export(made, tmp_path / "merged")
+    assert (MergedExporter(verify=False).export(made, tmp_path / "unproved") / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("more", [{}, {"init_lora_weights": "pissa"}], ids=["streamed", "by peft"])
+def test_an_adapter_of_another_model_is_refused(more, result, trained, make_adapter, tmp_path):
+    """peft alone warns, goes on with adapters that do nothing, and would have them proved."""
+    from peft import LoraConfig
+
+    made = result("qwen3")
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **more)
+    adapter = make_adapter(made.base, config)
+    path = adapter / "adapter_model.safetensors"
+    rename(path, lambda name: name.replace("model.layers", "model.text.layers"))
+    with pytest.raises(InputError, match=r"does not have|does not fit this base"):
+        MergedExporter().export(trained(adapter, made.base), tmp_path / "merged")
+
+
+def rename(path, new_name):
+    from safetensors.torch import load_file, save_file
+
+    save_file({new_name(name): value for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+def foreign_adapter(base, out, targets, **more):
+    """An adapter that peft has put on the published class of a base, saved into `out`; gives the `PeftModel`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    adapted = get_peft_model(
+        AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(r=4, target_modules=targets, **more),
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    adapted.save_pretrained(out)
+    return adapted
+
+
+@pytest.mark.parametrize("more", [{}, {"init_lora_weights": "pissa"}], ids=["streamed", "by peft"])
 def test_a_base_without_a_head_is_refused(more, result, tmp_path):
     """transformers would draw one at random, and a proof over it would prove nothing."""
     from safetensors.torch import load_file, save_file

@@ -216,6 +216,20 @@ def test_a_base_larger_than_the_machine(recipe: Path, monkeypatch: pytest.Monkey
     assert "take 2500.0 GB" in halved
 
 
+def test_experts_that_no_quantizer_makes_smaller_count_in_full(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all layers in 4 bits the base would fit; its fused experts stay as they are, so it does not."""
+    from families import save
+
+    base = save("qwen3_moe", tmp_path / "moe", "bfloat16")
+    monkeypatch.setattr("loraplug_sft.preflight._has_gpu", lambda: False)
+    for memory, fits in ((10**6, True), (220_000, False)):
+        monkeypatch.setattr("loraplug_sft.preflight._memory", lambda size=memory: float(size))
+        found = told(recipe, f"model.id={base}", "quantizer.use=bitsandbytes", deep=True)
+        assert ("leaves fused experts in full" in found.get("model.id", "")) != fits
+
+
 def test_gguf_headers_are_read_as_the_library_reads_them() -> None:
     """Names, shapes, formats and the template; a file cut short is told."""
     import importlib.util

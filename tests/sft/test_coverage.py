@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from families import build
-from loraplug import InputError, adapted_share, load_adapter
+from loraplug import InputError, Run, adapted_share, layer_weights, load_adapter
 from loraplug.testing import from_table
 from loraplug_sft.lora import Lora
+from loraplug_sft.targets import SHARED
 from loraplug_sft.trainer import Sft
 
 # ends of names of linear layers that "all-linear" is to leave out, beside the output
@@ -130,6 +131,67 @@ def test_a_layer_that_cannot_be_adapted_is_refused_where_it_is_named() -> None:
         Lora(target_modules=("in_proj", "out_proj")).attach(build("mamba"))
     with pytest.raises(InputError, match="gives more than a tensor"):
         Lora(target_modules=("q_proj", "router")).attach(build("llama4"))
+
+
+def test_layers_that_share_a_weight_are_left_out_and_named_ones_taken() -> None:
+    """Each would get an adapter of its own, and there is one weight to merge both into."""
+    model, targets = _attached("zamba2")
+    assert targets.modules and not [name for name in targets.modules if "shared_transformer" in name]
+    assert SHARED in adapted_share(model, targets.left_out).rest
+    named = _attached("zamba2", target_modules=("o_proj",))[1]
+    assert named.modules == [f"model.layers.{at}.shared_transformer.self_attn.o_proj" for at in (1, 3)]
+
+
+def test_a_model_that_does_not_run_is_refused_before_the_work() -> None:
+    """What its forward pass raises is told, once, in words."""
+    model = build("llama")
+
+    def fail(**_: Any) -> Any:
+        raise AttributeError("no attribute 'cache'")
+
+    model.forward = fail
+    with pytest.raises(
+        InputError, match=r"a LlamaForCausalLM in float32 fails on a row of tokens \(AttributeError: no attr"
+    ):
+        Lora().attach(model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_whose_tokens_see_ahead_is_refused(dtype: str) -> None:
+    """BERT loads as a causal language model, with no more than a line in a log; as a decoder it is one."""
+    import torch
+    from transformers import AutoModelForCausalLM, BertConfig
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    for decoder in (True, False):
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=64, is_decoder=decoder, initializer_range=0.1, **sizes)
+        model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+        if decoder:
+            Lora().attach(model)
+        else:
+            with pytest.raises(InputError, match=r"tokens see those after them[\s\S]*is_decoder = true"):
+                Lora().attach(model)
+
+
+def test_the_forecast_counts_experts_that_are_not_quantised_in_full(tmp_path: Path) -> None:
+    """A quantizer leaves them in the model's own format."""
+    from families import save
+    from loraplug_bnb.quantizer import BitsAndBytes
+    from loraplug_hf.loader import TransformersModel
+    from loraplug_sft.forecast import forecast
+
+    loader = TransformersModel(id=str(save("qwen3_moe", tmp_path / "base")), dtype="float32")
+    quantizer = BitsAndBytes()
+    model = quantizer.prepare(loader.load_model(Run("a", outputs=tmp_path), quantizer))
+    weights = layer_weights(model)
+    experts = sum(4 * one.count for one in weights if one.kind == "experts")
+    assert experts > 0 and not any(one.quantised for one in weights if one.kind == "experts")
+    rest = sum(one.count // 2 for one in weights if one.quantised)
+    made = forecast(Sft(), model, [32, 32], 1.0)
+    ends = 2 * 4 * model.get_input_embeddings().weight.numel()
+    assert experts + rest + ends < made.parts["weights"] < 1.1 * (experts + rest + ends)
+    assert "experts fused in one tensor" in made.notes["quantised"]
 
 
 def test_what_does_not_go_with_experts_is_a_problem_of_the_recipe() -> None:
