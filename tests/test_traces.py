@@ -111,6 +111,31 @@ _REPLY = {
     "choices": [{"message": {"role": "assistant", "content": "I look twice.", "tool_calls": [
         _call("execute_bash", {"command": "ls"}, "o1"), _call("execute_bash", {"command": "cat x"}, "o2")]}}],
 }  # fmt: skip
+OPENHANDS_SDK = [
+    {"kind": "ConversationStateUpdateEvent", "source": "environment", "key": "full_state", "value": {}},
+    {"kind": "SystemPromptEvent", "source": "agent", "system_prompt": {"type": "text", "text": "You are an agent."},
+     "dynamic_context": {"type": "text", "text": "The repository is at /x."}, "tools": [{"kind": "TerminalTool"}]},
+    {"kind": "MessageEvent", "source": "user",
+     "llm_message": {"role": "user", "content": [{"type": "text", "text": "Fix it."}]}},
+    {"kind": "ActionEvent", "source": "agent", "thought": [{"type": "text", "text": "I look twice."}], "id": "e1",
+     "action": {"kind": "TerminalAction", "command": "ls"}, "tool_name": "terminal", "tool_call_id": "c1",
+     "tool_call": {"id": "c1", "name": "terminal", "arguments": "{\"command\": \"ls\"}"}, "llm_response_id": "r1"},
+    {"kind": "ActionEvent", "source": "agent", "thought": [], "id": "e2", "action": {"kind": "TerminalAction"},
+     "tool_name": "terminal", "tool_call_id": "c2", "llm_response_id": "r1", "tool_call": {
+         "id": "c2", "type": "function", "function": {"name": "terminal", "arguments": "{\"command\": \"cat x\"}"}}},
+    {"kind": "ObservationEvent", "source": "environment", "tool_name": "terminal", "tool_call_id": "c1",
+     "observation": {"kind": "TerminalObservation", "exit_code": 0,
+                     "content": [{"type": "text", "text": "main.py"}]}},
+    {"kind": "ObservationEvent", "source": "environment", "tool_name": "terminal", "tool_call_id": "c2",
+     "observation": {"kind": "TerminalObservation", "content": [{"type": "text", "text": "cat: x: No such file"}],
+                     "metadata": {"exit_code": 1}}},
+    {"kind": "ActionEvent", "source": "agent", "thought": [], "id": "e3", "action": None, "tool_name": "editor",
+     "tool_call_id": "c3", "llm_response_id": "r2",
+     "tool_call": {"id": "c3", "name": "editor", "arguments": "{\"path\": \"main.py\"}"}},
+    {"kind": "AgentErrorEvent", "source": "agent", "tool_call_id": "c3", "error": "no such tool"},
+    {"kind": "MessageEvent", "source": "agent",
+     "llm_message": {"role": "assistant", "content": [{"type": "text", "text": "Done."}]}},
+]  # fmt: skip
 OPENHANDS = {
     "instance_id": "acme__tool-8",
     "history": [
@@ -197,6 +222,12 @@ CASES = {
         ("assistant", "I look twice.", ("execute_bash", {"command": "ls"}), ("execute_bash", {"command": "cat x"})),
         ("tool", "main.py"), ("tool", "cat: x"), ("assistant", "Mend.", ("edit", {"path": "main.py", "content": "x"})),
         ("tool", "edited"), ("assistant", None, ("finish", {"final_thought": "Done."}))]),
+    "openhands sdk": (OPENHANDS_SDK, "openhands", [
+        ("system", "You are an agent.\nThe repository is at /x."), ("user", "Fix it."),
+        ("assistant", "I look twice.", ("terminal", {"command": "ls"}), ("terminal", {"command": "cat x"})),
+        ("tool", "main.py"), ("tool", "cat: x: No such file"),
+        ("assistant", None, ("editor", {"path": "main.py"})), ("tool", "no such tool"),
+        ("assistant", "Done.")]),
     "xml": (XML, "swe-smith-xml", [
         ("system", "You are an agent."), ("user", "Fix it."),
         ("assistant", "I see.", ("edit", {"path": "/x", "new": "  a < b\n"})),

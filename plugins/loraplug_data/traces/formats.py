@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from loraplug import InputError
+from loraplug_data.traces.openhands_sdk import is_sdk_event
 from loraplug_data.traces.written import XML
 
 Format = Literal["openai", "content-blocks", "swe-agent", "mini-swe-agent", "openhands", "swe-smith-xml"]
@@ -61,7 +62,9 @@ def events_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def is_event(one: Mapping[str, Any]) -> bool:
-    """Whether it is an event of OpenHands: an action with arguments, or an observation with content."""
+    """Whether it is an event of OpenHands: an action with arguments, an observation with content, or one of its SDK."""
+    if is_sdk_event(one):
+        return True
     return ("action" in one) != ("observation" in one) and ("source" in one or "args" in one or "extras" in one)
 
 

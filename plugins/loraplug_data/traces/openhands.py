@@ -10,8 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
+
 from loraplug import InputError
 from loraplug_data.traces.formats import events_of
+from loraplug_data.traces.openhands_sdk import is_sdk_event, of_sdk
 from loraplug_data.traces.turns import Trace, Turn, call, has_failed, text_of
 
 Event = Mapping[str, Any]
@@ -36,14 +39,18 @@ def openhands(row: Event) -> Trace:
     events = events_of(row)
     if not events:
         raise InputError(f"has no events with action or observation (keys: {', '.join(row)})")
+    tools = row.get("tools")
+    own = tools if isinstance(tools, list) else []
+    if any(is_sdk_event(event) for event in events):
+        found = of_sdk(events)
+        return evolve(found, tools=found.tools or own)
     made = _Made()
     for event in events:
         if "action" in event:
             made.action(event)
         else:
             made.observation(event)
-    tools = row.get("tools")
-    return Trace(made.turns, made.tools or (tools if isinstance(tools, list) else []), skipped=dict(made.skipped))
+    return Trace(made.turns, made.tools or own, skipped=dict(made.skipped))
 
 
 class _Made:
