@@ -60,17 +60,18 @@ def carried(config: Mapping[str, Any]) -> list[str]:
     if family not in FAMILIES:
         return [f"{family} models are not written to GGUF here (only {', '.join(FAMILIES)})"]
     if family in GEMMA3:
-        return [*_unknown({key: value for key, value in config.items() if key not in _OF_GEMMA3}), *_gemma3(config)]
+        return [*_unknown({key: value for key, value in config.items() if key not in OF_GEMMA3}), *_gemma3(config)]
     config = _DEFAULTS.get(family, {}) | dict(config)
     return [*_unknown(config), *_windows(config), *_rotary(config), *_others(config)]
 
 
-_OF_GEMMA3 = frozenset(
+OF_GEMMA3 = frozenset(
     {
         "hidden_activation", "query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping",
         "use_bidirectional_attention", "sliding_window_pattern", "rope_local_base_freq", "attention_bias",
     }
 )  # fmt: skip
+"""Keys of that family which are judged by `_gemma3`."""
 _PATTERN = 6  # every sixth layer of Gemma 3 sees all, by llama.cpp itself
 _LOCAL_BASE = 10000.0  # of the rotary positions of its other layers, by llama.cpp itself
 

@@ -26,9 +26,9 @@ OTHERS = {
     "OFT": ("OFTConfig", {"r": 0, "oft_block_size": 8}),
     "VeRA": ("VeraConfig", {"r": 8}),
 }
+TOKENS = ("trained tokens", "trained tokens and a whole norm")
 WORDS = {
-    "PiSSA": "init_lora_weights", "OLoRA": "olora", "trained tokens": "trainable_token_indices",
-    "trained tokens and a whole norm": "trainable_token_indices", "PiSSA and a whole block": "pissa",
+    "PiSSA": "init_lora_weights", "OLoRA": "olora", "PiSSA and a whole block": "pissa",
     "LoHa": "LOHA", "LoKr": "LOKR", "IA3": "IA3", "OFT": "OFT", "VeRA": "VERA",
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ def config(kind):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", [*LORA, *OTHERS])
+@pytest.mark.parametrize("kind", [*(kind for kind in LORA if kind not in TOKENS), *OTHERS])
 def test_peft_merges_are_said_and_proved_by_layer(kind, tied, make_base, make_adapter, trained, logits, tmp_path):
     """Every layer of the written folder was compared, and the whole answers like base + adapter."""
     base = make_base(attention_bias=True, tie_word_embeddings=tied)
@@ -60,6 +60,20 @@ def test_peft_merges_are_said_and_proved_by_layer(kind, tied, make_base, make_ad
     layers = 3 + 2 * (4 + (1 if "block" in kind else 3) + 2)
     assert any(f"{layers} modules one by one" in line for line in result.run.reporter.lines)
     assert not result.run.reporter.warnings
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", TOKENS)
+def test_trained_tokens_are_merged_without_peft(kind, tied, make_base, make_adapter, trained, logits, tmp_path):
+    """Rows of the embedding are put in place by us; the merged model answers like base + adapter, and it is proved."""
+    base = make_base(attention_bias=True, tie_word_embeddings=tied)
+    result = trained(make_adapter(base, config(kind)), base)
+    merged = MergedExporter().export(result, tmp_path / "merged")
+    assert not any("by peft" in line for line in result.run.reporter.lines)
+    wanted = logits(base, result.adapter)
+    assert float((wanted - logits(base)).abs().max()) > 1e-2, "the adapter does nothing"
+    assert float((logits(merged) - wanted).abs().max()) < 1e-4
+    assert json.loads((merged / "loraplug.json").read_text())["proof"]["tokens"] > 0
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
