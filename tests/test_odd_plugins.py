@@ -361,8 +361,9 @@ def test_a_plugin_that_hangs_can_be_interrupted_and_is_named(tmp_path: Path, num
     install(tmp_path, "odd", f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(60)\n")
     program = [sys.executable, "-c", "from loraplug.cli import main; main(['plugins', 'list'])"]
     running = subprocess.Popen(
-        program, env=os.environ | {"PYTHONPATH": str(tmp_path)}, stderr=subprocess.PIPE, text=True
-    )
+        program, env=os.environ | {"PYTHONPATH": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )  # fmt: skip
     for _ in range(1200):
         if begun.exists() or running.poll() is not None:
             break

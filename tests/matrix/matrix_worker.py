@@ -35,12 +35,14 @@ def run_cell(cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     begun = time.monotonic()
     result: dict[str, Any] = {"cell": cell.table()}
-    measure._ANSWER_TOKENS = ANSWER  # an answer of 96 tokens tells no more, and most of the time would go into them
+    most, measure._ANSWER_TOKENS = measure._ANSWER_TOKENS, ANSWER  # 96 tokens tell no more, and take most of the time
     try:
         result |= _run(cell, folder, model)
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         result |= {"verdict": "failed", "reason": text[:600], "trace": traceback.format_exc()}
+    finally:
+        measure._ANSWER_TOKENS = most
     return result | {"seconds": round(time.monotonic() - begun, 2)}
 
 

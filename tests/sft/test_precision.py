@@ -60,15 +60,8 @@ def test_an_adapter_answers_in_chat_as_it_did_after_training(
     prompt = encoded(14)[0]
     first = next(at for at, label in enumerate(prompt["labels"]) if label != -100)
     ids = torch.tensor([prompt["input_ids"][:first]])
-    asked = {"max_new_tokens": 96, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
-    out = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **asked)
-    trained = result.samples[0].after
-    answers = [tokenizer.decode(out.sequences[0, first:end], skip_special_tokens=True) for end in range(first, 999)]
-    answer = answers[out.sequences.shape[1] - first]
-    if answer != trained:  # bfloat16 ties often, and other sums break ties otherwise; anything else is another adapter
-        agreed = max(count for count, text in enumerate(answers[: len(out.scores)]) if trained.startswith(text))
-        best, second = out.scores[agreed][0].topk(2).values.tolist()
-        assert best - second <= 2**-7 * abs(best), f"{answer!r}, in training {trained!r}"
+    out = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=96, do_sample=False)
+    assert tokenizer.decode(out[0, first:], skip_special_tokens=True) == result.samples[0].after
 
 
 def test_going_on_from_an_adapter_keeps_every_bit_of_whole_modules(train: Train) -> None:
