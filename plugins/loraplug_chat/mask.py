@@ -74,7 +74,7 @@ class Masker:
             raise InputError(
                 "the tokenizer has no chat template",
                 where="model",
-                todo='give one: [model] chat_template = "file.jinja"; or use an instruct model, or formatter `text`',
+                todo='give one by name or file, [model] chat_template = "chatml", or take an instruct model',
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
         added = Added.of(tokenizer).without(opened).framed_by(_frames(template))
