@@ -27,7 +27,7 @@ BESIDE = frozenset(
         "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict",
         "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
         "label2id", "problem_type", "initializer_range", "attention_dropout", "pretraining_tp", "pad_token_id",
-        "bos_token_id", "eos_token_id", "is_llama_config", "transformers.js_config", "tokenizer_class",
+        "bos_token_id", "eos_token_id", "unk_token_id", "is_llama_config", "transformers.js_config", "tokenizer_class",
         "task_specific_params", "finetuning_task", "prefix", "gradient_checkpointing", "max_length",
     }
 )  # fmt: skip

@@ -61,6 +61,7 @@ def test_published_configs_are_carried():
         (SMOLLM2 | {"rope_scaling": {"type": "linear", "factor": 2.0, "mrope_section": [1]}}, ["mrope_section"]),
         (SMOLLM2 | {"partial_rotary_factor": 0.5}, ["partly rotated"]),
         (SMOLLM2 | {"quantization_config": {"load_in_4bit": True}}, ["quantization_config"]),
+        (SMOLLM2 | {"unk_token_id": 0}, []),
         ({"model_type": "gemma2"}, ["gemma2 models"]),
         ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, ["final_logit_softcapping = 30.0"]),
         ({"model_type": "gemma3", "vision_config": {"image_size": 896}}, ["vision_config"]),
