@@ -25,6 +25,7 @@ from loraplug_tables.layers import Layers, Place, Table, as_key, dotted
 from loraplug_tables.options import ByUse, expected
 from loraplug_tables.structure import FAILED, structure, unknown_key
 
+_TRY = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
 _OPTIONAL = ("validation", "quantizer")
 _SET_NAME = re.compile(r"(?=.*[A-Za-z_])[A-Za-z0-9_-]{1,64}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -44,8 +45,7 @@ def build(layers: Layers, registry: Registry) -> Recipe:
         builder.problems = list(dict.fromkeys(builder.problems))  # one formatter is asked for each set
         builder.problems += _same_places(recipe)
     if builder.problems or recipe is None:
-        todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
-        raise RecipeError(builder.problems, where=layers.file, todo=todo)
+        raise RecipeError(builder.problems, where=layers.file, todo=_TRY)
     return recipe
 
 
@@ -66,8 +66,7 @@ def build_source(
     source, transforms = builder.source(place), builder.transforms(place)
     name, seed = builder.run_name(table.get("run_name", "data")), builder.seed(table.get("seed", 42))
     if builder.problems or not isinstance(source, DatasetSource):
-        todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
-        raise RecipeError(builder.problems, where=layers.file, todo=todo)
+        raise RecipeError(builder.problems, where=layers.file, todo=_TRY)
     return source, tuple(part for part in transforms if isinstance(part, Transform)), name, seed
 
 
@@ -93,8 +92,7 @@ def build_part(layers: Layers, registry: Registry, kind: str) -> Any:
     builder = _Builder(layers, registry)
     part = builder.part(kind)
     if builder.problems:
-        todo = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
-        raise RecipeError(builder.problems, where=layers.file, todo=todo)
+        raise RecipeError(builder.problems, where=layers.file, todo=_TRY)
     return part
 
 
@@ -159,7 +157,6 @@ class _Builder:
             self.add("lock", "expected a table: it is written by a run, into recipe.lock.toml")
         if "validation" in table:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
-        if "validation" in table:
             self.check_validation(parts["dataset"], parts["validation"], several)
         parts["mix"] = self.mix(several, parts.get("sets", ()))
         if self.problems:

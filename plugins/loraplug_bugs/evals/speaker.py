@@ -101,7 +101,7 @@ class Speaker:
     @property
     def context(self) -> int:
         """Tokens the model reads at most."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or _ENDLESS
+        return Sampler(self.model, ()).context
 
     def answers(
         self,
