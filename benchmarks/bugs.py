@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from loraplug import Run
-from loraplug_bugs.candidates import find
-from loraplug_bugs.hunt import Hunt, _Bench
-from loraplug_bugs.make import box_limits
-from loraplug_bugs.python import Python
-from loraplug_bugs.sandbox import Sandbox
-from loraplug_bugs.source import SweBugsSource
-from loraplug_bugs.stage import stage
+from loraplug_swe.mutation.candidates import find
+from loraplug_swe.mutation.hunt import Hunt, _Bench
+from loraplug_swe.mutation.make import box_limits
+from loraplug_swe.mutation.python import Python
+from loraplug_swe.mutation.source import SweBugsSource
+from loraplug_swe.sandbox.checkout import stage
+from loraplug_swe.sandbox.sandbox import Sandbox
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_package"
 WORKERS = 2

@@ -43,11 +43,11 @@ def used() -> tuple[float, float]:
 
 def judging(repo: Path, limit: int) -> dict[str, Any]:
     """Seconds (wall, CPU) to make the tasks ready and to judge their right answers."""
-    from loraplug_bugs.edits import render
-    from loraplug_bugs.evals.bench import Checking
-    from loraplug_bugs.evals.cases import Asked, Case, Workroom, tongue_of
-    from loraplug_bugs.evals.judge import Judge
-    from loraplug_bugs.evals.reading import Task, read_tasks
+    from loraplug_swe.edits import render
+    from loraplug_swe.evaluation.bench import Checking
+    from loraplug_swe.evaluation.cases import Asked, Case, Workroom, tongue_of
+    from loraplug_swe.evaluation.judge import Judge
+    from loraplug_swe.evaluation.reading import Task, read_tasks
 
     tasks = [one for one in read_tasks(DATA / "sample_tasks") if isinstance(one, Task)][:limit]
     begun = used()
@@ -73,7 +73,7 @@ def judging(repo: Path, limit: int) -> dict[str, Any]:
 def bugs(limit: int) -> dict[str, Any]:
     """Seconds (wall, CPU) for so many kept bugs, from nothing."""
     from loraplug import Run
-    from loraplug_bugs.source import SweBugsSource
+    from loraplug_swe.mutation.source import SweBugsSource
 
     with tempfile.TemporaryDirectory() as place:
         run, begun = Run("b", outputs=Path(place, "outputs"), cache=Path(place, "cache")), used()
@@ -84,7 +84,7 @@ def bugs(limit: int) -> dict[str, Any]:
 
 def end_gently() -> None:
     """Let workers end by themselves where they are closed: the CPU of what is killed inside is told to nobody."""
-    from loraplug_bugs import python
+    from loraplug_swe.mutation import python
 
     worker: Any = getattr(python, "Worker", None)
     if worker is None:  # before there was one, testers did so

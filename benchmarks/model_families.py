@@ -31,7 +31,7 @@ from sft_rows import encoded  # noqa: E402
 import families  # noqa: E402 - the tests' own models
 from loraplug import LoraplugError, Run, Trained  # noqa: E402
 
-DATA = ROOT / "plugins/loraplug_look/models.json"
+DATA = ROOT / "plugins/loraplug_tools/inspect/models.json"
 PAGE = ROOT / "docs/models.md"
 COLUMNS = {
     "trains": "trains",

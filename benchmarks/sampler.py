@@ -65,7 +65,7 @@ def main() -> None:
     wanted = parser.parse_args()
 
     from loraplug import Run, load_registry
-    from loraplug_sampling import Drawing, Prompt, Sampler
+    from loraplug_serve.sampling import Drawing, Prompt, Sampler
 
     loader = next(one.cls for one in load_registry().of_kind("model") if one.name == "transformers")
     with TemporaryDirectory() as place:

@@ -28,8 +28,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from loraplug import Run
-from loraplug_swe.patches import parse_patch
-from loraplug_swe.swe import SweSource
+from loraplug_swe.conversations.swe import SweSource
+from loraplug_swe.patches.unified import parse_patch
 
 
 def git(

@@ -68,7 +68,7 @@ def make_rows(kind: str, data: Path, count: int, out: Path) -> None:
     if kind == "chat":
         rows = Dataset.from_list(chat_rows(data))
     else:
-        from loraplug_swe.synth import SweSynthSource
+        from loraplug_swe.conversations.synth import SweSynthSource
 
         rows = SweSynthSource(tasks=str(data / "swe_synth"), ids="0-999").load(run)
     tokenizer = TransformersModel(id=MODEL).load_tokenizer(run)

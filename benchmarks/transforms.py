@@ -85,7 +85,7 @@ def encoded(count: int) -> Iterator[dict[str, Any]]:
 
 def mix(rows: Any, folder: Path, _: str) -> Any:
     """Two sets, three to one."""
-    from loraplug.mixing import Mix, mixed
+    from loraplug.data.mixture import Mix, mixed
 
     half = len(rows) // 2
     sets = {"a": rows.select(range(half)), "b": rows.select(range(half, len(rows)))}

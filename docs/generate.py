@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from loraplug import Entry, Registry, hookspecs, load_registry
-from loraplug.components import HOOKS, KINDS
-from loraplug_kit.conformance import every_option
-from loraplug_kit.listing import toml
+from loraplug import Entry, Registry, load_registry
+from loraplug.plugin import hookspecs
+from loraplug.plugin.components import HOOKS, KINDS
+from loraplug_tools.plugins.conformance import every_option
+from loraplug_tools.plugins.listing import toml
 
 WIDTH = 88
 

@@ -5,8 +5,36 @@ What is exported here is all a plugin needs.
 
 from typing import TYPE_CHECKING, Any
 
-from loraplug.building import build
-from loraplug.components import (
+from loraplug.adapters.attach import attach_adapter
+from loraplug.adapters.compat import refused as adapter_refused
+from loraplug.adapters.coverage import FUSED as FUSED_EXPERTS
+from loraplug.adapters.coverage import Share, adapted_share, expert_counts, layer_weights, quantised_share
+from loraplug.adapters.load import load_adapter
+from loraplug.adapters.precision import mixed_precision
+from loraplug.adapters.tokens import grow_for_adapter, mark_new_tokens, new_tokens, token_ends
+from loraplug.config.options import Doc, Option, options
+from loraplug.config.secrets import kinds as kinds_of_secrets
+from loraplug.config.secrets import own_secrets, redact, redacted
+from loraplug.config.structure import as_toml
+from loraplug.context import Event, Progress, Reporter, Run, published
+from loraplug.data.chat_template import (
+    CONTROL_TOKEN,
+    OPEN_TOKENS,
+    TemplateFaultError,
+    control_tokens,
+    end_of_turn,
+    opened_tokens,
+    render_plainly,
+)
+from loraplug.data.conversation import Conversation
+from loraplug.data.mixture import Mix, Taken
+from loraplug.data.nulls import iter_rows
+from loraplug.data.shapes import check_row, conversation, row_id, shape_of, unread_columns
+from loraplug.errors import InputError, LoraplugError, PluginError, Problem
+from loraplug.files import fresh_place, only_one, working_on
+from loraplug.pipeline.reference import Lock, Opened, find_exporter, lock_beside, open_model
+from loraplug.pipeline.transforms import transformed
+from loraplug.plugin.components import (
     HOOKS,
     KINDS,
     Adapter,
@@ -25,52 +53,24 @@ from loraplug.components import (
     Transform,
     held,
 )
-from loraplug.context import Event, Progress, Reporter, Run, published
-from loraplug.contracts import API_VERSION
-from loraplug.diagnostics import Diagnostic, Finding
-from loraplug.errors import InputError, LoraplugError, PluginError, Problem
-from loraplug.files import fresh_place, only_one, working_on
-from loraplug.hookspecs import hookimpl
-from loraplug.installed import Plugin
-from loraplug.lock import as_table, require_secrets, shareable
-from loraplug.mixing import Mix, Taken
-from loraplug.open import Lock, Opened, find_exporter, lock_beside, open_model
+from loraplug.plugin.contracts import API_VERSION
+from loraplug.plugin.diagnostics import Diagnostic, Finding
+from loraplug.plugin.hookspecs import hookimpl
+from loraplug.plugin.installed import Plugin
+from loraplug.plugin.registry import Entry, Registry, load_registry, report
 from loraplug.printing import echo, printable
-from loraplug.provenance import is_own as is_own_lock
-from loraplug.provenance import remember as remember_lock
-from loraplug.recipe import DataSet, Plugins, Recipe, Validation
-from loraplug.registry import Entry, Registry, load_registry, report
-from loraplug.transforms import transformed
+from loraplug.recipe.building import build
+from loraplug.recipe.lock import as_table, require_secrets, shareable
+from loraplug.recipe.provenance import is_own as is_own_lock
+from loraplug.recipe.provenance import remember as remember_lock
+from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.weights import weight_files, weight_names
-from loraplug_adapters.attach import attach_adapter
-from loraplug_adapters.compat import refused as adapter_refused
-from loraplug_adapters.coverage import FUSED as FUSED_EXPERTS
-from loraplug_adapters.coverage import Share, adapted_share, expert_counts, layer_weights, quantised_share
-from loraplug_adapters.load import load_adapter
-from loraplug_adapters.precision import mixed_precision
-from loraplug_adapters.tokens import grow_for_adapter, mark_new_tokens, new_tokens, token_ends
-from loraplug_rows.chat_template import (
-    CONTROL_TOKEN,
-    OPEN_TOKENS,
-    TemplateFaultError,
-    control_tokens,
-    end_of_turn,
-    opened_tokens,
-    render_plainly,
-)
-from loraplug_rows.conversation import Conversation
-from loraplug_rows.nulls import iter_rows
-from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
-from loraplug_tables.options import Doc, Option, options
-from loraplug_tables.secrets import kinds as kinds_of_secrets
-from loraplug_tables.secrets import own_secrets, redact, redacted
-from loraplug_tables.structure import as_toml
 
 if TYPE_CHECKING:
     from loraplug.app import App
-    from loraplug.event_log import EventLog
-    from loraplug.records import RunRecord, duration, read_run, read_runs
-    from loraplug.run import Outcome, Pipeline
+    from loraplug.pipeline.event_log import EventLog
+    from loraplug.pipeline.pipeline import Outcome, Pipeline
+    from loraplug.pipeline.records import RunRecord, duration, read_run, read_runs
 
 __version__ = "0.1.0"
 
@@ -183,16 +183,18 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "App": "app", "EventLog": "event_log", "Outcome": "run", "Pipeline": "run", "RunRecord": "records",
-    "duration": "records",
-    "read_run": "records", "read_runs": "records",
-}  # fmt: skip
+    "app": ("App",),
+    "pipeline.event_log": ("EventLog",),
+    "pipeline.pipeline": ("Outcome", "Pipeline"),
+    "pipeline.records": ("RunRecord", "duration", "read_run", "read_runs"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """What only the command line needs comes when it is asked for, so that plugins load sooner."""
-    if name in _LATER:
-        from importlib import import_module
+    for module, names in _LATER.items():
+        if name in names:
+            from importlib import import_module
 
-        return getattr(import_module(f"loraplug.{_LATER[name]}"), name)
+            return getattr(import_module(f"loraplug.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from loraplug.context import Reporter, Run
+from loraplug.plugin.registry import Registry, load_registry
 from loraplug.printing import echo
-from loraplug.registry import Registry, load_registry
 
 if TYPE_CHECKING:
-    from loraplug.components import DatasetSource, Transform
-    from loraplug.recipe import Recipe
-    from loraplug.run import Pipeline
-    from loraplug_tables.layers import Layers
+    from loraplug.config.tables import Layers
+    from loraplug.pipeline.pipeline import Pipeline
+    from loraplug.plugin.components import DatasetSource, Transform
+    from loraplug.recipe.recipe import Recipe
 
 VERY_SLOW = 2.0
 """Seconds from which on the loading of a plugin is told of by every command."""
@@ -46,7 +46,7 @@ class App(click.Group):
 
     def read_layers(self, path: Path, settings: tuple[str, ...] = ()) -> Layers:
         """A recipe's table with `.env` (of the working folder), environment and `--set` over it."""
-        from loraplug.layers import read_layers
+        from loraplug.recipe.layers import read_layers
 
         dotenv: dict[str, str | None] = {}
         if Path(".env").is_file():
@@ -60,7 +60,7 @@ class App(click.Group):
 
     def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
         """The recipe with everything over it, every stage a component."""
-        from loraplug.building import build
+        from loraplug.recipe.building import build
 
         return build(self.read_layers(path, settings), self.registry)
 
@@ -71,15 +71,15 @@ class App(click.Group):
 
         `named` tells which of several data sets is meant.
         """
-        from loraplug.building import build_source
+        from loraplug.recipe.building import build_source
 
         source, transforms, name, seed = build_source(self.read_layers(path, settings), self.registry, named)
         return source, transforms, Run(name, seed, reporter=self.reporter())
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""
-        from loraplug.lock import require_secrets
-        from loraplug.run import Pipeline
+        from loraplug.pipeline.pipeline import Pipeline
+        from loraplug.recipe.lock import require_secrets
 
         recipe = self.read_recipe(path, settings)
         require_secrets(recipe, self.registry)

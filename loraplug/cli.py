@@ -16,7 +16,7 @@ import click
 
 from loraplug import LoraplugError, __version__, echo
 from loraplug.app import App
-from loraplug_tables.secrets import redact
+from loraplug.config.secrets import redact
 
 _TERMINATED = 128 + signal.SIGTERM
 _GO_ON = "the same command goes on with what is finished"
@@ -111,7 +111,7 @@ def _show_traceback() -> None:
 
 
 def _failed(error: Exception) -> str:
-    from loraplug.registry import report
+    from loraplug.plugin.registry import report
 
     plugin = cli.registry.blame(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -14,8 +14,8 @@ from typing import Any
 from attrs import field, frozen
 
 from loraplug import files
+from loraplug.config.secrets import redact, redacted
 from loraplug.errors import LoraplugError
-from loraplug_tables.secrets import redact, redacted
 
 PUBLISHED = "published.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,98}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from loraplug_tables.errors import InputError, LoraplugError, Problem
+from loraplug.config.errors import InputError, LoraplugError, Problem
 
 __all__ = ["InputError", "LoraplugError", "PluginError", "Problem", "RecipeError"]
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from loraplug.config.secrets import redact
 from loraplug.context import Progress, Reporter
 from loraplug.printing import guard_libraries, printable
-from loraplug_tables.secrets import redact
 
 if TYPE_CHECKING:
     from rich.console import Console

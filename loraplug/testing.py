@@ -1,6 +1,6 @@
 """What tests of plugins stand on: a registry of given plugins alone, and a tiny model that trains in seconds.
 
-The checks that every component must pass are in `loraplug_kit.conformance`.
+The checks that every component must pass are in `loraplug_tools.plugins.conformance`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from loraplug.building import build_table
-from loraplug.components import Component, Trained
+from loraplug.config.options import options
+from loraplug.config.structure import unstructure
 from loraplug.context import Run
 from loraplug.errors import PluginError, Problem
-from loraplug.registry import Registry, load_registry
-from loraplug_tables.options import options
-from loraplug_tables.structure import unstructure
+from loraplug.plugin.components import Component, Trained
+from loraplug.plugin.registry import Registry, load_registry
+from loraplug.recipe.building import build_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

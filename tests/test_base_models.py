@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from loraplug import BaseFacts, InputError, control_tokens, end_of_turn
+from loraplug.config.tables import is_written_path
 from loraplug.testing import tiny_run
 from loraplug_hf import templates
 from loraplug_hf.loader import TransformersModel
-from loraplug_tables.layers import is_written_path
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from command import Cli
 from loraplug import Finding, hookimpl
 from loraplug.testing import make_registry, tiny_run
-from loraplug_doctor import hardware, software
-from loraplug_doctor.command import _diagnosed, _plugins
+from loraplug_tools.doctor import hardware, software
+from loraplug_tools.doctor.command import _diagnosed, _plugins
 
 
 def test_every_part_of_the_machine_is_told_of(loraplug: Cli) -> None:

@@ -26,8 +26,8 @@ from loraplug import (
     options,
 )
 from loraplug.errors import RecipeError
-from loraplug.layers import read_layers
-from loraplug_kit.listing import show_plugin
+from loraplug.recipe.layers import read_layers
+from loraplug_tools.plugins.listing import show_plugin
 
 
 @frozen
@@ -220,7 +220,7 @@ def test_page_and_schema_tell_of_them(registry: Registry) -> None:
     """What kind stands there; and the schema takes what the builder takes, with no transforms inside."""
     import jsonschema
 
-    from loraplug_cli.schema import schema
+    from loraplug_tools.recipes.schema import schema
 
     page = show_plugin(registry, "holder", as_json=False)
     assert "sources  (list of dataset table)  = []" in page

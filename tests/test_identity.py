@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from command import Cli
 from loraplug import LoraplugError, Run, published
-from loraplug.digests import (
+from loraplug.pipeline.digests import (
     differing_rows,
     encoding_facts,
     first_difference,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loraplug.installed import installed
+from loraplug.plugin.installed import installed
 
 ENTRY_POINTS = """\
 [console_scripts]

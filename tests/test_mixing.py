@@ -11,7 +11,7 @@ import pytest
 
 from command import Cli
 from loraplug import App, InputError, Mix, as_table, load_registry
-from loraplug.mixing import alike, mixed
+from loraplug.data.mixture import alike, mixed
 from loraplug.testing import tiny_run
 
 SETS = """

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from loraplug import BaseFacts
-from loraplug_look.models import family_row, sentence
+from loraplug_tools.inspect.models import family_row, sentence
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("qwen3", "lfm2", "gpt_oss", "qwen3_moe")  # dense, convolutions, experts in one tensor, experts stored singly

@@ -18,7 +18,7 @@ import tomli_w
 
 from command import ROOT, Cli
 from loraplug import InputError, Plugin, PluginError, Registry, as_table, build, load_registry
-from loraplug_kit.listing import list_plugins, show_plugin
+from loraplug_tools.plugins.listing import list_plugins, show_plugin
 
 SOURCE = '''
 from typing import Annotated
@@ -190,7 +190,7 @@ def test_a_command_of_a_built_in_name_is_refused(odd: Odd) -> None:
     registry = odd(COMMAND.format(name="run", said="hijacked", more=""))
     plugin = told(registry)
     assert plugin.status == "broken"
-    assert 'brings a command "run", as cli (loraplug' in str(plugin.reason)
+    assert 'brings a command "run", as recipes (loraplug' in str(plugin.reason)
     assert "Run RECIPE" in str(getattr(registry.command("run"), "help", ""))
 
 
@@ -293,7 +293,7 @@ def test_defaults_of_every_type(odd: Odd, recipe: Path) -> None:
     ):
         assert line in page
     assert json.loads(show_plugin(registry, "odd", as_json=True))[0]["name"] == "odd"
-    from loraplug_cli.schema import schema
+    from loraplug_tools.recipes.schema import schema
 
     properties = schema(registry)["$defs"]["dataset.odd:odd"]["properties"]
     assert properties["colour"] | {"enum": ["red", "blue"], "default": "red"} == properties["colour"]
@@ -301,7 +301,7 @@ def test_defaults_of_every_type(odd: Odd, recipe: Path) -> None:
     assert json.dumps(properties)
     text = recipe.read_text().replace('use = "jsonl"\npath = "rows.jsonl"', 'use = "odd"\ncolour = "blue"')
     recipe.write_text(text)
-    from loraplug.layers import read_layers
+    from loraplug.recipe.layers import read_layers
 
     recipe_one = build(read_layers(recipe, environ=False), registry)
     table = as_table(recipe_one, registry)
@@ -376,37 +376,37 @@ def test_a_plugin_that_hangs_can_be_interrupted_and_is_named(tmp_path: Path, num
 
 def test_plugins_check_sees_what_changes_the_core(odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that puts its own function in place of one of loraplug's."""
-    from loraplug_kit.check import check_package
+    from loraplug_tools.plugins.check import check_package
 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    code = "import loraplug.transforms\nloraplug.transforms.transformed = None\n"
+    code = "import loraplug.pipeline.transforms\nloraplug.pipeline.transforms.transformed = None\n"
     registry = odd(source())
     (tmp_path / "odd.py").write_text(code + source(options="x: Annotated[int, Doc('x')]"), encoding="utf-8")
     found = next(item for item in check_package("odd", registry) if item.check == "leaves loraplug as it is")
     assert found.status == "failed"
-    assert "changes loraplug.transforms.transformed when it is loaded" in found.detail
+    assert "changes loraplug.pipeline.transforms.transformed when it is loaded" in found.detail
 
 
 def test_a_lock_runs_though_another_brings_that_name_by_now(
     odd: Odd, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It remembers who brought what; a recipe has to say."""
-    import loraplug.lock
-    from loraplug.layers import read_layers
+    import loraplug.recipe.lock
+    from loraplug.recipe.layers import read_layers
 
     def read(path: Path, registry: Registry) -> loraplug.Recipe:
         return loraplug.build(read_layers(path, environ=False), registry)
 
     alone = load_registry()
     lock = recipe.with_name("recipe.lock.toml")
-    lock.write_text(loraplug.lock.lock_text(read(recipe, alone), alone, {}))
+    lock.write_text(loraplug.recipe.lock.lock_text(read(recipe, alone), alone, {}))
     crowded = odd(source().replace('"odd"', '"jsonl"'))
     assert len(crowded.named("jsonl")) == 2
     assert type(read(lock, crowded).dataset).__module__ == "loraplug_data.sources"
     with pytest.raises(InputError, match='write use = "loraplug:jsonl" or use = "odd:jsonl"'):
         read(recipe, crowded)
     recipe.write_text(recipe.read_text().replace('"jsonl"', '"loraplug:jsonl"'))
-    lock.write_text(loraplug.lock.lock_text(read(recipe, crowded), crowded, {}))
+    lock.write_text(loraplug.recipe.lock.lock_text(read(recipe, crowded), crowded, {}))
     for registry in (crowded, alone):
         assert type(read(lock, registry).dataset).__module__ == "loraplug_data.sources"
 

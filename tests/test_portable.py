@@ -16,7 +16,7 @@ import pytest
 
 from command import ROOT, Cli
 
-LINUX = {*(ROOT / "plugins/loraplug_bugs/jail").glob("*.py")}  # a program of its own, not started on Windows
+LINUX = {*(ROOT / "plugins/loraplug_swe/sandbox/isolate").glob("*.py")}  # a program of its own, not started on Windows
 SOURCES = sorted({*(ROOT / "loraplug").glob("**/*.py"), *(ROOT / "plugins").glob("**/*.py")} - LINUX)
 POSIX_MODULES = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "posix", "crypt", "syslog"}
 POSIX_NAMES = {
@@ -116,8 +116,8 @@ def test_the_check_finds_what_it_is_for(source: str) -> None:
 def test_paths_that_windows_has_no_room_for_are_refused_as_run_names(recipe: Path) -> None:
     """A run's name is a plain file name everywhere: no separators of either kind, no drive, no dots alone."""
     from loraplug import InputError, load_registry
-    from loraplug.building import build
-    from loraplug.layers import read_layers
+    from loraplug.recipe.building import build
+    from loraplug.recipe.layers import read_layers
 
     for name in ("a/b", "a\\b", "..", "c:x", "", "a\nb", "a*", 'a"b'):
         with pytest.raises(InputError):

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import DatasetSource, Doc, InputError, Run, load_registry
-from loraplug.building import build
+from loraplug.config.options import options
+from loraplug.config.structure import structure
 from loraplug.errors import RecipeError
-from loraplug.layers import read_layers
-from loraplug.lock import as_table
-from loraplug.recipe import Recipe
-from loraplug_tables.options import options
-from loraplug_tables.structure import structure
+from loraplug.recipe.building import build
+from loraplug.recipe.layers import read_layers
+from loraplug.recipe.lock import as_table
+from loraplug.recipe.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRY = load_registry()

@@ -14,7 +14,7 @@ import pytest
 
 from command import ROOT, Cli
 from loraplug import load_registry
-from loraplug_cli.schema import schema
+from loraplug_tools.recipes.schema import schema
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 

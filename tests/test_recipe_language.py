@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import InputError, load_registry
-from loraplug.building import build
+from loraplug.config.tables import Layers, Origin
 from loraplug.errors import RecipeError
-from loraplug.layers import read_layers
-from loraplug.lock import as_table
-from loraplug.recipe import Recipe
-from loraplug_tables.layers import Layers, Origin
+from loraplug.recipe.building import build
+from loraplug.recipe.layers import read_layers
+from loraplug.recipe.lock import as_table
+from loraplug.recipe.recipe import Recipe
 
 REGISTRY = load_registry()
 

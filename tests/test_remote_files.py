@@ -322,10 +322,10 @@ def test_a_library_that_is_missing_is_named(run: Run, monkeypatch: pytest.Monkey
 
 def test_a_lock_file_holds_no_login(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a user's nor a signature's, of rows and of validation; what is read has them."""
-    from loraplug.building import build
-    from loraplug.layers import read_layers
-    from loraplug.lock import lock_text, shareable
-    from loraplug.registry import load_registry
+    from loraplug.plugin.registry import load_registry
+    from loraplug.recipe.building import build
+    from loraplug.recipe.layers import read_layers
+    from loraplug.recipe.lock import lock_text, shareable
 
     address = f"{server.address.replace('://', '://me:hunter2secret@')}/rows.jsonl"
     signed = f"{server.address}/held.jsonl?X-Amz-Signature=abcdef0123456789&list=a//b"

@@ -19,7 +19,7 @@ from loraplug_data.selecting import Select
 from loraplug_data.sources import JsonLinesSource
 from loraplug_data.templating import Template, Turn
 from loraplug_data.values import Map
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 WORDS = [f"word{n}" for n in range(400)]
 

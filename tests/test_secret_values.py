@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import InputError, LoraplugError, Problem, Run, kinds_of_secrets, redact, redacted
-from loraplug.lock import shareable
-from loraplug.state import differences, seal
+from loraplug.pipeline.state import differences, seal
+from loraplug.recipe.lock import shareable
 
 WORD = "a1B2c3D4e5F6g7H8i9J0"
 TOKENS = [
@@ -222,8 +222,8 @@ def test_a_token_in_a_recipe_is_written_nowhere_and_its_lock_asks_for_it(
 def test_a_secret_is_still_there_to_be_used(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is written is cleared: the component has the whole address."""
     from loraplug import load_registry
-    from loraplug.building import build
-    from loraplug.layers import read_layers
+    from loraplug.recipe.building import build
+    from loraplug.recipe.layers import read_layers
 
     monkeypatch.setenv("CLONE_URL", "https://user:hunter22@h/{repo}")
     found = build(read_layers(shop), load_registry())

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraplug import InputError, Run
-from loraplug.recipe import Validation
-from loraplug_rows.split import split
+from loraplug.data.split import split
+from loraplug.recipe.recipe import Validation
 
 
 def rows(groups: list[Any], **columns: list[Any]) -> Dataset:

@@ -12,7 +12,7 @@ from command import Cli
 from loraplug import App, InputError, Run, load_registry
 from loraplug.testing import from_table, tiny_run
 from loraplug_data.transforms import Rename, Sample, Shuffle
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 TRANSFORMS = """
 [[dataset.transform]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from attrs import frozen
 
 from loraplug import Conversation
-from loraplug_chat.choices import TrainOn
 from loraplug_chat.marks import View
 from loraplug_chat.mask import Encoded, Masker
+from loraplug_chat.option_types import TrainOn
 from loraplug_chat.template import Talk
 
 CHARACTERS = 16  # a token; few texts have more

@@ -23,7 +23,7 @@ from loraplug import (
     shape_of,
     unread_columns,
 )
-from loraplug_chat.choices import Policy
+from loraplug_chat.option_types import Policy
 from loraplug_chat.overlong import LONGER, MANY, Fitted, TalkEncoder, shortened, too_long
 from loraplug_chat.packing import isolates
 from loraplug_chat.report import SAMPLES, Part, Report, tell
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from loraplug_chat import gate, store
+    from loraplug_chat import parity_check as gate
+    from loraplug_chat import store
     from loraplug_chat.mask import Encoded
     from loraplug_chat.plain import PlainRow
 
@@ -103,7 +104,8 @@ class Encoding(Formatter):
     def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
         import tempfile
 
-        from loraplug_chat import gate, store, workers
+        from loraplug_chat import parity_check as gate
+        from loraplug_chat import store, workers
 
         processes = workers.count(len(rows))
         with run.progress("encoding", len(rows)) as bar, tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -13,8 +13,8 @@ from attrs import define, field, frozen
 
 from loraplug import InputError
 from loraplug_chat.marks import Added, View
+from loraplug_chat.provenance import UNKNOWN
 from loraplug_chat.template import Talk, Template
-from loraplug_chat.tracked import UNKNOWN
 
 PROBE = "probe"
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import field, frozen
 
 from loraplug import Doc, InputError, Problem, Run, conversation, shape_of
-from loraplug_chat.choices import TrainOn
 from loraplug_chat.encoding import Encoding
+from loraplug_chat.option_types import TrainOn
 
 if TYPE_CHECKING:
     from datasets import Dataset

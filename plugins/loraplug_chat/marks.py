@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from attrs import define, field, frozen
 
 from loraplug import CONTROL_TOKEN, InputError
+from loraplug_chat.provenance import CLOSE, OPEN, TEMPLATE, Thought, Tracked
 from loraplug_chat.template import body, merged
-from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, Thought, Tracked
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model", "observation"})
 

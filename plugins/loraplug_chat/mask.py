@@ -10,9 +10,9 @@ from attrs import define, field, frozen
 from loraplug import Conversation, InputError
 from loraplug_chat import reasoning
 from loraplug_chat.calls import calls_written
-from loraplug_chat.choices import TrainOn
 from loraplug_chat.endings import PROBE, Endings, Turn
 from loraplug_chat.marks import Added, View
+from loraplug_chat.option_types import TrainOn
 from loraplug_chat.shapes import Shape, Shapes
 from loraplug_chat.spans import Locator
 from loraplug_chat.template import Talk, Template, is_usual

@@ -13,8 +13,8 @@ from loraplug import Conversation, InputError
 from loraplug_chat.outputs import MARKER, untrained
 
 if TYPE_CHECKING:
-    from loraplug_chat.choices import TextPolicy
     from loraplug_chat.mask import Encoded
+    from loraplug_chat.option_types import TextPolicy
     from loraplug_chat.plain import PlainRow
 
 MANY = 64  # messages; proving a mask takes a rendering for each trained turn, measuring the text only one

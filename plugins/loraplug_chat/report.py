@@ -15,7 +15,7 @@ from loraplug_chat.overlong import account
 from loraplug_chat.reasoning import KEYS
 
 if TYPE_CHECKING:
-    from loraplug_chat import gate
+    from loraplug_chat import parity_check as gate
     from loraplug_chat.mask import Encoded
 
 EXAMPLES, SAMPLES = 3, 8

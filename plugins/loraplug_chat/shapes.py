@@ -15,9 +15,9 @@ from attrs import define, frozen
 from loraplug import InputError
 from loraplug_chat.endings import Turn
 from loraplug_chat.marks import Added, Mark, View
-from loraplug_chat.sealed import Sealed
+from loraplug_chat.opaque import Sealed
+from loraplug_chat.provenance import CLOSE, OPEN, TEMPLATE, InspectedError, Tracked, TrackedDict
 from loraplug_chat.template import Talk, Template, body, merged, role
-from loraplug_chat.tracked import CLOSE, OPEN, TEMPLATE, InspectedError, Tracked, TrackedDict
 
 HOLE = 1_000_000
 CUTS: dict[str, Callable[[str], str]] = {"": str, "strip": str.strip, "lstrip": str.lstrip, "rstrip": str.rstrip}

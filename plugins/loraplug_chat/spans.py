@@ -3,7 +3,7 @@
 A turn begins where the prompt that inference would give ends: the text rendered from the messages before it, with
 `add_generation_prompt`, must be the beginning of the whole text. It ends with the control token the template writes
 after the turn. Where a template rewrites history and whole texts cannot be compared, what the template itself writes
-between two pieces of row text is compared instead; the origin of every character is known (`loraplug_chat.tracked`).
+between two pieces of row text is compared instead; the origin of every character is known (`loraplug_chat.provenance`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from attrs import define, evolve
 from loraplug import InputError
 from loraplug_chat.endings import PROBE, Endings, Turn, unproved
 from loraplug_chat.marks import Added, View
+from loraplug_chat.provenance import UNKNOWN
 from loraplug_chat.template import Talk, Template
-from loraplug_chat.tracked import UNKNOWN
 
 _LETTERS = string.ascii_letters + string.digits + string.punctuation
 

@@ -11,7 +11,7 @@ from attrs import define
 from loraplug import Conversation, InputError
 from loraplug_chat import reasoning
 from loraplug_chat.compat import aliased_reasoning, compiled, plain_data
-from loraplug_chat.tracked import (
+from loraplug_chat.provenance import (
     CLOSE,
     OPEN,
     TEMPLATE,
@@ -135,7 +135,7 @@ class Template:
         return str.__str__(self._render(self._tracking, talk, [*talk.messages[:upto], *more], talk.tools, prompt))
 
     def tracked(self, talk: Talk, upto: int | None = None, *, prompt: bool = False) -> Tracked:
-        """As `plain`, with runs; owners are `body(i)`, `role(i)`, or those of `loraplug_chat.tracked`."""
+        """As `plain`, with runs; owners are `body(i)`, `role(i)`, or those of `loraplug_chat.provenance`."""
         messages = []
         for index, message in enumerate(talk.messages[:upto]):
             if message.keys() == _USUAL and type(message["content"]) is str:

@@ -9,8 +9,8 @@ from attrs import field as option
 from attrs import frozen
 
 from loraplug import Conversation, Doc, InputError, check_row, conversation, shape_of
-from loraplug_chat.choices import TextPolicy
 from loraplug_chat.encoding import Encoding
+from loraplug_chat.option_types import TextPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

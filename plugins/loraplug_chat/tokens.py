@@ -14,8 +14,8 @@ from typing import Any
 from attrs import define, field
 
 from loraplug import InputError
+from loraplug_chat.ascii_bpe import Words
 from loraplug_chat.marks import Added, View
-from loraplug_chat.words import Words
 
 ANCHORS = ("\n", "a", "1", ".")
 REMEMBERED, SHORT = 50_000, 300

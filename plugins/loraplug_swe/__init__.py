@@ -1,13 +1,44 @@
-"""Bug-fixing data: the dataset sources `swe-synth` and `swe`, from tasks and repositories to proved conversations."""
+"""Bug fixing from data to judgement: the dataset sources `swe`, `swe-synth`, `swe-bugs`, `swe-history`; and `eval`.
+
+| subpackage | what it is about |
+|---|---|
+| `tasks` | SWE-SYNTH tasks and SWE-bench rows, wherever they are kept |
+| `repositories` | git: cached clones, objects, trees |
+| `patches` | unified diffs: read, repaired, reversed, proved to apply |
+| `conversations` | rows of `swe` and `swe-synth` |
+| `mutation` | bugs put into code and proved by its tests: rows of `swe-bugs` |
+| `history` | bugs that were there, from a repository's commits: rows of `swe-history` |
+| `sandbox` | where other people's code runs |
+| `edits` | the formats in which a model writes its answer |
+| `evaluation` | `loraplug eval` |
+"""
 
 from collections.abc import Sequence
 
-from loraplug import DatasetSource, hookimpl
-from loraplug_swe.swe import SweSource
-from loraplug_swe.synth import SweSynthSource
+import click
+
+from loraplug import DatasetSource, Diagnostic, hookimpl
+from loraplug_swe.conversations.swe import SweSource
+from loraplug_swe.conversations.synth import SweSynthSource
+from loraplug_swe.evaluation.command import evaluate
+from loraplug_swe.history.source import SweHistorySource
+from loraplug_swe.mutation.source import SweBugsSource
+from loraplug_swe.sandbox.diagnosis import sandbox_strength
 
 
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
-    """Both sources."""
-    return [SweSynthSource, SweSource]
+    """The four sources."""
+    return [SweSynthSource, SweSource, SweBugsSource, SweHistorySource]
+
+
+@hookimpl
+def loraplug_commands() -> Sequence[click.Command]:
+    """`eval`."""
+    return [evaluate]
+
+
+@hookimpl
+def loraplug_diagnostics() -> Sequence[Diagnostic]:
+    """How well this machine can shut other people's code in."""
+    return [sandbox_strength]

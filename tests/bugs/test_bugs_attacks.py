@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from loraplug import InputError, LoraplugError
-from loraplug_bugs.copies import Copy
-from loraplug_bugs.sandbox import Sandbox
-from loraplug_bugs.stage import stage
+from loraplug_swe.sandbox.checkout import stage
+from loraplug_swe.sandbox.copies import Copy
+from loraplug_swe.sandbox.sandbox import Sandbox
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="namespaces are Linux's")
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loraplug_bugs.edits import apply, render, unified_diff
-from loraplug_bugs.edits.changes import changes
+from loraplug_swe.edits import apply, render, unified_diff
+from loraplug_swe.edits.changes import changes
 
 LINES = st.lists(st.sampled_from(["", "}", "    return x", "a", "b", "c"]), max_size=14)
 

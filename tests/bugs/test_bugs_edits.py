@@ -12,9 +12,9 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug_bugs import functions
-from loraplug_bugs.edits import Applied, Format, Refused, apply, numbered, render, unified_diff
-from loraplug_bugs.functions import dedented, indented, python_functions
+from loraplug_swe.edits import Applied, Format, Refused, apply, numbered, render, unified_diff
+from loraplug_swe.mutation import functions
+from loraplug_swe.mutation.functions import dedented, indented, python_functions
 
 FORMATS = get_args(Format)
 OLD = textwrap.dedent('''\

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import InputError, LoraplugError, Run, load_registry
-from loraplug_bugs.edits import render
-from loraplug_bugs.evals.bench import Bench, Checking
-from loraplug_bugs.evals.cases import Asked, Case, Workroom
-from loraplug_bugs.evals.judge import Judge
-from loraplug_bugs.evals.reading import Task, read_answers, read_tasks
-from loraplug_bugs.evals.results import Journal, Result, report
-from loraplug_bugs.evals.statistics import pass_at, sign_test, wilson
-from loraplug_bugs.source import SweBugsSource
+from loraplug_swe.edits import render
+from loraplug_swe.evaluation.bench import Bench, Checking
+from loraplug_swe.evaluation.cases import Asked, Case, Workroom
+from loraplug_swe.evaluation.judge import Judge
+from loraplug_swe.evaluation.reading import Task, read_answers, read_tasks
+from loraplug_swe.evaluation.results import Journal, Result, report
+from loraplug_swe.evaluation.statistics import pass_at, sign_test, wilson
+from loraplug_swe.mutation.source import SweBugsSource
 
 CODE = f'"""Small sums."""\n\n\n{CLAMP_AND_MEAN}'
 TESTS = """\
@@ -341,7 +341,7 @@ def test_prompts_are_those_of_the_training(repo: Path, tasks: Path, tmp_path: Pa
     from datasets import Dataset
 
     from loraplug import open_model
-    from loraplug_bugs.evals.speaker import load, prompts
+    from loraplug_swe.evaluation.generator import load, prompts
 
     registry = load_registry()
     formatter: Any = registry.find("formatter", "chat-template")
@@ -375,7 +375,7 @@ def test_answers_are_the_models_own(tiny_model: Path, tmp_path: Path) -> None:
     import torch
 
     from loraplug import open_model
-    from loraplug_bugs.evals.speaker import Prompts, Sampling, load
+    from loraplug_swe.evaluation.generator import Prompts, Sampling, load
 
     run = Run(name="made", cache=tmp_path / "cache", outputs=tmp_path / "outputs")
     speaker = load(open_model(tiny_model, load_registry()), run, "tiny", False)[0]
@@ -420,7 +420,7 @@ def test_of_beams_the_likeliest_usable_answer_is_given(
     import torch
 
     from loraplug import open_model
-    from loraplug_bugs.evals.speaker import Prompts, Sampling, load
+    from loraplug_swe.evaluation.generator import Prompts, Sampling, load
 
     run = Run(name="made", cache=tmp_path / "cache", outputs=tmp_path / "outputs")
     speaker = load(open_model(tiny_model, load_registry()), run, "tiny", False)[0]
@@ -543,8 +543,8 @@ def test_tasks_and_answers_are_read(tmp_path: Path) -> None:
 
 def test_listing_the_command_loads_nothing_heavy() -> None:
     """What `loraplug --help` imports of this plugin is without torch, transformers, datasets and libcst."""
-    heavy = ("torch", "transformers", "libcst", "datasets", "loraplug_bugs.evals.evaluate")
-    program = f"import sys, loraplug_bugs; print([name for name in {heavy} if name in sys.modules])"
+    heavy = ("torch", "transformers", "libcst", "datasets", "loraplug_swe.evaluation.evaluate")
+    program = f"import sys, loraplug_swe; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -19,12 +19,12 @@ from history_repository import CODE, GUARD, LOW, MEAN, MESSAGE, History, judged_
 
 from command import Cli
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
-from loraplug_bugs.history.commits import NoFix, kind_of, list_commits, read_fix
-from loraplug_bugs.history.environments import declared
-from loraplug_bugs.history.make import read_journal
-from loraplug_bugs.history.message import told_message
-from loraplug_bugs.history.source import SweHistorySource
-from loraplug_bugs.python import Python
+from loraplug_swe.history.commits import NoFix, kind_of, list_commits, read_fix
+from loraplug_swe.history.environments import declared
+from loraplug_swe.history.make import read_journal
+from loraplug_swe.history.message import told_message
+from loraplug_swe.history.source import SweHistorySource
+from loraplug_swe.mutation.python import Python
 
 REASONS = {
     "first": "the first commit", "only code": "changes no tests", "only tests": "changes no code",
@@ -133,7 +133,7 @@ def test_killed_and_started_again_it_ends_the_same(
     tip = history.names["never right"]
     code = (
         "from pathlib import Path; from loraplug import Run;"
-        "from loraplug_bugs.history.source import SweHistorySource;"
+        "from loraplug_swe.history.source import SweHistorySource;"
         f"run = Run('t', outputs=Path({str(tmp_path)!r}) / 'outputs', cache=Path({str(tmp_path)!r}) / 'cache');"
         f"print(len(list(SweHistorySource({str(history.folder)!r}, {tip!r}, timeout=20.0, workers=1).rows(run))))"
     )

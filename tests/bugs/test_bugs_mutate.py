@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from loraplug_bugs.candidates import Candidate, Found, find
-from loraplug_bugs.functions import Span
-from loraplug_bugs.language import Mutation, Survey
-from loraplug_bugs.mutate import python_mutations
-from loraplug_bugs.python import KINDS, Python
+from loraplug_swe.mutation.candidates import Candidate, Found, find
+from loraplug_swe.mutation.functions import Span
+from loraplug_swe.mutation.language import Mutation, Survey
+from loraplug_swe.mutation.proposals import python_mutations
+from loraplug_swe.mutation.python import KINDS, Python
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_package"
 

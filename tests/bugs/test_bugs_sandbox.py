@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from loraplug import LoraplugError
-from loraplug_bugs.limits import Limits
-from loraplug_bugs.sandbox import Sandbox
+from loraplug_swe.sandbox.limits import Limits
+from loraplug_swe.sandbox.sandbox import Sandbox
 
 PYTHON = sys.executable
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="namespaces are Linux's")
@@ -258,7 +258,7 @@ def test_a_command_that_is_not_there(tree: Path) -> None:
 def test_every_limit_that_a_message_names_is_an_option() -> None:
     """What says `raise dataset.limits.output_mb` must be something that a recipe can say."""
     from loraplug import options
-    from loraplug_bugs.limits import LIMITS
-    from loraplug_bugs.options import BoxLimits
+    from loraplug_swe.mutation.options import BoxLimits
+    from loraplug_swe.sandbox.limits import LIMITS
 
     assert {name.removeprefix("limits.") for name in LIMITS.values()} <= {one.name for one in options(BoxLimits)}

@@ -18,15 +18,15 @@ import pytest
 from bugs_helpers import CLAMP_AND_MEAN
 
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
-from loraplug_bugs import telling
-from loraplug_bugs.edits import Applied, apply
-from loraplug_bugs.hunt import read_journal
-from loraplug_bugs.language import GROUP, Failure, Mutation, Outcome, Survey
-from loraplug_bugs.limits import Limits
-from loraplug_bugs.sandbox import Sandbox
-from loraplug_bugs.source import SweBugsSource
-from loraplug_bugs.stage import stage
-from loraplug_bugs.statement import problem_statement
+from loraplug_swe.edits import Applied, apply
+from loraplug_swe.mutation.hunt import read_journal
+from loraplug_swe.mutation.language import GROUP, Failure, Mutation, Outcome, Survey
+from loraplug_swe.mutation.problem_statement import problem_statement
+from loraplug_swe.mutation.source import SweBugsSource
+from loraplug_swe.sandbox import pytest_reporter as telling
+from loraplug_swe.sandbox.checkout import stage
+from loraplug_swe.sandbox.limits import Limits
+from loraplug_swe.sandbox.sandbox import Sandbox
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_package"
 CODE = f'''\
@@ -218,7 +218,7 @@ def test_same_again_and_after_a_kill(made: tuple[Any, Path, Run], repository: Pa
     """Killed and started again, in another cache and with one worker, it ends with the same rows and tasks."""
     rows, folder, _ = made
     code = (
-        "from pathlib import Path; from loraplug import Run; from loraplug_bugs.source import SweBugsSource;"
+        "from pathlib import Path; from loraplug import Run; from loraplug_swe.mutation.source import SweBugsSource;"
         f"run = Run('t', outputs=Path({str(tmp_path)!r}) / 'outputs', cache=Path({str(tmp_path)!r}) / 'cache');"
         f"print(len(list(SweBugsSource({str(repository)!r}, count=500, per_function=12, workers=1).rows(run))))"
     )
@@ -288,7 +288,7 @@ def test_where_nothing_can_be_shut_in_nothing_runs(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the system refuses namespaces, the run says what is missing and runs nothing, unless `weak` is written."""
-    from loraplug_bugs import sandbox
+    from loraplug_swe.sandbox import sandbox
 
     refusing = tmp_path / "jail"
     shutil.copytree(sandbox._JAIL, refusing, ignore=shutil.ignore_patterns("__pycache__"))
@@ -437,7 +437,7 @@ class Lists:
         return path.endswith(".want")
 
     def functions(self, text: str) -> list[Any]:
-        from loraplug_bugs.functions import Span
+        from loraplug_swe.mutation.functions import Span
 
         return [Span("all", 0, text.count("\n"), "", 0)]
 

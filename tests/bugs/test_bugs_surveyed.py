@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import LoraplugError
-from loraplug_bugs.language import Survey
-from loraplug_bugs.surveyed import checked, checked_report, regular_files
+from loraplug_swe.mutation.language import Survey
+from loraplug_swe.mutation.survey import checked, checked_report, regular_files
 
 LINES = {2: [0], 3: [0]}
 

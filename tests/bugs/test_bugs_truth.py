@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 import pytest
 
 from loraplug import InputError, Run
-from loraplug_bugs.language import Survey
-from loraplug_bugs.limits import Limits
-from loraplug_bugs.python import PytestSuite
-from loraplug_bugs.sandbox import Sandbox
-from loraplug_bugs.source import SweBugsSource
+from loraplug_swe.mutation.language import Survey
+from loraplug_swe.mutation.python import PytestSuite
+from loraplug_swe.mutation.source import SweBugsSource
+from loraplug_swe.sandbox.limits import Limits
+from loraplug_swe.sandbox.sandbox import Sandbox
 
 CODE = '''\
 def double(n):

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug_bugs.channel import WORD, Forged, Kept, read_reply
-from loraplug_bugs.controls import judged, python_controls
-from loraplug_bugs.evals.bench import Bench, Checking
-from loraplug_bugs.evals.cases import Asked, Case, Workroom, held_back
-from loraplug_bugs.evals.flags import flags
-from loraplug_bugs.evals.judge import Judge
-from loraplug_bugs.evals.reading import Task
-from loraplug_bugs.language import Report
-from loraplug_bugs.limits import Limits
-from loraplug_bugs.python import PytestTester, Python, Worker
-from loraplug_bugs.sandbox import Sandbox
+from loraplug_swe.evaluation.bench import Bench, Checking
+from loraplug_swe.evaluation.cases import Asked, Case, Workroom, held_back
+from loraplug_swe.evaluation.flags import flags
+from loraplug_swe.evaluation.judge import Judge
+from loraplug_swe.evaluation.reading import Task
+from loraplug_swe.mutation.language import Report
+from loraplug_swe.mutation.python import PytestTester, Python, Worker
+from loraplug_swe.sandbox.channel import WORD, Forged, Kept, read_reply
+from loraplug_swe.sandbox.controls import judged, python_controls
+from loraplug_swe.sandbox.limits import Limits
+from loraplug_swe.sandbox.sandbox import Sandbox
 
 CODE = """\
 def add(a, b):
@@ -390,7 +390,7 @@ def test_controls_fail_where_their_tests_pass(tmp_path: Path) -> None:
 
 
 def _no_survey() -> Any:
-    from loraplug_bugs.language import Survey
+    from loraplug_swe.mutation.language import Survey
 
     return Survey({})
 

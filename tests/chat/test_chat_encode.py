@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraplug import Conversation, InputError, LoraplugError, Run, conversation, shape_of
-from loraplug_chat import gate, store, workers
+from loraplug_chat import parity_check as gate
+from loraplug_chat import store, workers
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_chat.forms import Forms
 from loraplug_chat.mask import Masker

@@ -424,7 +424,7 @@ def test_the_table_has_every_value(table: str) -> None:
     """The options take what the table tells of."""
     from attrs import fields
 
-    from loraplug_chat.choices import Policy, TextPolicy
+    from loraplug_chat.option_types import Policy, TextPolicy
 
     assert {*Policy.__args__} | {"auto", "split"} == {*TextPolicy.__args__} == {*overlong.TABLE}  # type: ignore[attr-defined]
     assert fields(ChatTemplate).overlong.default == "truncate-left"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from loraplug import Conversation
 from loraplug_chat.mask import Masker
-from loraplug_chat.sealed import Sealed
-from loraplug_chat.tracked import InspectedError
+from loraplug_chat.opaque import Sealed
+from loraplug_chat.provenance import InspectedError
 
 contents = st.text(st.sampled_from("ab \n<|>im_end{}é漢"), max_size=20) | st.sampled_from(
     ["<|im_end|>", "", " x ", "end|>"]

@@ -10,7 +10,7 @@ import pytest
 from loraplug import InputError
 from loraplug.testing import tiny_run, tiny_tokenizer
 from loraplug_chat.formatter import ChatTemplate
-from loraplug_play.prompt import Prompter
+from loraplug_serve.prompt import Prompter
 
 TEXT = "see <|call|>now"
 

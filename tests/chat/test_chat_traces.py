@@ -12,7 +12,7 @@ from chat_help import templates, tokenizer_for
 from loraplug import Run
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_data.traces.source import TraceSource
-from loraplug_swe.swe import SweSource
+from loraplug_swe.conversations.swe import SweSource
 
 OUTPUT = "first line\n" + "middle " * 400 + "\nlast line"
 MINI = {

@@ -11,10 +11,10 @@ from chat_help import answer, system, user
 from datasets import Dataset
 
 from loraplug import Conversation, InputError, Run
+from loraplug.data.labels import check_labels
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_chat.mask import Masker
 from loraplug_chat.text import Text
-from loraplug_rows.labels import check_labels
 
 ROW = [user("a"), answer("half", weight=0.5), user("b"), answer("none", weight=0), user("c"), answer("whole")]
 

@@ -9,9 +9,9 @@ from chat_help import KINDS, tokenizer_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loraplug_chat.ascii_bpe import Words
 from loraplug_chat.marks import _any_of
-from loraplug_chat.tracked import Tracked, concat, joined
-from loraplug_chat.words import Words
+from loraplug_chat.provenance import Tracked, concat, joined
 
 ascii_text = st.text(st.sampled_from([chr(c) for c in (9, 10, 13, *range(32, 127))]), max_size=60)
 python = st.lists(

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from targets import TARGETS, try_one
 
 GUIDED = (
-    "loraplug.layers", "loraplug_tables.layers", "loraplug.building", "loraplug.recipe",
-    "loraplug.lock", "loraplug_data.reading", "loraplug_swe.patches",
-    "loraplug_swe.reverse", "loraplug_swe.tasks", "loraplug_export.tensors", "loraplug_export.lora_files",
+    "loraplug.recipe.layers", "loraplug.config.tables", "loraplug.recipe.building", "loraplug.recipe.recipe",
+    "loraplug.recipe.lock", "loraplug_data.reading", "loraplug_swe.patches.unified",
+    "loraplug_swe.patches.reverse", "loraplug_swe.tasks.task", "loraplug_export.tensors", "loraplug_export.lora_files",
 )  # fmt: skip
 """What atheris looks into; modules that are loaded only when they are needed, so that it can."""
 

@@ -141,9 +141,9 @@ def recipes(draw: Any) -> tuple[bytes, list[str], dict[str, str]]:
 
 def try_recipe(given: tuple[bytes, list[str], dict[str, str]], folder: Path) -> None:
     """Read, build, write as a lock and read that again."""
-    from loraplug.building import build
-    from loraplug.layers import read_layers
-    from loraplug.lock import as_table, lock_text
+    from loraplug.recipe.building import build
+    from loraplug.recipe.layers import read_layers
+    from loraplug.recipe.lock import as_table, lock_text
 
     text, settings, env = given
     file = folder / "recipe.toml"
@@ -275,9 +275,9 @@ def changed_patches(draw: Any) -> str:
 def try_patch(text: str, folder: Path) -> None:
     """Read, check its paths, and take back, twice. Halves of pairs go out when tasks are read."""
     text = text.encode("utf-8", "ignore").decode()
-    from loraplug_swe.patches import check_path, parse_patch, quote_path, unquote_path
-    from loraplug_swe.rejects import Reject
-    from loraplug_swe.reverse import reverse_patch
+    from loraplug_swe.patches.reverse import reverse_patch
+    from loraplug_swe.patches.unified import check_path, parse_patch, quote_path, unquote_path
+    from loraplug_swe.tasks.rejects import Reject
 
     try:
         sections = parse_patch(text)

@@ -11,8 +11,8 @@ import pytest
 
 from command import ROOT, Cli
 from loraplug import load_registry
-from loraplug_kit.commands import KINDS
-from loraplug_kit.listing import list_plugins
+from loraplug_tools.plugins.commands import KINDS
+from loraplug_tools.plugins.listing import list_plugins
 
 HOOKS = {
     "dataset": "loraplug_dataset_sources",

@@ -21,7 +21,7 @@ from loraplug import (
     Trained,
     options,
 )
-from loraplug_kit.conformance import Finding, assert_conforms, check_class, conformance
+from loraplug_tools.plugins.conformance import Finding, assert_conforms, check_class, conformance
 
 COUNTER = itertools.count()
 
@@ -197,7 +197,7 @@ def test_every_built_in_option_is_documented() -> None:
 
 def test_our_errors_are_what_the_checks_ask_for() -> None:
     """`refuses` takes any of our errors, and nothing else."""
-    from loraplug_kit.conformance import CheckError, refuses
+    from loraplug_tools.plugins.conformance import CheckError, refuses
 
     def raising(error: Exception) -> Any:
         def action() -> None:

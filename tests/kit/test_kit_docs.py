@@ -12,8 +12,9 @@ from types import ModuleType
 import pytest
 
 from command import ROOT
-from loraplug import hookspecs, load_registry
+from loraplug import load_registry
 from loraplug.context import Event
+from loraplug.plugin import hookspecs
 
 DOCS = ROOT / "docs"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("loraplug_"))

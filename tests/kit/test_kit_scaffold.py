@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from command import ROOT, Cli
 from loraplug import InputError
-from loraplug_kit.commands import KINDS
-from loraplug_kit.scaffold import names, write_package
+from loraplug_tools.plugins.commands import KINDS
+from loraplug_tools.plugins.scaffold import names, write_package
 
 
 @pytest.mark.slow

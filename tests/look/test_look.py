@@ -11,19 +11,19 @@ import pytest
 from click.testing import CliRunner, Result
 from datasets import Dataset
 
-import loraplug_look
+import loraplug_tools.inspect
 from loraplug import Run, load_registry
 from loraplug.cli import cli
-from loraplug_look.near import near
-from loraplug_look.tokens import tokens
+from loraplug_tools.inspect.near import near
+from loraplug_tools.inspect.tokens import tokens
 
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Run a command in this process, with the commands of `loraplug_look`."""
+    """Run a command in this process, with the commands of `loraplug_tools.inspect`."""
     registry = load_registry()
     if not any(command.name == "plan" for command, _ in registry.commands):
-        registry = load_registry(extra=[("look", loraplug_look)])
+        registry = load_registry(extra=[("look", loraplug_tools.inspect)])
     monkeypatch.setitem(cli.__dict__, "registry", registry)
     monkeypatch.setenv("LORAPLUG_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

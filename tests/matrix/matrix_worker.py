@@ -47,8 +47,8 @@ def run_cell(cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
 
 
 def _run(cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
-    from loraplug.building import build
-    from loraplug.layers import read_layers
+    from loraplug.recipe.building import build
+    from loraplug.recipe.layers import read_layers
 
     recipe_file, outputs = folder / "recipe.toml", folder / "outputs"
     rows = folder / "rows.jsonl"
@@ -86,7 +86,7 @@ def _run(cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
 
 
 def _execute(recipe: Any, registry: Any, folder: Path) -> tuple[Any, list[str]]:
-    from loraplug.run import Pipeline
+    from loraplug.pipeline.pipeline import Pipeline
 
     run = Run("cell", outputs=folder / "outputs", cache=folder / "cache", reporter=Reporter())
     return Pipeline(recipe, registry, run).execute(), run.reporter.lines
@@ -106,7 +106,7 @@ def _check_products(outputs: Path) -> None:
 def _check_answer(outcome: Any, adapter: Path, registry: Any, folder: Path) -> None:
     import torch
 
-    from loraplug.open import open_model
+    from loraplug.pipeline.reference import open_model
 
     model, tokenizer = open_model(adapter, registry).load(Run("chat", outputs=folder / "chat"), adapter)
     (sample,) = outcome.samples

@@ -13,7 +13,7 @@ import pytest
 
 from command import Cli
 from loraplug import InputError, Run, load_registry, open_model
-from loraplug.open import lock_beside
+from loraplug.pipeline.reference import lock_beside
 
 EVIL = """
 from pathlib import Path
@@ -266,7 +266,7 @@ def test_a_config_that_names_a_base_on_the_network(adapter: Path, tmp_path: Path
 def test_what_a_stranger_wrote_is_no_html_in_the_page() -> None:
     """Errors name keys and values of locks, and gradio shows errors as HTML."""
     gradio = pytest.importorskip("gradio")
-    from loraplug_play.page import _as_gradio_errors
+    from loraplug_serve.page import _as_gradio_errors
 
     with pytest.raises(gradio.Error) as caught, _as_gradio_errors():
         raise InputError("model.use: '<img src=x onerror=alert(1)>\x1b[31m'", where="lock")
@@ -290,7 +290,7 @@ def test_eval_takes_of_a_foreign_lock_how_it_asks_and_no_path(
 
 def test_a_record_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """The run goes on."""
-    from loraplug.provenance import is_own, remember
+    from loraplug.recipe.provenance import is_own, remember
 
     run = Run("x", outputs=tmp_path)
     with pytest.MonkeyPatch.context() as here:

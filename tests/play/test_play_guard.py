@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loraplug_play.guard import MOST, Guard, Names
+from loraplug_serve.guard import MOST, Guard, Names
 
 HOST = "127.0.0.1:7860"
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from loraplug import Conversation, InputError
 from loraplug_chat.mask import Masker
-from loraplug_play.prompt import Prompter
-from loraplug_play.voice import _Pieces
+from loraplug_serve.chat_model import _Pieces
+from loraplug_serve.prompt import Prompter
 
 WORDS = st.sampled_from(
     ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>", "the bug", "\n", " ", "é", "🎉"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loraplug import only_one
-from loraplug_play.runs_page import Runs
+from loraplug_serve.runs_page import Runs
 
 EVENTS: list[dict[str, Any]] = [
     {"time": 1, "event": "stage-start", "stage": "trainer"},

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from loraplug import InputError, Run, load_registry, open_model
-from loraplug_play.generate import Sampling
-from loraplug_play.loading import load
-from loraplug_play.voice import Answer, Voice
+from loraplug_serve.chat_model import Answer, Voice
+from loraplug_serve.generate import Sampling
+from loraplug_serve.loading import load
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 ASKED = [{"role": "user", "content": "what is 3 and one?"}]
@@ -71,7 +71,7 @@ def test_memory_changes_nothing(tiny_model: Path) -> None:
 
 def test_two_voices_take_turns(adapter: Path) -> None:
     """Base and fine-tuned of one model in memory, token by token in turn, answer as they do alone."""
-    from loraplug_play.page import side_by_side
+    from loraplug_serve.page import side_by_side
 
     tuned, base = loaded(adapter)
     assert base is not None
@@ -87,7 +87,7 @@ def test_a_merged_model_is_compared_with_the_base_it_names(
     finished: Path, merged: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its loraplug.json says which; the page's choice of runs leads there too, and a folder without one is told."""
-    from loraplug_play.models import Models, finished_runs
+    from loraplug_serve.models import Models, finished_runs
 
     monkeypatch.chdir(finished)
     assert {"tiny (adapter)", "tiny (merged)"} <= set(finished_runs(finished / "outputs"))

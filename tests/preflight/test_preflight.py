@@ -13,10 +13,10 @@ import pytest
 
 from command import ROOT
 from loraplug import BaseFacts, InputError, Run, load_registry
-from loraplug.building import build
 from loraplug.errors import RecipeError
-from loraplug.layers import read_layers
-from loraplug.run import STAGES, Pipeline
+from loraplug.pipeline.pipeline import STAGES, Pipeline
+from loraplug.recipe.building import build
+from loraplug.recipe.layers import read_layers
 
 REGISTRY = load_registry()
 HEAVY = ("torch", "transformers", "datasets", "trl", "peft", "numpy", "bitsandbytes")

@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import loraplug_runs
+import loraplug_tools.runs
 from command import Cli
 from loraplug import InputError, RunRecord, duration, load_registry, only_one, read_run, read_runs
 from loraplug.cli import cli
-from loraplug_runs.words import sparkline, table
+from loraplug_tools.runs.formatting import sparkline, table
 
 STEPS = [{"step": step, "loss": 5 - step / 10, "learning_rate": 0.01, "seconds": step * 2} for step in range(1, 9)]
 
@@ -80,10 +80,10 @@ def done(make: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Run a command in this process, with the commands of `loraplug_runs`."""
+    """Run a command in this process, with the commands of `loraplug_tools.runs`."""
     registry = load_registry()
     if not any(command.name == "runs" for command, _ in registry.commands):
-        registry = load_registry(extra=[("runs", loraplug_runs)])
+        registry = load_registry(extra=[("runs", loraplug_tools.runs)])
     monkeypatch.setitem(cli.__dict__, "registry", registry)
     monkeypatch.chdir(tmp_path)
 
@@ -304,7 +304,7 @@ def test_sparkline() -> None:
 
 def test_sparkline_where_bars_cannot_be_written() -> None:
     """A pipe in a code page without bars gets other letters, not an error."""
-    code = "from loraplug_runs.words import sparkline; print(sparkline([(1, 0.0), (2, 1.0)], 2, 0, 1, 2))"
+    code = "from loraplug_tools.runs.formatting import sparkline; print(sparkline([(1, 0.0), (2, 1.0)], 2, 0, 1, 2))"
     env = {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": ":".join(sys.path)}
     told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
     assert told.stdout.split() == [b"_#"]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import EventLog, only_one, read_run
-from loraplug_runs.watch import picture
+from loraplug_tools.runs.watch import picture
 
 METRICS = {"steps": 40, "loss": 2.5, "tokens_per_second": 90.0, "seconds": 20.0, "memory_bytes": 3e9}
 EVENTS = [

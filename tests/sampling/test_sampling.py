@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from families import build
-from loraplug_sampling import Completion, Drawing, Prompt, Sampler
-from loraplug_sampling.drawing import choose, stream, uniform
+from loraplug_serve.sampling import Completion, Drawing, Prompt, Sampler
+from loraplug_serve.sampling.drawing import choose, stream, uniform
 
 STOP = 2
 LENGTHS = (5, 17, 9)
@@ -175,6 +175,7 @@ def test_nothing_heavy_is_loaded_by_the_package(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    code = "import sys, loraplug_sampling; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    loaded = "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    code = f"import sys, loraplug_serve.sampling; {loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from families import build
-from loraplug_sampling.compat import attention_of, base_of, cache_of, with_cache
+from loraplug_serve.sampling.compat import attention_of, base_of, cache_of, with_cache
 
-SEE = "see loraplug_sampling/compat.py"
+SEE = "see loraplug_serve/sampling/compat.py"
 
 
 def test_a_models_attention_is_known_by_name_and_can_be_set() -> None:

@@ -1,4 +1,4 @@
-"""What `loraplug_adapters.compat` relies on in peft and bitsandbytes: a failure says what changed there."""
+"""What `loraplug.adapters.compat` relies on in peft and bitsandbytes: a failure says what changed there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from families import build
-from loraplug_adapters import compat
+from loraplug.adapters import compat
 
 
 def test_what_is_used_of_peft_is_there() -> None:
@@ -26,12 +26,12 @@ def test_what_is_used_of_peft_is_there() -> None:
 
 
 def test_eight_bit_layers_lose_their_scales_to_dora_unless_they_are_kept(tiny_model: Path) -> None:
-    """What `loraplug_adapters.compat` is for: once this fails without it no longer, it can go."""
+    """What `loraplug.adapters.compat` is for: once this fails without it no longer, it can go."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from loraplug_adapters.compat import keep_int8_scales
+    from loraplug.adapters.compat import keep_int8_scales
 
     bits = BitsAndBytesConfig(load_in_8bit=True)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32", quantization_config=bits)

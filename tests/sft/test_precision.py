@@ -48,7 +48,7 @@ def test_an_adapter_answers_in_chat_as_it_did_after_training(
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from loraplug_adapters.load import put_on, tensor_names
+    from loraplug.adapters.load import put_on, tensor_names
 
     result = train("a", dtype="bfloat16", lora=Lora(**lora), samples=1, kernel="plain")
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="bfloat16")

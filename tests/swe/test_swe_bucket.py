@@ -13,8 +13,8 @@ import pytest
 from swe_helpers import read_rejects, synth
 
 from loraplug import InputError, LoraplugError, Run
-from loraplug_swe.options import BucketOptions
-from loraplug_swe.synth import SweSynthSource
+from loraplug_swe.conversations.synth import SweSynthSource
+from loraplug_swe.tasks.options import BucketOptions
 
 FAST = BucketOptions(backoff=0.01, per_second=500, timeout=2, attempts=4, max_wait=1, max_bytes=50_000)
 GOLD = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"

@@ -9,9 +9,9 @@ import pytest
 from swe_helpers import Repo, checkout_of, commands, read_rejects, replay, row, synth, write_tasks
 
 from loraplug import InputError, Run
-from loraplug_swe.options import GitLimits
-from loraplug_swe.reverse import reverse_patch
-from loraplug_swe.swe import SweSource
+from loraplug_swe.conversations.swe import SweSource
+from loraplug_swe.patches.reverse import reverse_patch
+from loraplug_swe.tasks.options import GitLimits
 
 BODY = "".join(f"line {n}\n" for n in range(1, 31))
 

@@ -11,7 +11,7 @@ import cattrs
 import pytest
 
 from loraplug_swe import loraplug_dataset_sources
-from loraplug_swe.templates import read_templates
+from loraplug_swe.conversations.templates import read_templates
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "swe-data.md").read_text()
 BLOCKS = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)

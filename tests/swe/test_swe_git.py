@@ -11,12 +11,12 @@ import pytest
 from swe_helpers import Repo, commands, row, write_tasks
 
 from loraplug import LoraplugError, Run
-from loraplug_swe.clones import get_clone
-from loraplug_swe.git import environment, run_git
-from loraplug_swe.objects import Objects
-from loraplug_swe.options import GitLimits, transport
-from loraplug_swe.rejects import Reject
-from loraplug_swe.swe import SweSource
+from loraplug_swe.conversations.swe import SweSource
+from loraplug_swe.repositories.clones import get_clone
+from loraplug_swe.repositories.git import environment, run_git
+from loraplug_swe.repositories.objects import Objects
+from loraplug_swe.tasks.options import GitLimits, transport
+from loraplug_swe.tasks.rejects import Reject
 
 
 def make_rows(folder: str, tasks: str, url: str) -> int:

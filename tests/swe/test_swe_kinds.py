@@ -14,8 +14,8 @@ import pytest
 from swe_helpers import Repo, checkout_of, read_rejects, replay, synth, write_tasks
 
 from loraplug import InputError, Run
-from loraplug_swe.swe import SweSource
-from loraplug_swe.synth import SweSynthSource
+from loraplug_swe.conversations.swe import SweSource
+from loraplug_swe.conversations.synth import SweSynthSource
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FORWARD = "--- a/calc.py\n+++ b/calc.py\n@@ -1,2 +1,2 @@\n def half(x):\n-    return x // 3\n+    return x // 2\n"

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from swe_helpers import SHARED, Repo, checkout_of, needs_shared, read_rejects, replay, row, synth, write_tasks
 
 from loraplug import Run
-from loraplug_swe.mend import sound_patch
-from loraplug_swe.places import open_place
-from loraplug_swe.rejects import Reject
-from loraplug_swe.swe import SweSource
-from loraplug_swe.synth import SweSynthSource
-from loraplug_swe.tasks import read_task
+from loraplug_swe.conversations.swe import SweSource
+from loraplug_swe.conversations.synth import SweSynthSource
+from loraplug_swe.patches.repair import sound_patch
+from loraplug_swe.tasks.rejects import Reject
+from loraplug_swe.tasks.stores import open_place
+from loraplug_swe.tasks.task import read_task
 
 GIT = """\
 diff --git a/lib/sum.py b/lib/sum.py

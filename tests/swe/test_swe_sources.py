@@ -12,12 +12,12 @@ from swe_helpers import SHARED, commands, needs_shared, read_rejects, row, synth
 
 from loraplug import InputError, Run, conversation, shape_of
 from loraplug_swe import loraplug_dataset_sources
-from loraplug_swe.options import parse_ids
-from loraplug_swe.places import open_place
-from loraplug_swe.rejects import Reject
-from loraplug_swe.swe import SweSource
-from loraplug_swe.synth import SweSynthSource
-from loraplug_swe.tasks import clean_statement, read_task
+from loraplug_swe.conversations.swe import SweSource
+from loraplug_swe.conversations.synth import SweSynthSource
+from loraplug_swe.tasks.options import parse_ids
+from loraplug_swe.tasks.rejects import Reject
+from loraplug_swe.tasks.stores import open_place
+from loraplug_swe.tasks.task import clean_statement, read_task
 
 GOLD = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
 BUG = "--- a/y\n+++ b/y\n@@ -1 +1 @@\n-right\n+wrong\n"
@@ -96,7 +96,7 @@ def test_json_arrays_are_streamed_truly(
     tmp_path_factory: pytest.TempPathFactory, data: list, indent: int | None
 ) -> None:
     """Any array comes out entry by entry as json.loads has it, whatever the window."""
-    import loraplug_swe.arrays as arrays
+    import loraplug_swe.tasks.json_stream as arrays
 
     path = tmp_path_factory.mktemp("json") / "a.json"
     path.write_text(json.dumps(data, indent=indent, ensure_ascii=False).encode("utf-8", "replace").decode())

@@ -8,7 +8,7 @@ from loraplug_dedup import Dedup
 
 from loraplug import InputError
 from loraplug.testing import make_registry, tiny_run
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 
 def test_it_is_found_by_name() -> None:

@@ -13,7 +13,7 @@ from loraplug_fim.markers import FAMILIES, markers_of
 
 from loraplug import InputError
 from loraplug.testing import make_registry, tiny_run, tiny_tokenizer
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 CODE = "def add(a, b):\n    '''The sum.'''\n    return a + b\n\n\ndef twice(a):\n    return add(a, a)\n"
 

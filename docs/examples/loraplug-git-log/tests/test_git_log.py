@@ -10,7 +10,7 @@ from loraplug_git_log.source import GitLog, without_trailers
 
 from loraplug import InputError
 from loraplug.testing import from_table, make_registry, tiny_run
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 
 def git(folder: Path, *words: str) -> None:

@@ -9,7 +9,7 @@ from loraplug_mix import MixSource
 
 from loraplug import InputError, load_registry
 from loraplug.testing import from_table, make_registry, tiny_run
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 
 def table(folder: Path, **more: object) -> dict[str, object]:

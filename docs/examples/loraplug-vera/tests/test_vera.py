@@ -6,7 +6,7 @@ import loraplug_vera
 from loraplug_vera import Vera
 
 from loraplug.testing import make_registry, tiny_model
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 
 def test_it_is_found_by_name() -> None:

@@ -14,7 +14,7 @@ from loraplug_zip.exporter import ZipExporter
 
 from loraplug import LoraplugError, Trained
 from loraplug.testing import make_registry, tiny_trained
-from loraplug_kit.conformance import assert_conforms
+from loraplug_tools.plugins.conformance import assert_conforms
 
 
 @pytest.fixture(scope="module")

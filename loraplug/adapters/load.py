@@ -1,0 +1,111 @@
+"""A folder in peft's format onto a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from loraplug.config.errors import InputError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """Names of the adapter's tensors.
+
+    Raises:
+        InputError: no weights, pickled ones, a broken file, or values that are no numbers.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    config, file = folder / CONFIG, folder / WEIGHTS
+    try:
+        if "peft_type" not in json.loads(config.read_text(encoding="utf-8")):
+            raise InputError("says no peft_type", where=config, todo="copy the adapter again")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"not JSON ({error})", where=config, todo="copy the adapter again") from None
+    if not file.is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        what = "has only pickled weights, which can run code when they are opened" if pickled else f"has no {WEIGHTS}"
+        raise InputError(what, where=folder, todo=f"copy the whole adapter, with {WEIGHTS}")
+    try:
+        with safe_open(file, "pt") as tensors:
+            names = list(tensors.keys())
+            bad = [name for name in names if not torch.isfinite(tensors.get_tensor(name)).all()]
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"is broken ({error})", where=file, todo="copy the adapter again") from None
+    if bad:
+        todo = "train again, with a smaller learning rate"
+        raise InputError(f"{bad[0]} holds NaN or infinite values", where=file, todo=todo)
+    return names
+
+
+def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
+    """A `PeftModel` in evaluation mode: the model with the adapter, every tensor of which has found its place.
+
+    It computes as it did when it was trained, see `precision`.
+
+    Args:
+        names: what `tensor_names` found in the folder.
+
+    Raises:
+        InputError: the adapter belongs to another base.
+    """
+    import logging
+    import warnings
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
+    from peft import get_peft_model_state_dict
+
+    todo = "name the base it was trained on with --base"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is an error below
+            adapted = load_adapter(model, folder)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"does not fit this base: {text}", where=folder, todo=todo) from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    strange = [name for name in names if "lora_" in name and name not in wanted]
+    if lacking := [name for name in wanted if name not in names] or strange:
+        raise InputError(
+            f"does not fit this base: {len(lacking)} tensors, such as {lacking[0]}", where=folder, todo=todo
+        )
+    return adapted.eval()
+
+
+def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
+    """A `PeftModel`: the model with the folder's adapter, its values in float32 as they were saved; see `precision`.
+
+    Args:
+        trainable: a trainer will hold it to the rule of precision, after its own changes; else it is held to it here.
+
+    Raises:
+        OSError, RuntimeError, ValueError, KeyError, TypeError: peft's, where the adapter does not fit.
+    """
+    from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+
+    from loraplug.adapters.attach import as_modules, name_as_weights
+    from loraplug.adapters.compat import targets_as_written
+    from loraplug.adapters.precision import mixed_precision, store_in_float32
+    from loraplug.adapters.tokens import grow_for_adapter
+
+    dtype = model.dtype
+    options = {"use_safetensors": True, "local_files_only": True}
+    config = PeftConfig.from_pretrained(str(folder))
+    by_weight = as_modules(model, config)
+    grow_for_adapter(model, config)
+    named = set(config.target_modules or ())
+    with targets_as_written() if by_weight else nullcontext():
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config, **options)
+    if by_weight:
+        name_as_weights(adapted, named)
+    narrow = any(config.modules_to_save for config in adapted.peft_config.values()) and dtype.itemsize < 4
+    store_in_float32(adapted) if trainable else mixed_precision(adapted, dtype)
+    if narrow:  # peft copied them from the base, in its dtype, and rounded what it read
+        set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu", **options))
+    return adapted

@@ -1,0 +1,68 @@
+"""The one rule of precision of a model with adapters, in training, validation, answers and chat.
+
+Stored: a frozen weight as the loader and the quantizer left it; what is trained (LoRA's A and B, DoRA's magnitudes,
+modules trained whole) in float32, since small updates are lost in the 8 bits that bfloat16 has for them.
+
+Computed: in the format that the base was loaded in. Where that is bfloat16 or float16, every call of the model runs
+under `torch.autocast` of it: products take it, norms, softmax and losses float32. Where it is float32, all is float32.
+
+The fast kernel (`loraplug_sft.kernel`) leaves autocast: it rounds what goes into products with frozen weights, and
+computes all else in float32. Merges and their proofs are computed in float32 throughout.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from loraplug.adapters.compat import keep_int8_scales
+
+
+def mixed_precision(model: Any, dtype: Any) -> None:
+    """Hold a `PeftModel` to the rule, in place: calls of its base, by whatever way, compute in `dtype`.
+
+    Done once for a model, after everything else that replaces the base's `forward`.
+
+    Args:
+        model: adapters and modules trained whole must be in it already; they become float32.
+        dtype: the torch dtype that the base was loaded in, before adapters.
+    """
+    import torch
+
+    store_in_float32(model)
+    if dtype not in (torch.bfloat16, torch.float16):
+        return
+    base = model.get_base_model()
+    forward = base.forward
+
+    @wraps(forward)
+    def autocast(*args: Any, **inputs: Any) -> Any:
+        with torch.autocast(base.device.type, dtype):
+            return forward(*args, **inputs)
+
+    base.forward = autocast
+
+
+def store_in_float32(model: Any) -> None:
+    """The part of the rule that tells how a `PeftModel` is stored: what adapters brought becomes float32, in place."""
+    base = model.get_base_model()
+    keep_int8_scales(base)
+    for module in _trained_modules(base):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.float()
+
+
+def _trained_modules(base: Any) -> list[Any]:
+    """The containers in which peft keeps what belongs to an adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    found = []
+    for module in base.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            found.append(module.modules_to_save)
+        elif isinstance(module, BaseTunerLayer):
+            parts = (getattr(module, name, None) for name in module.adapter_layer_names)
+            found += [part for part in parts if hasattr(part, "parameters")]
+    return found

@@ -1,0 +1,231 @@
+"""Several data sets as one: how often each encoded row is taken, and in what order. Seed and data decide it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attrs import define, field, frozen
+
+from loraplug.config.options import Doc
+from loraplug.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from loraplug.context import Run
+
+_OFTEN = 10
+"""Passes over a set from which on the user is warned: it is learnt by heart."""
+_KEYS = frozenset({"input_ids", "labels", "row", "seq_lengths", "token_weights"})
+
+
+@frozen
+class Mix:
+    """How several data sets become one."""
+
+    how: Annotated[
+        Literal["concatenate", "interleave"],
+        Doc("concatenate: one set after the other, shuffled together by the trainer; interleave: all sets side by side "
+            "in their shares at every moment of the training"),
+    ] = "concatenate"  # fmt: skip
+    exhausted: Annotated[
+        Literal["stop", "repeat"] | None,
+        Doc("stop: sets are sampled down to their shares, and none is taken twice; repeat: every row of every set is "
+            "taken, and smaller sets again until they have their share"),
+    ] = None  # fmt: skip
+    unit: Annotated[Literal["tokens", "rows"] | None, Doc("what shares are of")] = None
+
+
+@frozen
+class Taken:
+    """What a mixture takes of a set: `rows` of `of` encoded rows, and `amount` in its unit; `passes` over the set."""
+
+    rows: int
+    of: int
+    amount: int
+    passes: float
+
+    def __str__(self) -> str:
+        often = f", {self.passes:.2f} times over" if self.passes > 1 else ""
+        return f"{self.rows} rows of {self.of}{often}"
+
+
+@define
+class _Part:
+    """A set on its way into a mixture: the size of each of its rows in the unit of shares, and what it is to give."""
+
+    name: str
+    sizes: Sequence[int]
+    budget: float = math.inf
+    taken: list[int] = field(factory=list)
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes)
+
+    def take(self, seed: int, *, drawn: bool) -> None:
+        """Whole passes over the set, then rows of one more, drawn without repeats, to within half a row of the budget.
+
+        `drawn`: whether whole passes have an order drawn at random, too.
+        """
+        given: float = 0
+        number = 0
+        while True:
+            order = list(range(len(self.sizes)))
+            random.Random(f"{seed} {self.name} {number}").shuffle(order)  # noqa: S311 - no secret
+            if given + self.total <= self.budget:
+                self.taken += order if drawn else range(len(self.sizes))
+                given += self.total
+                if self.budget == math.inf or given >= self.budget:
+                    return
+                number += 1
+                continue
+            last = []
+            for row in order:
+                if given + self.sizes[row] / 2 > self.budget:
+                    break
+                last.append(row)
+                given += self.sizes[row]
+            if not self.taken and not last:
+                last = order[:1]
+            self.taken += last if drawn else sorted(last)
+            return
+
+
+def mixed(
+    sets: Mapping[str, Dataset], shares: Mapping[str, float | None], mix: Mix, run: Run
+) -> tuple[Dataset, dict[str, Taken]]:
+    """One data set of several encoded ones, and what it takes of each.
+
+    Under `interleave` the rows have a column `set`: a trainer that draws an order of its own keeps to its sequence.
+
+    Args:
+        sets: encoded rows by the name of their set; at least one.
+        shares: of each set; all None where every row is taken once.
+        mix: how.
+        run: its seed.
+
+    Raises:
+        InputError: the sets are encoded in ways that do not go together.
+    """
+    parts = [_Part(name, _sizes(rows, mix.unit)) for name, rows in sets.items()]
+    wanted = {name: shares[name] or 0.0 for name in sets}
+    if len(parts) > 1 and all(wanted.values()):
+        whole = [part.total / wanted[part.name] for part in parts]
+        scale = min(whole) if mix.exhausted == "stop" else max(whole)
+        for part, own in zip(parts, whole, strict=True):
+            part.budget = part.total if own == scale else wanted[part.name] * scale
+    for part in parts:
+        part.take(run.seed, drawn=mix.how == "interleave")
+    told = {part.name: _taken(part) for part in parts}
+    for name, one in told.items():
+        if one.passes > _OFTEN:
+            run.warn(f"the set {name} is repeated {one.passes:.1f} times to have its share: more rows, a smaller "
+                     'share, or exhausted = "stop" would keep the model from learning it by heart')  # fmt: skip
+    return _joined(sets, parts, side_by_side=mix.how == "interleave"), told
+
+
+def _taken(part: _Part) -> Taken:
+    amount = sum(part.sizes[row] for row in part.taken)
+    return Taken(len(part.taken), len(part.sizes), amount, amount / max(part.total, 1))
+
+
+def _sizes(rows: Dataset, unit: str | None) -> Sequence[int]:
+    if unit != "tokens":
+        return [1] * len(rows)
+    sizes: list[int] = []
+    for table in rows.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=1000):
+        sizes += table.column(0).combine_chunks().value_lengths().to_pylist()
+    return sizes
+
+
+def _sequence(parts: Sequence[_Part]) -> list[int]:
+    """Which set each row of the mixture is of: always the one that is furthest behind what it will have given."""
+    amounts = [_taken(part).amount for part in parts]
+    given, at, made = [0] * len(parts), [0] * len(parts), list[int]()
+    for _ in range(sum(len(part.taken) for part in parts)):
+        open_ = [index for index, part in enumerate(parts) if at[index] < len(part.taken)]
+        nxt = min(
+            open_, key=lambda index: ((given[index] + _next(parts[index], at[index]) / 2) / amounts[index], index)
+        )
+        given[nxt] += _next(parts[nxt], at[nxt])
+        at[nxt] += 1
+        made.append(nxt)
+    return made
+
+
+def _next(part: _Part, at: int) -> int:
+    return part.sizes[part.taken[at]]
+
+
+def _joined(sets: Mapping[str, Dataset], parts: Sequence[_Part], *, side_by_side: bool) -> Dataset:
+    from datasets import concatenate_datasets
+
+    rows = alike(sets)
+    if side_by_side:
+        rows = {name: with_set(one, name) for name, one in rows.items()}
+    starts, start = [], 0
+    for one in rows.values():
+        starts.append(start)
+        start += len(one)
+    if side_by_side:
+        sources = [iter(part.taken) for part in parts]
+        indices = [starts[index] + next(sources[index]) for index in _sequence(parts)]
+    else:
+        indices = [begin + row for begin, part in zip(starts, parts, strict=True) for row in part.taken]
+    made = concatenate_datasets([*rows.values()]).select(indices)
+    made.info.description = ""  # which holds each formatter's account of its own set
+    return made
+
+
+def alike(sets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Encoded sets with the same columns: what one lacks of lengths and weights is what they are without.
+
+    Raises:
+        InputError: they have columns of other names, which say something that nobody here knows.
+    """
+    columns = {name: set(rows.column_names) for name, rows in sets.items()}
+    every = set().union(*columns.values())
+    for name, own in columns.items():
+        if odd := sorted(every - own - _KEYS):
+            other = next(one for one, held in columns.items() if odd[0] in held)
+            what = f"their formatters make other columns: {other} has {', '.join(odd)}, {name} has not"
+            raise InputError(what, where="dataset", todo="give both sets the same formatter")
+    features = next(iter(sets.values())).features.copy()
+    for rows in sets.values():
+        features.update({key: kind for key, kind in rows.features.items() if key not in features})
+    return {name: _filled(rows, features) for name, rows in sets.items()}
+
+
+def _filled(rows: Dataset, features: Any) -> Dataset:
+    lacking = [name for name in features if name not in rows.column_names]
+    if lacking:
+
+        def fill(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            lengths = [len(ids) for ids in batch["input_ids"]]
+            known: dict[str, list[Any]] = {
+                "seq_lengths": [[length] for length in lengths],
+                "token_weights": [None] * len(lengths),
+            }
+            return {name: known[name] for name in lacking}
+
+        rows = rows.map(fill, batched=True, features=features)
+    rows = rows.select_columns(list(features))
+    return rows if rows.features == features else rows.cast(features)
+
+
+def together(sets: Mapping[str, Dataset]) -> Dataset:
+    """Validation rows of several sets as one data set, with the name of its set in the column `set` of each."""
+    from datasets import concatenate_datasets
+
+    made = concatenate_datasets([with_set(rows, name) for name, rows in sets.items()])
+    made.info.description = ""
+    return made
+
+
+def with_set(rows: Dataset, name: str) -> Dataset:
+    """The rows with the name of their set in a column `set`."""
+    return rows.add_column("set", [name] * len(rows))

@@ -1,0 +1,1 @@
+"""A run: its stages in order, what they leave, and how it goes on after a kill."""

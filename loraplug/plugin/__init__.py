@@ -1,0 +1,1 @@
+"""Plugins: the kinds of component, the hooks, and the registry of what is installed."""

@@ -1,0 +1,439 @@
+"""The kinds of component. A component is a frozen attrs class: fields are options, one verb is its job.
+
+A field whose type is one of these bases, a list of them or an optional one, is a table with a `use` of its own: a
+component may hold components of any kind. Verbs are called by keyword.
+
+Annotate every field with `Doc`; `plugins show`, the JSON schema and the docs are made from it. Import torch,
+transformers, datasets and the like inside methods, never at module level: listing plugins must stay fast.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+from attrs import Factory, frozen
+
+from loraplug.config.options import ByUse
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from loraplug.context import Run
+    from loraplug.errors import Problem
+    from loraplug.recipe.recipe import Recipe
+
+
+class Component(ByUse, ABC):
+    """Base of all kinds. Not to be used directly."""
+
+    __slots__ = ()
+
+    def check(self, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
+        """Problems of these options together with the rest of the recipe, found without loading anything."""
+        return ()
+
+    def preflight(self, run: Run, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
+        """What would stop this stage though its options are in order: a file that is missing, a base that does not fit.
+
+        Asked of every stage by `recipe check`, and by `plan` and `run` before their first work; all problems are told
+        at once. Only facts that are had in a fraction of a second, without torch: whether files are there, their first
+        rows, `recipe.model.facts(run)`. An InputError that is raised is one problem; those yielded before it count.
+        """
+        return ()
+
+    def disk(self, run: Run, recipe: Recipe) -> Mapping[Path, int]:  # noqa: ARG002
+        """Bytes that this stage will write, about, by a folder or file they go below (it need not be there yet).
+
+        Held against the room on its disk before the first work, together with what the other stages will write there.
+        """
+        return {}
+
+    def preflight_model(self, run: Run, recipe: Recipe, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
+        """What only the modules of the model tell; `model` has no weights: its parameters are on the meta device.
+
+        Asked by `plan`, `run` and `recipe check --deep`, after `preflight`. All see one model: leave it as it is.
+        """
+        return ()
+
+
+class DatasetSource(Component):
+    """Yields training rows.
+
+    @frozen
+    class YamlSource(DatasetSource):
+        '''Rows of a YAML file, which is a list of mappings.'''
+
+        name = "yaml"
+        path: Annotated[Path, Doc("the YAML file")]
+
+        def load(self, run):
+            import yaml
+            from datasets import Dataset
+
+            return Dataset.from_list(yaml.safe_load(self.path.read_text()))
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str] = "dataset"
+
+    @classmethod
+    def reads(cls, path: str) -> bool:  # noqa: ARG003
+        """Whether a file, pattern or folder is of the kind that this source reads through its option `path`.
+
+        Asked, by endings alone, for the source of `[validation] path`.
+        """
+        return False
+
+    @abstractmethod
+    def load(self, run: Run) -> Dataset:
+        """Rows of a shape the formatter knows (see `shape_of`); nested values (messages, tools) go in `Json` columns.
+
+        Optional columns: `instance_id` or `task_id` name a row in messages to the user; `group` (a list of strings,
+        coarse to fine, such as repository then task) keeps related rows on one side of the validation split.
+
+        Raises:
+            InputError: the data cannot be read or has no rows, naming file and line or row.
+        """
+
+
+class Transform(Component):
+    """Makes rows out of rows, between source and formatter: `[[dataset.transform]]`, in the order they are written.
+
+    `for_validation` says whether the rows of `[validation] path` go through it, too: yes for what changes rows, which
+    must then look alike; no for what chooses among the training rows or orders them.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str] = "transform"
+    for_validation: ClassVar[bool] = True
+
+    @abstractmethod
+    def apply(self, rows: Dataset, run: Run) -> Dataset:
+        """The rows that the next transform, or the formatter, is given; `rows` itself stays as it is.
+
+        The same rows, options and `run.seed` must give the same rows, as a run that goes on makes them again. The core
+        tells how many went in and came out; what is left out for a reason of its own is told through `run`.
+
+        Raises:
+            InputError: the rows cannot be transformed, naming column or row.
+        """
+
+
+class Formatter(Component):
+    """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "formatter"
+
+    def recognise(self, columns: Sequence[str]) -> str:
+        """A word for the user on what rows of these columns are; asked as soon as there are rows.
+
+        Raises:
+            InputError: they are nothing this formatter can encode; says what is.
+        """
+        return f"columns {', '.join(columns)}"
+
+    @abstractmethod
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+        """Token ids and labels.
+
+        Returns:
+            A data set with `input_ids` (list of int, length L), `labels` (list of int, length L; -100 = not trained),
+            `row` (list of str, the ids of the rows inside), where rows were packed together `seq_lengths` (list of int,
+            summing to L), and where a token has a weight other than 0 and 1 `token_weights` (list of float, length L:
+            the factor of its loss; 0 where not trained). Rows left out are counted and told through `run`.
+
+        Raises:
+            InputError: the rows cannot be encoded, naming the row.
+        """
+
+
+@frozen
+class BaseFacts:
+    """What the files of a base model say, without loading it.
+
+    Attributes:
+        folder: where they lie: the model's folder, or that of its `.gguf` file.
+        config: config.json as it stands; of a GGUF file `model_type`, `vocab_size` and what else its header tells.
+        weights: tensor name to number format and shape, by the headers of the files ("BF16", (576, 49152)); names and
+            formats are those of the file, so a GGUF file's are `blk.0.attn_q.weight` and "Q4_K". Empty where no file
+            is at hand.
+        vocabulary: tokens the tokenizer knows; None where that is not told.
+        chat_template: its text; None where there is none.
+        is_gguf: whether names and formats are GGUF's.
+        added_tokens: texts that the tokenizer keeps whole wherever they stand, special tokens among them; None where
+            that is not told.
+        template_advice: of a base without a chat template, which ones by name fit its tokenizer; for messages.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: Mapping[str, tuple[str, tuple[int, ...]]] = Factory(dict)
+    vocabulary: int | None = None
+    chat_template: str | None = None
+    is_gguf: bool = False
+    added_tokens: frozenset[str] | None = None
+    template_advice: str = ""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are, by their shapes."""
+        return sum(prod(shape) for _, shape in self.weights.values())
+
+
+class ModelLoader(Component):
+    """Finds a base model and loads it."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "model"
+
+    @abstractmethod
+    def load_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:
+        """The tokenizer with its chat template."""
+
+    @abstractmethod
+    def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
+        """The base model, quantised by `quantization` where there is one; on the device it will train on."""
+
+    @abstractmethod
+    def base(self, run: Run) -> Path:
+        """A local folder with the full-precision base as safetensors, config and tokenizer.
+
+        Quantizers load it and exporters merge onto it, so a GGUF file is dequantised into `run.cache` once.
+        """
+
+    def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
+        """What the base's files tell in a fraction of a second, without torch.
+
+        None where they are not at hand or cannot be read; why not is for this loader's own `preflight` to say.
+        """
+        return None
+
+    def load_empty(self, run: Run) -> PreTrainedModel | None:  # noqa: ARG002
+        """The model without weights, on the meta device, in a few seconds; None where this loader cannot make one.
+
+        Raises:
+            InputError: the base is none that this loader could load.
+        """
+        return None
+
+
+class Quantizer(Component):
+    """Loads the base in fewer bits."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "quantizer"
+
+    @abstractmethod
+    def config(self, dtype: Any) -> Any:
+        """The `transformers` quantization config; `dtype` is the torch dtype to compute in."""
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Make a freshly loaded quantised model fit for training adapters."""
+        return model
+
+
+@frozen
+class Sample:
+    """One prompt answered by the model before and after training, as text."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+@frozen
+class TrainingResult:
+    """What a trainer leaves.
+
+    Attributes:
+        adapter: folder with adapter_model.safetensors, adapter_config.json, tokenizer and chat template.
+        figures: numbers for the summary and the lock; well-known: `validation_loss_before`, `validation_loss_after`
+            (mean cross-entropy in nats per trained token), `train_loss`, `trained_tokens`, `tokens_per_second`,
+            `seconds`, `peak_memory_bytes` (of training, after loading), `loading_memory_bytes`, `steps`.
+        samples: prompts answered before and after.
+    """
+
+    adapter: Path
+    figures: Mapping[str, float]
+    samples: Sequence[Sample] = ()
+
+
+@frozen
+class Estimate:
+    """What a training is expected to need.
+
+    Attributes:
+        memory_bytes: the most held at once while it trains.
+        seconds: of training; None where that is not known.
+        parts: `memory_bytes` by what it is for.
+        loading_bytes: the most held at once before, while data and model are loaded, where that was measured.
+        notes: sentences on what was found on the model, by what they are about (such as `adapters`).
+    """
+
+    memory_bytes: int
+    seconds: float | None
+    parts: Mapping[str, int] = Factory(dict)
+    loading_bytes: int | None = None
+    notes: Mapping[str, str] = Factory(dict)
+
+
+class Trainer(Component):
+    """Trains adapters on encoded rows.
+
+    `consumes` names what it heeds beyond tokens and labels: the encoded column `token_weights`, and columns of rows
+    that judge answers (`chosen`, `rejected`, `label`, `score` …). Data with such a column is refused where the trainer
+    does not name it, as it would be trained as if the column were not there.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str] = "trainer"
+    consumes: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def train(
+        self,
+        run: Run,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Dataset | None,
+        validation: Dataset | None,
+    ) -> TrainingResult:
+        """Train on `Formatter.encode` rows; leave the adapter whole in `run.folder / "adapter"`.
+
+        Where several processes train together, all but the first are given None for the rows and write nothing.
+
+        Raises:
+            LoraplugError: training cannot start or has gone wrong, naming step and rows.
+        """
+
+    def meet(self, run: Run, work: bool) -> bool:  # noqa: ARG002
+        """Join the other processes of this training, if any; what the first says about `work` is returned on all."""
+        return work
+
+    def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
+        """Memory and time for encoded rows of these lengths (tokens); None where the trainer cannot tell."""
+        return None
+
+
+@frozen
+class Trained:
+    """A finished adapter as exporters see it; can be made from any adapter folder, ours or not.
+
+    Attributes:
+        adapter: the adapter folder.
+        base: local folder of the full-precision base (see `ModelLoader.base`).
+        base_id: the base as the recipe names it; for cards.
+        extras: further files that belong beside an adapter (lock, metrics, plot), file name to path.
+        figures, samples: as in `TrainingResult`; empty for an adapter of somebody else's.
+        artefacts: what earlier exporters of this run made, exporter name to path.
+    """
+
+    run: Run
+    adapter: Path
+    base: Path
+    base_id: str
+    extras: Mapping[str, Path] = Factory(dict)
+    figures: Mapping[str, float] = Factory(dict)
+    samples: Sequence[Sample] = ()
+    artefacts: Mapping[str, Path] = Factory(dict)
+
+
+class Exporter(Component):
+    """Makes something out of a trained adapter."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "exporter"
+
+    def place(self, run: Run) -> Path:
+        """Where the artefact will lie, a file or a folder."""
+        return run.outputs / self.name / run.name
+
+    @abstractmethod
+    def export(self, result: Trained, out: Path) -> Path:
+        """Make the artefact at `out`, a fresh path beside its place; the core renames it when it is whole.
+
+        Returns:
+            `out`, or None in `out`'s stead where nothing is left on disk (a push to a hub).
+
+        Raises:
+            LoraplugError: it cannot be made. What was begun is removed by the core.
+        """
+
+
+class Adapter(Component):
+    """What is trained of a model: LoRA, another method of peft's, or the whole model. For trainers that hold one."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "adapter"
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel) -> Any:
+        """The model with what is to be trained in it, everything else frozen; a fresh one answers as the base does."""
+
+    @abstractmethod
+    def trainable(self, model: Any) -> Mapping[str, Any]:
+        """Name to parameter of what is trained in a model that was attached to or loaded; at least one."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what was trained into `folder`, as safetensors and JSON."""
+
+    @abstractmethod
+    def load(self, model: PreTrainedModel, folder: Path) -> Any:
+        """The base with what `save` wrote put onto it again, bit for bit.
+
+        Raises:
+            InputError: the folder does not hold it, or it is of another base's shape.
+        """
+
+    @abstractmethod
+    def mergeable(self, config: Mapping[str, Any]) -> bool:
+        """Whether the base can take in what `save` wrote; `config` is the JSON object it wrote as its settings."""
+
+
+KINDS: dict[str, type[Component]] = {
+    cls.kind: cls for cls in (DatasetSource, Transform, Formatter, ModelLoader, Quantizer, Adapter, Trainer, Exporter)
+}
+"""Every kind of component, by name, in the order a run comes to them."""
+TABLES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
+"""The kinds that are tables of a recipe; the others stand inside these."""
+HOOKS = {
+    "loraplug_dataset_sources": "dataset",
+    "loraplug_transforms": "transform",
+    "loraplug_formatters": "formatter",
+    "loraplug_model_loaders": "model",
+    "loraplug_quantizers": "quantizer",
+    "loraplug_adapters": "adapter",
+    "loraplug_trainers": "trainer",
+    "loraplug_exporters": "exporter",
+}
+"""The hook that brings components of each kind."""
+RESERVED = {"dataset": ("transform", "formatter", "share")}
+"""Keys beside `use` and `name` that the core reads, or will read, in a recipe's table: no option may be called so."""
+
+
+def held(part: Component) -> Iterator[Component]:
+    """Every component inside a component, in tables, lists and mappings, and those inside them."""
+    return (inner for _, inner in held_at(part, ""))
+
+
+def held_at(value: Any, path: str) -> Iterator[tuple[str, Component]]:
+    """As `held`, each with its path in the recipe, such as `trainer.teacher`, where that of `value` is `path`."""
+    inside: Iterable[tuple[str, Any]] = ()
+    if attrs.has(type(value)):
+        inside = ((f"{path}.{one.name}", getattr(value, one.name)) for one in attrs.fields(type(value)))
+    elif isinstance(value, Mapping):
+        inside = ((f"{path}.{key}", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        inside = ((f"{path}[{index}]", item) for index, item in enumerate(value))
+    for place, item in inside:
+        if isinstance(item, Component):
+            yield place, item
+        yield from held_at(item, place)

@@ -1,0 +1,1 @@
+"""Recipes: from TOML files to components and back to a lock."""

@@ -1,0 +1,125 @@
+"""`loraplug chat`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from loraplug import InputError, LoraplugError, Run, echo, open_model
+
+if TYPE_CHECKING:
+    from loraplug import App
+    from loraplug_serve.chat_model import Voice
+    from loraplug_serve.generate import Sampling
+
+_HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops an answer; ctrl-d leaves'
+
+
+@click.command()
+@click.argument("model")
+@click.option("--prompt", metavar="TEXT", help="Answer this and leave. Without it, text from a pipe is the prompt.")
+@click.option("--system", metavar="TEXT", help="System message.")
+@click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, with its figures.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 10),
+    help="0 takes the likeliest token; default: what the model's generation config says.",
+)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest tokens only.")
+@click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest answer.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Draw the same tokens again.")
+@click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
+@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
+@click.pass_obj
+def chat(
+    app: App,
+    model: str,
+    prompt: str | None,
+    system: str | None,
+    as_json: bool,
+    temperature: float | None,
+    top_p: float | None,
+    max_tokens: int,
+    seed: int | None,
+    base: str | None,
+    trust: bool,
+) -> None:
+    """Talk to MODEL: a merged or adapter folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf."""
+    if prompt is None and not sys.stdin.isatty():
+        prompt = _piped()
+    if prompt is not None and not prompt.strip():
+        raise InputError("the prompt is empty", todo="give it with --prompt, through a pipe, or at a terminal")
+    opened = open_model(model, app.registry, base, trust)
+    run = Run(name="chat", reporter=app.reporter())
+    # not at the top: these load torch
+    from loraplug_serve.generate import Sampling
+    from loraplug_serve.loading import load
+
+    talk = _Talk(load(opened, run, model).tuned, system, Sampling(temperature, top_p, max_tokens, seed), as_json)
+    if prompt is not None:
+        return talk.say(prompt)
+    run.say(_HELP)
+    return _converse(talk, run)
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 ({error})", where="stdin", todo="give text") from None
+
+
+class _Talk:
+    """A conversation and its history."""
+
+    def __init__(self, voice: Voice, system: str | None, sampling: Sampling, as_json: bool) -> None:
+        self.voice, self.sampling, self.as_json = voice, sampling, as_json
+        self.messages = [] if system is None else [{"role": "system", "content": system}]
+
+    def say(self, text: str) -> None:
+        """Answer `text` on stdout, and remember both; what there is of a stopped answer is remembered too."""
+        from attrs import asdict
+
+        from loraplug_serve.chat_model import Answer
+
+        made = Answer()
+        asked = [*self.messages, {"role": "user", "content": text}]
+        try:
+            for piece in self.voice.answer(asked, self.sampling, made):
+                if not self.as_json:
+                    echo(piece, nl=False)
+        finally:
+            echo(json.dumps(asdict(made), ensure_ascii=False) if self.as_json else "")
+            if made.text:
+                self.messages = [*asked, {"role": "assistant", "content": made.text}]
+
+
+def _converse(talk: _Talk, run: Run) -> None:
+    import readline  # noqa: F401 - gives input() line editing and history
+
+    while True:
+        try:
+            text = _read()
+        except (EOFError, KeyboardInterrupt):
+            return echo(err=True)
+        if not text.strip():
+            continue
+        try:
+            talk.say(text)
+        except KeyboardInterrupt:
+            run.say("(stopped)")
+        except LoraplugError as error:
+            run.warn(str(error))
+
+
+def _read() -> str:
+    line = input("> ")
+    if not line.startswith('"""'):
+        return line
+    lines = [line.removeprefix('"""')]
+    while not lines[-1].endswith('"""'):
+        lines.append(input(". "))
+    return "\n".join(lines).removesuffix('"""')

@@ -1,0 +1,197 @@
+"""The gradio page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from itertools import zip_longest
+from typing import Any
+from urllib.parse import urlsplit
+
+# before gradio is loaded: it would tell its makers of every page, and ask whether there is a newer gradio
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+
+from loraplug import LoraplugError, printable
+from loraplug_serve.chat_model import Answer, Voice
+from loraplug_serve.generate import Sampling, own_temperature
+from loraplug_serve.guard import Guard, Names
+from loraplug_serve.models import Models
+from loraplug_serve.prompt import Message
+from loraplug_serve.runs_page import Runs
+
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+CSS = "#chatbot .md { white-space: pre-wrap } footer { display: none }"
+_ONE_MODEL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+_LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+
+
+def build(models: Models) -> gr.Blocks:
+    """The page: a chat, base and fine-tuned side by side, and runs at work."""
+    temperature = own_temperature(models.get(models.first).tuned.model.generation_config)
+    with gr.Blocks(title="loraplug", analytics_enabled=False, fill_height=True) as page:
+        model = gr.Dropdown(models.names(), value=models.first, label="Model", elem_id="model")
+        with gr.Accordion("System prompt and sampling", open=False, elem_id="settings"):
+            system = gr.Textbox("", label="System prompt", lines=2, elem_id="system")
+            with gr.Row():
+                controls = [
+                    gr.Slider(0, 2, temperature, step=0.05, label="Temperature", info="0 takes the likeliest token"),
+                    gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="draw from the likeliest tokens only"),
+                    gr.Slider(16, 4096, 512, step=16, label="Longest answer", info="tokens"),
+                    gr.Number(None, label="Seed", info="empty draws anew", precision=0, minimum=0),
+                ]
+        settings = [model, system, *controls]
+        with gr.Tab("Chat", id="chat") as chat:
+            _chat_tab(models, settings)
+        with gr.Tab("Compare", id="compare") as compare:
+            _compare_tab(models, settings)
+        with gr.Tab("Runs", id="runs") as runs:
+            timer = _runs_tab(Runs(models.run.outputs), runs)
+        for other in (chat, compare):
+            other.select(lambda: gr.Timer(active=False), None, timer, **_LIGHT)
+        page.load(lambda: gr.update(choices=models.names()), None, model, **_LIGHT)
+    made: gr.Blocks = page
+    return made
+
+
+def _chat_tab(models: Models, settings: Sequence[Any]) -> None:
+    # gradio's own buttons would copy escaped text, and share on a public site
+    shown = gr.Chatbot(label="Chat", height="50vh", render_markdown=False, buttons=[], elem_id="chatbot")
+    history = gr.State([])
+    with gr.Row():
+        said = gr.Textbox(placeholder="Say something", show_label=False, scale=8, elem_id="said", autofocus=True)
+        send = gr.Button("Send", variant="primary", elem_id="send", min_width=80)
+        stop = gr.Button("Stop", elem_id="stop", min_width=80)
+        clear = gr.Button("Clear", elem_id="clear", min_width=80)
+
+    def answer(messages: list[Message], name: str, system: str, *controls: Any) -> Iterator[Any]:
+        if not messages or messages[-1]["role"] != "user":
+            return
+        made = Answer()
+        with _as_gradio_errors():
+            voice = models.get(name).tuned
+            for _ in voice.answer([*_system(system), *messages], _sampling(*controls), made):
+                now = [*messages, {"role": "assistant", "content": made.text}]
+                yield _shown(now), now
+
+    begun = gr.on([said.submit, send.click], _asked, [said, history], [said, shown, history], **_LIGHT)
+    going = begun.then(answer, [history, *settings], [shown, history], show_progress="minimal", **_ONE_MODEL)
+    stop.click(None, cancels=[going], **_LIGHT)
+    # in two steps: a piece that is on its way when the answer is stopped would bring the conversation back
+    stopped = gr.on([clear.click, shown.clear], None, cancels=[going], **_LIGHT)
+    stopped.then(lambda: ([], []), None, [shown, history], **_LIGHT)
+
+
+def _asked(said: str, messages: list[Message]) -> tuple[str, list[Message], list[Message]]:
+    if said.strip():
+        # a question whose answer never began gives way to the next
+        asked = messages[:-1] if messages and messages[-1]["role"] == "user" else messages
+        messages = [*asked, {"role": "user", "content": said}]
+    return "", _shown(messages), messages
+
+
+def _shown(messages: Sequence[Message]) -> list[Message]:
+    """Texts as they are, tags and all: what a model really wrote matters here. The chat box would take them as HTML."""
+    return [{**message, "content": escape(message["content"], quote=False)} for message in messages]
+
+
+def _compare_tab(models: Models, settings: Sequence[Any]) -> None:
+    with gr.Row():
+        prompt = gr.Textbox(placeholder="One prompt for both", show_label=False, scale=8, lines=3, elem_id="prompt")
+        send = gr.Button("Compare", variant="primary", elem_id="compare", min_width=80)
+        stop = gr.Button("Stop", elem_id="stop-compare", min_width=80)
+    with gr.Row(equal_height=True):
+        columns = [
+            gr.Textbox(label=label, lines=15, max_lines=15, interactive=False, elem_id=label.lower(), buttons=["copy"])
+            for label in ("Base", "Fine-tuned")
+        ]
+
+    def answers(prompt: str, name: str, system: str, *controls: Any) -> Iterator[Any]:
+        if not prompt.strip():
+            return
+        yield "", ""
+        with _as_gradio_errors():
+            messages = [*_system(system), {"role": "user", "content": prompt}]
+            yield from side_by_side(models.both(name), messages, _sampling(*controls))
+
+    going = gr.on(
+        [prompt.submit, send.click], answers, [prompt, *settings], columns, show_progress="minimal", **_ONE_MODEL
+    )
+    stop.click(None, cancels=[going], **_LIGHT)
+
+
+def _runs_tab(runs: Runs, tab: Any) -> Any:
+    """What is chosen, looked at again every two seconds while the tab is open; gives the timer."""
+    # nothing is chosen before the tab is opened, when a run may have begun that is at work
+    chosen = gr.Dropdown(runs.names(), value=None, label="Run", elem_id="run-name")
+    shown = gr.HTML("", elem_id="run-shown")
+    timer = gr.Timer(2, active=False)
+
+    def opened(name: str | None) -> tuple[Any, str, Any]:
+        names = runs.names()
+        name = name if name in names else next(iter(names), None)
+        return gr.update(choices=names, value=name), runs.html(name), gr.Timer(active=True)
+
+    tab.select(opened, chosen, [chosen, shown, timer], show_progress="hidden", **_LIGHT)
+    gr.on([timer.tick, chosen.change], runs.html, chosen, shown, show_progress="hidden", **_LIGHT)
+    return timer
+
+
+def side_by_side(voices: Sequence[Voice], messages: Sequence[Message], sampling: Sampling) -> Iterator[tuple[str, ...]]:
+    """Answers of several voices to one prompt, a piece of each in turn; yields the texts so far."""
+    made = [Answer() for _ in voices]
+    streams = [voice.answer(messages, sampling, answer) for voice, answer in zip(voices, made, strict=True)]
+    for _ in zip_longest(*streams):
+        yield tuple(answer.text for answer in made)
+
+
+def _system(text: str) -> list[Message]:
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def _sampling(temperature: float, top_p: float, max_tokens: float, seed: float | None) -> Sampling:
+    return Sampling(float(temperature), float(top_p), int(max_tokens), None if seed is None else int(seed))
+
+
+class _as_gradio_errors:  # noqa: N801 - a context manager
+    """Shows our errors in the page as they are shown in a terminal."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, LoraplugError):
+            # which gradio would take as HTML, and which may name what a stranger has written
+            text = escape(printable(str(error)), quote=False)
+            raise gr.Error(text, duration=None, print_exception=False) from error
+
+
+def serve(models: Models, host: str, port: int, share: bool, names: Names, ready: Callable[[str], None]) -> None:
+    """Serve the page until ctrl-c, to those who call it by its `names`; `ready` is told its address once it listens."""
+    from starlette.middleware import Middleware
+
+    page = build(models)
+    _, local, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        footer_links=[],
+        theme=THEME,
+        css=CSS,
+        run_history=False,  # which browsers would keep
+        app_kwargs={"middleware": [Middleware(Guard, names)], "docs_url": None, "redoc_url": None},
+    )
+    if public and (name := urlsplit(public).hostname):
+        names.named.add(name)
+    ready(public or local)
+    try:
+        page.block_thread()
+    finally:
+        page.close(verbose=False)

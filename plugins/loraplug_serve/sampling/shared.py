@@ -1,0 +1,158 @@
+"""Attention of many answers to few prompts, whose keys and values lie in memory once.
+
+The scores of the prompt's tokens and of an answer's own are made apart, the first for all answers to a prompt in one
+product, and go through one softmax: what comes out is what attention to both would give
+(Juravsky et al. 2024, Hydragen: https://arxiv.org/abs/2402.05099; there with two softmaxes put together).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import define
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, DynamicLayer
+
+from loraplug_serve.sampling.compat import attention_of, base_of
+
+NAME = "loraplug_shared_prompts"
+_ROOM = 64  # tokens by which the room for an answer's keys and values grows
+
+
+class NotSharedError(Exception):
+    """The model's attention is of a kind that is not done here."""
+
+
+@define
+class Group:
+    """Answers that are made together.
+
+    Attributes:
+        prompts: for each prompt and layer its keys and values, each of shape (heads of keys, tokens, width).
+        counts: how many answers to each prompt are being made; they lie in the batch in the order of the prompts.
+    """
+
+    prompts: list[list[tuple[torch.Tensor, torch.Tensor]]]
+    counts: list[int]
+
+
+# the one that is at work in this process, as transformers hands its attention functions nothing of the caller's
+_group: Group | None = None
+
+
+@contextmanager
+def at_work(model: Any, group: Group) -> Iterator[None]:
+    """While open, one token after another is computed for the answers of `group`; for one caller at a time.
+
+    Raises:
+        NotSharedError: the model cannot be given another attention.
+    """
+    global _group
+    base = base_of(model)
+    before = attention_of(base)
+    base.set_attn_implementation(NAME)
+    _group = group
+    try:
+        if attention_of(base) != NAME:
+            raise NotSharedError(f"{type(base).__name__} has an attention of its own")
+        yield
+    finally:
+        _group = None
+        base.set_attn_implementation(before)
+
+
+class Room(DynamicLayer):  # type: ignore[misc] # mypy does not follow transformers
+    """Keys and values of the answers' own tokens, in memory that is not copied at every step."""
+
+    keys: Any
+    values: Any
+    all_keys: Any
+    all_values: Any
+    is_initialized: bool
+
+    def update(self, key_states: Any, value_states: Any, *args: Any, **more: Any) -> tuple[Any, Any]:  # noqa: ARG002
+        """Take those of the next token; see `DynamicLayer.update`."""
+        at = self.keys.shape[-2] if self.is_initialized else 0
+        end = at + key_states.shape[-2]
+        if not self.is_initialized or end > self.all_keys.shape[-2]:
+            self._grow(key_states, value_states, at, end + _ROOM)
+        self.all_keys[:, :, at:end], self.all_values[:, :, at:end] = key_states, value_states
+        self._show(end)
+        return self.keys, self.values
+
+    def _grow(self, keys: Any, values: Any, at: int, room: int) -> None:
+        own, self.is_initialized = (self.keys, self.values) if self.is_initialized else None, True
+        self.device, self.dtype = keys.device, keys.dtype
+        self.all_keys = keys.new_empty((*keys.shape[:2], room, keys.shape[-1]))
+        self.all_values = values.new_empty((*values.shape[:2], room, values.shape[-1]))
+        if own is not None:
+            self.all_keys[:, :, :at], self.all_values[:, :, :at] = own
+
+    def _show(self, end: int) -> None:
+        self.keys, self.values = self.all_keys[:, :, :end], self.all_values[:, :, :end]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these answers alone."""
+        end = self.keys.shape[-2]
+        self.all_keys, self.all_values = self.all_keys[rows], self.all_values[rows]
+        self._show(end)
+
+
+def own_tokens(layers: int) -> Cache:
+    """A cache for what the answers of a group say, without their prompts."""
+    return Cache(layers=[Room() for _ in range(layers)])
+
+
+def keys_and_values(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """Those of a prompt that was computed alone, by layer; None if the cache holds anything else."""
+    if any(type(layer) is not DynamicLayer for layer in getattr(cache, "layers", [None])):
+        return None
+    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+
+
+def _attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
+) -> tuple[Any, None]:
+    """One token's attention; `query` of shape (answers, heads, 1, width), `key` and `value` of the answers' own tokens.
+
+    Returns:
+        Shape (answers, 1, heads, width), as transformers has it.
+    """
+    given = [name for name in ("softcap", "s_aux", "position_bias", "sliding_window") if more.get(name) is not None]
+    if given or attention_mask is not None or query.shape[2] != 1 or _group is None:
+        raise NotSharedError(f"attention with {', '.join(given) or 'a mask'}")
+    answers, heads, _, width = query.shape
+    groups = key.shape[1]
+    scaled = (query * (width**-0.5 if scaling is None else scaling)).view(answers, groups, heads // groups, width)
+    own = scaled @ key.transpose(-1, -2)
+    found, at = [], 0
+    for prompt, count in zip(_group.prompts, _group.counts, strict=True):
+        if count:
+            mine = slice(at, at + count)
+            found.append(_to_both(scaled[mine], own[mine], value[mine], *prompt[module.layer_idx]))
+            at += count
+    return torch.cat(found).reshape(answers, 1, heads, -1), None
+
+
+def _to_both(query: Any, own: Any, own_values: Any, keys: Any, values: Any) -> Any:
+    """Attention of the answers to one prompt to it and to their own tokens; (answers, groups, heads a group, width)."""
+    answers, groups, heads, width = query.shape
+    together = query.transpose(0, 1).reshape(groups, answers * heads, width)
+    scores = (together @ keys.transpose(-1, -2)).view(groups, answers, heads, -1).transpose(0, 1)
+    weights = torch.cat([scores, own], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+    to_prompt, to_own = weights.split([scores.shape[-1], own.shape[-1]], -1)
+    read = to_prompt.transpose(0, 1).reshape(groups, answers * heads, -1) @ values
+    return read.view(groups, answers, heads, -1).transpose(0, 1) + to_own @ own_values
+
+
+AttentionInterface.register(NAME, _attention)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two rows of logits say the same, up to rounding."""
+    apart = (one.float().log_softmax(-1) - other.float().log_softmax(-1)).abs()
+    likely = other.float().softmax(-1)
+    return bool((apart * likely).sum(-1).max() < (1e-3 if one.dtype == torch.float32 else 5e-2))

@@ -1,0 +1,116 @@
+"""A group of answers going on by a token: together with those to other prompts, or those to one prompt alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from loraplug_serve.sampling.compat import with_cache
+from loraplug_serve.sampling.shared import Group, NotSharedError, at_work, keys_and_values, own_tokens, same
+
+
+@define
+class Together:
+    """Answers to several prompts, whose keys and values are read by all answers to them."""
+
+    model: Any
+    group: Group
+    positions: torch.Tensor
+    cache: Any
+    caches: Sequence[Any]
+
+    @classmethod
+    def of(cls, model: Any, caches: Sequence[Any], counts: Sequence[int], lengths: Sequence[int]) -> Together | None:
+        """None where the model's caches are of another kind.
+
+        Args:
+            caches: of the prompts, each computed alone.
+            counts: answers to each.
+            lengths: tokens of each.
+        """
+        kept = [keys_and_values(cache) for cache in caches]
+        if any(one is None for one in kept):
+            return None
+        positions = torch.tensor(
+            [[length] for length, count in zip(lengths, counts, strict=True) for _ in range(count)], device=model.device
+        )
+        group = Group([one for one in kept if one is not None], list(counts))
+        return cls(model, group, positions, own_tokens(len(kept[0] or ())), caches)
+
+    def proved(self, logits: Sequence[Any]) -> bool:
+        """Whether one token more gives what the model gives behind each prompt alone; nothing is changed by it.
+
+        Args:
+            logits: behind each prompt, shape (1, vocabulary): the likeliest token is tried.
+        """
+        tokens = [one.argmax(-1, keepdim=True) for one in logits]
+        starts = torch.tensor([[one.layers[0].get_seq_length()] for one in self.caches], device=self.model.device)
+        alone = []
+        for cache, token in zip(self.caches, tokens, strict=True):
+            out = self.model(input_ids=token, **with_cache(self.model, deepcopy(cache)))
+            alone.append(out.logits[:, -1])
+        try:
+            group = Group(self.group.prompts, [1] * len(tokens))
+            found = _step(self.model, group, torch.cat(tokens), starts, own_tokens(len(self.cache.layers)))
+        except (NotSharedError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+            return False
+        return same(found, torch.cat(alone))
+
+    def next(self, tokens: Any) -> Any:
+        """Logits behind the next token of each answer, shape (answers, vocabulary)."""
+        found = _step(self.model, self.group, tokens[:, None], self.positions, self.cache)
+        self.positions = self.positions + 1
+        return found
+
+    def keep(self, rows: Any) -> None:
+        """Go on with these answers alone."""
+        prompt_of = torch.repeat_interleave(torch.arange(len(self.group.counts)), torch.tensor(self.group.counts))[
+            rows.cpu()
+        ]
+        self.group.counts = torch.bincount(prompt_of, minlength=len(self.group.counts)).tolist()
+        self.positions = self.positions[rows]
+        for layer in self.cache.layers:
+            if layer.is_initialized:
+                layer.keep(rows)
+
+
+def _step(model: Any, group: Group, tokens: Any, positions: Any, cache: Any) -> Any:
+    with at_work(model, group):
+        out = model(input_ids=tokens, position_ids=positions, **with_cache(model, cache))
+    return out.logits[:, -1]
+
+
+@define
+class Alone:
+    """Answers to one prompt, with a copy of its cache each; without one, everything is computed anew each time."""
+
+    model: Any
+    cache: Any
+    ids: list[int]
+    count: int
+    said: Any = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        every = torch.zeros(self.count, dtype=torch.long, device=self.model.device)
+        self.said = torch.tensor([self.ids], device=self.model.device)[every]
+        if self.cache is not None:
+            self.cache.reorder_cache(every)
+
+    def next(self, tokens: Any) -> Any:
+        """See `Together.next`."""
+        given = tokens[:, None]
+        self.said = torch.cat([self.said, given], 1)
+        if self.cache is None:
+            return self.model(input_ids=self.said, use_cache=False, logits_to_keep=1).logits[:, -1]
+        out = self.model(input_ids=given, **with_cache(self.model, self.cache))
+        return out.logits[:, -1]
+
+    def keep(self, rows: Any) -> None:
+        """See `Together.keep`."""
+        self.said = self.said[rows]
+        if self.cache is not None:
+            self.cache.reorder_cache(rows)

@@ -1,0 +1,1 @@
+"""The dataset sources `swe` and `swe-synth`: tasks as conversations and as instructions."""

@@ -1,0 +1,246 @@
+"""Tasks made ready: the bug put in and seen to fail, the question that a model gets."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from attrs import evolve, field, frozen
+
+from loraplug import InputError
+from loraplug_swe.edits import Format
+from loraplug_swe.evaluation.bench import Bench, Checking, Files
+from loraplug_swe.evaluation.reading import Task
+from loraplug_swe.mutation.language import Failure, Language, language
+from loraplug_swe.mutation.problem_statement import problem_statement
+from loraplug_swe.mutation.prompts import Context, ask
+from loraplug_swe.sandbox.checkout import stage
+
+_OPEN = 3  # commits whose copies are kept at once
+Style = Literal["swe-bugs", "swe-synth"]
+
+
+@frozen
+class Asked:
+    """How tasks are told; None leaves it to the task, then to what `swe-bugs` does by default.
+
+    Attributes:
+        hidden: failing tests held back from the prompt, a number (1 or more) or a share (below 1); one is always told.
+        seed: of the draw which.
+    """
+
+    edit: Format | None = None
+    context: Context | None = None
+    hidden: float = 0.0
+    seed: int = 42
+
+
+@frozen
+class Case:
+    """A task that can be answered here.
+
+    Attributes:
+        instruction: what the model is asked.
+        edit: the format of the answer.
+        broken: the files as the bug leaves them, where they differ from the commit's.
+        target: path and function the bug is in, where the task tells.
+        seconds: what the failing tests take without the bug.
+        suite: the tests that must pass in the end, and their seconds; None where only the failing tests decide.
+        clean: the files as they are without the bug, where they differ from the commit's.
+        controlled: the failing tests whose control tests fail without the bug, as they must.
+        may_change: test files that change while the tests run without the bug.
+        hidden: failing tests that the instruction does not tell.
+    """
+
+    task: Task
+    instruction: str
+    edit: Format
+    broken: Files
+    target: tuple[str, str] | None
+    seconds: float
+    suite: tuple[tuple[str, ...], float] | None
+    clean: Files = field(factory=dict)
+    controlled: tuple[str, ...] = ()
+    may_change: frozenset[str] = frozenset()
+    hidden: tuple[str, ...] = ()
+
+
+@frozen
+class Unfit:
+    """A task that cannot be answered here, and why."""
+
+    task: Task
+    reason: str
+    detail: str = ""
+
+
+class Workroom:
+    """Opens benches by commit, a few at a time.
+
+    Args:
+        repos: places of code by owner/name in lower case; "" is for all others.
+        tests_path: a folder of tests that lies elsewhere.
+        scratch: an own folder, removed by whoever made it.
+        whole: run all tests that pass without the bug in the end, not only the related ones.
+    """
+
+    def __init__(
+        self, repos: Mapping[str, str], tests_path: Path | None, checking: Checking, scratch: Path, whole: bool
+    ) -> None:
+        self._repos, self._tests_path, self._checking, self._scratch = repos, tests_path, checking, scratch
+        self._whole = whole
+        self._benches: dict[tuple[str, str, str], Bench] = {}
+        self._trees: dict[tuple[str, str], Path] = {}
+        self.gaps: tuple[str, ...] = ()
+
+    def __enter__(self) -> Workroom:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bench in self._benches.values():
+            bench.close()
+
+    def bench(self, task: Task) -> Bench:
+        """The bench of a task's commit.
+
+        Raises:
+            InputError: there is no such code or commit here, or nobody brings the language.
+            LoraplugError: the tests cannot be run.
+        """
+        place = self._repos.get(task.repo.lower()) or self._repos.get("")
+        if place is None:
+            todo = f"say where its code is: --repo {task.repo}=PATH"
+            raise InputError(f"no repository {task.repo} was named", where=f"task {task.id}", todo=todo)
+        key = (place, task.commit, task.language)
+        if key in self._benches:
+            self._benches[key] = self._benches.pop(key)  # the latest is last
+            return self._benches[key]
+        while len(self._benches) >= _OPEN:
+            self._benches.pop(next(iter(self._benches))).close()
+        tongue = tongue_of(task)
+        suffixes = tongue.suffixes if task.language else ()
+        self._benches[key] = Bench(self._tree(place, task.commit), self._scratch, self._checking, tongue, suffixes)
+        return self._benches[key]
+
+    def _tree(self, place: str, commit: str) -> Path:
+        if (place, commit) not in self._trees:
+            out = self._scratch / f"tree-{len(self._trees)}"
+            self._trees[place, commit] = stage(place, commit or "HEAD", None, self._tests_path, out).tree
+        return self._trees[place, commit]
+
+    def prepare(self, task: Task, asked: Asked) -> Case | Unfit:
+        """Put the bug in, see that it fails the tests that it should, and write the question."""
+        bench = self.bench(task)
+        clean = bench.patched(task.clean)
+        if isinstance(clean, str):
+            return Unfit(task, "the gold patch does not apply", clean)
+        broken = bench.patched(task.broken)
+        if isinstance(broken, str):
+            return Unfit(task, "the bug patch does not apply", broken)
+        most = bench.box.limits.seconds
+        without, controlled, may_change = bench.without_bug(clean, task.targets, most)
+        self.gaps = bench.box.gaps
+        if without.verdict != "passed":
+            return Unfit(task, "its tests do not pass without the bug", _told(without))
+        with_bug = bench.run(broken, task.targets, bench.seconds(without.seconds), stop_after=len(task.targets))
+        if with_bug.verdict == "passed":
+            return Unfit(task, "its tests pass with the bug in")
+        hidden = held_back(task, asked)
+        wanted = task.suite if self._whole or not task.related else task.related
+        suite = bench.suite(clean, wanted)
+        target = (task.file, task.function) if task.file and task.function else None
+        try:
+            told = evolve(task, statement=_without(task, with_bug.failures, hidden))
+            instruction, edit = question(told, bench.texts | _there(broken), tongue_of(task), asked)
+        except InputError as error:
+            return Unfit(task, "it cannot be told", error.what)
+        return Case(
+            task, instruction, edit, broken, target, without.seconds, suite, clean, controlled, may_change, hidden
+        )
+
+
+def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: Asked) -> tuple[str, Format]:
+    """What a model is asked, and the format of its answer: as `swe-bugs` and `swe-synth` ask it in training.
+
+    A task that does not tell where its bug is (`generation.function`) is told by its statement alone and answered by a
+    diff, as `swe-synth` does.
+
+    Raises:
+        InputError: the code to show is not there.
+    """
+    if not task.function or not task.file:
+        return task.statement, asked.edit or "diff"
+    edit = asked.edit or _format(task.asked.get("edit", "search-replace"))
+    context = asked.context or _context(task.asked.get("context", "function"))
+    text = texts.get(task.file)
+    try:
+        known = text is not None and any(span.name == task.function for span in tongue.functions(text))
+    except SyntaxError:
+        known = False
+    if text is None or (context == "function" and not known):
+        raise InputError(f"no function {task.function} in {task.file}", where=f"task {task.id}")
+    return ask(task.statement, task.file, text, task.function, tongue, context, edit), edit
+
+
+def held_back(task: Task, asked: Asked) -> tuple[str, ...]:
+    """The failing tests that are not told; one always is."""
+    tests = sorted(task.targets)
+    count = int(asked.hidden) if asked.hidden >= 1 else math.ceil(asked.hidden * len(tests))
+    random.Random(f"{asked.seed} {task.id}").shuffle(tests)  # noqa: S311 - a draw, not a secret
+    return tuple(tests[: min(count, len(tests) - 1)])
+
+
+def _without(task: Task, failures: Sequence[Failure], hidden: tuple[str, ...]) -> str:
+    """The statement, told anew by the other tests where it speaks of one of these.
+
+    Raises:
+        InputError: it cannot be, as no other test says how it fails.
+    """
+    names = {test.partition("[")[0].rpartition("::")[2] for test in hidden}
+    if not any(name in task.statement for name in names):
+        return task.statement
+    left = [failure for failure in failures if failure.test not in hidden and failure.test]
+    if not left:
+        raise InputError("its failing tests cannot be held back: none is left that tells how it fails")
+    return problem_statement(left, task.language or "python")
+
+
+def tongue_of(task: Task) -> Language:
+    """The language of a task; Python where it does not tell."""
+    return language(task.language or "python")
+
+
+def by_commit(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Tasks so that those of one commit follow each other, else in their order."""
+    first: dict[tuple[str, str], int] = {}
+    for at, task in enumerate(tasks):
+        first.setdefault((task.repo, task.commit), at)
+    yield from sorted(tasks, key=lambda task: first[task.repo, task.commit])
+
+
+def _format(name: str) -> Format:
+    known: Format
+    for known in get_args(Format):
+        if name == known:
+            return known
+    raise InputError(f"no format {name!r}", todo=f"known: {', '.join(get_args(Format))}")
+
+
+def _context(name: str) -> Context:
+    for known in ("function", "file", "none"):
+        if name == known:
+            return known
+    raise InputError(f"no context {name!r}", todo="known: function, file, none")
+
+
+def _there(files: Files) -> dict[str, str]:
+    return {path: text for path, text in files.items() if text is not None}
+
+
+def _told(outcome: object) -> str:
+    failures = getattr(outcome, "failures", ())
+    return f"{failures[0].test} {failures[0].error} {failures[0].message}"[:300] if failures else str(
+        getattr(outcome, "verdict", ""))  # fmt: skip

@@ -1,0 +1,240 @@
+"""From tasks and a model to a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, evolve
+
+from loraplug import InputError, Run, echo, fresh_place, only_one, open_model, working_on
+from loraplug_swe.evaluation.brief import brief, headline
+from loraplug_swe.evaluation.cases import Case, Unfit, Workroom, by_commit
+from loraplug_swe.evaluation.command import OWN
+from loraplug_swe.evaluation.generator import Said, Sampling, Speaker, load, prompts
+from loraplug_swe.evaluation.judge import Judge, Verdict, usable
+from loraplug_swe.evaluation.page import page as html_page
+from loraplug_swe.evaluation.plan import Plan, Wanted, make_plan
+from loraplug_swe.evaluation.reading import read_answers
+from loraplug_swe.evaluation.results import Journal, Result, report
+from loraplug_swe.evaluation.table import lines
+from loraplug_swe.mutation.make import workshop
+
+if TYPE_CHECKING:
+    from loraplug import App
+
+
+def run_eval(app: App, wanted: Wanted, as_json: bool, short: bool, page: Path | None) -> None:
+    """The command.
+
+    Raises:
+        InputError: something given does not fit.
+    """
+    if (wanted.model is None) == (wanted.answers is None):
+        raise InputError("give a MODEL or --answers FILE, one of them", todo="see loraplug eval --help")
+    sampling = wanted.sampling
+    run = Run(name=_name(wanted), seed=wanted.seed, reporter=app.reporter())
+    plan = make_plan(app, wanted, run)
+    out = wanted.out or run.outputs / "evals" / run.name
+    settings = _settings(wanted, plan, sampling)
+    with only_one(out, str(out)), Journal(out / "results.jsonl", settings, wanted.fresh) as journal, \
+            workshop(run.cache / "evals") as scratch, \
+            Workroom(plan.repos, plan.tests_path, plan.checking, scratch, wanted.suite == "all") as room:  # fmt: skip
+        cases, unfit = _prepare(plan, room, run)
+        judge = Judge()
+
+        def may_be_given(name: str, answer: str) -> bool:
+            return usable(room.bench(cases[name].task), cases[name], answer)
+
+        for model, answers in _answers(app, wanted, plan, cases, journal, sampling, run, may_be_given):
+            total = len(cases) * sampling.samples if wanted.answers is None else None
+            with run.progress(f"answers of {model}", total) as bar:
+                resolved = 0
+                for name, sample, said in answers:
+                    case = cases[name]
+                    verdict = (
+                        Verdict("invalid", said.finish, "the prompt leaves no room for an answer")
+                        if said.finish == "prompt-too-long"
+                        else judge.judge(room.bench(case.task), case, said.text)
+                    )
+                    journal.add(_result(model, case, sample, said, verdict))
+                    resolved += verdict.status == "resolved"
+                    bar.advance(1, resolved=resolved)
+        results = [one for one in journal.results if one.task in cases]
+    told = report(results, {name: case.task.kind for name, case in cases.items()}, sampling.samples)
+    told |= {"unfit": unfit, "settings": settings}
+    _leave(told, cases, results, out, page, run, as_json, short)
+
+
+def _leave(
+    told: Mapping[str, Any], cases: Mapping[str, Case], results: Sequence[Result], out: Path, page: Path | None,
+    run: Run, as_json: bool, short: bool,
+) -> None:  # fmt: skip
+    """Print and write the report."""
+    with fresh_place(out / "report.json") as fresh, working_on(out):
+        fresh.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if page is not None:
+        shown = {
+            name: {"kind": case.task.kind, "instruction": case.instruction, "bug": case.task.bug_patch,
+                   "place": " ".join(part for part in (case.task.file, case.task.function) if part)}
+            for name, case in cases.items()
+        }  # fmt: skip
+        with fresh_place(page) as fresh, working_on(page):
+            fresh.write_text(html_page(f"Bugs fixed: {run.name}", told, shown, results), encoding="utf-8")
+        run.say(f"wrote {page}")
+    run.say(f"results in {out}")
+    if as_json:
+        echo(json.dumps({**told, "cases": [asdict(one) for one in results]}))
+    else:
+        for line in brief(told, cases, results) if short else [*lines(told), headline(told)]:
+            echo(line)
+
+
+def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], list[dict[str, str]]]:
+    """Cases by task id, and the tasks that are none, with reasons."""
+    cases: dict[str, Case] = {}
+    unfit = [{"task": str(one.where), "reason": "not a bug task", "detail": one.what} for one in plan.broken]
+    told, alone = _told(plan), list[str]()
+    with run.progress("tasks", len(plan.tasks)) as bar:
+        for task in by_commit(plan.tasks):
+            case = room.prepare(task, plan.asked)
+            if isinstance(case, Unfit):
+                unfit.append({"task": task.id, "reason": case.reason, "detail": case.detail})
+            else:
+                cases[task.id] = evolve(case, instruction=told[task.id]) if task.id in told else case
+                if plan.asked.hidden and not case.hidden:
+                    alone.append(task.id)
+            bar.advance(1, fit=len(cases))
+    if room.gaps:
+        run.warn(f"the code under test is not shut in fully: this system gives no own {', '.join(room.gaps)}")
+    for one in unfit[:3]:
+        run.warn(f"left out task {one['task']}: {one['reason']}: {one['detail']}")
+    if not cases:
+        raise InputError("no task can be answered here", where="--repo",
+                         todo="see that the code is the tasks' own, and that its tests pass")  # fmt: skip
+    if alone:
+        run.warn(
+            f"{len(alone)} tasks have one failing test, which is told: nothing is held back from them ({alone[0]})"
+        )
+    if bare := [name for name, case in cases.items() if case.suite is None]:
+        run.warn(f"{len(bare)} tasks are decided by their failing tests alone: the suite does not pass without the bug")
+    if loose := [name for name, case in cases.items() if not case.controlled]:
+        run.warn(f"{len(loose)} tasks have no control tests: a verdict on them is easier to forge ({loose[0]}, ...)")
+    return {task.id: cases[task.id] for task in plan.tasks if task.id in cases}, unfit
+
+
+def _told(plan: Plan) -> dict[str, str]:
+    """What the rows of a recipe ask, for the report; nothing where tests are held back, as they tell all of them."""
+    if plan.rows is None or plan.asked.hidden or "instruction" not in plan.rows.column_names:
+        return {}
+    return {str(name): text for name, text in zip(plan.rows["task_id"], plan.rows["instruction"], strict=True)}
+
+
+def _answers(
+    app: App,
+    wanted: Wanted,
+    plan: Plan,
+    cases: Mapping[str, Case],
+    journal: Journal,
+    sampling: Sampling,
+    run: Run,
+    may_be_given: Callable[[str, str], bool],
+) -> Iterator[tuple[str, Iterator[tuple[str, int, Said]]]]:
+    """For each model its name and the answers that are lacking: task id, number of the sample, answer."""
+    if wanted.answers is not None:
+        given = read_answers(wanted.answers)
+        if strange := [name for name in given if name not in {task.id for task in plan.tasks}]:
+            run.warn(f"{len(strange)} answers are to tasks that are not asked ({strange[0]}, ...)")
+        done = journal.done("answers")
+        every = ((name, at, text) for name in cases for at, text in enumerate(given.get(name, [""])))
+        lacking = ((name, at, Said(text, "given", 0, 0, 0.0)) for name, at, text in every if (name, at) not in done)
+        yield "answers", lacking
+        return
+    names = list(cases)
+    everything = {(name, sample) for name in names for sample in range(sampling.samples)}
+    labels = ["model", "base"] if wanted.base is not None else ["model"]
+    if all(everything <= journal.done(label) for label in labels):
+        return  # nothing to load a model for
+    for label, speaker in _speakers(app, wanted, run):
+        asked = prompts(_rows(plan, cases), plan.formatter, speaker.model, speaker.tokenizer, run)
+        yield label, speaker.answers(asked, names, journal.done(label), sampling, may_be_given)
+
+
+def _speakers(app: App, wanted: Wanted, run: Run) -> Iterator[tuple[str, Speaker]]:
+    other = None if wanted.base in (None, OWN) else wanted.base
+    opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
+    if opened.adapter is None and wanted.base == OWN:
+        raise InputError("has no base of its own: it is no adapter", where=wanted.model, todo="name one: --base MODEL")
+    loaded = load(opened, run, wanted.model, wanted.base is not None)
+    yield from zip(("model", "base"), loaded, strict=False)
+    if opened.adapter is None and other is not None:
+        loaded.clear()
+        yield "base", load(open_model(other, app.registry), run, other, False)[0]
+
+
+def _rows(plan: Plan, cases: Mapping[str, Case]) -> Any:
+    """Rows whose beginnings are the prompts."""
+    from datasets import Dataset
+
+    if plan.rows is not None:
+        chosen = plan.rows.select([at for at, name in enumerate(plan.rows["task_id"]) if str(name) in cases])
+        if not plan.asked.hidden:
+            return chosen
+        if "instruction" not in chosen.column_names:
+            raise InputError("these rows have no instruction that could leave tests out", where="--hidden-tests",
+                             todo="give --tasks without --recipe")  # fmt: skip
+        return chosen.map(lambda row: {"instruction": cases[str(row["task_id"])].instruction})
+    return Dataset.from_list(
+        [{"instruction": case.instruction, "response": "x", "task_id": name} for name, case in cases.items()]
+    )
+
+
+def _result(model: str, case: Case, sample: int, said: Said, verdict: Verdict) -> Result:
+    return Result.of(
+        verdict, model=model, task=case.task.id, sample=sample, kind=case.task.kind, answer=said.text,
+        finish=said.finish, prompt_tokens=said.prompt_tokens, tokens=said.tokens, seconds=round(said.seconds, 3),
+    )  # fmt: skip
+
+
+def _settings(wanted: Wanted, plan: Plan, sampling: Sampling) -> dict[str, Any]:
+    """All that results depend on."""
+    tasks = hashlib.sha256(json.dumps([asdict(task) for task in plan.tasks]).encode()).hexdigest()[:16]
+    settings = {
+        "model": wanted.model, "weights": _weights(wanted.model), "base": wanted.base,
+        "base_weights": _weights(wanted.base), "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit,
+        "context": plan.asked.context, "recipe": None if wanted.recipe is None else str(wanted.recipe),
+        "test_command": wanted.test_command, "test_args": list(plan.checking.arguments),
+        "python": plan.checking.python, "roots": list(plan.checking.roots), "suite": wanted.suite,
+        "tests": list(plan.checking.tests), "timeout": wanted.timeout, "memory_mb": plan.checking.limits.memory_mb,
+        "hidden_tests": wanted.hidden_tests, "readable": list(plan.checking.limits.readable),
+        "sandbox": "weak" if plan.checking.limits.weak else "strict",
+    }  # fmt: skip
+    if wanted.answers is not None:
+        return settings | {"answers": hashlib.sha256(wanted.answers.read_bytes()).hexdigest()[:16]}
+    return settings | {"sampling": asdict(sampling)}
+
+
+def _weights(model: str | None) -> str | None:
+    """Names the weights in a local folder: an adapter by its bytes, a whole model by sizes and times."""
+    folder = Path(model).expanduser() if model else Path()
+    if not model or not folder.is_dir():
+        return None
+    adapter = folder / "adapter_model.safetensors"
+    if adapter.is_file():
+        with adapter.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _name(wanted: Wanted) -> str:
+    """A name for the folder of results."""
+    if wanted.answers is not None:
+        return wanted.answers.stem
+    path = Path(str(wanted.model).rstrip("/"))
+    name = path.parent.name if path.name == "adapter" else path.name
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"

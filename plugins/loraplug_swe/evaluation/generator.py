@@ -1,0 +1,211 @@
+"""A model that answers many prompts: what it was trained to read goes in, its words come out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, fields_dict, frozen
+
+from loraplug import Formatter, InputError, Opened, Run
+from loraplug_serve.sampling import Drawing, Prompt, Sampler
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+NOT_TRAINED = -100
+_ENDLESS = 1 << 30
+
+
+@frozen
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest token each time.
+        top_p: only the likeliest tokens that together have this probability.
+        max_tokens: the longest answer.
+        samples: answers a prompt.
+        batch: answers made at once.
+        seed: the same draws again, whatever was answered before.
+        beams: answers searched for at once; the likeliest that can be used is taken.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    samples: int = 1
+    batch: int = 1
+    seed: int = 42
+    beams: int = 1
+
+
+@frozen
+class Said:
+    """One answer; `finish` is "stop", "length" or "prompt-too-long"; `seconds` is its share of its batch's time."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+
+
+@frozen
+class Prompts:
+    """Token ids of prompts by task id, and the ids of tokens that end an answer."""
+
+    ids: Mapping[str, Sequence[int]]
+    stops: frozenset[int]
+
+
+def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run: Run) -> Prompts:
+    """What stands before the last trained turn of each row, as the formatter encodes it for training.
+
+    So a prompt is by construction what the model has been trained on. The trained tokens of control that follow an
+    answer end an answer.
+
+    Args:
+        rows: of any shape; what answer they hold does not matter.
+    """
+    wanted = {"packing": False, "max_length": _ENDLESS, "train_on": "assistant"}
+    made: Any = formatter  # an attrs class by its kind's contract
+    own = fields_dict(type(made))
+    formatter = evolve(made, **{name: value for name, value in wanted.items() if name in own})
+    control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    stops = {tokenizer.eos_token_id, *_several(model.generation_config.eos_token_id)} - {None}
+    found: dict[str, Sequence[int]] = {}
+    for row in formatter.encode(rows=rows, tokenizer=tokenizer, run=run):
+        labels = row["labels"]
+        last = len(labels) - 1
+        while last > 0 and labels[last] == NOT_TRAINED:
+            last -= 1
+        first = last
+        while first > 0 and labels[first - 1] != NOT_TRAINED:
+            first -= 1
+        stops |= control & {labels[last]} | control & {labels[max(first, last - 1)]}
+        found[str(row["row"][0])] = row["input_ids"][:first]
+    return Prompts(found, frozenset(stops))
+
+
+@frozen
+class Speaker:
+    """A loaded model. `around` is entered while it answers: takes its adapter off, for one."""
+
+    model: Any
+    tokenizer: Any
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    @property
+    def context(self) -> int:
+        """Tokens the model reads at most."""
+        return Sampler(self.model, ()).context
+
+    def answers(
+        self,
+        asked: Prompts,
+        names: Sequence[str],
+        done: set[tuple[str, int]],
+        sampling: Sampling,
+        usable: Callable[[str, str], bool] = lambda name, text: True,  # noqa: ARG005 - names are part of the type
+    ) -> Iterator[tuple[str, int, Said]]:
+        """Answers to the prompts called `names`, each with its sample's number, but those that are `done`.
+
+        A sample's draws belong to its prompt and number, so that an interrupted evaluation comes to the same answers.
+        `usable` tells of a prompt's name and an answer whether it is worth giving, where there are several to choose
+        from (`sampling.beams`).
+        """
+        if sampling.beams > 1:
+            yield from self._searched(asked, names, done, sampling, usable)
+            return
+        sampler = Sampler(self.model, asked.stops, sampling.batch, self.around)
+        wanted = [Prompt(asked.ids[name], range(sampling.samples)) for name in names]
+        known = {(at, sample) for at, name in enumerate(names) for sample in range(sampling.samples)
+                 if (name, sample) in done}  # fmt: skip
+        drawing = Drawing(sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.seed)
+        for found in sampler.completions(wanted, drawing, known):
+            name, prompt = names[found.prompt], wanted[found.prompt].ids
+            if found.finish == "prompt-too-long":
+                yield name, found.sample, Said("", found.finish, 0, 0, 0.0)
+                continue
+            text = self._decoded(prompt, found.ids)
+            yield name, found.sample, Said(text, found.finish, len(prompt), len(found.ids), found.seconds)
+
+    def _searched(
+        self, asked: Prompts, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling,
+        usable: Callable[[str, str], bool],
+    ) -> Iterator[tuple[str, int, Said]]:  # fmt: skip
+        """Answers by beam search, a batch at a time; batches are the same whatever is done."""
+        long = [name for name in names if len(asked.ids[name]) >= self.context]
+        yield from ((name, 0, Said("", "prompt-too-long", 0, 0, 0.0)) for name in long if (name, 0) not in done)
+        order = sorted(set(names) - set(long), key=lambda name: (len(asked.ids[name]), name))
+        for at in range(0, len(order), sampling.batch):
+            batch = order[at : at + sampling.batch]
+            if {(name, 0) for name in batch} <= done:
+                continue
+            made = self._batch([asked.ids[name] for name in batch], asked.stops, sampling)
+            for name, found in zip(batch, made, strict=True):
+                if (name, 0) not in done:
+                    yield name, 0, next((said for said in found if usable(name, said.text)), found[0])
+
+    def _batch(self, prompts: Sequence[Sequence[int]], stops: frozenset[int], sampling: Sampling) -> list[list[Said]]:
+        """For each prompt its answers, the likeliest first."""
+        import torch
+
+        begun = time.perf_counter()
+        longest = max(map(len, prompts))
+        pad = next(iter(sorted(stops)), 0)
+        ids = torch.tensor([[pad] * (longest - len(one)) + list(one) for one in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts], device=self.model.device)
+        with torch.inference_mode(), self.around():
+            out = self.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=_plain(sampling, stops, pad),
+                max_new_tokens=max(1, min(sampling.max_tokens, self.context - longest)),
+            )  # fmt: skip
+        taken = (time.perf_counter() - begun) / len(prompts)
+        made = [out[at : at + sampling.beams, longest:].tolist() for at in range(0, len(out), sampling.beams)]
+        return [
+            [self._said(list(one), new, stops, taken) for new in found]
+            for one, found in zip(prompts, made, strict=True)
+        ]
+
+    def _said(self, prompt: Sequence[int], new: list[int], stops: frozenset[int], seconds: float) -> Said:
+        end = next((at for at, token in enumerate(new) if token in stops), None)
+        kept = new if end is None else new[:end]
+        return Said(self._decoded(prompt, kept), "length" if end is None else "stop", len(prompt), len(kept), seconds)
+
+    def _decoded(self, prompt: Sequence[int], said: Sequence[int]) -> str:
+        """The text of an answer: behind a few tokens of its prompt, as decoders treat the first of a text apart."""
+        before = list(prompt[-4:])
+        return self._text([*before, *said])[len(self._text(before)) :]
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _plain(sampling: Sampling, stops: frozenset[int], pad: int) -> Any:
+    """Nothing but what was asked for: no penalties or cuts of the model's own generation config."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(do_sample=False, repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=sampling.beams,
+                            num_return_sequences=sampling.beams, length_penalty=0.0, use_cache=True,
+                            eos_token_id=sorted(stops), pad_token_id=pad)  # fmt: skip
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def load(opened: Opened, run: Run, where: object, both: bool) -> list[Speaker]:
+    """The model, and with `both` its base after it: one model in memory that takes its adapter off.
+
+    Raises:
+        InputError: as `Opened.load`, or there is no chat template.
+    """
+    model, tokenizer = opened.load(run, where)
+    if not tokenizer.chat_template:
+        raise InputError("has no chat template", where=where, todo="give a model that was trained on chats")
+    bare = [Speaker(model, tokenizer, model.disable_adapter)] if both and opened.adapter is not None else []
+    return [Speaker(model, tokenizer), *bare]

@@ -1,0 +1,126 @@
+"""An answer, applied and tested, and its verdict confirmed where it is a good one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import asdict, field, frozen
+
+from loraplug_swe.edits import Applied, Refused, apply, unified_diff
+from loraplug_swe.evaluation.bench import SHOWN, Bench
+from loraplug_swe.evaluation.cases import Case, tongue_of
+from loraplug_swe.evaluation.flags import flags
+from loraplug_swe.mutation.language import Outcome
+
+Status = Literal["resolved", "applied", "invalid", "flagged", "void"]
+_WHY = {"time": "takes too long", "memory": "takes too much memory", "processes": "starts too many processes",
+        "disk": "writes too much", "output": "says too much", "broken": "cannot be imported or run",
+        "crash": "ends the process"}  # fmt: skip
+_FORGED = "works on its own verdict"
+
+
+@frozen
+class Verdict:
+    """What an answer did.
+
+    Attributes:
+        status: `resolved`: the failing tests pass, and so does the suite, in a fresh process with control tests;
+            `applied`: it changes the code, but not so; `invalid`: it changes nothing; `flagged`: the tests pass, but
+            it shows signs of fitting them alone; `void`: it works on its own verdict.
+        reason: of all but the first, short enough to be counted.
+        detail: a sentence on it.
+        exact: False where it was applied with leniency.
+        diff: what it changes in the code with the bug.
+        failing: the first few tests that fail with it.
+    """
+
+    status: Status
+    reason: str = ""
+    detail: str = ""
+    exact: bool = True
+    diff: str = ""
+    failing: tuple[str, ...] = ()
+
+
+@frozen
+class Judge:
+    """Remembers what it has judged, so that equal changes are tested once."""
+
+    _known: dict[tuple[str, str], Verdict] = field(factory=dict)
+
+    def judge(self, bench: Bench, case: Case, answer: str) -> Verdict:
+        """Apply an answer to the code with the bug, and run the failing tests, then the suite."""
+        files, done = _done(bench, case, answer)
+        if isinstance(done, Refused):
+            return Verdict("invalid", done.reason, done.detail)
+        diff = "".join(unified_diff(path, files[path], text) for path, text in sorted(done.files.items()))
+        key = (case.task.id, diff)
+        if key not in self._known:
+            self._known[key] = self._tested(bench, case, done.files, diff)
+        told = asdict(self._known[key]) | {"exact": done.exact}
+        return Verdict(**told)
+
+    def _tested(self, bench: Bench, case: Case, changed: Mapping[str, str], diff: str) -> Verdict:
+        files = {**case.broken, **changed}
+        outcome = bench.run(files, case.task.targets, bench.seconds(case.seconds), SHOWN)
+        if outcome.verdict != "passed":
+            return _applied(outcome, "the failing tests still fail", diff)
+        tests, usual = case.suite or ((), 0.0)
+        every = tuple(dict.fromkeys([*case.task.targets, *tests]))
+        if (not tests and case.suite is not None) or (bench.by_command and tests):  # all there are, by whatever command
+            outcome = bench.run(files, tests, bench.seconds(usual), SHOWN)
+            if outcome.verdict != "passed":
+                return _applied(outcome, "breaks other tests", diff)
+        outcome = bench.confirm(files, every, case.controlled, bench.seconds(case.seconds + usual), case.may_change)
+        if outcome.verdict != "passed":
+            return _applied(outcome, "breaks other tests", diff)
+        if signs := _signs(bench, case, changed):
+            return Verdict("flagged", "fits the tests", "; ".join(signs)[:600], diff=diff)
+        return Verdict("resolved", diff=diff)
+
+
+def _signs(bench: Bench, case: Case, changed: Mapping[str, str]) -> list[str]:
+    tests: dict[str, list[str]] = {}
+    for test in case.task.targets:
+        path, _, name = test.partition("::")
+        tests.setdefault(path, []).append(name)
+    before = bench.texts | {path: text for path, text in case.broken.items() if text is not None}
+    clean = bench.texts | {path: text for path, text in case.clean.items() if text is not None}
+    texts = bench.tests | {path: text for path, text in case.clean.items() if text is not None}
+    return flags(before, changed, clean, tests, texts)
+
+
+def usable(bench: Bench, case: Case, answer: str) -> bool:
+    """Whether an answer changes the code, and leaves files that can be read; no test is run."""
+    done = _done(bench, case, answer)[1]
+    if isinstance(done, Refused):
+        return False
+    tongue = tongue_of(case.task)
+    try:
+        for path, text in done.files.items():
+            if path.endswith(tuple(tongue.suffixes)):
+                tongue.functions(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _done(bench: Bench, case: Case, answer: str) -> tuple[dict[str, str], Applied | Refused]:
+    """The files that an answer may change, and what it makes of them."""
+    files: dict[str, str] = {path: text for path, text in bench.texts.items() if path not in case.broken}
+    files |= {path: text for path, text in case.broken.items() if text is not None and not _is_test(case, path)}
+    return files, apply(answer, files, case.edit, case.target, tongue_of(case.task).functions)
+
+
+def _applied(outcome: Outcome, reason: str, diff: str) -> Verdict:
+    first: Any = next(iter(outcome.failures), None)
+    detail = f"{first.test}: {first.error}: {first.message}".removeprefix(": ").rstrip(": ")[-600:] if first else ""
+    failing = tuple(failure.test for failure in outcome.failures if failure.test)
+    if outcome.verdict == "void":
+        return Verdict("void", _FORGED, detail, diff=diff)
+    return Verdict("applied", _WHY.get(outcome.verdict, reason), detail, True, diff, failing)
+
+
+def _is_test(case: Case, path: str) -> bool:
+    return tongue_of(case.task).is_test(path)

@@ -1,0 +1,206 @@
+"""Where a fix is verified: on the tree it was made for, or taken back on the newest one."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+
+from loraplug import InputError, LoraplugError
+from loraplug_swe.edits import unified_diff
+from loraplug_swe.evaluation.bench import Bench, Checking
+from loraplug_swe.history.commits import Fix, NoFix
+from loraplug_swe.history.environments import Environments
+from loraplug_swe.history.verify import ARGUMENTS, Runs, Verdict, verify, whole
+from loraplug_swe.mutation.language import Language
+from loraplug_swe.mutation.make import box_limits
+from loraplug_swe.sandbox.checkout import stage
+
+if TYPE_CHECKING:
+    from loraplug_swe.history.source import SweHistorySource
+
+
+class Judge(ABC):
+    """Decides commits, from several threads. Use as a context manager.
+
+    Args:
+        scratch: an own folder, removed by whoever made it.
+        environments: where what commits declare is installed.
+        tip: the newest commit.
+    """
+
+    def __init__(self, source: SweHistorySource, tongue: Language, scratch: Path, environments: Path, tip: str) -> None:
+        self._source, self._tongue, self._scratch, self._environments = (
+            source,
+            tongue,
+            scratch,
+            Environments(environments),
+        )
+        self._tip = tip
+        self._number = itertools.count()
+        self.gaps: tuple[str, ...] = ()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End and remove what is open."""
+
+    @abstractmethod
+    def check(self, known: Mapping[str, Verdict]) -> None:
+        """See that the suite of the newest commit can be run, where nothing is known yet.
+
+        Raises:
+            LoraplugError: it cannot, or no test passes.
+        """
+
+    @abstractmethod
+    def judge(self, fix: Fix) -> Verdict:
+        """Whether tests notice a fix."""
+
+    def _open(self, commit: str) -> Bench:
+        """A bench with the tree of a commit.
+
+        Raises:
+            NoFix: what it declares cannot be installed.
+            LoraplugError: its tests cannot be run.
+        """
+        out = self._scratch / f"tree-{next(self._number)}"
+        out.mkdir()
+        try:
+            tree = stage(self._source.path, commit, "local/code", None, out).tree
+            return Bench(tree, out, self._checking(commit), self._tongue)
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
+
+    def _close(self, bench: Bench) -> None:
+        self.gaps = bench.box.gaps or self.gaps
+        bench.close()
+        shutil.rmtree(bench.box.source.parent, ignore_errors=True)
+
+    def _checking(self, commit: str) -> Checking:
+        source = self._source
+        python = source.python
+        if source.dependencies == "install":
+            python = self._environments.python(Path(source.path), commit, source.python or sys.executable)
+        return Checking(None, (*source.test_args, *ARGUMENTS), python, source.timeout, source.roots,
+                        box_limits(source, python), source.tests)  # fmt: skip
+
+    def _unfit(self, why: NoFix) -> LoraplugError:
+        return LoraplugError(f"the newest commit {why}", where=self._source.path, todo="set dataset.python")
+
+    def _red(self, bench: Bench) -> Runs:
+        """Runs of the newest suite, of which some tests pass."""
+        runs = whole(bench, {}, self._source.tests)
+        if "passed" not in runs[0].outcomes.values():
+            failed = [f"{one.test}: {one.error}: {one.message}"[:200] for one in runs[0].failures[:1]]
+            raise LoraplugError(
+                f"no test of {self._tip[:12]} passes ({len(runs[0].outcomes)} ran, pytest ended with {runs[0].code})"
+                + "".join(f"; the first: {one}" for one in failed), where=self._source.path,
+                todo="run pytest there by hand; python names the interpreter that has what the tests need",
+            )  # fmt: skip
+        return runs
+
+
+class Then(Judge):
+    """On the commit before the fix, with the fix's own tests."""
+
+    def close(self) -> None:
+        """See `Judge.close`; each commit's own is closed when it is decided."""
+
+    def check(self, known: Mapping[str, Verdict]) -> None:
+        """See `Judge.check`."""
+        if known:
+            return
+        try:
+            bench = self._open(self._tip)
+        except NoFix as why:
+            raise self._unfit(why) from None
+        try:
+            self._red(bench)
+        finally:
+            self._close(bench)
+
+    def judge(self, fix: Fix) -> Verdict:
+        """See `Judge.judge`."""
+        try:
+            bench = self._open(fix.commit.parents[0])
+        except NoFix as why:
+            return Verdict(str(why))
+        except InputError as error:
+            return Verdict("its tree cannot be taken", error.what)
+        except LoraplugError as error:
+            return Verdict("its tests cannot be run", error.what)
+        try:
+            old, new = bench.patched([fix.test_patch]), bench.patched([fix.test_patch, fix.patch])
+            if isinstance(old, str) or isinstance(new, str):
+                return Verdict("its patch does not apply", str(old if isinstance(old, str) else new))
+            clean = whole(bench, new, self._source.tests)
+            return verify(bench, old, new, fix.tests, self._source.tests, clean)
+        except LoraplugError as error:
+            return Verdict("its tests cannot be run", error.what)
+        finally:
+            self._close(bench)
+
+
+class Now(Judge):
+    """Taken back on the newest commit, with its tests."""
+
+    def __init__(self, source: SweHistorySource, tongue: Language, scratch: Path, environments: Path, tip: str) -> None:
+        super().__init__(source, tongue, scratch, environments, tip)
+        self._own = threading.local()
+        self._benches: list[Bench] = []
+        self._lock = threading.Lock()
+        self._clean: Runs | None = None
+
+    def close(self) -> None:
+        """See `Judge.close`."""
+        for bench in self._benches:
+            self._close(bench)
+        self._benches.clear()
+
+    def check(self, known: Mapping[str, Verdict]) -> None:  # noqa: ARG002 - its runs are needed anyway
+        """See `Judge.check`."""
+        try:
+            bench = self._bench()
+        except NoFix as why:
+            raise self._unfit(why) from None
+        self._clean = self._red(bench)
+        _ = self._clean[1]
+
+    def judge(self, fix: Fix) -> Verdict:
+        """See `Judge.judge`."""
+        bench = self._bench()
+        old = bench.patched([fix.back])
+        if isinstance(old, str):
+            return Verdict("does not apply today", old)
+        if any(text is None or path not in bench.texts for path, text in old.items()):
+            return Verdict("adds or removes files")
+        if self._clean is None:
+            raise LoraplugError("the newest suite was not run")
+        first = [path for path in fix.tests if path in bench.tests]
+        verdict = verify(bench, old, {}, first, self._source.tests, self._clean)
+        pairs = [(path, bench.texts[path], text) for path, text in sorted(old.items()) if text is not None]
+        bug = "".join(unified_diff(path, now, without) for path, now, without in pairs)
+        mend = "".join(unified_diff(path, without, now) for path, now, without in pairs)
+        return evolve(verdict, bug=bug, mend=mend)
+
+    def _bench(self) -> Bench:
+        bench: Bench | None = getattr(self._own, "bench", None)
+        if bench is None:
+            bench = self._own.bench = self._open(self._tip)
+            with self._lock:
+                self._benches.append(bench)
+        return bench

@@ -1,0 +1,156 @@
+"""From a repository's history to rows: list, verify in parallel, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict
+
+from loraplug import InputError, LoraplugError, Run, fresh_place, only_one, working_on
+from loraplug_swe.history.commits import Commit, Fix, NoFix, list_commits, read_fix
+from loraplug_swe.history.environments import NOT_INSTALLED
+from loraplug_swe.history.judge import Judge, Now, Then
+from loraplug_swe.history.rows import Row, then_row, today_row, today_task
+from loraplug_swe.history.verify import Verdict, as_line, as_verdict
+from loraplug_swe.mutation.hunt import usable_cpus
+from loraplug_swe.mutation.language import language
+from loraplug_swe.mutation.make import workshop
+from loraplug_swe.mutation.task import write_tasks
+from loraplug_swe.sandbox.checkout import find_commit, repo_name
+
+if TYPE_CHECKING:
+    from loraplug_swe.history.source import SweHistorySource
+
+_VERSION = 1  # of what the journal holds
+_AHEAD = 2  # commits a worker has in its queue
+
+
+def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
+    """The rows of a source; its tasks are written first.
+
+    Raises:
+        InputError: there is no history, or no commit gives a row.
+        LoraplugError: the tests cannot be run.
+    """
+    place, tongue = Path(source.path), language(source.language)
+    squash = source.merges == "squash"
+    commits = list_commits(place, source.commits, source.since or "", source.until or "", squash)
+    tip = find_commit(place, source.commits.rpartition("..")[2])
+    repo = source.repo or repo_name(place)
+    rows: list[Row] = []
+    tally: Counter[str] = Counter()
+    home = run.cache / "history"
+    with workshop(home) as scratch:
+        journal = home / _key(source, tip) / "journal.jsonl"
+        with only_one(journal.parent, f"{source.path} ({journal.parent.name})"):
+            known = read_journal(journal)
+            judge: Judge = (Now if source.on == "today" else Then)(
+                source, tongue, scratch, journal.parent / "environments", tip
+            )
+            total = len(commits)
+            with judge, run.progress("commits", total) as bar, journal.open("a", encoding="utf-8") as file:
+                judge.check(known)
+                for fix, verdict in _decided(source, place, commits, judge, known, file):
+                    tally[verdict.reason] += 1
+                    if fix is not None and verdict.reason == "fix":
+                        rows.append(Row(fix, verdict))
+                    bar.advance(1, rows=len(rows))
+                    if len(rows) == source.limit:
+                        break
+                if judge.gaps:
+                    run.warn(f"the code under test is not shut in fully: no own {', '.join(judge.gaps)}")
+    _tell(source, rows, tally, run)
+    out = source.tasks_out or run.folder / ("tasks" if source.on == "today" else "tasks.jsonl")
+    if source.on == "today":
+        tasks = [today_task(one, repo, tip, source.statement, place, tongue.name) for one in rows]
+        write_tasks(tasks, out)
+        made = [today_row(at, one, task) for at, (one, task) in enumerate(zip(rows, tasks, strict=True), 1)]
+    else:
+        made = [then_row(one, repo, source.statement, place, tongue.name) for one in rows]
+        with fresh_place(out) as fresh, working_on(out):
+            fresh.write_text("".join(json.dumps(one) + "\n" for one in made), encoding="utf-8")
+    run.say(f"{len(made)} tasks in {out}")
+    yield from made
+
+
+def _decided(
+    source: SweHistorySource, place: Path, commits: list[Commit], judge: Judge, known: Mapping[str, Verdict], file: Any
+) -> Iterator[tuple[Fix | None, Verdict]]:
+    """What each commit changes, and its verdict, in their order; the list is read a little ahead."""
+    lock = threading.Lock()
+    tongue = language(source.language)
+
+    def decide(commit: Commit) -> tuple[Fix | None, Verdict]:
+        try:
+            fix = read_fix(place, commit, tongue, source.merges == "squash")
+        except NoFix as why:
+            return None, Verdict(str(why))
+        if commit.name in known:
+            return fix, known[commit.name]
+        verdict = judge.judge(fix)
+        if verdict.reason != NOT_INSTALLED:  # which may be the network's fault
+            with lock:
+                file.write(as_line(commit.name, verdict))
+                file.flush()
+        return fix, verdict
+
+    workers = source.workers or usable_cpus()
+    stream = iter(commits)
+    waiting: deque[Future[tuple[Fix | None, Verdict]]] = deque()
+    pool = ThreadPoolExecutor(workers, "history")
+    try:
+        while True:
+            for one in islice(stream, workers * _AHEAD - len(waiting)):
+                waiting.append(pool.submit(decide, one))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tell(source: SweHistorySource, rows: list[Row], tally: Counter[str], run: Run) -> None:
+    looked = tally.total()
+    aside = ", ".join(f"{count} {reason}" for reason, count in tally.most_common() if reason != "fix")
+    told = f"{len(rows)} rows from {looked} commits ({100 * len(rows) / looked:.1f} per 100)"
+    told += f"; left out: {aside}" if aside else ""
+    if not rows:
+        raise InputError(f"no commit gives a row: {told}", where=source.path,
+                         todo="widen commits, or see that python has what the tests of old commits need")  # fmt: skip
+    run.say(told)
+    if moved := sum(bool(one.fix.new_files) or one.fix.removes for one in rows):
+        run.warn(f"{moved} of the fixes add or remove files; eval takes answers that change files, and no others")
+    if flaky := sum(one.verdict.flaky for one in rows):
+        run.warn(f"{flaky} tests of these rows are left out: two runs of them differ")
+
+
+def read_journal(path: Path) -> dict[str, Verdict]:
+    """All whole lines of a journal by commit; what a kill cut short is tested again."""
+    if not path.exists():
+        return {}
+    data = path.read_bytes()
+    good = data[: data.rfind(b"\n") + 1]
+    if len(good) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(good))
+    try:
+        return {told["key"]: as_verdict(told) for told in map(json.loads, good.splitlines())}
+    except (ValueError, KeyError, TypeError):
+        raise LoraplugError("not a journal of verdicts", where=path, todo="remove the file") from None
+
+
+def _key(source: SweHistorySource, tip: str) -> str:
+    """Names all that a verdict depends on beside the commit itself; that on today's tree on this one too."""
+    told = [_VERSION, str(Path(source.path).resolve()), source.merges, tip if source.on == "today" else "",
+            source.tests, source.roots, source.test_args, source.python or sys.prefix, sys.version,
+            source.dependencies, source.language, source.timeout, asdict(source.limits), source.readable]  # fmt: skip
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]

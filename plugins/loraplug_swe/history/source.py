@@ -1,0 +1,113 @@
+"""The dataset source `swe-history`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from attrs import field, frozen, validators
+
+from loraplug import DatasetSource, Doc, Problem, Run
+from loraplug_swe.mutation.options import BoxLimits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_DAY = validators.optional(validators.matches_re(r"\d{4}-\d{2}-\d{2}"))
+
+
+@frozen
+class SweHistorySource(DatasetSource):
+    """Bugs that were in your own repository: commits whose tests fail without them, as SWE-bench's rows."""
+
+    name: ClassVar[str] = "swe-history"
+
+    path: Annotated[str, Doc("a git repository with its history", is_path=True)]
+    commits: Annotated[
+        str, Doc('the commits to look at: a branch or tag with all before it, or a range, "v1.0..main"')
+    ] = "HEAD"
+    since: Annotated[str | None, Doc("only commits of this day (YYYY-MM-DD) and after")] = field(
+        default=None, validator=_DAY
+    )
+    until: Annotated[str | None, Doc("only commits of this day (YYYY-MM-DD) and before")] = field(
+        default=None, validator=_DAY
+    )
+    limit: Annotated[int | None, Doc("stop after so many rows, the newest commits first")] = field(
+        default=None, validator=validators.optional(validators.ge(1))
+    )
+    merges: Annotated[
+        Literal["skip", "squash"],
+        Doc("skip: each commit alone, merges left out; squash: first parents alone, a merge is one change"),
+    ] = "skip"
+    on: Annotated[
+        Literal["then", "today"],
+        Doc("then: on the commit before; today: the fix taken back on the newest commit, where that still applies"),
+    ] = "then"
+    statement: Annotated[
+        Literal["failure", "message"],
+        Doc("what the task says: how the tests fail; message: before that what the commit says, without its fix"),
+    ] = "failure"
+    repo: Annotated[str | None, Doc("owner/name the rows carry; by default local/ and the folder's name")] = field(
+        default=None, validator=validators.optional(validators.matches_re(r"[A-Za-z0-9][\w.-]*/[\w.-]+"))
+    )
+    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
+    roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
+    test_args: Annotated[tuple[str, ...], Doc('options for pytest, such as ["-k", "not slow"]')] = ()
+    python: Annotated[
+        str, Doc("the interpreter that has what the tests need, pytest among it; by default this one")
+    ] = ""
+    dependencies: Annotated[
+        Literal["given", "install"],
+        Doc("given: what `python` has; install: what each commit declares, as wheels, in environments in the cache"),
+    ] = "given"
+    language: Annotated[str, Doc("python, or one that another package brings")] = "python"
+    workers: Annotated[int, Doc("commits tested at once; 0: one a processor")] = field(
+        default=0, validator=validators.ge(0)
+    )
+    timeout: Annotated[float, Doc("seconds for single tests, on top of six times what the suite takes")] = field(
+        default=10.0, validator=validators.gt(0)
+    )
+    limits: Annotated[BoxLimits, Doc("what the code under test may take")] = field(factory=BoxLimits)
+    readable: Annotated[
+        tuple[str, ...], Doc("files and folders of this machine, elsewhere than the code, that the tests may read")
+    ] = ()
+    sandbox: Annotated[
+        Literal["strict", "weak"],
+        Doc("strict: nothing runs where the system cannot shut it in; weak: it runs all the same, for code you trust"),
+    ] = "strict"
+    tasks_out: Annotated[
+        Path | None,
+        Doc("where the tasks go, as swe and eval read them: a .jsonl file, or on = today a folder; by default in the "
+            "run's"),
+    ] = None  # fmt: skip
+
+    def load(self, run: Run) -> Dataset:
+        """SWE-bench's columns, and {instruction, response, task_id, group} made of them; `today` these four alone.
+
+        Raises:
+            InputError: there is no history, or no commit gives a row.
+            LoraplugError: the tests cannot be run.
+        """
+        from datasets import Dataset, Features, List, Value
+
+        texts, lists = ["instruction", "response", "task_id"], ["group"]
+        if self.on == "then":
+            texts += ["instance_id", "repo", "base_commit", "problem_statement", "patch", "test_patch", "created_at"]
+            lists += ["FAIL_TO_PASS", "PASS_TO_PASS"]
+        columns = {name: Value("string") for name in texts} | {name: List(Value("string")) for name in lists}
+        return Dataset.from_list(list(self.rows(run)), features=Features(columns))
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+        """Code that is not there, or has no history."""
+        from loraplug_swe.sandbox.checkout import is_repository
+
+        if not Path(self.path).is_dir() or not is_repository(Path(self.path)):
+            todo = "name a clone with its history; swe-bugs takes a folder without one"
+            yield Problem("dataset.path", f"{self.path}: no git repository; {todo}")
+
+    def rows(self, run: Run) -> Iterator[dict[str, object]]:
+        """The rows of `load` one by one; the tasks are written before the first."""
+        from loraplug_swe.history.make import make
+
+        return make(self, run)

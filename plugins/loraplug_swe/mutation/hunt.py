@@ -1,0 +1,279 @@
+"""Tries bugs in parallel, keeps those that tests notice, and remembers every verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, field, frozen
+
+from loraplug import InputError, LoraplugError, Run
+from loraplug_swe.mutation.candidates import Candidate, Found
+from loraplug_swe.mutation.language import Failure, Outcome, Report, Suite, Survey, Tester
+from loraplug_swe.sandbox.controls import Controls, judged
+from loraplug_swe.sandbox.limits import Limits
+from loraplug_swe.sandbox.sandbox import Sandbox
+
+_PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
+_FORGED = "works on its own verdict"
+_AHEAD = 4  # candidates a worker has in its queue
+
+
+@frozen
+class Verdict:
+    """What became of a candidate: `bug`, with what its tests said, or why it is none.
+
+    Attributes:
+        ran: how many tests ended how, in each run that the verdict stands on; see `Bug`.
+    """
+
+    reason: str
+    failures: tuple[Failure, ...] = ()
+    ran: Mapping[str, Mapping[str, int]] = field(factory=dict, eq=False)
+
+    @property
+    def signature(self) -> str:
+        """Equal for bugs that cannot be told apart from outside."""
+        return json.dumps(sorted((one.test, one.error, one.message) for one in self.failures))
+
+
+@frozen
+class Bug:
+    """A candidate that was kept.
+
+    Attributes:
+        ran: how many tests ended how (`passed`, `failed`, `skipped`), as they were seen: those related to the bug with
+            it in (`related`), those that fail alone with it in (`alone`) and alone without it (`fixed`).
+    """
+
+    candidate: Candidate
+    failures: tuple[Failure, ...]
+    ran: Mapping[str, Mapping[str, int]] = field(factory=dict)
+
+
+@frozen
+class Wanted:
+    """How many bugs, and which."""
+
+    count: int
+    per_function: int
+    max_failing: int
+    timeout: float
+    seed: int
+    workers: int
+
+
+@frozen
+class Hunt:
+    """One tree, its suite, and the journal of what was tried; `scratch` is where workers make their copies.
+
+    `controls` makes control tests, see `loraplug_swe.mutation.language.Language`; a language may have none.
+    """
+
+    tree: Path
+    suite: Suite
+    survey: Survey
+    limits: Limits
+    journal: Path
+    scratch: Path
+    roots: tuple[str, ...] = ("src", ".")
+    controls: Callable[..., Controls] | None = None
+    tally: Counter[str] = field(factory=Counter)
+    kinds: dict[str, Counter[str]] = field(factory=dict)
+
+    def bugs(self, found: Found, wanted: Wanted, run: Run) -> list[Bug]:
+        """Bugs in the order of the candidates, whatever the order in which they were decided."""
+        known = read_journal(self.journal)
+        kept: list[Bug] = []
+        seen: set[str] = set()
+        by_function: Counter[str] = Counter()
+        with run.progress("bugs", wanted.count) as bar, _Crew(self, found, wanted) as crew:
+            stream = (one for one in found.in_order(wanted.seed) if by_function[one.group] < wanted.per_function)
+            for one, verdict in crew.decide(stream, known):
+                reason = verdict.reason
+                if by_function[one.group] >= wanted.per_function:
+                    continue
+                if reason == "bug":
+                    reason = "like another" if verdict.signature in seen else reason
+                    seen.add(verdict.signature)
+                self.tally[reason] += 1
+                self.kinds.setdefault(one.mutation.kind, Counter())[reason] += 1
+                if reason == "bug":
+                    kept.append(Bug(one, verdict.failures, verdict.ran))
+                    by_function[one.group] += 1
+                bar.advance(int(reason == "bug"), tried=self.tally.total())
+                if len(kept) == wanted.count:
+                    break
+        return kept
+
+
+class _Crew:
+    """Threads, each with a sandbox and a warm tester of its own, that decide candidates in order."""
+
+    def __init__(self, hunt: Hunt, found: Found, wanted: Wanted) -> None:
+        self._hunt, self._texts, self._wanted = hunt, found.texts, wanted
+        self._names = list(hunt.survey.tests)
+        self._own = threading.local()
+        self._benches: list[_Bench] = []
+        self._lock = threading.Lock()
+        self._steady: dict[tuple[str, ...], Outcome] = {}
+
+    def __enter__(self) -> _Crew:
+        self._pool = ThreadPoolExecutor(self._wanted.workers, "bugs")
+        self._file = self._hunt.journal.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for bench in self._benches:
+            bench.close()
+        self._file.close()
+
+    def decide(self, stream: Iterator[Candidate], known: Mapping[str, Verdict]) -> Iterator[tuple[Candidate, Verdict]]:
+        """Every candidate with its verdict, in the order of `stream`, which is read a little ahead."""
+        waiting: deque[tuple[Candidate, Verdict | Future[Verdict]]] = deque()
+        while True:
+            for one in islice(stream, self._wanted.workers * _AHEAD - len(waiting)):
+                waiting.append((one, known.get(one.key) or self._pool.submit(self._try, one)))
+            if not waiting:
+                return
+            one, verdict = waiting.popleft()
+            yield one, verdict.result() if isinstance(verdict, Future) else verdict
+
+    def _try(self, one: Candidate) -> Verdict:
+        bench: _Bench | None = getattr(self._own, "bench", None)
+        if bench is None:
+            bench = self._own.bench = _Bench(self._hunt)
+            with self._lock:
+                self._benches.append(bench)
+        verdict = self._judge(bench, one)
+        line = json.dumps({"key": one.key, **asdict(verdict)})
+        with self._lock:
+            self._file.write(line + "\n")
+            self._file.flush()
+        return verdict
+
+    def _judge(self, bench: _Bench, one: Candidate) -> Verdict:
+        """A bug is kept if some tests fail with it, fail again alone in the same way, and pass alone without it.
+
+        The last two are believed where the report of each test, a control test and the exit code agree.
+        """
+        tests = [self._names[at] for at in one.tests]
+        broken = {one.path: one.mutation.apply(self._texts[one.path])}
+        most = self._wanted.max_failing
+        first = bench.run(broken, tests, self._seconds(tests), most + 1)
+        if first.verdict != "failed":
+            return Verdict({"passed": "no test notices", "time": "takes too long", "memory": "takes too much memory",
+                            "processes": "starts too many processes", "disk": "writes too much",
+                            "output": "says too much", "void": _FORGED,
+                            "broken": "cannot be imported", "crash": "ends the process"}[first.verdict])  # fmt: skip
+        names = tuple(dict.fromkeys(failure.test for failure in first.failures))
+        if len(names) > most:
+            return Verdict("breaks too much")
+        if names not in self._steady:
+            self._steady[names] = bench.confirm({}, list(names), self._seconds(names), 1)
+        fixed = self._steady[names]
+        if fixed.verdict not in ("passed", "void"):
+            return Verdict("tests lean on others")
+        again = bench.confirm(broken, list(names), self._seconds(names), most + 1)
+        if "void" in (fixed.verdict, again.verdict):
+            return Verdict(_FORGED)
+        ran = {name: _counts(run) for name, run in (("related", first), ("alone", again), ("fixed", fixed))}
+        found, same = Verdict("bug", tuple(again.failures), ran), Verdict("bug", tuple(first.failures))
+        return found if found.signature == same.signature else Verdict("fails differently each time")
+
+    def _seconds(self, tests: list[str] | tuple[str, ...]) -> float:
+        return self._wanted.timeout + _PATIENCE * sum(self._hunt.survey.tests.get(test, 0.0) for test in tests)
+
+
+class _Bench:
+    """A sandbox with a tester in it."""
+
+    def __init__(self, hunt: Hunt) -> None:
+        self.box = Sandbox(hunt.tree, hunt.limits, home=hunt.scratch, roots=hunt.roots)
+        self.tester: Tester = hunt.suite.tester(self.box, hunt.survey)
+        self._report: Any = getattr(self.tester, "report", None)
+        self._draw = random.SystemRandom()
+        self._make: Callable[..., Controls] | None = hunt.controls if self._report is not None else None
+        if self._make is not None:
+            made = self._make({}, list(hunt.survey.tests)[:1], self._draw)
+            told = self._reported({}, [], made, 60.0, 1)
+            if isinstance(told, Report) and "passed" in told.outcomes.values():
+                self.close()
+                raise InputError("a test passes there that must fail", where="dataset.path",
+                                 todo="see what its conftest.py and settings do to pytest's reports")  # fmt: skip
+            if isinstance(told, Outcome) or judged(told, [], made.ids).verdict != "passed":
+                self._make = None  # as where the suite's own settings give its tests other names
+
+    def run(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Any:
+        """The outcome of tests with these files changed; all is put back after."""
+        self.box.write(files)
+        try:
+            return self.tester.run(tests, seconds, stop_after)
+        finally:
+            self.box.restore()
+
+    def confirm(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Outcome:
+        """As `run`, by the report of each test and the exit code, with a control test that must fail."""
+        if self._report is None:
+            done: Outcome = self.run(files, tests, seconds, stop_after)
+            return done
+        made = self._make({}, tests[:1], self._draw) if self._make else Controls({}, {})
+        told = self._reported(files, tests, made, seconds, stop_after)
+        return told if isinstance(told, Outcome) else judged(told, tests, made.ids)
+
+    def _reported(
+        self, files: Mapping[str, str], tests: list[str], made: Controls, seconds: float, stop_after: int
+    ) -> Report | Outcome:
+        self.box.write({**files, **made.files})
+        try:
+            told: Report | Outcome = self._report([*tests, *made.ids], seconds, stop_after + len(made.ids))
+            return told
+        finally:
+            self.box.restore()
+
+    def close(self) -> None:
+        """End and remove."""
+        self.tester.close()
+        self.box.close()
+
+
+def read_journal(path: Path) -> dict[str, Verdict]:
+    """All whole lines of a journal; what a kill cut short is tried again."""
+    if not path.exists():
+        return {}
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    known = {}
+    for line in whole.splitlines():
+        try:
+            told = json.loads(line)
+            known[told["key"]] = Verdict(told["reason"], tuple(map(_failure, told["failures"])), told["ran"])
+        except (ValueError, KeyError, TypeError):
+            raise LoraplugError("not a journal of verdicts", where=path, todo="remove the file") from None
+    return known
+
+
+def _counts(run: Outcome) -> dict[str, int]:
+    """What a run tells of how many tests ended how; languages of other packages may not count."""
+    return {how: count for how in ("passed", "failed", "skipped") if (count := getattr(run, "counts", {}).get(how))}
+
+
+def _failure(told: Mapping[str, Any]) -> Failure:
+    return Failure(**{**told, "trace": [tuple(place) for place in told["trace"]]})
+
+
+def usable_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

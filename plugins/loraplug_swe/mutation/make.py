@@ -1,0 +1,162 @@
+"""From a path to rows: stage, survey, hunt, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict
+
+from loraplug import InputError, LoraplugError, Run, fresh_place, only_one, working_on
+from loraplug_swe.mutation.candidates import find
+from loraplug_swe.mutation.hunt import Bug, Hunt, Wanted, usable_cpus
+from loraplug_swe.mutation.language import Language, Suite, Survey, language
+from loraplug_swe.mutation.survey import checked
+from loraplug_swe.mutation.task import make_row, make_task, write_tasks
+from loraplug_swe.sandbox.checkout import Staged, stage
+from loraplug_swe.sandbox.limits import Limits
+from loraplug_swe.sandbox.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from loraplug_swe.history.source import SweHistorySource
+    from loraplug_swe.mutation.source import SweBugsSource
+
+_VERSION = 3  # of what the cache holds
+
+
+def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
+    """The rows of a source; its tasks are written first.
+
+    Raises:
+        InputError: there is no such code, or no bug was found.
+        LoraplugError: the tests cannot be run.
+    """
+    tongue = language(source.language)
+    if unknown := sorted(set(source.kinds) - set(tongue.kinds)):
+        raise InputError(
+            f"no kind of bug {unknown[0]!r}", where="dataset.kinds", todo=f"known: {', '.join(tongue.kinds)}"
+        )
+    with workshop(run.cache / "bugs") as scratch:
+        staged = stage(source.path, source.revision, source.repo, source.tests_path, scratch)
+        suite = tongue.suite(source.tests, source.test_args, source.python)
+        place = run.cache / "bugs" / _key(source, staged)
+        with only_one(place, f"{source.path} ({place.name})"):
+            survey = _survey(source, staged, suite, place / "survey.json", run)
+            bugs, texts = _hunt(source, staged, suite, tongue, survey, place / "journal.jsonl", run)
+    tasks = [make_task(at, bug, texts[bug.candidate.path], staged, survey, tongue) for at, bug in enumerate(bugs, 1)]
+    out = source.tasks_out or run.folder / "tasks"
+    write_tasks(tasks, out)
+    run.say(f"{len(tasks)} tasks in {out}")
+    for number, (bug, task) in enumerate(zip(bugs, tasks, strict=True), 1):
+        yield make_row(number, bug, task, texts[bug.candidate.path], tongue, source.context, source.edit)
+
+
+def _hunt(
+    source: SweBugsSource, staged: Staged, suite: Suite, tongue: Language, survey: Survey, journal: Path, run: Run
+) -> tuple[list[Bug], dict[str, str]]:
+    found = find(staged.tree, tongue, survey, run, include=source.include, exclude=source.exclude, kinds=source.kinds)
+    if not found.functions:
+        told = (
+            ", ".join(f"{count} {reason}" for reason, count in found.left.items()) or "no file has a function that runs"
+        )
+        raise InputError(f"the tests run no function that could get a bug ({told})", where=source.path,
+                         todo="see that the tests import the code from this folder, not an installed copy")  # fmt: skip
+    wanted = Wanted(source.count, source.per_function, source.max_failing, source.timeout,
+                    run.seed if source.seed is None else source.seed, source.workers or usable_cpus())  # fmt: skip
+    hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent, source.roots,
+                getattr(tongue, "controls", None))  # fmt: skip
+    bugs = hunt.bugs(found, wanted, run)
+    tried = sum(map(len, found.functions.values()))
+    aside = Counter({reason: count for reason, count in hunt.tally.items() if reason != "bug"})
+    told = ", ".join(f"{count} {reason}" for reason, count in aside.most_common())
+    functions = len({bug.candidate.group for bug in bugs})
+    summary = f"{len(bugs)} bugs in {functions} functions from {hunt.tally.total()} tries" + (
+        f" ({told})" if told else ""
+    )
+    if not bugs:
+        raise InputError(
+            f"no bug was found: {summary}", where=source.path, todo="raise max_failing, or allow more kinds"
+        )
+    if len(bugs) < source.count:
+        run.warn(f"{summary}; {source.count} were asked for and all {tried} candidates tried: "
+                 "raise per_function or max_failing, or leave out fewer files")  # fmt: skip
+    else:
+        run.say(summary)
+    run.emit("metrics", step=0, **{f"bugs_{kind}": tally["bug"] for kind, tally in hunt.kinds.items()})
+    return bugs, dict(found.texts)
+
+
+def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run: Run) -> Survey:
+    """The survey of the tree, made once."""
+    if path.exists():
+        told = json.loads(path.read_text(encoding="utf-8"))
+        told["lines"] = {name: {int(line): tests for line, tests in by.items()} for name, by in told["lines"].items()}
+        return checked(Survey(**told), staged.tree, source.path)
+    run.say(f"running the tests of {source.path} twice, to see which lines each of them runs")
+    with Sandbox(staged.tree, box_limits(source), home=staged.tree.parent, roots=source.roots) as box:
+        survey = checked(suite.survey(box), staged.tree, source.path)
+        gaps = box.gaps
+    if gaps:
+        run.warn(f"the code under test is not shut in fully: this system gives no own {', '.join(gaps)}")
+    if survey.flaky:
+        run.warn(f"{len(survey.flaky)} tests are left out: they end differently each time ({survey.flaky[0]}, ...)")
+    if survey.failing:
+        run.warn(f"{len(survey.failing)} tests are left out: they fail as it is ({survey.failing[0]}, ...)")
+    run.say(f"{len(survey.tests)} tests pass, in {sum(survey.tests.values()):.1f} s")
+    with fresh_place(path) as fresh, working_on(path):
+        fresh.write_text(json.dumps(asdict(survey)), encoding="utf-8")
+    return survey
+
+
+def box_limits(source: SweBugsSource | SweHistorySource, python: str = "") -> Limits:
+    """The sandbox's limits; tests of single bugs have their own time. `python` is in place of the source's."""
+    own = source.limits
+    return Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
+                  disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak", readable=source.readable,
+                  python=python or source.python)  # fmt: skip
+
+
+def _key(source: SweBugsSource, staged: Staged) -> str:
+    """Names all that verdicts depend on."""
+    told = [_VERSION, staged.digest, source.tests, source.roots, source.test_args,
+            source.python or sys.prefix, sys.version,
+            source.language, source.max_failing, source.timeout, asdict(source.limits), source.readable]  # fmt: skip
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
+
+
+@contextmanager
+def workshop(home: Path) -> Iterator[Path]:
+    """A folder to work in, removed after; those of processes that were killed go too."""
+    with working_on(home):
+        home.mkdir(parents=True, exist_ok=True)
+        for old in home.glob("work-*"):
+            if not _alive(int(old.name.removeprefix("work-"))):
+                shutil.rmtree(old, ignore_errors=True)
+        own = home / f"work-{os.getpid()}"
+        if own.exists():
+            raise LoraplugError("this process already makes bugs", where=own, todo="make one source after the other")
+        own.mkdir()
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # a signal 0 would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,101 @@
+"""The dataset source `swe-bugs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from attrs import field, frozen, validators
+
+from loraplug import DatasetSource, Doc, Problem, Run
+from loraplug_swe.mutation.options import BoxLimits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@frozen
+class SweBugsSource(DatasetSource):
+    """Bugs put into your own repository, each proved by its tests: what failed as instruction, the fix as response."""
+
+    name: ClassVar[str] = "swe-bugs"
+
+    path: Annotated[
+        str,
+        Doc("a git repository, a folder with code and tests, or package:NAME, an installed package", is_path=True),
+    ]
+    revision: Annotated[str, Doc("commit, branch or tag of the repository that is taken; the work tree is not")] = (
+        "HEAD"
+    )
+    repo: Annotated[str | None, Doc("owner/name the tasks carry; by default local/ and the folder's name")] = field(
+        default=None, validator=validators.optional(validators.matches_re(r"[A-Za-z0-9][\w.-]*/[\w.-]+"))
+    )
+    tests_path: Annotated[Path | None, Doc("a folder of tests that lies elsewhere; becomes tests/ beside the code")] = (
+        None
+    )
+    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
+    roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
+    test_args: Annotated[tuple[str, ...], Doc('options for pytest, such as ["-k", "not slow"]')] = ()
+    python: Annotated[
+        str, Doc("the interpreter that has what the tests need, pytest and coverage among it; by default this one")
+    ] = ""
+    language: Annotated[str, Doc("python, or one that another package brings")] = "python"
+    include: Annotated[tuple[str, ...], Doc('only these files, such as ["src/*"]; all but the tests where empty')] = ()
+    exclude: Annotated[tuple[str, ...], Doc('not these files, such as ["*/compat.py"]')] = ()
+    count: Annotated[int, Doc("bugs wanted")] = field(default=100, validator=validators.ge(1))
+    per_function: Annotated[int, Doc("bugs in one function at most")] = field(default=4, validator=validators.ge(1))
+    max_failing: Annotated[int, Doc("a bug that breaks more tests than this is too coarse")] = field(
+        default=10, validator=validators.ge(1)
+    )
+    kinds: Annotated[tuple[str, ...], Doc("kinds of bugs, such as off_by_one; all where empty")] = ()
+    seed: Annotated[int | None, Doc("seed of the draw; by default the run's")] = None
+    workers: Annotated[int, Doc("processes that run tests at once; 0: one a processor")] = field(
+        default=0, validator=validators.ge(0)
+    )
+    timeout: Annotated[float, Doc("seconds for the tests of one bug, on top of six times what they usually take")] = (
+        field(default=3.0, validator=validators.gt(0))
+    )
+    limits: Annotated[BoxLimits, Doc("what the code under test may take")] = field(factory=BoxLimits)
+    readable: Annotated[
+        tuple[str, ...], Doc("files and folders of this machine, elsewhere than the code, that the tests may read")
+    ] = ()
+    sandbox: Annotated[
+        Literal["strict", "weak"],
+        Doc("strict: nothing runs where the system cannot shut it in; weak: it runs all the same, for code you trust"),
+    ] = "strict"
+    context: Annotated[
+        Literal["function", "file", "none"], Doc("what of the code the instruction shows beside what failed")
+    ] = "function"
+    edit: Annotated[
+        Literal["diff", "search-replace", "lines", "function"],
+        Doc("the answer: a unified diff, search/replace blocks, numbered lines, or the whole corrected function"),
+    ] = "search-replace"
+    tasks_out: Annotated[
+        Path | None, Doc("folder for the tasks, task_<n>.json, as swe-synth and swe read them; by default in the run's")
+    ] = None
+
+    def load(self, run: Run) -> Dataset:
+        """Rows {instruction, response, task_id, group}; `group` is the repository, then the function.
+
+        Raises:
+            InputError: there is no such code, or no bug was found.
+            LoraplugError: the tests cannot be run.
+        """
+        from datasets import Dataset, Features, List, Value
+
+        columns = {"instruction": Value("string"), "response": Value("string"), "task_id": Value("string"),
+                   "group": List(Value("string"))}  # fmt: skip
+        return Dataset.from_list(list(self.rows(run)), features=Features(columns))
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+        """Code that is not there."""
+        if not self.path.startswith("package:") and not Path(self.path).is_dir():
+            todo = "name a git repository, a folder with code and tests, or package:NAME"
+            yield Problem("dataset.path", f"{self.path}: no such folder; {todo}")
+
+    def rows(self, run: Run) -> Iterator[dict[str, object]]:
+        """The rows of `load` one by one; the tasks are written before the first."""
+        from loraplug_swe.mutation.make import make
+
+        return make(self, run)

@@ -1,0 +1,1 @@
+"""Unified diffs: read, repaired, reversed, and proved to apply."""

@@ -1,0 +1,1 @@
+"""Git repositories as sources of files: cached clones, objects read in batches, trees made in memory."""

@@ -1,0 +1,20 @@
+"""What `loraplug doctor` says of the sandbox in which other people's code is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loraplug import Finding, Run
+
+
+def sandbox_strength(run: Run) -> Iterator[Finding]:  # noqa: ARG001
+    """Tries the sandbox once, with a program that does nothing."""
+    from loraplug_swe.sandbox.sandbox import probe
+
+    missing = probe()
+    if not missing:
+        yield Finding("sandbox", "strict: tests and answers run without network, files and processes of yours")
+        return
+    parts = "; ".join(f"{name}: {why}" for name, why in missing.items())
+    todo = 'swe-bugs and eval refuse to run; allow it, or write sandbox = "weak" for code that you trust'
+    yield Finding("sandbox", f"cannot shut other people's code in ({parts})", "warning", todo)

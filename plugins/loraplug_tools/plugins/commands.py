@@ -1,0 +1,93 @@
+"""`loraplug plugins list | show | new | check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from loraplug import KINDS as COMPONENTS
+from loraplug import echo
+
+if TYPE_CHECKING:
+    from loraplug import App
+
+KINDS = (*COMPONENTS, "commands", "events")
+"""What `plugins new` writes: the kinds of component, and the two further hooks."""
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def plugins() -> None:
+    """What is installed, who brought it, and what options it has; make and check a plugin of your own."""
+
+
+@plugins.command("list")
+@_json
+@click.pass_obj
+def list_(app: App, as_json: bool) -> None:
+    """List what every plugin brings, with the distribution it came in, its version and whether it works."""
+    from loraplug_tools.plugins.listing import list_plugins
+
+    echo(list_plugins(app.registry, as_json))
+
+
+@plugins.command()
+@click.argument("name")
+@_json
+@click.pass_obj
+def show(app: App, name: str, as_json: bool) -> None:
+    """Show a component: options with types, defaults and docs, who brought it, and a recipe snippet.
+
+    NAME is a component (`chat-template`), one of a distribution (`loraplug:swe`), or a plugin (`chat`).
+    """
+    from loraplug_tools.plugins.listing import show_plugin
+
+    echo(show_plugin(app.registry, name, as_json))
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", required=True, type=click.Choice(KINDS), help="What the plugin brings.")
+@click.option(
+    "--into",
+    default=".",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder to make the package's folder in.",
+)
+def new(name: str, kind: str, into: Path) -> None:
+    """Write a package NAME with one plugin in it: typed, documented, with tests that pass at once.
+
+    NAME is the name it will have on PyPI, such as `loraplug-yaml`. Nothing is ever overwritten.
+    """
+    from loraplug_tools.plugins.scaffold import write_package
+
+    folder = write_package(name, kind, into)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        echo(path)
+    echo(f"\nNext: cd {folder} && python -m pip install --editable . --group dev && python -m pytest")
+
+
+@plugins.command()
+@click.argument("package")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME.OPTION=VALUE",
+    help="An option of one of its components: yaml.path=rows.yaml.",
+)
+@_json
+@click.pass_obj
+def check(app: App, package: str, settings: tuple[str, ...], as_json: bool) -> int:
+    """Check that what PACKAGE (a distribution, or a plugin's name) brings keeps the promises of its kind.
+
+    Loads models and trains a tiny one, so it takes a while. Exit code 1 when something does not hold.
+    """
+    from loraplug_tools.plugins.check import check_package, report
+
+    findings = check_package(package, app.registry, settings)
+    echo(report(findings, as_json))
+    return int(any(finding.status == "failed" for finding in findings))

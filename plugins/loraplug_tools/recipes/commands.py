@@ -1,0 +1,188 @@
+"""`loraplug recipe`: check, show, diff, schema and init."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loraplug import Component, InputError, echo, fresh_place
+
+if TYPE_CHECKING:
+    from loraplug import App
+
+_settings = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
+_recipe = click.argument("path", metavar="RECIPE", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def recipe() -> None:
+    """Check a recipe, see what it comes to, compare two, start a new one."""
+
+
+@recipe.command()
+@_recipe
+@_settings
+@_json
+@click.option("--deep", is_flag=True, help="Ask a model without weights as well, which takes seconds.")
+@click.option("--options", "alone", is_flag=True, help="Look at keys and values alone: RECIPE is for another machine.")
+@click.pass_obj
+def check(app: App, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool, alone: bool) -> None:
+    """Say whether RECIPE can be run: keys and values, components, and what files, disk and hub tell. Loads nothing."""
+    pipeline = app.pipeline(path, settings)
+    if not alone:
+        pipeline.preflight(deep=deep)
+    found = pipeline.recipe
+    parts = {kind: part.name for kind, part in found.parts().items() if isinstance(part, Component)}
+    parts["exporter"] = ", ".join(part.name for part in found.exporter)
+    if found.sets:
+        names = ", ".join(f"{one.name} ({one.source.name}{_share(one.share)})" for one in found.sets)
+        parts = parts | {"dataset": names}
+    elif found.transforms:
+        transforms = {"transform": ", ".join(part.name for part in found.transforms)}
+        parts = {"dataset": parts.pop("dataset")} | transforms | parts
+    if as_json:
+        return echo(json.dumps({"recipe": str(path), "ok": True, "run_name": found.run_name, "stages": parts}))
+    echo(f"{path}: ok, run_name {found.run_name}")
+    for kind, name in parts.items():
+        echo(f"  {kind:10} {name}")
+    return echo(f"\nNext: loraplug run {path}")
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f", share {share:g}"
+
+
+@recipe.command()
+@_recipe
+@_settings
+@_json
+@click.option("--resolved", is_flag=True, help="A line a value, with where it was said.")
+@click.pass_obj
+def show(app: App, path: Path, settings: tuple[str, ...], as_json: bool, resolved: bool) -> None:
+    """Print RECIPE with every default written out."""
+    if resolved:
+        return _show_resolved(app, path, settings, as_json)
+    from loraplug import as_table
+
+    table = as_table(app.read_recipe(path, settings), app.registry)
+    if as_json:
+        return echo(json.dumps(table, indent=2))
+    import tomli_w
+
+    return echo(tomli_w.dumps(_escaped(table)), nl=False)
+
+
+def _escaped(value: Any) -> Any:
+    """What is printed is a recipe again, so `${` must not be taken for a variable's name."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
+def _show_resolved(app: App, path: Path, settings: tuple[str, ...], as_json: bool) -> None:
+    from loraplug_tools.recipes.resolved import toml, values
+
+    found = values(app, path, settings)
+    if as_json:
+        return echo(json.dumps([{"key": one.key, "value": one.value, "from": one.origin} for one in found], indent=2))
+    lines = [(f"{one.key} = {toml(one.value)}", one.origin) for one in found]
+    width = min(80, max(len(text) for text, _ in lines))
+    return echo("\n".join(f"{text:{width}}  # {origin}" for text, origin in lines))
+
+
+@recipe.command()
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@_json
+@click.pass_obj
+def diff(app: App, first: Path, second: Path, as_json: bool) -> None:
+    """Show in which values two recipes differ once every default is written out. Both may be lock files."""
+    from loraplug_tools.recipes.resolved import DEFAULT, Value, by_name, toml, values
+
+    old, new = by_name(values(app, first)), by_name(values(app, second))
+    nothing = Value("", None, "")
+    pairs = {key: (old.get(key, nothing), new.get(key, nothing)) for key in [*old, *(new.keys() - old.keys())]}
+    differing = {key: pair for key, pair in pairs.items() if pair[0].value != pair[1].value}
+    if as_json:
+        sides = ("a", "b")
+        data = [
+            {"key": key}
+            | {side: {"value": one.value, "from": one.origin} for side, one in zip(sides, pair, strict=True)}
+            for key, pair in differing.items()
+        ]
+        return echo(json.dumps(data, indent=2))
+    if not differing:
+        return echo("no difference")
+
+    def said(one: Value) -> str:
+        return toml(one.value) + (f" ({DEFAULT})" if one.origin == DEFAULT else "")
+
+    echo(f"A  {first}\nB  {second}\n")
+    for key, pair in differing.items():
+        echo(f"{key}\n  A  {said(pair[0])}\n  B  {said(pair[1])}")
+    return None
+
+
+@recipe.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there instead of printing it.")
+@click.pass_obj
+def schema(app: App, output: Path | None) -> None:
+    """Print a JSON schema of everything installed, for completion and checks in editors (Taplo, Even Better TOML)."""
+    from loraplug_tools.recipes.schema import schema as made
+
+    text = json.dumps(made(app.registry), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        return echo(text, nl=False)
+    with fresh_place(output) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+    return echo(f'{output}\n\nNext: write "#:schema ./{output.name}" as the first line of a recipe beside it')
+
+
+@recipe.command()
+@click.option("--for", "purpose", type=click.Choice(["swe", "chat", "text"]), help="What the rows will be.")
+@click.option("--data", type=click.Path(path_type=Path), help="Your rows: the recipe is made to fit this file.")
+@click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="With --data: a column to rename.")
+@click.option("--model", help="A model of the hub, a folder or a .gguf file.")
+@click.option("--yes", is_flag=True, help="Ask nothing; nothing is asked either where stdin is no terminal.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="recipe.toml", help="The file to write; - prints it."
+)
+@click.pass_obj
+def init(
+    app: App,
+    purpose: str | None,
+    data: Path | None,
+    renames: tuple[str, ...],
+    model: str | None,
+    yes: bool,
+    output: Path,
+) -> None:
+    """Write a commented recipe to start from, for what --for says or for the rows in --data.
+
+    A file that is there is left as it is.
+    """
+    from loraplug_tools.recipes.questions import Given, choices
+    from loraplug_tools.recipes.starters import starter
+
+    printed = str(output) == "-"
+    if not printed and output.exists():
+        raise InputError("is there already", where=output, todo="name another file with -o, or move it away")
+    chosen = choices(Given(purpose, data, renames, model, str(output)), app.registry, ask=not yes)
+    text, found = starter(chosen), chosen.proposal
+    if found is not None:
+        told = f"{found.path}: {found.count}, shape {found.shape}, read by {found.use}"
+        echo(told, err=printed)
+        if found.unusable:
+            some = "; ".join(found.unusable[:3])
+            echo(f"{len(found.unusable)} of the first rows cannot be used and will be left out: {some}", err=printed)
+    if printed:
+        return echo(text, nl=False)
+    with fresh_place(output) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+    return echo(f"{output}: change the lines marked <--\n\nNext: loraplug recipe check {output}")
