@@ -45,7 +45,7 @@ def judging(repo: Path, limit: int) -> dict[str, Any]:
     """Seconds (wall, CPU) to make the tasks ready and to judge their right answers."""
     from loraplug_swe.edits import render
     from loraplug_swe.evaluation.bench import Checking
-    from loraplug_swe.evaluation.cases import Asked, Case, Workroom, tongue_of
+    from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom, tongue_of
     from loraplug_swe.evaluation.judge import Judge
     from loraplug_swe.evaluation.reading import Task, read_tasks
 
@@ -55,7 +55,7 @@ def judging(repo: Path, limit: int) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as place,
         Workroom({"": str(repo)}, None, Checking(), Path(place), True) as room,
     ):
-        cases = [room.prepare(task, Asked()) for task in tasks]
+        cases = [room.prepare(task, PromptOptions()) for task in tasks]
         ready, judge = used(), Judge()
         for case in cases:
             assert isinstance(case, Case), case

@@ -86,10 +86,10 @@ def merge_with_peft(folder: Path, out: Path) -> None:
 
 
 def _trained(folder: Path) -> object:
-    from loraplug import Run, Trained
+    from loraplug import ExportContext, Run
 
     run = Run(name="benchmark", outputs=folder / "outputs", cache=folder / "cache")
-    return Trained(run=run, adapter=folder / "adapter", base=folder / "base", base_id="random-llama")
+    return ExportContext(run=run, adapter=folder / "adapter", base=folder / "base", base_id="random-llama")
 
 
 def merge_with_loraplug(folder: Path, out: Path) -> None:

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/sft"), str(ROOT / "tests/
 from sft_rows import encoded  # noqa: E402
 
 import families  # noqa: E402 - the tests' own models
-from loraplug import LoraplugError, Run, Trained  # noqa: E402
+from loraplug import ExportContext, LoraplugError, Run  # noqa: E402
 
 DATA = ROOT / "plugins/loraplug_tools/inspect/models.json"
 PAGE = ROOT / "docs/models.md"
@@ -74,10 +74,10 @@ class _Family:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.base, self.folder = families.save(name, folder / "base"), folder
-        self.trained: Trained | None = None
+        self.trained: ExportContext | None = None
         self.facts: dict[str, Any] = {}
 
-    def train(self, dtype: str = "float32", quantised: bool = False) -> Trained:
+    def train(self, dtype: str = "float32", quantised: bool = False) -> ExportContext:
         """Eight steps of LoRA on all linear layers."""
         from loraplug_bnb.quantizer import BitsAndBytes
         from loraplug_hf.loader import TransformersModel
@@ -98,7 +98,7 @@ class _Family:
         if not after < before:
             raise AssertionError(f"the loss went from {before:.3g} to {after:.3g}")
         self.facts = json.loads((Path(result.adapter) / "loraplug.json").read_text())
-        return Trained(run, Path(result.adapter), self.base, str(self.base), {}, {})
+        return ExportContext(run, Path(result.adapter), self.base, str(self.base), {}, {})
 
 
 def row(name: str, folder: Path) -> dict[str, Cell]:
@@ -148,7 +148,7 @@ def _adapted(one: _Family) -> Any:
     return PeftModel.from_pretrained(model, _trained(one).adapter).eval()
 
 
-def _trained(one: _Family) -> Trained:
+def _trained(one: _Family) -> ExportContext:
     if one.trained is None:
         raise AssertionError("nothing was trained")
     return one.trained

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loraplug import Run, Trained
+from loraplug import ExportContext, Run
 from loraplug_export.merged import MergedExporter
 
 WORDS = ["add", "sub", "mul", "div", "load", "save", "open", "read", "push", "pull", "sort", "find", "join", "split"]
@@ -150,7 +150,9 @@ def main() -> None:
         print(f"\n{given.rows} held-out rows, {tokens} answer tokens\n{'':28}{'KL':>10}{'same best':>11}{'loss':>8}")
         print(f"{'4-bit base + adapter':28}{0:10.5f}{1:11.2%}{loss:8.4f}")
         run = Run(name="onto", outputs=folder, cache=folder)
-        result = Trained(run=run, adapter=folder / "adapter", base=folder / "base", base_id="SmolLM2-135M-Instruct")
+        result = ExportContext(
+            run=run, adapter=folder / "adapter", base=folder / "base", base_id="SmolLM2-135M-Instruct"
+        )
         for onto in ("original", "dequantized"):
             place = MergedExporter(onto=onto).export(result, folder / onto)
             for dtype in (torch.float32, torch.bfloat16):

@@ -57,7 +57,7 @@ def make_rows(data: Path, longest: int, out: Path) -> None:
     run = Run("benchmark", outputs=out)
     given = Dataset.from_list(trainer.chat_rows(data))
     tokenizer = TransformersModel(id=trainer.MODEL).load_tokenizer(run)
-    formatter = ChatTemplate(max_length=longest, packing=False, overlong="drop", max_lost=1.0)
+    formatter = ChatTemplate(max_length=longest, packing=False, overlong="drop", max_dropped=1.0)
     encoded = formatter.encode(given, tokenizer, run)
     if len(encoded) < HELD_IN + HELD_OUT:
         sys.exit(f"{len(encoded)} rows have at most {longest} tokens, {HELD_IN + HELD_OUT} are wanted: raise --longest")

@@ -72,7 +72,7 @@ def make_rows(kind: str, data: Path, count: int, out: Path) -> None:
 
         rows = SweSynthSource(tasks=str(data / "swe_synth"), ids="0-999").load(run)
     tokenizer = TransformersModel(id=MODEL).load_tokenizer(run)
-    formatter = ChatTemplate(max_length=LENGTH[kind], packing=False, overlong="truncate-right", max_lost=1.0)
+    formatter = ChatTemplate(max_length=LENGTH[kind], packing=False, overlong="truncate-right", max_dropped=1.0)
     encoded = formatter.encode(rows, tokenizer, run)
     drawn = random.Random(0).sample(range(len(encoded)), count)  # noqa: S311 - the same draw every time
     encoded.select(drawn).save_to_disk(str(out / "rows"))

@@ -31,8 +31,8 @@ from loraplug.data.mixture import Mix, Taken
 from loraplug.data.nulls import iter_rows
 from loraplug.data.shapes import check_row, conversation, row_id, shape_of, unread_columns
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
-from loraplug.files import fresh_place, only_one, working_on
-from loraplug.pipeline.reference import Lock, Opened, find_exporter, lock_beside, open_model
+from loraplug.files import atomic_output, exclusive_lock, wrap_os_errors
+from loraplug.pipeline.reference import Lock, ModelReference, find_exporter, lock_beside, open_model
 from loraplug.pipeline.transforms import transformed
 from loraplug.plugin.components import (
     HOOKS,
@@ -42,12 +42,12 @@ from loraplug.plugin.components import (
     Component,
     DatasetSource,
     Estimate,
+    ExportContext,
     Exporter,
     Formatter,
     ModelLoader,
     Quantizer,
     Sample,
-    Trained,
     Trainer,
     TrainingResult,
     Transform,
@@ -94,6 +94,7 @@ __all__ = [
     "Estimate",
     "Event",
     "EventLog",
+    "ExportContext",
     "Exporter",
     "Finding",
     "Formatter",
@@ -102,7 +103,7 @@ __all__ = [
     "LoraplugError",
     "Mix",
     "ModelLoader",
-    "Opened",
+    "ModelReference",
     "Option",
     "Outcome",
     "Pipeline",
@@ -121,7 +122,6 @@ __all__ = [
     "Share",
     "Taken",
     "TemplateFaultError",
-    "Trained",
     "Trainer",
     "TrainingResult",
     "Transform",
@@ -131,6 +131,7 @@ __all__ = [
     "adapter_refused",
     "as_table",
     "as_toml",
+    "atomic_output",
     "attach_adapter",
     "build",
     "check_row",
@@ -139,9 +140,9 @@ __all__ = [
     "duration",
     "echo",
     "end_of_turn",
+    "exclusive_lock",
     "expert_counts",
     "find_exporter",
-    "fresh_place",
     "grow_for_adapter",
     "held",
     "hookimpl",
@@ -155,7 +156,6 @@ __all__ = [
     "mark_new_tokens",
     "mixed_precision",
     "new_tokens",
-    "only_one",
     "open_model",
     "opened_tokens",
     "options",
@@ -179,7 +179,7 @@ __all__ = [
     "unread_columns",
     "weight_files",
     "weight_names",
-    "working_on",
+    "wrap_os_errors",
 ]  # fmt: skip
 
 _LATER = {

@@ -17,7 +17,7 @@ _NEXT_STEP = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.ENOENT: "check the p
 
 
 @contextmanager
-def working_on(path: Path) -> Iterator[None]:
+def wrap_os_errors(path: Path) -> Iterator[None]:
     """Turn an OSError about `path` or files below it (no permission, disk full …) into one of ours."""
     try:
         yield
@@ -30,24 +30,24 @@ def working_on(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with fresh_place(path) as fresh, working_on(path):
+    with atomic_output(path) as fresh, wrap_os_errors(path):
         fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
-def fresh_place(place: Path) -> Iterator[Path]:
+def atomic_output(place: Path) -> Iterator[Path]:
     """A path beside `place` to make a file or folder at; renamed to `place` when the block ends well, else removed.
 
     What was at `place` stays whole until then; `recover` brings it back after a kill between the two renames.
     """
     fresh, old = place.with_name(f".{place.name}.new"), _old(place)
-    with working_on(place):
+    with wrap_os_errors(place):
         recover(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         remove(fresh)
     try:
         yield fresh
-        with working_on(place):
+        with wrap_os_errors(place):
             if place.is_dir():  # a file is replaced in one step
                 remove(old)
                 place.rename(old)
@@ -79,11 +79,11 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def only_one(folder: Path, name: str) -> Iterator[None]:
+def exclusive_lock(folder: Path, name: str) -> Iterator[None]:
     """Hold the lock of a run's folder; InputError when another process has it."""
     from filelock import FileLock, Timeout
 
-    with working_on(folder):
+    with wrap_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
@@ -133,7 +133,7 @@ def hash_weights(folder: Path) -> str:
 
 def check_writable(folder: Path) -> None:
     """LoraplugError unless files can be made in `folder`, which is made if missing."""
-    with working_on(folder):
+    with wrap_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()

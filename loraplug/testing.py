@@ -12,7 +12,7 @@ from loraplug.config.options import options
 from loraplug.config.structure import unstructure
 from loraplug.context import Run
 from loraplug.errors import PluginError, Problem
-from loraplug.plugin.components import Component, Trained
+from loraplug.plugin.components import Component, ExportContext
 from loraplug.plugin.registry import Registry, load_registry
 from loraplug.recipe.building import build_table
 
@@ -108,7 +108,7 @@ def tiny_model(folder: Path) -> Path:
     return folder
 
 
-def tiny_trained(folder: Path) -> Trained:
+def tiny_trained(folder: Path) -> ExportContext:
     """A finished adapter (rank 4, random weights, always the same) on the tiny model, as exporters are given it."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -123,4 +123,4 @@ def tiny_trained(folder: Path) -> Trained:
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
     model.save_pretrained(run.folder / "adapter")
     tiny_tokenizer().save_pretrained(run.folder / "adapter")
-    return Trained(run, run.folder / "adapter", base, str(base), figures={"train_loss": 2.5, "steps": 4.0})
+    return ExportContext(run, run.folder / "adapter", base, str(base), figures={"train_loss": 2.5, "steps": 4.0})

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 from loraplug.errors import InputError, LoraplugError
-from loraplug.files import fresh_place, hash_rows, only_one, recover, working_on, write_text
+from loraplug.files import atomic_output, exclusive_lock, hash_rows, recover, wrap_os_errors, write_text
 
 
 def test_a_place_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     """A failing export leaves what was there, and nothing beside it."""
     place = tmp_path / "merged" / "run"
-    with fresh_place(place) as out:
+    with atomic_output(place) as out:
         out.mkdir()
         (out / "a").write_text("old")
-    with pytest.raises(ValueError, match="boom"), fresh_place(place) as out:
+    with pytest.raises(ValueError, match="boom"), atomic_output(place) as out:
         out.mkdir()
         (out / "a").write_text("half")
         raise ValueError("boom")
     assert (place / "a").read_text() == "old"
-    with fresh_place(place) as out:
+    with atomic_output(place) as out:
         out.write_text("a file now")
     assert place.read_text() == "a file now"
     assert [path.name for path in place.parent.iterdir()] == ["run"]
@@ -40,7 +40,7 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
 
 def test_a_full_disk_says_so() -> None:
     """ENOSPC becomes one block that names the place and the way on."""
-    with pytest.raises(LoraplugError, match="No space left") as caught, working_on(Path("x")):
+    with pytest.raises(LoraplugError, match="No space left") as caught, wrap_os_errors(Path("x")):
         raise OSError(errno.ENOSPC, "No space left on device", "/x/y")
     assert caught.value.where == "/x/y"
     assert "make room" in str(caught.value)
@@ -49,12 +49,12 @@ def test_a_full_disk_says_so() -> None:
 def test_two_runs_of_one_name_cannot_work_at_once(tmp_path: Path) -> None:
     """The second is refused, the first goes on."""
     with (
-        only_one(tmp_path, "tiny"),
+        exclusive_lock(tmp_path, "tiny"),
         pytest.raises(InputError, match="another run of this name"),
-        only_one(tmp_path, "tiny"),
+        exclusive_lock(tmp_path, "tiny"),
     ):
         pass
-    with only_one(tmp_path, "tiny"):
+    with exclusive_lock(tmp_path, "tiny"):
         pass
 
 

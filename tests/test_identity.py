@@ -222,12 +222,12 @@ def test_what_would_be_lost_is_named_and_fresh_keeps_it_aside(recipe: Path, insi
 @pytest.mark.slow
 def test_fresh_is_refused_while_another_run_holds_the_name(recipe: Path, inside: Cli, tmp_path: Path) -> None:
     """Nothing is moved."""
-    from loraplug import only_one
+    from loraplug import exclusive_lock
 
     assert inside("run", recipe, "--until", "dataset").returncode == 0
     folder = tmp_path / "outputs/runs/tiny"
     before = sorted(path.name for path in folder.iterdir())
-    with only_one(folder, "tiny"):
+    with exclusive_lock(folder, "tiny"):
         done = inside("run", recipe, "--fresh")
     assert done.returncode == 2 and "another run of this name is at work" in done.stderr
     assert sorted(path.name for path in folder.iterdir()) == before

@@ -106,7 +106,7 @@ def _each(digests: bytes) -> Iterable[bytes]:
 
 def write_digests(path: Path, digests: bytes) -> None:
     """Keep the digests of a run's encoded rows."""
-    with files.fresh_place(path) as fresh, files.working_on(path):
+    with files.atomic_output(path) as fresh, files.wrap_os_errors(path):
         fresh.write_bytes(digests)
 
 

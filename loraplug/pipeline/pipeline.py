@@ -35,7 +35,7 @@ from loraplug.pipeline.state import (
     worth_keeping,
 )
 from loraplug.pipeline.transforms import transformed
-from loraplug.plugin.components import Component, Sample, Trained, TrainingResult
+from loraplug.plugin.components import Component, ExportContext, Sample, TrainingResult
 from loraplug.plugin.registry import Registry
 from loraplug.recipe import lock, provenance
 from loraplug.recipe.recipe import DataSet, Recipe, Validation
@@ -102,7 +102,7 @@ class Pipeline:
 
     def _lead(self, until: str, fresh: bool, accept: bool) -> Outcome:
         run = self.run
-        with files.only_one(run.folder, run.name):
+        with files.exclusive_lock(run.folder, run.name):
             self._ask(until, fresh)
             ours = set(read_state(run.folder, broken={}).get("artefacts", {})) if fresh else set()
             if fresh and (aside := set_aside(run.folder)) is not None:
@@ -351,12 +351,12 @@ class Pipeline:
                     base_id = str(getattr(recipe.model, "id", base))
                     samples = [Sample(**sample) for sample in state["samples"]]
                     extras = {name: path for name, path in published(run.folder).items() if path.stat().st_size}
-                    trained = Trained(
+                    trained = ExportContext(
                         run, run.folder / "adapter", base, base_id, extras, state["figures"], samples, made
                     )
                     state["artefacts"][str(place)] = "begun"
                     save(run, state)
-                    with files.fresh_place(place) as out:
+                    with files.atomic_output(place) as out:
                         exporter.export(result=trained, out=out)
                         old, new = extras.get(_LOCK), out / _LOCK
                         if old is not None and provenance.is_own(old.read_bytes()) and new.is_file():
@@ -402,7 +402,7 @@ class Pipeline:
                     todo="choose another run_name, move it away, or start with --fresh, which keeps it aside",
                 )
             aside = free_name(place)
-            with files.working_on(place):
+            with files.wrap_os_errors(place):
                 place.rename(aside)
             self.run.say(f"kept what was in the way: {aside}")
 

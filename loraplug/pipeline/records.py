@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from attrs import Factory, frozen
 
 from loraplug.errors import InputError, LoraplugError
-from loraplug.files import only_one
+from loraplug.files import exclusive_lock
 from loraplug.pipeline.event_log import EventLog
 
 LOCK_FILE, STATE, EVENTS, METRICS, RECIPE = ".lock", "state.json", "events.jsonl", "metrics.jsonl", "recipe.lock.toml"
@@ -316,7 +316,7 @@ def _held(folder: Path) -> bool:
     if not (folder / LOCK_FILE).is_file():
         return False
     try:
-        with only_one(folder, folder.name):
+        with exclusive_lock(folder, folder.name):
             return False
     except InputError:
         return True

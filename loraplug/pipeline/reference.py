@@ -20,7 +20,7 @@ LOCK, ADAPTER, TOKENIZER = "recipe.lock.toml", "adapter_config.json", "tokenizer
 
 
 @frozen
-class Opened:
+class ModelReference:
     """How to load a model: its base by `loader`, in fewer bits by `quantizer`, with the adapter folder put on it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Opened:
             raise InputError(f"its tokenizer cannot be read: {text}", where=folder, todo="copy it again") from error
 
 
-def open_model(model: str | Path, registry: Registry, base: str | None = None, trust: bool = False) -> Opened:
+def open_model(model: str | Path, registry: Registry, base: str | None = None, trust: bool = False) -> ModelReference:
     """Find a model's parts; nothing is loaded.
 
     The lock beside an adapter is believed if a run of this user has written it. From another one only what
@@ -105,14 +105,14 @@ def open_model(model: str | Path, registry: Registry, base: str | None = None, t
 
     folder = Path(model).expanduser().absolute()
     if not (folder / ADAPTER).is_file():
-        return Opened(_transformers(str(model), registry, trust), trusted=trust)
+        return ModelReference(_transformers(str(model), registry, trust), trusted=trust)
     lock = lock_beside(folder)
     own = lock is not None and lock.own
     if base is not None:
-        return Opened(_transformers(base, registry, trust), adapter=folder, own=own, trusted=trust)
+        return ModelReference(_transformers(base, registry, trust), adapter=folder, own=own, trusted=trust)
     if lock is None:
         named = _named_base(folder / ADAPTER)
-        return Opened(_transformers(named, registry, trust), adapter=folder, trusted=trust)
+        return ModelReference(_transformers(named, registry, trust), adapter=folder, trusted=trust)
     if REDACTED in str(lock.table.get("model")):
         what = "its lock file does not tell where the base lies: that is left out of what is pushed to a hub"
         raise InputError(what, where=lock.path, todo="name the base with --base")
@@ -124,7 +124,7 @@ def open_model(model: str | Path, registry: Registry, base: str | None = None, t
     loader, quantizer = build_part(layers, registry, "model"), build_part(layers, registry, "quantizer")
     if trust and hasattr(loader, "trust_remote_code"):
         loader = evolve(loader, trust_remote_code=True)
-    return Opened(loader, quantizer, folder, own, trust)
+    return ModelReference(loader, quantizer, folder, own, trust)
 
 
 @frozen

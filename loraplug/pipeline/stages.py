@@ -24,7 +24,7 @@ def stage(registry: Registry, run: Run, kind: str, part: Component) -> Iterator[
     """Tell observers, and put a name to whatever a plugin raises that is not one of our errors."""
     run.emit("stage-start", stage=kind, component=part.name)
     try:
-        with files.working_on(run.folder):
+        with files.wrap_os_errors(run.folder):
             yield
     except KeyboardInterrupt:
         raise

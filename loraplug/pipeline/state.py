@@ -99,7 +99,7 @@ def worth_keeping(folder: Path, state: Mapping[str, Any]) -> list[str]:
 
 def clear(folder: Path) -> Path | None:
     """Forget a run that has nothing worth keeping; what nobody here knows is moved aside, and its place given."""
-    with files.working_on(folder):
+    with files.wrap_os_errors(folder):
         for path in folder.iterdir():
             if path.name in _MADE_AGAIN:
                 files.remove(path)
@@ -108,7 +108,7 @@ def clear(folder: Path) -> Path | None:
 
 def _move(folder: Path) -> Path:
     aside = free_name(folder)
-    with files.working_on(folder):
+    with files.wrap_os_errors(folder):
         aside.mkdir()
         for path in folder.iterdir():
             if path.name != ".lock":

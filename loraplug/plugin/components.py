@@ -323,7 +323,7 @@ class Trainer(Component):
 
 
 @frozen
-class Trained:
+class ExportContext:
     """A finished adapter as exporters see it; can be made from any adapter folder, ours or not.
 
     Attributes:
@@ -356,7 +356,7 @@ class Exporter(Component):
         return run.outputs / self.name / run.name
 
     @abstractmethod
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Make the artefact at `out`, a fresh path beside its place; the core renames it when it is whole.
 
         Returns:

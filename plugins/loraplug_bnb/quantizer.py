@@ -19,12 +19,15 @@ class BitsAndBytes(Quantizer):
 
     name = "bitsandbytes"
     bits: Annotated[Literal[4, 8], Doc("bits a weight is stored in")] = 4
-    type: Annotated[
+    quant_type: Annotated[
         Literal["nf4", "fp4"],
-        Doc("the 4-bit number format; NF4 suits normally distributed weights", aka=("quant_type",)),
+        Doc("the 4-bit number format; NF4 suits normally distributed weights", aka=("type", "bnb_4bit_quant_type")),
     ] = "nf4"
-    double: Annotated[
-        bool, Doc("quantise the 4-bit scales too, which saves 0.4 bits a weight", aka=("double_quant",))
+    double_quant: Annotated[
+        bool,
+        Doc(
+            "quantise the 4-bit scales too, which saves 0.4 bits a weight", aka=("double", "bnb_4bit_use_double_quant")
+        ),
     ] = True
 
     def config(self, dtype: Any) -> BitsAndBytesConfig:
@@ -38,8 +41,8 @@ class BitsAndBytes(Quantizer):
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=self.type,
-            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_quant_type=self.quant_type,
+            bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from loraplug import InputError
-from loraplug_chat.template import Talk, Template
+from loraplug_chat.template import Template, TemplateInput
 
 
-def calls_written(talk: Talk, template: Template) -> None:
+def calls_written(talk: TemplateInput, template: Template) -> None:
     """Hold that the text made of a conversation names the function of every call.
 
     Tried by giving each call a name found nowhere else. Some templates write only the id, which has to hold the name.
@@ -39,7 +39,7 @@ def _function(call: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _probed(talk: Talk, probes: Iterable[str], key: str = "name") -> Talk:
+def _probed(talk: TemplateInput, probes: Iterable[str], key: str = "name") -> TemplateInput:
     """The conversation with these names, or ids, for its calls."""
     given = iter(probes)
 
@@ -56,4 +56,4 @@ def _probed(talk: Talk, probes: Iterable[str], key: str = "name") -> Talk:
         else message
         for message in talk.messages
     ]
-    return Talk(talk.id, messages, talk.tools, talk.wanted)
+    return TemplateInput(talk.id, messages, talk.tools, talk.wanted)

@@ -56,8 +56,8 @@ class Encoding(Formatter):
     packing: Annotated[
         bool | Literal["auto"], Doc("put short rows together up to `max_length`; `auto` does so on a GPU")
     ] = option(default="auto", kw_only=True)
-    max_lost: Annotated[float, Doc("stop if more than this share of the rows cannot be used")] = option(
-        default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True
+    max_dropped: Annotated[float, Doc("stop if more than this share of the rows cannot be used", aka=("max_lost",))] = (
+        option(default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True)
     )
 
     def recognise(self, columns: Sequence[str]) -> str:
@@ -121,7 +121,7 @@ class Encoding(Formatter):
                     bar.advance(part.report.rows)
                 store.join(files, path)
         gate.check(tokenizer, whole.samples)
-        whole.report.check(self.max_lost)
+        whole.report.check(self.max_dropped)
         return whole.report
 
     def part(self, rows: Dataset, read: Read, first: int, path: Path, bar: Progress | None = None) -> Part:

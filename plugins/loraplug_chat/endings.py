@@ -12,9 +12,9 @@ from collections.abc import Callable
 from attrs import define, field, frozen
 
 from loraplug import InputError
-from loraplug_chat.marks import Added, View
+from loraplug_chat.marks import Added, AnnotatedText
 from loraplug_chat.provenance import UNKNOWN
-from loraplug_chat.template import Talk, Template
+from loraplug_chat.template import Template, TemplateInput
 
 PROBE = "probe"
 
@@ -28,7 +28,7 @@ class Turn:
         start: first character the model has to say.
         end: one behind its end-of-turn token (or behind its text, where the template writes no such token).
         same_prompt: text[:start] is what inference puts in front of it.
-        stops: whether an end-of-turn token is inside, or comes as `handover`.
+        stops: whether an end-of-turn token is inside, or comes as `implicit_eos`.
         handover: a token to put behind the whole text: with it the model hands over where templates write none.
     """
 
@@ -37,7 +37,7 @@ class Turn:
     end: int
     same_prompt: bool
     stops: bool = True
-    handover: int | None = None
+    implicit_eos: int | None = None
 
 
 @define
@@ -59,7 +59,7 @@ class Endings:
     @classmethod
     def of(cls, template: Template, added: Added, end: str | None) -> Endings:
         """For a template; `end` is the tokenizer's end-of-sequence token, which opens nothing."""
-        asked = Talk(PROBE, [{"role": "user", "content": PROBE}], None, [True])
+        asked = TemplateInput(PROBE, [{"role": "user", "content": PROBE}], None, [True])
         try:
             prompt = template.plain(asked, prompt=True)
         except InputError:
@@ -72,7 +72,7 @@ class Endings:
             opening.add(part)
         return cls(template, added, frozenset(opening - {end}), (before.rstrip(), prompt.rstrip()))
 
-    def turn(self, talk: Talk, full: View, message: int, start: int, same: bool) -> Turn:
+    def turn(self, talk: TemplateInput, full: AnnotatedText, message: int, start: int, same: bool) -> Turn:
         """The turn of a message that begins at `start`; `same` as in `Turn.same_prompt`.
 
         Raises:
@@ -110,12 +110,12 @@ class Endings:
                     return parts[:at]
         return parts
 
-    def _ended(self, full: View, message: int, start: int, end: int, same: bool) -> Turn:
+    def _ended(self, full: AnnotatedText, message: int, start: int, end: int, same: bool) -> Turn:
         """The turn with this end, which stops the model if a token of the tokenizer's own is there."""
         return Turn(message, start, end, same, stops=any(mark.end == end for mark in full.marks))
 
-    def _rewritten_end(self, talk: Talk, full: View, message: int, start: int) -> int:
-        alone = View.of(self.template.tracked(talk, message + 1), self.added, talk.id)
+    def _rewritten_end(self, talk: TemplateInput, full: AnnotatedText, message: int, start: int) -> int:
+        alone = AnnotatedText.of(self.template.tracked(talk, message + 1), self.added, talk.id)
         said = alone.bodies(message)
         if not said or any(owner == UNKNOWN for _, _, owner in (*full.spans, *alone.spans)):
             raise unproved(talk, message, "the template rewrites history and its text cannot be followed")
@@ -151,13 +151,22 @@ class Endings:
         return self.added.tokens.get(part, (0, False))[1]
 
     def _unstopped(
-        self, talk: Talk, full: View, message: int, start: int, last: int, region: int, same: bool, *, headed: bool
+        self,
+        talk: TemplateInput,
+        full: AnnotatedText,
+        message: int,
+        start: int,
+        last: int,
+        region: int,
+        same: bool,
+        *,
+        headed: bool,
     ) -> Turn:
         """A turn after which the template writes no special token: the model stops by opening the next turn."""
         if region == len(full.text):
             follower = "tool" if talk.messages[message].get("tool_calls") else "user"
-            if (handover := self._handover(follower)) is not None:
-                return Turn(message, start, region, same, handover=handover)
+            if (implicit_eos := self._handover(follower)) is not None:
+                return Turn(message, start, region, same, implicit_eos=implicit_eos)
         elif not headed:
             stops = {self._handover("user"), self._handover("tool")}
             for mark in full.marks:
@@ -169,7 +178,7 @@ class Endings:
         """The special token that opens a turn of `follower` right behind an answer, if the template writes one."""
         if follower not in self._handovers:
             said = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
-            asked = Talk(PROBE, said, None, [True] * 2)
+            asked = TemplateInput(PROBE, said, None, [True] * 2)
             try:
                 short = self.template.plain(asked)
                 longer = self.template.plain(asked, more=[{"role": follower, "content": PROBE}])
@@ -181,6 +190,6 @@ class Endings:
         return self._handovers[follower]
 
 
-def unproved(talk: Talk, message: int, reason: str) -> InputError:
+def unproved(talk: TemplateInput, message: int, reason: str) -> InputError:
     """What to raise where the place of a turn cannot be proved."""
     return InputError(f"cannot prove which tokens are turn {message}: {reason}", where=talk.id)

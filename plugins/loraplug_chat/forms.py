@@ -16,7 +16,7 @@ from attrs import define, evolve, field
 
 from loraplug import Conversation, InputError
 from loraplug_chat.reasoning import KEYS
-from loraplug_chat.template import NOT_RENDERED, Talk, Template
+from loraplug_chat.template import NOT_RENDERED, Template, TemplateInput
 from loraplug_chat.thoughts import ThoughtForm
 
 _SAID, _KEY, _VALUE, _NAME, _ID = "Probe said", "probe_key", "probe value", "probe_tool", "probe1234"
@@ -126,7 +126,7 @@ class Forms:
         if tried < 0 or tried >= _TRIES:
             return tried < 0
         left = [_without(message, key) if message["role"] == role else message for message in messages]
-        whole, without = (self._text(Talk.of(evolve(talk, messages=each))) for each in (messages, left))
+        whole, without = (self._text(TemplateInput.of(evolve(talk, messages=each))) for each in (messages, left))
         if whole is None:
             return True  # the row will be refused
         self._without_effect[key, role] = -1 if whole != without else tried + 1
@@ -186,7 +186,7 @@ class Forms:
                     found[where] |= self._written(_talk(_calling(form(call), nothing), tools=tools), extra)
         return found
 
-    def _written(self, talk: Talk, extra: dict[str, str]) -> bool:
+    def _written(self, talk: TemplateInput, extra: dict[str, str]) -> bool:
         text = self._text(talk) or ""
         return any(word in text for item in extra.items() for word in item)
 
@@ -214,7 +214,7 @@ class Forms:
                 return form, None if "null" in made else _MISSING
         return None, ""
 
-    def _text(self, talk: Talk) -> str | None:
+    def _text(self, talk: TemplateInput) -> str | None:
         try:
             return self.template.whole(talk)
         except InputError:
@@ -232,9 +232,9 @@ def _calling(call: dict[str, Any], nothing: Any) -> dict[str, Any]:
     return message
 
 
-def _talk(message: dict[str, Any], tools: list[Any] | None = None) -> Talk:
+def _talk(message: dict[str, Any], tools: list[Any] | None = None) -> TemplateInput:
     messages = [{"role": "user", "content": "Probe asked"}, message]
-    return Talk("probe", messages, tools, [True] * 2)
+    return TemplateInput("probe", messages, tools, [True] * 2)
 
 
 def _is_proper(text: str, as_text: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from attrs import define, field, frozen
 
 from loraplug import CONTROL_TOKEN, InputError
-from loraplug_chat.provenance import CLOSE, OPEN, TEMPLATE, Thought, Tracked
+from loraplug_chat.provenance import CLOSE, OPEN, TEMPLATE, ProvenanceStr, Thought
 from loraplug_chat.template import body, merged
 
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model", "observation"})
@@ -79,7 +79,7 @@ class Added:
 
 
 @define
-class View:
+class AnnotatedText:
     """A tracked text with its owners and control tokens.
 
     Attributes:
@@ -93,13 +93,13 @@ class View:
     text: str
     spans: Sequence[tuple[int, int, int]]
     marks: list[Mark] = field(factory=list)
-    lookalikes: list[tuple[int, int]] = field(factory=list)
+    escaped_special: list[tuple[int, int]] = field(factory=list)
     inside: bool = False
     _bodies: list[tuple[int, int, int]] = field(factory=list)
     _places: dict[int, list[tuple[int, int]]] | None = None
 
     @classmethod
-    def of(cls, tracked: Tracked, added: Added, where: str) -> View:
+    def of(cls, tracked: ProvenanceStr, added: Added, where: str) -> AnnotatedText:
         """Sort every token text in `tracked` by who wrote it.
 
         Raises:
@@ -121,7 +121,7 @@ class View:
             at = bisect_right(starts, end - 1) - 1
             if at >= 0 and bodies[at][1] > start:
                 if found.group() in added.control:
-                    view.lookalikes.append((start, end))
+                    view.escaped_special.append((start, end))
                 else:
                     view.inside = True
                 continue
@@ -158,7 +158,7 @@ class View:
         """Where the next row text begins at or after `at`; the end if there is none."""
         return next((start for start, _, _ in self._bodies if start >= at), len(self.text))
 
-    def strangers(self, start: int, end: int, message: int) -> bool:
+    def foreign_spans(self, start: int, end: int, message: int) -> bool:
         """Whether text of other owners stands in [start, end)."""
         return any(a < end and b > start and owner != body(message) for a, b, owner in self._bodies)
 

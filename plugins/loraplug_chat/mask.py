@@ -11,11 +11,11 @@ from loraplug import Conversation, InputError
 from loraplug_chat import reasoning
 from loraplug_chat.calls import calls_written
 from loraplug_chat.endings import PROBE, Endings, Turn
-from loraplug_chat.marks import Added, View
+from loraplug_chat.marks import Added, AnnotatedText
 from loraplug_chat.option_types import TrainOn
 from loraplug_chat.shapes import Shape, Shapes
 from loraplug_chat.spans import Locator
-from loraplug_chat.template import Talk, Template, is_usual
+from loraplug_chat.template import Template, TemplateInput, is_usual
 from loraplug_chat.tokens import Tokens
 
 OFTEN, SHAPES = 50, 10_000
@@ -40,8 +40,8 @@ class Encoded:
     trained: Sequence[float]
     same_prompts: bool
     stops: bool
-    hostile: bool
-    forced: bool
+    has_special_text: bool
+    boundary_split: bool
     turns: list[tuple[int, int, int]]
     dropped: Literal["", "earlier", "last"] = ""
 
@@ -89,7 +89,7 @@ class Masker:
         Raises:
             InputError: the template refuses it, or its mask cannot be proved; names row and reason.
         """
-        talk = Talk.of(conversation)
+        talk = TemplateInput.of(conversation)
         if (known := self._known(talk, train_on)) is not None:
             view, turns = known
         else:
@@ -98,13 +98,13 @@ class Masker:
             return self._all(talk, view, train_reasoning)
         return self._encoded(talk, view, turns, train_reasoning)
 
-    def _proved(self, talk: Talk, train_on: TrainOn) -> tuple[View, list[Turn]]:
+    def _proved(self, talk: TemplateInput, train_on: TrainOn) -> tuple[AnnotatedText, list[Turn]]:
         """Text and turns the long way."""
         text = self.template.plain(talk)
         tracked = self.template.tracked(talk)
         if not str.__eq__(tracked, text) or (self._unseen(talk) and text != self.template.whole(talk)):
             raise InputError("the chat template gives another text when it is followed", where=talk.id)
-        view = View.of(tracked, self.tokens.added, talk.id)
+        view = AnnotatedText.of(tracked, self.tokens.added, talk.id)
         if any("tool_calls" in message for message in talk.messages):
             calls_written(talk, self.template)
         wanted = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant" and talk.wanted[i]]
@@ -118,12 +118,12 @@ class Masker:
             if key not in self._learnt and len(self._learnt) < SHAPES:
                 self._learnt[key] = self.shapes.learn(talk, view, turns)
             elif (shape := self._learnt.get(key)) and not (
-                view.lookalikes or view.inside or shape.fits(talk, view, turns)
+                view.escaped_special or view.inside or shape.fits(talk, view, turns)
             ):
                 raise InputError("the chat template gives another text than for other rows of its kind", where=talk.id)
         return view, turns
 
-    def _known(self, talk: Talk, train_on: TrainOn) -> tuple[View, list[Turn]] | None:
+    def _known(self, talk: TemplateInput, train_on: TrainOn) -> tuple[AnnotatedText, list[Turn]] | None:
         """Text and turns of a row of a known shape, if it brings no text of added tokens."""
         self._rows += 1
         if train_on == "all" or not is_usual(talk) or not self._rows % OFTEN:
@@ -134,32 +134,32 @@ class Masker:
             return None
         return shape.fill(talk)
 
-    def _encoded(self, talk: Talk, view: View, turns: list[Turn], train_reasoning: bool) -> Encoded:
+    def _encoded(self, talk: TemplateInput, view: AnnotatedText, turns: list[Turn], train_reasoning: bool) -> Encoded:
         cuts = [place for turn in turns for place in (turn.start, turn.end)]
         thoughts = [] if train_reasoning else [span for turn in turns for span in self._thoughts(view, turn)]
-        ids, index, forced = self.tokens.encode(view, cuts, [place for span in thoughts for place in span])
+        ids, index, boundary_split = self.tokens.encode(view, cuts, [place for span in thoughts for place in span])
         trained: list[float] = [False] * len(ids)
         for turn in turns:
             first, last = index[turn.start], index[turn.end]
             trained[first:last] = [talk.wanted[turn.message]] * (last - first)
-            if turn.handover is not None:
-                ids.append(turn.handover)
+            if turn.implicit_eos is not None:
+                ids.append(turn.implicit_eos)
                 trained.append(talk.wanted[turn.message])
         for a, b in thoughts:
             trained[index[a] : index[b]] = [False] * (index[b] - index[a])
-        same = all(turn.same_prompt for turn in turns) and not (forced and len(turns) > 1)
+        same = all(turn.same_prompt for turn in turns) and not (boundary_split and len(turns) > 1)
         return Encoded(
             ids,
             trained,
             same,
             all(turn.stops for turn in turns),
-            bool(view.lookalikes),
-            forced,
+            bool(view.escaped_special),
+            boundary_split,
             [(turn.message, index[turn.start], index[turn.end]) for turn in turns],
             _dropped(talk, view),
         )
 
-    def _thoughts(self, view: View, turn: Turn) -> list[tuple[int, int]]:
+    def _thoughts(self, view: AnnotatedText, turn: Turn) -> list[tuple[int, int]]:
         """Blocks of reasoning in a turn, with what the template writes around them, to their closing token."""
         inside = [(a, b) for a, b in view.bodies(turn.message) if turn.start <= a < b <= turn.end]
         thoughts = {*view.thoughts(turn.message)}
@@ -178,7 +178,7 @@ class Masker:
             at = end
         return found or [(turn.start, min(reasoning.empty_block(view.text, turn.start), turn.end))]
 
-    def _unseen(self, talk: Talk) -> bool:
+    def _unseen(self, talk: TemplateInput) -> bool:
         """Whether to render with transformers' own template too: for each new shape of row, and now and then."""
         shape = hash((tuple((message["role"], *message) for message in talk.messages), bool(talk.tools)))
         if shape in self._checked and self._rows % OFTEN:
@@ -187,7 +187,7 @@ class Masker:
             self._checked.add(shape)
         return True
 
-    def _all(self, talk: Talk, view: View, train_reasoning: bool) -> Encoded:
+    def _all(self, talk: TemplateInput, view: AnnotatedText, train_reasoning: bool) -> Encoded:
         """Everything trained, the text of messages by their weights."""
         weighted = [(*span, want) for i, want in enumerate(talk.wanted) if want != 1 for span in view.bodies(i)]
         if not train_reasoning:
@@ -196,10 +196,10 @@ class Masker:
         trained: list[float] = [True] * len(ids)
         for a, b, want in weighted:
             trained[index[a] : index[b]] = [want] * (index[b] - index[a])
-        return Encoded(ids, trained, True, True, bool(view.lookalikes), False, [], _dropped(talk, view))
+        return Encoded(ids, trained, True, True, bool(view.escaped_special), False, [], _dropped(talk, view))
 
 
-def _dropped(talk: Talk, view: View) -> Literal["", "earlier", "last"]:
+def _dropped(talk: TemplateInput, view: AnnotatedText) -> Literal["", "earlier", "last"]:
     """Whose reasoning left no trace in the text."""
     if not view.spans:  # of a known shape, which has no reasoning
         return ""
@@ -211,7 +211,7 @@ def _dropped(talk: Talk, view: View) -> Literal["", "earlier", "last"]:
     return "last" if lost[-1] == answers[-1] else "earlier"
 
 
-def _key(talk: Talk, train_on: str) -> Any:
+def _key(talk: TemplateInput, train_on: str) -> Any:
     return train_on, tuple(message["role"] for message in talk.messages), tuple(map(bool, talk.wanted))
 
 
@@ -225,7 +225,7 @@ def framing(tokenizer: Any) -> frozenset[str]:
 
 def _frames(template: Template) -> list[str]:
     """What the template writes around a plain exchange."""
-    talk = Talk(
+    talk = TemplateInput(
         "probe",
         [{"role": who, "content": PROBE} for who in ("user", "assistant", "user", "assistant", "user")],
         None,

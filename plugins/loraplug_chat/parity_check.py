@@ -9,7 +9,7 @@ from typing import Any
 from loraplug import Conversation, LoraplugError
 from loraplug_chat.compat import compiled
 from loraplug_chat.mask import Encoded
-from loraplug_chat.template import Talk
+from loraplug_chat.template import TemplateInput
 
 Sample = tuple[Conversation, Encoded]
 
@@ -25,7 +25,7 @@ def check(tokenizer: Any, samples: Sequence[Sample]) -> None:
     """
     from transformers import AutoTokenizer
 
-    samples = [sample for sample in samples if not sample[1].hostile]
+    samples = [sample for sample in samples if not sample[1].has_special_text]
     if not samples:
         return
     _compare(tokenizer, samples, "the tokenizer")
@@ -40,8 +40,8 @@ def check(tokenizer: Any, samples: Sequence[Sample]) -> None:
 def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
     compiled(tokenizer.get_chat_template())  # from here on it is told the date that the rows were written with
     for conversation, row in samples:
-        talk = Talk.of(conversation)
-        if not row.forced:
+        talk = TemplateInput.of(conversation)
+        if not row.boundary_split:
             ids = _ids(tokenizer, talk, len(talk.messages), prompt=False)
             _same(ids, row.ids[: len(ids)], conversation.id, f"the row through {which}")
         if not row.same_prompts:
@@ -51,7 +51,7 @@ def _compare(tokenizer: Any, samples: Sequence[Sample], which: str) -> None:
             _same(ids, row.ids[:first], conversation.id, f"the prompt before turn {message} through {which}")
 
 
-def _ids(tokenizer: Any, talk: Talk, upto: int, *, prompt: bool) -> list[int]:
+def _ids(tokenizer: Any, talk: TemplateInput, upto: int, *, prompt: bool) -> list[int]:
     messages, options = talk.messages[:upto], {"tools": talk.tools, "add_generation_prompt": prompt}
     ids: list[int]
     if any(message.get("content", "") is None for message in messages):  # which `apply_chat_template` would leave out

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from loraplug import InputError
-from loraplug_chat.marks import Added, Mark, View
+from loraplug_chat.marks import Added, AnnotatedText, Mark
 from loraplug_chat.mask import Encoded
 from loraplug_chat.tokens import Tokens
 
@@ -32,7 +32,7 @@ class PlainText:
     def encode(self, before: str, after: str) -> Encoded:
         """Ids of both texts, the second trained."""
         text = before + after
-        view = View(text, ())
+        view = AnnotatedText(text, ())
         for found in self._added.pattern.finditer(text):
             start, stop = found.span()
             number, special = self._added.tokens[found.group()]
@@ -40,7 +40,7 @@ class PlainText:
             if self._read_control and not across:
                 view.marks.append(Mark(start, stop, number, special))
             elif special:
-                view.lookalikes.append((start, stop))
+                view.escaped_special.append((start, stop))
             else:
                 view.inside = True
         ids, index, _ = self._tokens.encode(view, [len(before)] if before else [], [])
@@ -49,7 +49,7 @@ class PlainText:
         untrained = len(front) + index.get(len(before), 0) if before else 0
         ids = [*front, *ids, *end]
         trained = [at >= untrained for at in range(len(ids))]
-        return Encoded(ids, trained, True, bool(self._end), bool(view.lookalikes), False, [])
+        return Encoded(ids, trained, True, bool(self._end), bool(view.escaped_special), False, [])
 
     def opening(self, row: Encoded) -> list[int]:
         """The token that this tokenizer puts in front of every text, if it does and the row has it."""

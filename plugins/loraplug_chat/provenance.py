@@ -1,8 +1,9 @@
-# ruff: noqa: D102 - a method of `Tracked` does what the method of `str` with its name does
+# ruff: noqa: D102 - a method of `ProvenanceStr` does what the method of `str` with its name does
 """Text that remembers where each of its characters came from while a template cuts, strips and joins it.
 
-`Tracked` is a `str`, so a template cannot tell: comparisons, tests and look-ups behave as ever. What a template derives
-from it carries runs of (owner, length). Text whose origin cannot be followed is owned by UNKNOWN, never by TEMPLATE.
+`ProvenanceStr` is a `str`, so a template cannot tell: comparisons, tests and look-ups behave as ever. What a template
+derives from it carries runs of (owner, length). Text whose origin cannot be followed is owned by UNKNOWN, never by
+TEMPLATE.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ class Thought(int):
 Runs = tuple[tuple[int, int], ...]
 
 
-class Tracked(str):
+class ProvenanceStr(str):
     """A string with `runs`: pairs of owner and length in characters that add up to its own length."""
 
     __slots__ = ("runs",)
     runs: Runs
     _opaque: ClassVar[bool] = False
 
-    def __new__(cls, text: str, runs: Runs) -> Tracked:
+    def __new__(cls, text: str, runs: Runs) -> ProvenanceStr:
         made = str.__new__(cls, text)
         made.runs = runs
         return made
@@ -39,24 +40,24 @@ class Tracked(str):
     def __str__(self) -> str:
         return self
 
-    def __add__(self, other: str) -> Tracked:
+    def __add__(self, other: str) -> ProvenanceStr:
         if not isinstance(other, str):
             return NotImplemented
-        runs = other.runs if isinstance(other, Tracked) else ((TEMPLATE, len(other)),)
-        return Tracked(str.__add__(self, other), self.runs + runs)
+        runs = other.runs if isinstance(other, ProvenanceStr) else ((TEMPLATE, len(other)),)
+        return ProvenanceStr(str.__add__(self, other), self.runs + runs)
 
-    def __radd__(self, other: str) -> Tracked:
+    def __radd__(self, other: str) -> ProvenanceStr:
         if not isinstance(other, str):
             return NotImplemented
-        runs = other.runs if isinstance(other, Tracked) else ((TEMPLATE, len(other)),)
-        return Tracked(str.__add__(other, self), runs + self.runs)
+        runs = other.runs if isinstance(other, ProvenanceStr) else ((TEMPLATE, len(other)),)
+        return ProvenanceStr(str.__add__(other, self), runs + self.runs)
 
-    def __mul__(self, times: SupportsIndex) -> Tracked:
-        return Tracked(str.__mul__(self, times), self.runs * max(int(times), 0))
+    def __mul__(self, times: SupportsIndex) -> ProvenanceStr:
+        return ProvenanceStr(str.__mul__(self, times), self.runs * max(int(times), 0))
 
     __rmul__ = __mul__
 
-    def __getitem__(self, key: SupportsIndex | slice) -> Tracked:
+    def __getitem__(self, key: SupportsIndex | slice) -> ProvenanceStr:
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
             if step == 1:
@@ -66,40 +67,40 @@ class Tracked(str):
         at = key.__index__() % len(self)
         return self._cut(at, at + 1)
 
-    def __iter__(self) -> Iterator[Tracked]:
+    def __iter__(self) -> Iterator[ProvenanceStr]:
         return (self._cut(at, at + 1) for at in range(len(self)))
 
-    def __mod__(self, values: Any) -> Tracked:
-        made: Tracked = derived(str.__mod__(self, values), self, values)
+    def __mod__(self, values: Any) -> ProvenanceStr:
+        made: ProvenanceStr = derived(str.__mod__(self, values), self, values)
         return made
 
-    def _cut(self, start: int, stop: int) -> Tracked:
+    def _cut(self, start: int, stop: int) -> ProvenanceStr:
         text = str.__getitem__(self, slice(start, stop))
         if len(text) == len(self):
             return self
         if len(self.runs) == 1:
-            return Tracked(text, ((self.runs[0][0], len(text)),))
+            return ProvenanceStr(text, ((self.runs[0][0], len(text)),))
         kept, at = [], 0
         for owner, length in self.runs:
             size = min(at + length, stop) - max(at, start)
             if size > 0:
                 kept.append((owner, size))
             at += length
-        return Tracked(text, tuple(kept))
+        return ProvenanceStr(text, tuple(kept))
 
-    def strip(self, chars: str | None = None) -> Tracked:
+    def strip(self, chars: str | None = None) -> ProvenanceStr:
         return self.lstrip(chars).rstrip(chars)
 
-    def lstrip(self, chars: str | None = None) -> Tracked:
+    def lstrip(self, chars: str | None = None) -> ProvenanceStr:
         return self._cut(len(self) - len(str.lstrip(self, chars)), len(self))
 
-    def rstrip(self, chars: str | None = None) -> Tracked:
+    def rstrip(self, chars: str | None = None) -> ProvenanceStr:
         return self._cut(0, len(str.rstrip(self, chars)))
 
-    def removeprefix(self, prefix: str) -> Tracked:
+    def removeprefix(self, prefix: str) -> ProvenanceStr:
         return self._cut(len(self) - len(str.removeprefix(self, prefix)), len(self))
 
-    def removesuffix(self, suffix: str) -> Tracked:
+    def removesuffix(self, suffix: str) -> ProvenanceStr:
         return self._cut(0, len(str.removesuffix(self, suffix)))
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Any]:
@@ -130,16 +131,16 @@ class Tracked(str):
         at = str.rfind(self, sep)
         return self._parted(at, len(sep)) if at >= 0 else (self._cut(0, 0), self._cut(0, 0), self)
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Tracked:
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> ProvenanceStr:
         if old not in self:
             return self
         if not old:
-            spread: Tracked = derived(str.replace(self, old, new, count), self, new)
+            spread: ProvenanceStr = derived(str.replace(self, old, new, count), self, new)
             return spread
         made, at, left = [], 0, int(count)
         while left and (found := str.find(self, old, at)) >= 0:
             made.append(self._cut(at, found))
-            made.append(new if isinstance(new, Tracked) else derived(new, self._cut(found, found + len(old))))
+            made.append(new if isinstance(new, ProvenanceStr) else derived(new, self._cut(found, found + len(old))))
             at, left = found + len(old), left - 1
         return concat([*made, self._cut(at, len(self))])
 
@@ -151,34 +152,34 @@ class Tracked(str):
             at += len(part)
         return cuts
 
-    def _parted(self, at: int, size: int) -> tuple[Tracked, Tracked, Tracked]:
+    def _parted(self, at: int, size: int) -> tuple[ProvenanceStr, ProvenanceStr, ProvenanceStr]:
         return self._cut(0, at), self._cut(at, at + size), self._cut(at + size, len(self))
 
-    def join(self, parts: Iterable[Any]) -> Tracked:
+    def join(self, parts: Iterable[Any]) -> ProvenanceStr:
         return joined(self, parts)
 
 
-def _mapped(name: str) -> Callable[..., Tracked]:
+def _mapped(name: str) -> Callable[..., ProvenanceStr]:
     plain = getattr(str, name)
 
-    def method(self: Tracked, *args: Any) -> Tracked:
+    def method(self: ProvenanceStr, *args: Any) -> ProvenanceStr:
         made = plain(self, *args)
-        return Tracked(made, self.runs) if len(made) == len(self) else derived(made, self, args)
+        return ProvenanceStr(made, self.runs) if len(made) == len(self) else derived(made, self, args)
 
     return method
 
 
 for _name in ("upper", "lower", "capitalize", "title", "swapcase", "casefold", "translate"):
-    setattr(Tracked, _name, _mapped(_name))
+    setattr(ProvenanceStr, _name, _mapped(_name))
 
 
-def _padded(name: str) -> Callable[..., Tracked]:
+def _padded(name: str) -> Callable[..., ProvenanceStr]:
     plain = getattr(str, name)
     return lambda self, *args: derived(plain(self, *args), self, args)
 
 
 for _name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
-    setattr(Tracked, _name, _padded(_name))
+    setattr(ProvenanceStr, _name, _padded(_name))
 
 
 class InspectedError(Exception):
@@ -227,7 +228,7 @@ class Parts(TrackedList):
 def track(value: Any, owner: int) -> Any:
     """A copy of plain JSON-like data in which every text, keys included, belongs to `owner`."""
     if isinstance(value, str):
-        return Tracked(value, ((owner, len(value)),))
+        return ProvenanceStr(value, ((owner, len(value)),))
     if isinstance(value, Mapping):
         table = TrackedDict({track(key, owner): track(item, owner) for key, item in value.items()})
         table._owner = owner
@@ -241,7 +242,7 @@ def track(value: Any, owner: int) -> Any:
 
 def owners(value: Any) -> set[int]:
     """Whose text is in `value`, which may be nested; the template's own does not count."""
-    if isinstance(value, Tracked):
+    if isinstance(value, ProvenanceStr):
         return {owner for owner, length in value.runs if length} - {TEMPLATE, OPEN, CLOSE}
     if isinstance(value, TrackedDict | TrackedList):
         return {value._owner}
@@ -257,28 +258,28 @@ def derived(made: str, *sources: Any) -> Any:
     found = owners(list(sources))
     if not found:
         return made
-    return Tracked(made, ((found.pop() if len(found) == 1 else UNKNOWN, len(made)),))
+    return ProvenanceStr(made, ((found.pop() if len(found) == 1 else UNKNOWN, len(made)),))
 
 
 def is_opaque(value: Any) -> bool:
     """Whether this is text that must not be looked at (`loraplug_chat.opaque`)."""
-    return isinstance(value, Tracked) and value._opaque
+    return isinstance(value, ProvenanceStr) and value._opaque
 
 
-def concat(parts: Iterable[Any]) -> Tracked:
+def concat(parts: Iterable[Any]) -> ProvenanceStr:
     """Join texts; takes the place of `"".join` in a template's code."""
     parts = list(parts)
     runs: list[tuple[int, int]] = []
     for part in parts:
-        if isinstance(part, Tracked):
+        if isinstance(part, ProvenanceStr):
             runs.extend(part.runs)
         else:
             runs.append((TEMPLATE, len(part)))
-    kind = next((type(part) for part in parts if is_opaque(part)), Tracked)
+    kind = next((type(part) for part in parts if is_opaque(part)), ProvenanceStr)
     return kind("".join(parts), tuple(runs))
 
 
-def joined(separator: str, parts: Iterable[Any]) -> Tracked:
+def joined(separator: str, parts: Iterable[Any]) -> ProvenanceStr:
     """`separator.join(parts)`."""
     made: list[str] = []
     for part in parts:

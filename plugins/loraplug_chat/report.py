@@ -29,10 +29,11 @@ class Report:
         rows: how many there were.
         lost: reason to number of rows; `examples` to the first few row names, `advice` to what to do about it.
         counts: `kept`, `truncated`, `tokens`, `trained`, and of kept rows: `other_prompts` (a trained turn stands
-            behind something else than inference would put there), `endless` (a trained turn without a token to stop),
-            `lookalikes` (text of control tokens in the row, made plain), `weighted` (a token has a weight other than 0
-            and 1), `empty` (a trained answer says nothing), `dropped_earlier` and `dropped_last` (the template leaves
-            out reasoning of earlier answers, or of the last one), `packs`, and those of `overlong.Fitted`.
+            behind something else than inference would put there), `missing_eos` (a trained turn without a token to
+            stop), `escaped_special` (text of control tokens in the row, made plain), `weighted` (a token has a weight
+            other than 0 and 1), `empty` (a trained answer says nothing), `dropped_earlier` and `dropped_last` (the
+            template leaves out reasoning of earlier answers, or of the last one), `packs`, and those of
+            `overlong.Fitted`.
         columns: columns that nothing reads to the number of rows that fill them.
         keys: keys of messages that nothing reads to the number of rows that have them.
         roles: `name as role` for roles that rows call otherwise, to the number of rows.
@@ -82,8 +83,8 @@ class Report:
         self.counts["trained"] += len(row.ids) - row.trained.count(0)
         self.counts["weighted"] += not {*row.trained} <= {0, 1}
         self.counts["other_prompts"] += not row.same_prompts
-        self.counts["endless"] += not row.stops
-        self.counts["lookalikes"] += row.hostile
+        self.counts["missing_eos"] += not row.stops
+        self.counts["escaped_special"] += row.has_special_text
         if row.dropped:
             self.counts[f"dropped_{row.dropped}"] += 1
 
@@ -107,7 +108,7 @@ class Report:
             raise InputError(
                 f"{lost} of {self.rows} rows cannot be used: {reasons}",
                 where="formatter",
-                todo=f"{todo or 'mend the rows'}" + "; or allow it with max_lost" * bool(self.counts["kept"]),
+                todo=f"{todo or 'mend the rows'}" + "; or allow it with max_dropped" * bool(self.counts["kept"]),
             )
 
     def table(self, packed: bool) -> dict[str, Any]:
@@ -176,12 +177,10 @@ def tell(report: Mapping[str, Any], run: Run) -> None:
             f"in {count['dropped_last']} rows the chat template leaves out the reasoning of the last answer, "
             "so it cannot be trained"
         )
-    if count["endless"]:
-        run.warn(
-            f"in {count['endless']} rows the template writes no end-of-turn token, so the model cannot learn to stop"
-        )
-    if count["lookalikes"]:
-        run.say(f"{count['lookalikes']} rows hold text that looks like control tokens; it was made plain text")
+    if endless := count["missing_eos"]:
+        run.warn(f"in {endless} rows the template writes no end-of-turn token, so the model cannot learn to stop")
+    if count["escaped_special"]:
+        run.say(f"{count['escaped_special']} rows hold text that looks like control tokens; it was made plain text")
 
 
 def _listed(counted: Mapping[str, int]) -> str:

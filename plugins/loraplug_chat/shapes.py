@@ -14,10 +14,10 @@ from attrs import define, frozen
 
 from loraplug import InputError
 from loraplug_chat.endings import Turn
-from loraplug_chat.marks import Added, Mark, View
-from loraplug_chat.opaque import Sealed
-from loraplug_chat.provenance import CLOSE, OPEN, TEMPLATE, InspectedError, Tracked, TrackedDict
-from loraplug_chat.template import Talk, Template, body, merged, role
+from loraplug_chat.marks import Added, AnnotatedText, Mark
+from loraplug_chat.opaque import OpaqueStr
+from loraplug_chat.provenance import CLOSE, OPEN, TEMPLATE, InspectedError, ProvenanceStr, TrackedDict
+from loraplug_chat.template import Template, TemplateInput, body, merged, role
 
 HOLE = 1_000_000
 CUTS: dict[str, Callable[[str], str]] = {"": str, "strip": str.strip, "lstrip": str.lstrip, "rstrip": str.rstrip}
@@ -38,7 +38,7 @@ class Shape:
     marks: Sequence[Sequence[Mark]]
     turns: Sequence[tuple[int, tuple[int, int], tuple[int, int]]]
 
-    def fill(self, talk: Talk) -> tuple[View, list[Turn]]:
+    def fill(self, talk: TemplateInput) -> tuple[AnnotatedText, list[Turn]]:
         """Text, control tokens and turns of a row of this shape."""
         made: list[str] = []
         starts: list[int] = []
@@ -54,9 +54,9 @@ class Shape:
             made.append(text)
             at += len(text)
         turns = [Turn(message, starts[a] + x, starts[b] + y, True) for message, (a, x), (b, y) in self.turns]
-        return View("".join(made), (), marks), turns
+        return AnnotatedText("".join(made), (), marks), turns
 
-    def fits(self, talk: Talk, view: View, turns: Sequence[Turn]) -> bool:
+    def fits(self, talk: TemplateInput, view: AnnotatedText, turns: Sequence[Turn]) -> bool:
         """Whether a row proved the long way is what this shape makes of it."""
         made, found = self.fill(talk)
         return made.text == view.text and made.marks == view.marks and found == list(turns)
@@ -69,11 +69,11 @@ class Shapes:
     template: Template
     added: Added
 
-    def learn(self, talk: Talk, view: View, turns: Sequence[Turn]) -> Shape | None:
+    def learn(self, talk: TemplateInput, view: AnnotatedText, turns: Sequence[Turn]) -> Shape | None:
         """The shape of a proved row; None where the template looks at contents, or a turn has not its own prompt."""
-        if talk.tools or view.lookalikes or view.inside or not self.template.sealable:
+        if talk.tools or view.escaped_special or view.inside or not self.template.sealable:
             return None
-        if not all(turn.same_prompt and turn.stops and turn.handover is None for turn in turns):
+        if not all(turn.same_prompt and turn.stops and turn.implicit_eos is None for turn in turns):
             return None
         try:
             parts = self._sealed(talk, len(talk.messages), prompt=False)
@@ -97,13 +97,13 @@ class Shapes:
         shape = Shape(parts, marks, places)  # type: ignore[arg-type]
         return shape if shape.fits(talk, view, turns) else None
 
-    def _sealed(self, talk: Talk, upto: int, *, prompt: bool) -> list[Part]:
+    def _sealed(self, talk: TemplateInput, upto: int, *, prompt: bool) -> list[Part]:
         messages, seals = [], {}
         for index, message in enumerate(talk.messages[:upto]):
             made = TrackedDict()
-            made["role"] = Tracked(message["role"], ((role(index), len(message["role"])),))
+            made["role"] = ProvenanceStr(message["role"], ((role(index), len(message["role"])),))
             seals[index] = f"\ue0e0{index}\ue0e1"
-            made["content"] = Sealed(seals[index], ((HOLE + body(index), len(seals[index])),))
+            made["content"] = OpaqueStr(seals[index], ((HOLE + body(index), len(seals[index])),))
             made._owner = body(index)
             messages.append(made)
         text = self.template.sealed(talk, messages, prompt=prompt)
@@ -138,11 +138,11 @@ def _may_join(text: str, tokens: Iterable[str]) -> bool:
     )
 
 
-def _text(part: Part, talk: Talk) -> str:
+def _text(part: Part, talk: TemplateInput) -> str:
     return part if isinstance(part, str) else CUTS[part[1]](talk.messages[part[0]]["content"])
 
 
-def _begins(parts: Sequence[Part], prompt: Sequence[Part], talk: Talk, start: int) -> bool:
+def _begins(parts: Sequence[Part], prompt: Sequence[Part], talk: TemplateInput, start: int) -> bool:
     """Whether the prompt is the beginning of the whole, whatever the contents, and ends at `start`."""
     last = len(prompt) - 1
     if len(parts) < len(prompt) or list(parts[:last]) != list(prompt[:last]):
@@ -153,7 +153,7 @@ def _begins(parts: Sequence[Part], prompt: Sequence[Part], talk: Talk, start: in
     return sum(len(_text(part, talk)) for part in prompt) == start
 
 
-def _place(parts: Sequence[Part], talk: Talk, at: int) -> tuple[int, int] | None:
+def _place(parts: Sequence[Part], talk: TemplateInput, at: int) -> tuple[int, int] | None:
     """Part and offset of a character, which must be in or at the edge of a text of the template."""
     begin = 0
     for number, part in enumerate(parts):

@@ -15,9 +15,9 @@ from attrs import define, evolve
 
 from loraplug import InputError
 from loraplug_chat.endings import PROBE, Endings, Turn, unproved
-from loraplug_chat.marks import Added, View
+from loraplug_chat.marks import Added, AnnotatedText
 from loraplug_chat.provenance import UNKNOWN
-from loraplug_chat.template import Talk, Template
+from loraplug_chat.template import Template, TemplateInput
 
 _LETTERS = string.ascii_letters + string.digits + string.punctuation
 
@@ -30,7 +30,7 @@ class Locator:
     added: Added
     endings: Endings
 
-    def turns(self, talk: Talk, full: View, wanted: Sequence[int]) -> list[Turn]:
+    def turns(self, talk: TemplateInput, full: AnnotatedText, wanted: Sequence[int]) -> list[Turn]:
         """The turns of the messages numbered `wanted`.
 
         Raises:
@@ -41,27 +41,27 @@ class Locator:
             turn = self._turn(talk, full, message)
             if turn.start < (found[-1].end if found else 0) or turn.end < turn.start:
                 raise unproved(talk, message, "it overlaps the turn before it")
-            if full.strangers(turn.start, turn.end, message):
+            if full.foreign_spans(turn.start, turn.end, message):
                 raise unproved(talk, message, "the template mixes it with other messages")
             found.append(turn)
         self._agree(talk, full, found)
         return found
 
-    def _turn(self, talk: Talk, full: View, message: int) -> Turn:
+    def _turn(self, talk: TemplateInput, full: AnnotatedText, message: int) -> Turn:
         if full.bodies(message) or self._prompted(talk, full, message):
             start, same = self._start(talk, full, message)
             return self.endings.turn(talk, full, message, start, same)
         return self._silent(talk, full, message)
 
-    def _prompted(self, talk: Talk, full: View, message: int) -> bool:
+    def _prompted(self, talk: TemplateInput, full: AnnotatedText, message: int) -> bool:
         upto = message == len(talk.messages) - 1 or full.text.startswith(self.template.plain(talk, message + 1))
         return upto and message > 0 and full.text.startswith(self.template.plain(talk, message, prompt=True))
 
-    def _silent(self, talk: Talk, full: View, message: int) -> Turn:
+    def _silent(self, talk: TemplateInput, full: AnnotatedText, message: int) -> Turn:
         """A turn of which the text shows nothing: placed in the text as it would be if the turn said a word."""
-        spoken = Talk(talk.id, [dict(m) for m in talk.messages], talk.tools, talk.wanted)
+        spoken = TemplateInput(talk.id, [dict(m) for m in talk.messages], talk.tools, talk.wanted)
         spoken.messages[message]["content"] = PROBE
-        view = View.of(self.template.tracked(spoken), self.added, talk.id)
+        view = AnnotatedText.of(self.template.tracked(spoken), self.added, talk.id)
         places = view.bodies(message)
         if len(places) != 1 or view.text[: places[0][0]] + view.text[places[0][1] :] != full.text:
             raise unproved(talk, message, "the template leaves out its content, and what remains cannot be told")
@@ -70,7 +70,7 @@ class Locator:
         start, end = (at - len(PROBE) if at >= places[0][1] else at for at in (turn.start, turn.end))
         return evolve(turn, start=start, end=end)
 
-    def _start(self, talk: Talk, full: View, message: int) -> tuple[int, bool]:
+    def _start(self, talk: TemplateInput, full: AnnotatedText, message: int) -> tuple[int, bool]:
         places = full.bodies(message)
         first = places[0][0] if places else None
         try:
@@ -87,7 +87,7 @@ class Locator:
             raise unproved(talk, message, "the template leaves out its content and rewrites what is before it")
         if any(owner == UNKNOWN for _, _, owner in full.spans):
             raise unproved(talk, message, "the template rewrites history and its text cannot be followed")
-        before = View.of(self.template.tracked(talk, message, prompt=True), self.added, talk.id)
+        before = AnnotatedText.of(self.template.tracked(talk, message, prompt=True), self.added, talk.id)
         row_end, owner = before.rows_before(len(before.text))
         gap_start, gap_owner = full.rows_before(first)
         if owner != gap_owner:
@@ -97,8 +97,8 @@ class Locator:
             raise unproved(talk, message, "what the template puts before it differs from the prompt at inference")
         return gap_start + same, False
 
-    def _first_header(self, talk: Talk, full: View, first: int | None) -> tuple[int, bool]:
-        asked = Talk(talk.id, [{"role": "user", "content": PROBE}], None, [True])
+    def _first_header(self, talk: TemplateInput, full: AnnotatedText, first: int | None) -> tuple[int, bool]:
+        asked = TemplateInput(talk.id, [{"role": "user", "content": PROBE}], None, [True])
         prompt, without = self.template.plain(asked, prompt=True), self.template.plain(asked)
         if first is None or not prompt.startswith(without) or prompt == without:
             raise unproved(talk, 0, "nothing comes before it, and its header cannot be told")
@@ -129,7 +129,7 @@ class Locator:
             return length + len(shared) if shared.strip() else None
         return length
 
-    def _agree(self, talk: Talk, full: View, turns: list[Turn]) -> None:
+    def _agree(self, talk: TemplateInput, full: AnnotatedText, turns: list[Turn]) -> None:
         """Where the template marks what is generated, every word of a trained turn must be inside such marks."""
         blocks = full.generation()
         if not blocks:

@@ -20,9 +20,9 @@ from loraplug_chat.provenance import (
     InspectedError,
     Parts,
     PrintedPartsError,
+    ProvenanceStr,
     Runs,
     Thought,
-    Tracked,
     TrackedDict,
     TrackedList,
     concat,
@@ -50,7 +50,7 @@ def role(message: int) -> int:
 
 
 @define
-class Talk:
+class TemplateInput:
     """A conversation as the template gets it.
 
     Attributes:
@@ -66,7 +66,7 @@ class Talk:
     wanted: list[float]
 
     @classmethod
-    def of(cls, talk: Conversation) -> Talk:
+    def of(cls, talk: Conversation) -> TemplateInput:
         """Prepare a row as `apply_chat_template` does."""
         wanted = [0.0 if m.get("train", True) is False else m.get("weight", 1.0) for m in talk.messages]
         kept = [
@@ -114,7 +114,7 @@ class Template:
             found |= {str(side.value) for side in sides if isinstance(side, nodes.Const)}
         return frozenset(found)
 
-    def whole(self, talk: Talk) -> str:
+    def whole(self, talk: TemplateInput) -> str:
         """The text of a conversation by transformers' own compiled template.
 
         Raises:
@@ -126,7 +126,9 @@ class Template:
             raise _refused(talk, error) from error
         return made
 
-    def plain(self, talk: Talk, upto: int | None = None, *, prompt: bool = False, more: Sequence[Any] = ()) -> str:
+    def plain(
+        self, talk: TemplateInput, upto: int | None = None, *, prompt: bool = False, more: Sequence[Any] = ()
+    ) -> str:
         """The text of the first `upto` messages (and `more`), ready for an answer if `prompt`.
 
         Raises:
@@ -134,7 +136,7 @@ class Template:
         """
         return str.__str__(self._render(self._tracking, talk, [*talk.messages[:upto], *more], talk.tools, prompt))
 
-    def tracked(self, talk: Talk, upto: int | None = None, *, prompt: bool = False) -> Tracked:
+    def tracked(self, talk: TemplateInput, upto: int | None = None, *, prompt: bool = False) -> ProvenanceStr:
         """As `plain`, with runs; owners are `body(i)`, `role(i)`, or those of `loraplug_chat.provenance`."""
         messages = []
         for index, message in enumerate(talk.messages[:upto]):
@@ -143,7 +145,7 @@ class Template:
                 continue
             messages.append(track(message, body(index)))
             if isinstance(speaker := message.get("role"), str):
-                messages[-1]["role"] = Tracked(speaker, ((role(index), len(speaker)),))
+                messages[-1]["role"] = ProvenanceStr(speaker, ((role(index), len(speaker)),))
             if isinstance(content := messages[-1].get("content"), TrackedList):
                 messages[-1]["content"] = Parts(content)
                 messages[-1]["content"]._owner = body(index)
@@ -151,10 +153,10 @@ class Template:
                 messages[-1]["content"] = _content(speaker, content, index)
             for key in reasoning.KEYS:
                 if isinstance(thought := messages[-1].get(key), str):
-                    messages[-1][key] = Tracked(thought, ((Thought(body(index)), len(thought)),))
+                    messages[-1][key] = ProvenanceStr(thought, ((Thought(body(index)), len(thought)),))
         return self._render(self._tracking, talk, messages, track(talk.tools, TOOLS), prompt)
 
-    def sealed(self, talk: Talk, messages: list[Any], *, prompt: bool) -> Tracked:
+    def sealed(self, talk: TemplateInput, messages: list[Any], *, prompt: bool) -> ProvenanceStr:
         """As `tracked`, of messages with sealed contents.
 
         Raises:
@@ -162,7 +164,9 @@ class Template:
         """
         return self._render(self._tracking, talk, messages, None, prompt)
 
-    def _render(self, compiled: Any, talk: Talk, messages: list[Any], tools: Any, prompt: bool) -> Tracked:
+    def _render(
+        self, compiled: Any, talk: TemplateInput, messages: list[Any], tools: Any, prompt: bool
+    ) -> ProvenanceStr:
         environment = compiled.environment
         names = {**self._globals, **self._variables, "messages": messages, "tools": tools}
         names["add_generation_prompt"] = prompt
@@ -173,7 +177,7 @@ class Template:
             raise _refused(talk, error) from error
 
 
-def is_usual(talk: Talk) -> bool:
+def is_usual(talk: TemplateInput) -> bool:
     """Whether all messages are role and text, and there are no tools."""
     return not talk.tools and all(m.keys() == _USUAL and type(m["content"]) is str for m in talk.messages)
 
@@ -181,20 +185,20 @@ def is_usual(talk: Talk) -> bool:
 def _usual(speaker: str, content: str, index: int) -> TrackedDict:
     """`track` for a message of role and text alone, which most are."""
     made = TrackedDict()
-    made["role"] = Tracked(speaker, ((role(index), len(speaker)),))
+    made["role"] = ProvenanceStr(speaker, ((role(index), len(speaker)),))
     made["content"] = _content(speaker, content, index)
     made._owner = body(index)
     return made
 
 
-def _content(speaker: Any, content: str, index: int) -> Tracked:
+def _content(speaker: Any, content: str, index: int) -> ProvenanceStr:
     """A content, in which reasoning has an owner of its own."""
     found = reasoning.block(content) if speaker == "assistant" else None
     if found is None:
-        return Tracked(content, ((body(index), len(content)),))
+        return ProvenanceStr(content, ((body(index), len(content)),))
     begin, end = found
     runs = ((body(index), begin), (Thought(body(index)), end - begin), (body(index), len(content) - end))
-    return Tracked(content, tuple(run for run in runs if run[1]))
+    return ProvenanceStr(content, tuple(run for run in runs if run[1]))
 
 
 def _sealable(tree: Any) -> bool:
@@ -218,7 +222,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
-def _refused(talk: Talk, error: Exception) -> InputError:
+def _refused(talk: TemplateInput, error: Exception) -> InputError:
     """The template's own words where it has some; never Python's."""
     from jinja2.exceptions import TemplateError, UndefinedError
 
@@ -247,8 +251,8 @@ def _tracking_twin(environment: Any, source: str) -> Any:
             inside = parser.parse_statements(["name:endgeneration"], drop_needle=True)
             return nodes.CallBlock(self.call_method("_marked"), [], [], inside).set_lineno(line)
 
-        def _marked(self, caller: Any) -> Tracked:
-            return concat([Tracked("", ((OPEN, 0),)), caller(), Tracked("", ((CLOSE, 0),))])
+        def _marked(self, caller: Any) -> ProvenanceStr:
+            return concat([ProvenanceStr("", ((OPEN, 0),)), caller(), ProvenanceStr("", ((CLOSE, 0),))])
 
     class Tracking(ImmutableSandboxedEnvironment):
         concat = staticmethod(concat)
@@ -288,7 +292,7 @@ def _tracking_twin(environment: Any, source: str) -> Any:
     return compiled
 
 
-def _join_filter(values: Any, separator: str = "", attribute: Any = None) -> Tracked:
+def _join_filter(values: Any, separator: str = "", attribute: Any = None) -> ProvenanceStr:
     if attribute is not None:
         values = [value[attribute] for value in values]
     return joined(separator, map(str, values))

@@ -9,7 +9,7 @@ from attrs import define
 
 from loraplug import InputError
 from loraplug_chat.reasoning import CLOSE, KEYS, OPEN, parted
-from loraplug_chat.template import Talk, Template
+from loraplug_chat.template import Template, TemplateInput
 
 _THOUGHT, _SAID = "Probe thought", "Probe said"
 _WHOLE, _UNOPENED = f"{OPEN}\n{_THOUGHT}\n{CLOSE}\n\n{_SAID}", f"{_THOUGHT}\n{CLOSE}\n\n{_SAID}"
@@ -68,6 +68,6 @@ class ThoughtForm:
         if answer is not None:
             messages.append({"role": "assistant", **answer})
         try:
-            return self.template.plain(Talk("probe", messages, None, [True] * 2), prompt=answer is None)
+            return self.template.plain(TemplateInput("probe", messages, None, [True] * 2), prompt=answer is None)
         except InputError:
             return None

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from loraplug import InputError
 from loraplug_chat.ascii_bpe import Words
-from loraplug_chat.marks import Added, View
+from loraplug_chat.marks import Added, AnnotatedText
 
 ANCHORS = ("\n", "a", "1", ".")
 REMEMBERED, SHORT = 50_000, 300
@@ -52,7 +52,9 @@ class Tokens:
         cut = frozenset(n for n, t in flags if not (t.lstrip or t.normalized or t.single_word))
         return cls(tokenizer, backend, added, Words.of(tokenizer), cut, frozenset(n for n, t in flags if t.rstrip))
 
-    def encode(self, view: View, cuts: Sequence[int], ends: Sequence[int]) -> tuple[list[int], dict[int, int], bool]:
+    def encode(
+        self, view: AnnotatedText, cuts: Sequence[int], ends: Sequence[int]
+    ) -> tuple[list[int], dict[int, int], bool]:
         """Ids of a text.
 
         Args:
@@ -65,7 +67,7 @@ class Tokens:
         """
         ids: list[int] = []
         index: dict[int, int] = {}
-        forced = False
+        boundary_split = False
         wanted = sorted({*cuts, *ends})
         hard = set(cuts)
         at, opening, next_wanted = 0, None, 0
@@ -79,17 +81,17 @@ class Tokens:
                 next_wanted += 1
             if opening is not None:
                 ids.append(opening)
-            if not inside and bare and not view.lookalikes:
+            if not inside and bare and not view.escaped_special:
                 ids += self._ids(view.text[at:end], opening, True, bare)
             elif at < end or inside:
-                forced |= self._unit(view, at, end, opening, inside, hard, ids, index, bare=bare)
+                boundary_split |= self._unit(view, at, end, opening, inside, hard, ids, index, bare=bare)
             if mark:
                 opening, at = mark.id, mark.end
-        return ids, index, forced
+        return ids, index, boundary_split
 
     def _unit(
         self,
-        view: View,
+        view: AnnotatedText,
         start: int,
         end: int,
         opening: int | None,
@@ -101,8 +103,8 @@ class Tokens:
         bare: bool,
     ) -> bool:
         """Encode text[start:end], which follows the control token `opening`, behind `ids`; `bare`: no added tokens."""
-        pieces = _pieces(view, start, end) if view.lookalikes else [(start, end, False)]
-        forced, pending = False, list(wanted)
+        pieces = _pieces(view, start, end) if view.escaped_special else [(start, end, False)]
+        boundary_split, pending = False, list(wanted)
         for number, (a, b, plain) in enumerate(pieces):
             at_front, front = number == 0, opening if number == 0 else None
             while True:
@@ -129,8 +131,8 @@ class Tokens:
                     break
                 index[cut] = len(ids)
                 pending.pop(0)
-                forced, a, at_front, front = True, cut, False, None
-        return forced
+                boundary_split, a, at_front, front = True, cut, False, None
+        return boundary_split
 
     def _ids(self, text: str, opening: int | None, at_front: bool, bare: bool) -> list[int]:
         """Ids of text right behind a control token, at the very beginning, or in the middle of other text."""
@@ -183,10 +185,10 @@ class Tokens:
         return [token.id for word in words for token in backend.model.tokenize(word)]
 
 
-def _pieces(view: View, start: int, end: int) -> list[tuple[int, int, bool]]:
+def _pieces(view: AnnotatedText, start: int, end: int) -> list[tuple[int, int, bool]]:
     """text[start:end] cut around what only looks like control tokens: (start, end, whether it does)."""
     made, at = [], start
-    for a, b in view.lookalikes:
+    for a, b in view.escaped_special:
         if start <= a and b <= end:
             if at < a or at == start:
                 made.append((at, a, False))

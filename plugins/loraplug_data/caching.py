@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from loraplug import Run, Transform, fresh_place, row_id
+from loraplug import Run, Transform, atomic_output, row_id
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +61,7 @@ def without_fallen(
     fallen = _known(place)
     if fallen is None:
         fallen = list(find())
-        with fresh_place(place) as out:
+        with atomic_output(place) as out:
             text = json.dumps([[one.index, one.reason, one.of] for one in fallen], ensure_ascii=False)
             out.write_text(text, encoding="utf-8")
     named: dict[str, list[str]] = {}
@@ -88,7 +88,7 @@ def _known(place: Path) -> list[Fallen] | None:
 
 
 def _write(report: Path, rows: Dataset, fallen: Iterable[Fallen]) -> None:
-    with fresh_place(report) as out, out.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_output(report) as out, out.open("w", encoding="utf-8", newline="\n") as file:
         for one in fallen:
             line = {"row": row_id(rows[one.index], one.index), "index": one.index, "reason": one.reason, "of": one.of}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -120,7 +120,7 @@ def changed(
     if known:
         counts.update(json.loads(told.read_text(encoding="utf-8")))
     else:
-        with fresh_place(told) as out:
+        with atomic_output(told) as out:
             out.write_text(json.dumps(counts), encoding="utf-8")
     return made.with_format(None), counts
 

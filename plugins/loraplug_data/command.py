@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from loraplug import DatasetSource, InputError, Run, echo, fresh_place, iter_rows, transformed
+from loraplug import DatasetSource, InputError, Run, atomic_output, echo, iter_rows, transformed
 
 if TYPE_CHECKING:
     from loraplug import App
@@ -65,7 +65,7 @@ def source_rows(source: DatasetSource, run: Run) -> Iterable[dict[str, Any]]:
 def write_rows(rows: Iterable[dict[str, Any]], output: Path) -> int:
     """Write rows as they come, so that memory stays flat, and name the file when it is whole; gives their number."""
     write = {".json": _write_json, ".jsonl": _write_json_lines, ".parquet": _write_parquet}[output.suffix]
-    with fresh_place(output) as fresh:
+    with atomic_output(output) as fresh:
         return write(rows, fresh)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, InputError, Run, fresh_place
+from loraplug import Doc, InputError, Run, atomic_output
 from loraplug_data.shaped import Shaped
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def first_rows(id: str, config: str | None, split: str, revision: str | None, li
                     yield row
                     bar.advance()
 
-        with fresh_place(place) as fresh:
+        with atomic_output(place) as fresh:
             work = fresh / "work"
             made = Dataset.from_generator(rows, stream.features, cache_dir=str(work), fingerprint=name)
             made.save_to_disk(str(fresh))

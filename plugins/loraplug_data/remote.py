@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from attrs import frozen
 
-from loraplug import InputError, LoraplugError, Run, fresh_place, redact, working_on
+from loraplug import InputError, LoraplugError, Run, atomic_output, redact, wrap_os_errors
 
 TRIES, ASKS, WAIT = 5, 3, 0.5
 """Attempts at one file, at asking for it, and seconds before the second; doubled for each further one."""
@@ -154,7 +154,7 @@ def fetched(one: Remote, run: Run, source: str, limit: int | None) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     from filelock import FileLock
 
-    with working_on(place), FileLock(place.parent / ".lock"):  # a second run waits for the first, and has its copy
+    with wrap_os_errors(place), FileLock(place.parent / ".lock"):  # a second run waits for the first, and has its copy
         if (copy := kept(one, run, limit)) is not None:
             if one.size is None:
                 run.say(f"dataset: {one.shown}: the rows that were taken before; to take new ones delete {copy.parent}")
@@ -222,7 +222,7 @@ def _download(one: Remote, place: Path, run: Run) -> None:
 
 def _take(one: Remote, place: Path, source: str, limit: int, run: Run) -> None:
     """The first rows of a file that may have no end."""
-    with fresh_place(place) as fresh, fresh.open("wb") as file, run.progress(f"taking {one.name}", limit) as bar:
+    with atomic_output(place) as fresh, fresh.open("wb") as file, run.progress(f"taking {one.name}", limit) as bar:
         try:
             for line in _rows(_lines(one.stream(0)), source, limit):
                 file.write(line)

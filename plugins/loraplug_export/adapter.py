@@ -8,7 +8,7 @@ from typing import Annotated
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, Run, Trained
+from loraplug import Doc, ExportContext, Exporter, Run
 
 
 @frozen
@@ -22,7 +22,7 @@ class AdapterExporter(Exporter):
         """`<out>/<run name>`."""
         return (self.out or run.outputs / "adapters") / run.name
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Copy the adapter folder's files and what belongs beside them."""
         import shutil
 

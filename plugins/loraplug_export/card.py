@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tomli
 
-from loraplug import Trained, redact, shareable
+from loraplug import ExportContext, redact, shareable
 from loraplug_export.made_from import made_from_section, read_made_from
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
@@ -51,7 +51,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 }
 
 
-def write_card(result: Trained, out: Path, kind: Kind, proof: Mapping[str, Any] | None = None) -> None:
+def write_card(result: ExportContext, out: Path, kind: Kind, proof: Mapping[str, Any] | None = None) -> None:
     """Write `README.md` into the folder `out`: without secrets, and without paths of this machine."""
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -100,7 +100,7 @@ def _grow(adapter: Path) -> str:
     return f"\nif base.get_input_embeddings().num_embeddings < {most}:\n    base.resize_token_embeddings({most})"
 
 
-def _how(result: Trained) -> str:
+def _how(result: ExportContext) -> str:
     made_by = read_made_from(result.adapter).get("made_by")
     return f"made with LoRA by {made_by}" if made_by else "fine-tuned with LoRA by loraplug"
 
@@ -108,7 +108,7 @@ def _how(result: Trained) -> str:
 _NO_LICENCE = "not known here; look it up where the base was published, it binds this model too"
 
 
-def loadable_base(result: Trained) -> str:
+def loadable_base(result: ExportContext) -> str:
     """What peft and transformers can load as the base: the hub id, else the folder with the base's weights.
 
     A GGUF file is not one; the folder into which it was dequantised is.
@@ -152,7 +152,7 @@ def _shares(adapter: Path) -> str:
         return ""
 
 
-def _recipe(result: Trained) -> list[str]:
+def _recipe(result: ExportContext) -> list[str]:
     lock = result.extras.get("recipe.lock.toml") or result.adapter / "recipe.lock.toml"
     if not lock.is_file():
         return []
@@ -167,7 +167,7 @@ def _recipe(result: Trained) -> list[str]:
     return ["## Data\n\n" + "\n".join(rows)] * bool(rows) + [f"## Recipe\n\n```toml\n{text}\n```"]
 
 
-def _figures(result: Trained, proof: Mapping[str, Any]) -> list[str]:
+def _figures(result: ExportContext, proof: Mapping[str, Any]) -> list[str]:
     rows = [(_FIGURES.get(key, key), value) for key, value in result.figures.items()]
     if proof:
         what = "the merged model's logits" if proof["by"] == "logits" else "a merged module"

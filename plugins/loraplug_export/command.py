@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import click
 
 from loraplug import (
+    ExportContext,
     InputError,
     LoraplugError,
     Run,
-    Trained,
+    atomic_output,
     echo,
+    exclusive_lock,
     find_exporter,
-    fresh_place,
     is_own_lock,
-    only_one,
     open_model,
     published,
     remember_lock,
-    working_on,
+    wrap_os_errors,
 )
 from loraplug_export.folders import LICENCES, TOKENIZER
 
@@ -72,10 +72,10 @@ def export(
     extras = published(adapter.parent) if in_run else {}
     extras = _inside(extras, adapter.parent, run)
     base_id = str(getattr(opened.loader, "id", folder))
-    trained = Trained(run, adapter, folder, base_id, extras, _figures(extras.get("metrics.jsonl"), adapter))
+    trained = ExportContext(run, adapter, folder, base_id, extras, _figures(extras.get("metrics.jsonl"), adapter))
     # the lock of a run of this name, which may be at its exporters just now
     guard = run.folder if run.folder.is_dir() else run.cache / "exports" / name
-    with only_one(guard, name), working_on(place), fresh_place(place) as out:
+    with exclusive_lock(guard, name), wrap_os_errors(place), atomic_output(place) as out:
         exporter.export(result=trained, out=out)
         old, new = extras.get("recipe.lock.toml"), out / "recipe.lock.toml"
         if old is not None and is_own_lock(old.read_bytes()) and new.is_file():  # it has figures of the export in it

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, Problem, Run, Trained
+from loraplug import Doc, ExportContext, Exporter, Problem, Run
 from loraplug_export.choices import TypeName
 
 AdapterType = Literal["f32", "f16", "bf16"]
@@ -47,7 +47,7 @@ class GgufAdapterExporter(Exporter):
 
         return {} if self.base_type is None else {self.place(run): gguf_file_bytes(run, recipe, self.base_type)}
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Write the file `out`, and the base beside its place where `base_type` asks for it.
 
         Raises:

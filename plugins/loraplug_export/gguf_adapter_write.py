@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from loraplug import InputError, Trained, fresh_place
+from loraplug import ExportContext, InputError, atomic_output
 from loraplug_export.choices import TypeName
 from loraplug_export.edits import LowRank
 from loraplug_export.lora_files import WEIGHTS, open_adapter
@@ -38,7 +38,7 @@ class _Pair:
     pair: LowRank
 
 
-def write_adapter(result: Trained, out: Path, wanted: AdapterType) -> None:
+def write_adapter(result: ExportContext, out: Path, wanted: AdapterType) -> None:
     """Write the adapter of a finished run as one GGUF file; a pair at a time is in memory.
 
     Raises:
@@ -86,7 +86,7 @@ def _values(
     yield encode(rows if over == 1 else rows * over, kind, f"{one.name}.lora_b").reshape(-1)
 
 
-def _header(writer: GGUFWriter, result: Trained, alpha: float) -> None:
+def _header(writer: GGUFWriter, result: ExportContext, alpha: float) -> None:
     from gguf import GGUFType, Keys
 
     from loraplug_export.gguf_write import general
@@ -97,13 +97,13 @@ def _header(writer: GGUFWriter, result: Trained, alpha: float) -> None:
     writer.add_float32(Keys.Adapter.LORA_ALPHA, alpha)
 
 
-def _pairs(result: Trained, family: Family) -> list[_Pair]:
-    from loraplug_export.plan import NotPlannableError, make_plan
+def _pairs(result: ExportContext, family: Family) -> list[_Pair]:
+    from loraplug_export.plan import UnsupportedAdapterError, make_plan
 
     where = result.adapter / WEIGHTS
     try:
         plan = make_plan(open_adapter(result.adapter), open_checkpoint(result.base))
-    except NotPlannableError as reason:
+    except UnsupportedAdapterError as reason:
         raise InputError(f"{reason}, and a GGUF adapter carries LoRA alone", where=where, todo=TODO) from None
     if problems := sorted(set(_not_carried(plan))):
         text = f"a GGUF adapter carries LoRA pairs on linear layers alone, and this one {'; '.join(problems)}"
@@ -130,7 +130,7 @@ def _not_carried(plan: Plan) -> Iterator[str]:
             yield f"adapts {module}, which the base ties to its embedding: the base's GGUF file has no such tensor"
 
 
-def base_name(result: Trained, wanted: TypeName) -> str:
+def base_name(result: ExportContext, wanted: TypeName) -> str:
     """File name of the base as GGUF: the last part of what the recipe calls it, and the type."""
     from loraplug_export.card import public_name
 
@@ -138,7 +138,7 @@ def base_name(result: Trained, wanted: TypeName) -> str:
     return f"{last}-{wanted}.gguf"
 
 
-def write_base(result: Trained, folder: Path, wanted: TypeName) -> Path:
+def write_base(result: ExportContext, folder: Path, wanted: TypeName) -> Path:
     """Write the base itself into the folder, unless it is there.
 
     Raises:
@@ -150,7 +150,7 @@ def write_base(result: Trained, folder: Path, wanted: TypeName) -> Path:
     if place.is_file():
         result.run.say(f"gguf-adapter: the base is there already: {place}")
         return place
-    with fresh_place(place) as fresh:
+    with atomic_output(place) as fresh:
         write_gguf(result.base, fresh, wanted, evolve(result, run=evolve(result.run, name=place.stem)))
     result.run.say(f"gguf-adapter: the base: {place}")
     return place

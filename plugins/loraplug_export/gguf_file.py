@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, Problem, Run, Trained
+from loraplug import Doc, ExportContext, Exporter, Problem, Run
 from loraplug_export.choices import OntoName, TypeName
 from loraplug_export.merged import MergedExporter
 
@@ -44,7 +44,7 @@ class GgufExporter(Exporter):
 
         return {self.place(run): gguf_bytes(self, run, recipe, self.type)}
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Write the file `out`, from the merged folder where there is one already.
 
         Raises:
@@ -65,7 +65,7 @@ class GgufExporter(Exporter):
 
 
 @contextmanager
-def merged_folder(result: Trained, beside: Path, exporter: MergedExporter) -> Iterator[Path]:
+def merged_folder(result: ExportContext, beside: Path, exporter: MergedExporter) -> Iterator[Path]:
     """The merged model: what this run's `merged` has made, else one made for the time of the block."""
     made = result.artefacts.get("merged")
     if made is not None and made.is_dir():

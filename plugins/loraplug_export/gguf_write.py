@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from loraplug import LoraplugError, Trained
+from loraplug import ExportContext, LoraplugError
 from loraplug_export.card import base_licence, loadable_base
 from loraplug_export.choices import TypeName
 from loraplug_export.gguf_types import FILE_TYPES, encode, tensor_type
@@ -31,7 +31,7 @@ class _Item:
     kind: GGMLQuantizationType
 
 
-def write_gguf(folder: Path, out: Path, wanted: TypeName, result: Trained) -> None:
+def write_gguf(folder: Path, out: Path, wanted: TypeName, result: ExportContext) -> None:
     """Convert a transformers folder; the largest tensor in memory, not the model.
 
     Raises:
@@ -113,7 +113,7 @@ def _encoded(item: _Item, family: Family) -> np.ndarray[Any, Any]:
     return data
 
 
-def general(writer: GGUFWriter, result: Trained) -> None:
+def general(writer: GGUFWriter, result: ExportContext) -> None:
     """Add name, licence and base to a GGUF header."""
     writer.add_name(result.run.name)
     writer.add_finetune(result.run.name)

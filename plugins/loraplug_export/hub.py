@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Exporter, InputError, LoraplugError, Problem, Run, Trained, redact
+from loraplug import Doc, ExportContext, Exporter, InputError, LoraplugError, Problem, Run, redact
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.merged import MergedExporter
 
@@ -37,7 +37,7 @@ class HubExporter(Exporter):
 
         yield from push_problems(self.repo, self.private)
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Push, then write the receipt `out`. HF_TOKEN, or a login of the `hf` command, says who pushes.
 
         Raises:
@@ -69,7 +69,7 @@ class HubExporter(Exporter):
         result.run.say(f"hub: pushed to {receipt['url']} ({'private' if receipt['private'] else 'public'})")
         return out
 
-    def _push(self, folder: Path, result: Trained) -> dict[str, Any]:
+    def _push(self, folder: Path, result: ExportContext) -> dict[str, Any]:
         from httpx2 import HTTPError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError

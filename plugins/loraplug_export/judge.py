@@ -19,7 +19,7 @@ ALLOWED = {"F64": 1e-5, "F32": 1e-5, "BF16": 2**-8, "F16": 2**-11}
 
 
 @frozen
-class Proof:
+class VerificationReport:
     """What the proof measured.
 
     Attributes:
@@ -67,10 +67,10 @@ class Worst:
         proved: the parameters that compared modules have read.
     """
 
-    proof: Proof = Proof()
+    proof: VerificationReport = VerificationReport()
     modules: set[str] = field(factory=set)
     proved: set[str] = field(factory=set)
-    failed: list[tuple[Proof, Sequence[str]]] = field(factory=list)
+    failed: list[tuple[VerificationReport, Sequence[str]]] = field(factory=list)
 
     def take(self, compared: Compared, types: Collection[str], past: Sequence[str] = ()) -> None:
         """Compare the outputs of a module that has run with the base's weights and the adapter, and with merged ones.
@@ -92,7 +92,9 @@ class Worst:
                 continue
             difference = (got - wanted).abs()
             relative = float(difference.norm() / _size(compared, got).norm().clamp_min(1e-30))
-            this = Proof(largest=float(difference.max()), relative=relative, layer=compared.name, allowed=allowed)
+            this = VerificationReport(
+                largest=float(difference.max()), relative=relative, layer=compared.name, allowed=allowed
+            )
             if not relative <= allowed:
                 self.failed.append((this, past))
             first = this if relative >= self.proof.relative else self.proof
@@ -100,7 +102,7 @@ class Worst:
         self.modules.add(compared.name)
         self.proved.update(compared.read)
 
-    def judged(self, tokens: int, unchanged: int, merged: Path, run: Run) -> Proof:
+    def judged(self, tokens: int, unchanged: int, merged: Path, run: Run) -> VerificationReport:
         """What all comparisons came to.
 
         Raises:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import LoraplugError, Run
-from loraplug_export.judge import Proof
-from loraplug_export.onto import Onto
+from loraplug_export.judge import VerificationReport
+from loraplug_export.onto import WeightTransform
 from loraplug_export.plan import Plan
 
 if TYPE_CHECKING:
@@ -30,8 +30,13 @@ STEPS = {"F64": 2**-53, "F32": 2**-24, "BF16": 2**-9, "F16": 2**-12}
 
 
 def verify_logits(
-    plan: Plan, merged: Path, rows: Sequence[Sequence[int]], run: Run, onto: Mapping[str, Onto], unchanged: int
-) -> Proof:
+    plan: Plan,
+    merged: Path,
+    rows: Sequence[Sequence[int]],
+    run: Run,
+    onto: Mapping[str, WeightTransform],
+    unchanged: int,
+) -> VerificationReport:
     """Prove the merged folder by its logits; base + adapter and the merged model are in memory one after the other.
 
     Args:
@@ -50,12 +55,14 @@ def verify_logits(
         _shake(model, plan)
         shaken = logits(model, rows)
         bar.advance()
-    return compare(wanted, got, shaken, merged, run, Proof("logits", sum(map(len, rows)), unchanged=unchanged))
+    return compare(
+        wanted, got, shaken, merged, run, VerificationReport("logits", sum(map(len, rows)), unchanged=unchanged)
+    )
 
 
 def compare(
-    wanted: torch.Tensor, got: torch.Tensor, shaken: torch.Tensor, merged: Path, run: Run, proof: Proof
-) -> Proof:
+    wanted: torch.Tensor, got: torch.Tensor, shaken: torch.Tensor, merged: Path, run: Run, proof: VerificationReport
+) -> VerificationReport:
     """Judge logits of shape (tokens, vocabulary) by what another rounding of the merged weights has made of them.
 
     Raises:
@@ -102,7 +109,7 @@ def logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         raise LoraplugError(f"the merge cannot be proved: {what}", where="exporter", todo=todo) from error
 
 
-def _reference(plan: Plan, rows: Sequence[Sequence[int]], onto: Mapping[str, Onto]) -> torch.Tensor:
+def _reference(plan: Plan, rows: Sequence[Sequence[int]], onto: Mapping[str, WeightTransform]) -> torch.Tensor:
     from loraplug_export.peft_merge import with_adapter
 
     model = load(plan.base.folder, type(plan.model))

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_export.edits import Edit
-from loraplug_export.onto import Onto
+from loraplug_export.onto import WeightTransform
 from loraplug_export.plan import Plan
 from loraplug_export.tensors import FLOATS, Checkpoint, Tensor, Writer, in_range, type_bytes
 
@@ -26,7 +26,7 @@ class Output:
 
     stored: Tensor
     edit: Edit | None = None
-    onto: Onto | None = None
+    onto: WeightTransform | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ class Output:
             yield merged.to(dtype)
 
 
-def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, Onto] | None = None) -> None:
+def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, WeightTransform] | None = None) -> None:
     """Write the merged weights, file for file like the base's, into the folder `out`.
 
     Args:

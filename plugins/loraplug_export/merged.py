@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import asdict, frozen
 
-from loraplug import Doc, Exporter, InputError, Run, Trained
+from loraplug import Doc, ExportContext, Exporter, InputError, Run
 from loraplug_export.choices import OntoName
 
 if TYPE_CHECKING:
-    from loraplug_export.onto import Onto
+    from loraplug_export.onto import WeightTransform
     from loraplug_export.plan import Plan
 
 
@@ -44,7 +44,7 @@ class MergedExporter(Exporter):
 
         return {self.place(run): base_bytes(recipe.model.facts(run=run))}
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Merge into the folder `out`; what was done and proved is kept in its `loraplug.json`.
 
         Raises:
@@ -55,14 +55,14 @@ class MergedExporter(Exporter):
         from loraplug_export.folders import copy_licences
         from loraplug_export.lora_files import open_adapter
         from loraplug_export.onto import FACTS, dequantized
-        from loraplug_export.plan import NotPlannableError, make_plan
+        from loraplug_export.plan import UnsupportedAdapterError, make_plan
         from loraplug_export.tensors import open_checkpoint
 
         adapter, base = open_adapter(result.adapter), open_checkpoint(result.base)
         try:
             plan = make_plan(adapter, base)
             onto = dequantized(plan, result.adapter) if self.onto == "dequantized" else {}
-        except NotPlannableError as reason:
+        except UnsupportedAdapterError as reason:
             proof = self._with_peft(result, str(reason), out)
         else:
             proof = self._stream(result, plan, onto, out)
@@ -73,7 +73,9 @@ class MergedExporter(Exporter):
         write_card(result, out, "merged", proof)
         return out
 
-    def _stream(self, result: Trained, plan: Plan, onto: Mapping[str, Onto], out: Path) -> dict[str, Any]:
+    def _stream(
+        self, result: ExportContext, plan: Plan, onto: Mapping[str, WeightTransform], out: Path
+    ) -> dict[str, Any]:
         from loraplug_export.folders import write_config
         from loraplug_export.generation import write_generation_config
         from loraplug_export.judge import ReadPastError
@@ -103,7 +105,7 @@ class MergedExporter(Exporter):
         merge(plan, out, result.run, onto)
         return asdict(verify(plan, out, rows, result.run, onto))
 
-    def _with_peft(self, result: Trained, reason: str, out: Path) -> dict[str, Any]:
+    def _with_peft(self, result: ExportContext, reason: str, out: Path) -> dict[str, Any]:
         from loraplug_export.compat import stored_forms
         from loraplug_export.lora_files import open_adapter
         from loraplug_export.peft_merge import merge_with_peft
@@ -126,7 +128,7 @@ class MergedExporter(Exporter):
         return merge_with_peft(result.adapter, result.base, out, rows, result.run)
 
 
-def _lock_with_proof(result: Trained, facts: Mapping[str, Any], out: Path) -> None:
+def _lock_with_proof(result: ExportContext, facts: Mapping[str, Any], out: Path) -> None:
     """The run's lock, where there is one, with how the merge was made and what its proof measured as a last table."""
     import tomli_w
 
@@ -136,7 +138,7 @@ def _lock_with_proof(result: Trained, facts: Mapping[str, Any], out: Path) -> No
         (out / lock.name).write_text(text, encoding="utf-8")
 
 
-def _begin(result: Trained, out: Path) -> None:
+def _begin(result: ExportContext, out: Path) -> None:
     from loraplug_export.folders import copy_tokenizer
 
     out.mkdir(parents=True)

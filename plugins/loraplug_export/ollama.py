@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, InputError, Problem, Run, Trained
+from loraplug import Doc, ExportContext, Exporter, InputError, Problem, Run
 from loraplug_export.choices import OntoName, TypeName
 from loraplug_export.gguf_file import GgufExporter
 
@@ -72,7 +72,7 @@ class OllamaExporter(Exporter):
         made = self.base is not None or before(recipe, self, "gguf")
         return {} if made else {self.place(run): gguf_bytes(self, run, recipe, self.type)}
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Make a folder with `Modelfile`, `model.gguf` (with `base`: `adapter.gguf`) and a model card.
 
         Raises:
@@ -99,7 +99,7 @@ class OllamaExporter(Exporter):
         write_card(result, out, "ollama")
         return out
 
-    def _modelfile(self, result: Trained, folder: Path, out: Path) -> str:
+    def _modelfile(self, result: ExportContext, folder: Path, out: Path) -> str:
         from transformers import AutoTokenizer
 
         from loraplug_export.generation import generation_settings

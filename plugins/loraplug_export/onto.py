@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError
 from loraplug_export.compat import kept_in_fp32
-from loraplug_export.plan import NotPlannableError, Plan
+from loraplug_export.plan import Plan, UnsupportedAdapterError
 
 if TYPE_CHECKING:
     import torch
 
-Onto = Callable[["torch.Tensor"], "torch.Tensor"]
+WeightTransform = Callable[["torch.Tensor"], "torch.Tensor"]
 """What the adapter is merged onto: a whole weight as stored to the weight in fp32."""
 
 FACTS = "loraplug.json"
@@ -45,7 +45,7 @@ def training_facts(adapter: Path) -> dict[str, Any]:
     return facts
 
 
-def dequantized(plan: Plan, adapter: Path) -> Mapping[str, Onto]:
+def dequantized(plan: Plan, adapter: Path) -> Mapping[str, WeightTransform]:
     """For each weight that was quantised in training, by stored name, the way to what it was then.
 
     Raises:
@@ -61,12 +61,12 @@ def dequantized(plan: Plan, adapter: Path) -> Mapping[str, Onto]:
     skipped = settings.get("llm_int8_skip_modules")
     skipped = get_keys_to_not_convert(plan.model) if skipped is None else skipped
     skipped = [*skipped, *kept_in_fp32(plan.model)]
-    found: dict[str, Onto] = {}
+    found: dict[str, WeightTransform] = {}
     for name, module in plan.model.named_modules():
         turned = isinstance(module, Conv1D)
         if (turned or type(module) is Linear) and should_convert_module(name, skipped):
             if f"{name}.weight" not in plan.names:
-                raise NotPlannableError(f"the base stores {name}.weight in another form")
+                raise UnsupportedAdapterError(f"the base stores {name}.weight in another form")
             found[plan.names[f"{name}.weight"]] = _turned(round_trip) if turned else round_trip
     return found
 
@@ -91,7 +91,7 @@ def _settings(adapter: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def _rounding(settings: Mapping[str, Any], dtype_name: str) -> Onto:
+def _rounding(settings: Mapping[str, Any], dtype_name: str) -> WeightTransform:
     import torch
     from bitsandbytes import functional
 
@@ -112,5 +112,5 @@ def _rounding(settings: Mapping[str, Any], dtype_name: str) -> Onto:
     return four_bits if settings.get("load_in_4bit") else eight_bits
 
 
-def _turned(round_trip: Onto) -> Onto:
+def _turned(round_trip: WeightTransform) -> WeightTransform:
     return lambda weight: round_trip(weight.T).T.contiguous()

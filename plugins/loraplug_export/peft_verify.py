@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from loraplug import Run
 from loraplug_export.compat import Forms, own_parameters, stored_forms
-from loraplug_export.judge import Proof, Worst
+from loraplug_export.judge import VerificationReport, Worst
 from loraplug_export.logits import compare, load, logits, shake
 from loraplug_export.pieces import Compared, NotInPiecesError, copied
 from loraplug_export.plan import empty_model
@@ -132,7 +132,9 @@ class _Watch:
         return both
 
 
-def verify_with_peft(model: PeftModel, merged: Path, rows: Sequence[Sequence[int]], run: Run, beside: int = 0) -> Proof:
+def verify_with_peft(
+    model: PeftModel, merged: Path, rows: Sequence[Sequence[int]], run: Run, beside: int = 0
+) -> VerificationReport:
     """Prove the merged folder against `model`, base + adapter unmerged and in fp32, on rows of token ids.
 
     Modules that cannot be compared are counted and told of, and the whole model's logits are the proof of them.
@@ -160,7 +162,9 @@ def verify_with_peft(model: PeftModel, merged: Path, rows: Sequence[Sequence[int
                 _try(unit)
     same = {unit.name for unit in units if not unit.changed and unit.name not in watch.seen and _same(unit, watch)}
     left = [unit for unit in all_units if unit.name not in watch.seen | same]
-    proof = watch.worst.judged(sum(map(len, rows)), len(same) + beside, merged, run) if watch.seen else Proof()
+    proof = (
+        watch.worst.judged(sum(map(len, rows)), len(same) + beside, merged, run) if watch.seen else VerificationReport()
+    )
     if not left:
         return proof
     names = ", ".join(unit.name for unit in left[:3]) + (" …" if len(left) > 3 else "")
@@ -168,12 +172,16 @@ def verify_with_peft(model: PeftModel, merged: Path, rows: Sequence[Sequence[int
     return _by_logits(torch.cat(outputs), load(merged, type(empty)), watch.merged, rows, run)
 
 
-def _by_logits(wanted: torch.Tensor, loaded: Any, merged: _Merged, rows: Sequence[Sequence[int]], run: Run) -> Proof:
+def _by_logits(
+    wanted: torch.Tensor, loaded: Any, merged: _Merged, rows: Sequence[Sequence[int]], run: Run
+) -> VerificationReport:
     got = logits(loaded, rows)
     parameters = dict(loaded.named_parameters(remove_duplicate=False))
     names = [name for name in parameters if merged.holds(name)]
     shake({name: (parameters[name], merged.dtype(name)) for name in names})
-    return compare(wanted, got, logits(loaded, rows), merged.files.folder, run, Proof("logits", sum(map(len, rows))))
+    return compare(
+        wanted, got, logits(loaded, rows), merged.files.folder, run, VerificationReport("logits", sum(map(len, rows)))
+    )
 
 
 def _units(model: torch.nn.Module, name: str = "") -> Iterator[_Unit]:

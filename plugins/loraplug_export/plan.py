@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-class NotPlannableError(Exception):
+class UnsupportedAdapterError(Exception):
     """The adapter is fine but needs peft's own merge; the message says why."""
 
 
@@ -130,7 +130,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
         InputError: adapter and base do not belong together, naming the first tensor that does not fit.
     """
     if adapter.unknown:
-        raise NotPlannableError(adapter.unknown)
+        raise UnsupportedAdapterError(adapter.unknown)
     model = empty_model(base.folder, tuple(adapter.tensors))
     modules = dict(model.named_modules())
     edits = read_edits(adapter, {name for name, module in modules.items() if type(module).__name__ == "Conv1D"})
@@ -151,7 +151,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
             )
         _must_be_linear(name, modules)
         if name not in names and name not in tied:
-            raise NotPlannableError(f"the base stores {name} in another form")
+            raise UnsupportedAdapterError(f"the base stores {name} in another form")
     plan = _resolve_ties(Plan(adapter.folder, base, model, forms, names, edits), tied, adapter)
     _check_fit(plan, adapter)
     return plan
@@ -165,7 +165,7 @@ def _must_be_linear(name: str, modules: dict[str, Any]) -> None:
     if not isinstance(module, kinds) and type(module).__name__ != "Conv1D" and name.endswith(".weight"):
         if getattr(module, "weight", None) is not None and module.weight.ndim == 1:
             return  # a norm saved whole
-        raise NotPlannableError(f"{name} is the weight of a {type(module).__name__}")
+        raise UnsupportedAdapterError(f"{name} is the weight of a {type(module).__name__}")
 
 
 def check_ends(model: PreTrainedModel, forms: Forms, base: Path, brought: Collection[str] = ()) -> None:
@@ -202,7 +202,7 @@ def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
                 edits[target] = its
             continue
         if mine is not None and its is not None and (mine.rows or its.rows):
-            raise NotPlannableError("rows of tokens and another change are on tied weights")
+            raise UnsupportedAdapterError("rows of tokens and another change are on tied weights")
         if mine is not None and mine.same_as(its):
             if target not in names:
                 del edits[target]
@@ -213,7 +213,7 @@ def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
         if mine is not None and mine.same_as(its):
             continue
         if untied is not None:
-            raise NotPlannableError("more than one tied weight would have to be untied")
+            raise UnsupportedAdapterError("more than one tied weight would have to be untied")
         untied, edits[target] = target, mine or Edit()
         names.setdefault(target, names[source])
     if untied is not None and untied in plan.names:
@@ -258,7 +258,7 @@ def _check_rows(name: str, edit: Edit, stored: tuple[int, ...], adapter: Adapter
     if edit.rows is None:
         return
     if edit.low_rank is not None or edit.replacement is not None:
-        raise NotPlannableError(f"rows of tokens and another change are on {name}")
+        raise UnsupportedAdapterError(f"rows of tokens and another change are on {name}")
     gap = set(range(stored[0], edit.rows.grown(stored[0]))) - set(edit.rows.numbers)
     width = tuple(edit.rows.values.shape)[1:]
     if width != stored[1:] or gap:

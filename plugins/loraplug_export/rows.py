@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loraplug import Trained
+from loraplug import ExportContext
 from loraplug_export.folders import has_tokenizer
 
 ROWS, LENGTH = 3, 64
@@ -16,7 +16,7 @@ _TEXTS = (
 )
 
 
-def rows_for_proof(result: Trained, tokenizer_folder: Path, vocabulary: int) -> Sequence[Sequence[int]]:
+def rows_for_proof(result: ExportContext, tokenizer_folder: Path, vocabulary: int) -> Sequence[Sequence[int]]:
     """Rows of the validation data where the run has kept some as samples, else a few sentences of ours.
 
     Args:

@@ -19,8 +19,8 @@ from attrs import frozen
 
 from loraplug import LoraplugError, Run
 from loraplug_export.edits import Edit
-from loraplug_export.judge import Proof, Worst
-from loraplug_export.onto import Onto
+from loraplug_export.judge import VerificationReport, Worst
+from loraplug_export.onto import WeightTransform
 from loraplug_export.pieces import Compared, NotInPiecesError, Pieces
 from loraplug_export.plan import Plan
 from loraplug_export.tensors import Checkpoint, open_checkpoint
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 def verify(
-    plan: Plan, merged: Path, rows: Sequence[Sequence[int]], run: Run, onto: Mapping[str, Onto] | None = None
-) -> Proof:
+    plan: Plan, merged: Path, rows: Sequence[Sequence[int]], run: Run, onto: Mapping[str, WeightTransform] | None = None
+) -> VerificationReport:
     """Prove the merged folder against base + adapter on rows of token ids.
 
     Raises:
@@ -51,8 +51,8 @@ def verify(
 
 
 def _by_pieces(
-    plan: Plan, files: Checkpoint, rows: Sequence[Sequence[int]], run: Run, onto: Mapping[str, Onto]
-) -> Proof:
+    plan: Plan, files: Checkpoint, rows: Sequence[Sequence[int]], run: Run, onto: Mapping[str, WeightTransform]
+) -> VerificationReport:
     worst = Worst()
     weights = Weights(plan, files, onto)
 
@@ -79,7 +79,7 @@ class Weights:
 
     plan: Plan
     files: Checkpoint
-    onto: Mapping[str, Onto]
+    onto: Mapping[str, WeightTransform]
 
     def base(self, name: str) -> torch.Tensor:
         """What the adapter is put on: the base's values, or those that it brings in their place.
@@ -136,12 +136,12 @@ def _edit(plan: Plan, name: str) -> Edit:
     return plan.edits.get(source, Edit()) if source and name not in plan.names else Edit()
 
 
-def _changed(plan: Plan, onto: Mapping[str, Onto]) -> set[str]:
+def _changed(plan: Plan, onto: Mapping[str, WeightTransform]) -> set[str]:
     """Names of the parameters whose merged values are not the base's."""
     return set(plan.edits) | {name for name, stored in plan.names.items() if stored in onto}
 
 
-def _unchanged(plan: Plan, proved: set[str], onto: Mapping[str, Onto]) -> list[str]:
+def _unchanged(plan: Plan, proved: set[str], onto: Mapping[str, WeightTransform]) -> list[str]:
     """Stored names that the merge copies and that no module compared has read."""
     seen = {plan.names[name] for name in proved | _changed(plan, onto) if name in plan.names}
     for name in proved:

@@ -171,7 +171,7 @@ class TransformersModel(ModelLoader):
         base = self.base(run)
         with self._reading():
             as_stored = quantization is None and memory.stored_as(base, dtype)
-            with memory.sparing(mapped=as_stored or torch.cuda.is_available()):
+            with memory.low_memory_loading(mapped=as_stored or torch.cuda.is_available()):
                 model = AutoModelForCausalLM.from_pretrained(
                     base,
                     dtype=dtype,

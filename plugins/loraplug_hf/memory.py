@@ -34,7 +34,7 @@ def stored_as(folder: Path, dtype: torch.dtype) -> bool:
 
 
 @contextmanager
-def sparing(mapped: bool) -> Iterator[None]:
+def low_memory_loading(mapped: bool) -> Iterator[None]:
     """Weights that transformers loads in here leave no holes in the heap, and are read from their files, or mapped.
 
     A weight that is used as it is stored is best mapped: it is the file's page, shared by all processes that train.

@@ -10,9 +10,9 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loraplug import InputError, Run, fresh_place
+from loraplug import InputError, Run, atomic_output
 from loraplug_hf.files import check_whole, weights_of
-from loraplug_hf.memory import sparing
+from loraplug_hf.memory import low_memory_loading
 
 
 def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
@@ -79,7 +79,7 @@ def dequantised(file: Path, run: Run) -> Path:
     run.say(f"model: dequantising {file.name} into the cache (once)")
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     source["trust_remote_code"] = False  # of what lies beside the file, too; transformers would ask on the terminal
-    with sparing(mapped=True):  # what is let go of here goes back to the system before training begins
+    with low_memory_loading(mapped=True):  # what is let go of here goes back to the system before training begins
         try:
             with redirect_stderr(StringIO()):  # a progress bar that asks no one
                 model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
@@ -90,7 +90,7 @@ def dequantised(file: Path, run: Run) -> Path:
             raise InputError(f"cannot be read as GGUF: {text}", where=file, todo=todo) from None
         model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
         model.config.name_or_path = file.stem
-        with fresh_place(place) as fresh:
+        with atomic_output(place) as fresh:
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
             if licence := _licence(file):  # where cards are looked for

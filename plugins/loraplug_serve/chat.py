@@ -12,7 +12,7 @@ from loraplug import InputError, LoraplugError, Run, echo, open_model
 
 if TYPE_CHECKING:
     from loraplug import App
-    from loraplug_serve.chat_model import Voice
+    from loraplug_serve.chat_model import ChatModel
     from loraplug_serve.generate import Sampling
 
 _HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops an answer; ctrl-d leaves'
@@ -75,7 +75,7 @@ def _piped() -> str:
 class _Talk:
     """A conversation and its history."""
 
-    def __init__(self, voice: Voice, system: str | None, sampling: Sampling, as_json: bool) -> None:
+    def __init__(self, voice: ChatModel, system: str | None, sampling: Sampling, as_json: bool) -> None:
         self.voice, self.sampling, self.as_json = voice, sampling, as_json
         self.messages = [] if system is None else [{"role": "system", "content": system}]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import define, field
 
-from loraplug_serve.generate import Memory, Sampling, generate
+from loraplug_serve.generate import PrefixCache, Sampling, generate
 from loraplug_serve.prompt import Message, Prompter
 
 
@@ -26,14 +26,14 @@ class Answer:
 
 
 @define
-class Voice:
-    """A model, its tokenizer and what ends its answers. `around` is entered for each forward pass."""
+class ChatModel:
+    """A model, its tokenizer and what ends its answers. `adapter_context` is entered for each forward pass."""
 
     model: Any
     prompter: Prompter
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+    adapter_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     stops: frozenset[int] = field(init=False)
-    _memory: Memory = field(init=False, factory=Memory)
+    _memory: PrefixCache = field(init=False, factory=PrefixCache)
 
     def __attrs_post_init__(self) -> None:
         self.stops = self.prompter.stops(self.model.generation_config)
@@ -48,7 +48,7 @@ class Voice:
         ids = self.prompter.ids(messages)
         made.prompt_tokens = len(ids)
         pieces = _Pieces(self.prompter.tokenizer)
-        for token in generate(self.model, ids, self.stops, sampling, self._memory, self.around):
+        for token in generate(self.model, ids, self.stops, sampling, self._memory, self.adapter_context):
             made.seconds = time.perf_counter() - begun
             if token in self.stops:
                 made.finish = "stop"

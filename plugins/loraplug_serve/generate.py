@@ -36,7 +36,7 @@ class Sampling:
 
 
 @define
-class Memory:
+class PrefixCache:
     """Token ids that a model has read, and their keys and values: a conversation that goes on is not read again."""
 
     kept: tuple[list[int], Any] | None = None
@@ -64,8 +64,8 @@ def generate(
     ids: Sequence[int],
     stops: Collection[int],
     sampling: Sampling,
-    memory: Memory,
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    memory: PrefixCache,
+    adapter_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[int]:
     """Yield the ids of an answer to `ids`; one of `stops`, which is yielded too, or the longest length ends it.
 
@@ -90,7 +90,7 @@ def generate(
         for _ in range(most):
             given = torch.tensor([text[start:]], device=model.device)
             start = -1  # until the pass is through, the cache is half-written
-            with _ONE_AT_A_TIME, torch.inference_mode(), around():
+            with _ONE_AT_A_TIME, torch.inference_mode(), adapter_context():
                 out = model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache, start = out.past_key_values, len(text)
             token = choose(text, out.logits[:, -1].float())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from loraplug import Opened, Run
-from loraplug_serve.chat_model import Voice
+from loraplug import ModelReference, Run
+from loraplug_serve.chat_model import ChatModel
 from loraplug_serve.prompt import Prompter
 
 
@@ -13,20 +13,20 @@ from loraplug_serve.prompt import Prompter
 class Loaded:
     """A model ready to answer, and its base; `base` is None where the model is not known to come from another."""
 
-    tuned: Voice
-    base: Voice | None = None
+    tuned: ChatModel
+    base: ChatModel | None = None
 
 
-def load(opened: Opened, run: Run, where: object) -> Loaded:
+def load(opened: ModelReference, run: Run, where: object) -> Loaded:
     """Load model and tokenizer; with an adapter, one model in memory speaks with it and without it.
 
     Args:
         where: the model as the user named it; errors name it.
 
     Raises:
-        InputError: as `Opened.load`, or there is no chat template.
+        InputError: as `ModelReference.load`, or there is no chat template.
     """
     model, tokenizer = opened.load(run, where)
     prompter = Prompter.of(tokenizer, where)
-    base = None if opened.adapter is None else Voice(model, prompter, model.disable_adapter)
-    return Loaded(Voice(model, prompter), base)
+    base = None if opened.adapter is None else ChatModel(model, prompter, model.disable_adapter)
+    return Loaded(ChatModel(model, prompter), base)

@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import define, field
 
 from loraplug import InputError, Registry, Run, open_model
-from loraplug_serve.chat_model import Voice
+from loraplug_serve.chat_model import ChatModel
 from loraplug_serve.loading import Loaded, load
 
 
@@ -53,7 +53,7 @@ class Models:
             self._loaded, self._name = self._load(name), name
         return self._loaded
 
-    def both(self, name: str) -> tuple[Voice, Voice]:
+    def both(self, name: str) -> tuple[ChatModel, ChatModel]:
         """The base's voice and the fine-tuned one's.
 
         Raises:
@@ -63,7 +63,7 @@ class Models:
         if loaded.base is None:
             base = load(open_model(_base_of(self._place(name)), self.registry), self.run, f"base of {name}").tuned
             # one prompt for both: the fine-tuned model's
-            self._loaded = loaded = Loaded(loaded.tuned, Voice(base.model, loaded.tuned.prompter))
+            self._loaded = loaded = Loaded(loaded.tuned, ChatModel(base.model, loaded.tuned.prompter))
         assert loaded.base is not None  # noqa: S101 - for the type checker
         return loaded.base, loaded.tuned
 

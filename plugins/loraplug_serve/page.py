@@ -15,7 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 
 from loraplug import LoraplugError, printable
-from loraplug_serve.chat_model import Answer, Voice
+from loraplug_serve.chat_model import Answer, ChatModel
 from loraplug_serve.generate import Sampling, own_temperature
 from loraplug_serve.guard import Guard, Names
 from loraplug_serve.models import Models
@@ -139,7 +139,9 @@ def _runs_tab(runs: Runs, tab: Any) -> Any:
     return timer
 
 
-def side_by_side(voices: Sequence[Voice], messages: Sequence[Message], sampling: Sampling) -> Iterator[tuple[str, ...]]:
+def side_by_side(
+    voices: Sequence[ChatModel], messages: Sequence[Message], sampling: Sampling
+) -> Iterator[tuple[str, ...]]:
     """Answers of several voices to one prompt, a piece of each in turn; yields the texts so far."""
     made = [Answer() for _ in voices]
     streams = [voice.answer(messages, sampling, answer) for voice, answer in zip(voices, made, strict=True)]

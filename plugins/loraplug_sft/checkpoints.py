@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from loraplug import Run, fresh_place, working_on
+from loraplug import Run, atomic_output, wrap_os_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class Checkpoints:
         """Write it beside its place, rename, and prune older ones."""
         place = self.folder / f"step-{checkpoint.step:08d}"
         write(place, checkpoint)
-        with working_on(self.folder):
+        with wrap_os_errors(self.folder):
             for old in sorted(self._all())[: -self.keep]:
                 _remove(old)
         return place
@@ -73,7 +73,7 @@ def write(place: Path, checkpoint: Checkpoint) -> None:
         # two names for one storage (bitsandbytes shares its maps) are refused by safetensors
         tensors[name] = plain.clone() if plain.untyped_storage().data_ptr() in seen else plain
         seen.add(plain.untyped_storage().data_ptr())
-    with fresh_place(place) as out, working_on(place):
+    with atomic_output(place) as out, wrap_os_errors(place):
         out.mkdir(parents=True)
         save_file(tensors, out / "state.safetensors")
         body = {"step": checkpoint.step, "facts": dict(checkpoint.facts), "tensors": _hash(out / "state.safetensors")}

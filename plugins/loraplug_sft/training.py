@@ -14,7 +14,7 @@ from loraplug import (
     Share,
     TrainingResult,
     adapted_share,
-    fresh_place,
+    atomic_output,
     quantised_share,
 )
 from loraplug_sft import kernel, liger, measure, order, shards, weights, world, zero
@@ -188,7 +188,7 @@ def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probe
     if watcher.leads or trainer.sharded:
         found["answers"] = measure.answers(trainer, tokenizer, probes)
     if watcher.leads:
-        with fresh_place(place) as out:
+        with atomic_output(place) as out:
             out.write_text(json.dumps(found), encoding="utf-8")
     return found
 
@@ -361,7 +361,7 @@ def _machine(model: PreTrainedModel) -> str:
 
 
 def _save(run: Run, trainer: Any, tokenizer: PreTrainedTokenizerBase, coverage: Share) -> None:
-    with fresh_place(run.folder / "adapter") as out:
+    with atomic_output(run.folder / "adapter") as out:
         trainer.model.save_pretrained(out, save_embedding_layers=False)  # those of the base, beside their adapters
         tokenizer.save_pretrained(out)
         quantization = getattr(trainer.model.config, "quantization_config", None)

@@ -19,7 +19,7 @@ from command import Cli
 from loraplug import InputError, LoraplugError, Run, load_registry
 from loraplug_swe.edits import render
 from loraplug_swe.evaluation.bench import Bench, Checking
-from loraplug_swe.evaluation.cases import Asked, Case, Workroom
+from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom
 from loraplug_swe.evaluation.judge import Judge
 from loraplug_swe.evaluation.reading import Task, read_answers, read_tasks
 from loraplug_swe.evaluation.results import Journal, Result, report
@@ -94,7 +94,7 @@ def prepared(repo: Path, tasks: Path, tmp_path: Path) -> Any:
     (tmp_path / "scratch").mkdir()
     found = [one for one in read_tasks(tasks) if isinstance(one, Task)]
     with Workroom({"": str(repo)}, None, Checking(spare=5.0), tmp_path / "scratch", True) as room:
-        case = room.prepare(found[0], Asked("search-replace"))
+        case = room.prepare(found[0], PromptOptions("search-replace"))
         assert isinstance(case, Case)
         yield room.bench(found[0]), case
 
@@ -213,7 +213,7 @@ def test_a_task_that_is_none_here_is_left_out_with_its_reason(repo: Path, tmp_pa
             (tmp_path / "one.json").write_text(json.dumps(task(bug={**task()["bug"], **change})))
             [one] = read_tasks(tmp_path / "one.json")
             assert isinstance(one, Task)
-            assert room.prepare(one, Asked()).reason == reason  # type: ignore[union-attr]
+            assert room.prepare(one, PromptOptions()).reason == reason  # type: ignore[union-attr]
 
 
 def test_any_task_with_a_test_command(repo: Path, tmp_path: Path, loraplug: Cli) -> None:
@@ -244,10 +244,10 @@ def test_only_the_tests_that_the_recipe_names_are_collected(repo: Path, tasks: P
         scratch.mkdir()
         with Workroom({"": str(repo)}, None, Checking(spare=5.0, tests=chosen), scratch, True) as room:
             if chosen:
-                assert isinstance(room.prepare(found[0], Asked("lines")), Case)
+                assert isinstance(room.prepare(found[0], PromptOptions("lines")), Case)
             else:
                 with pytest.raises(LoraplugError, match=r"cannot be run.*2048 MiB of memory may be too little"):
-                    room.prepare(found[0], Asked("lines"))
+                    room.prepare(found[0], PromptOptions("lines"))
 
 
 # the command
@@ -359,7 +359,7 @@ def test_prompts_are_those_of_the_training(repo: Path, tasks: Path, tmp_path: Pa
         place = tmp_path / "scratch" / edit
         place.mkdir()
         with Workroom({"": str(repo)}, None, Checking(), place, True) as room:
-            cases = [room.prepare(one, Asked(edit, context)) for one in found]  # type: ignore[arg-type]
+            cases = [room.prepare(one, PromptOptions(edit, context)) for one in found]  # type: ignore[arg-type]
         asked = [{"instruction": case.instruction, "response": "x", "task_id": case.task.id} for case in cases]  # type: ignore[union-attr]
         made = prompts(Dataset.from_list(asked), formatter(), speaker.model, speaker.tokenizer, run)
         for row, trained in zip(rows, encoded, strict=True):

@@ -10,7 +10,7 @@ import pytest
 
 from loraplug_swe.mutation.candidates import Candidate, Found, find
 from loraplug_swe.mutation.functions import Span
-from loraplug_swe.mutation.language import Mutation, Survey
+from loraplug_swe.mutation.language import BaselineRun, Mutation
 from loraplug_swe.mutation.proposals import python_mutations
 from loraplug_swe.mutation.python import KINDS, Python
 
@@ -161,7 +161,7 @@ def test_only_what_tests_run_is_tried(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(code)
     (tmp_path / "n.py").write_text(code)
     lines = {2: (0, 1), 3: (1,), 8: (-1, 0), 12: (0,), 16: (1,)}
-    survey = Survey({"t::a": 0.1, "t::b": 0.1}, lines={"m.py": lines, "n.py": lines, "test_m.py": {1: (0,)}})
+    survey = BaselineRun({"t::a": 0.1, "t::b": 0.1}, lines={"m.py": lines, "n.py": lines, "test_m.py": {1: (0,)}})
     found = find(tmp_path, Python(), survey, Run("t"), include=(), exclude=("n.*",), kinds=())
     assert set(found.functions) == {"m.py::f", "m.py::h"}
     assert {one.tests for one in found.functions["m.py::f"] if one.mutation.lines[0] == 3} == {(1,)}

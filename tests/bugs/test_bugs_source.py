@@ -20,7 +20,7 @@ from bugs_helpers import CLAMP_AND_MEAN
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
 from loraplug_swe.edits import Applied, apply
 from loraplug_swe.mutation.hunt import read_journal
-from loraplug_swe.mutation.language import GROUP, Failure, Mutation, Outcome, Survey
+from loraplug_swe.mutation.language import GROUP, BaselineRun, Failure, Mutation, Outcome
 from loraplug_swe.mutation.problem_statement import problem_statement
 from loraplug_swe.mutation.source import SweBugsSource
 from loraplug_swe.sandbox import pytest_reporter as telling
@@ -449,11 +449,11 @@ class Lists:
     def suite(self, tests: Any, arguments: Any, command: str) -> Any:
         return self
 
-    def survey(self, box: Sandbox) -> Survey:
+    def survey(self, box: Sandbox) -> BaselineRun:
         lines = (box.tree / "a.lst").read_text().count("\n")
-        return Survey({"a.want": 0.01}, lines={"a.lst": {n + 1: (0,) for n in range(lines)}})
+        return BaselineRun({"a.want": 0.01}, lines={"a.lst": {n + 1: (0,) for n in range(lines)}})
 
-    def tester(self, box: Sandbox, survey: Survey) -> Any:
+    def tester(self, box: Sandbox, survey: BaselineRun) -> Any:
         self_box = box
 
         class Sum:

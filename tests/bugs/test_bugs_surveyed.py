@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from command import Cli
 from loraplug import LoraplugError
-from loraplug_swe.mutation.language import Survey
+from loraplug_swe.mutation.language import BaselineRun
 from loraplug_swe.mutation.survey import checked, checked_report, regular_files
 
 LINES = {2: [0], 3: [0]}
@@ -34,7 +34,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_files_of_the_tree_pass_and_those_the_tests_made_are_left_out(tree: Path) -> None:
     assert regular_files(tree) == {"mod.py", "pkg/inner.py"}
-    told = Survey({"t": 0.1}, lines={"mod.py": LINES, "pkg/inner.py": {}, "pkg/_version.py": LINES})
+    told = BaselineRun({"t": 0.1}, lines={"mod.py": LINES, "pkg/inner.py": {}, "pkg/_version.py": LINES})
     assert checked(told, tree, "x").lines == {"mod.py": LINES, "pkg/inner.py": {}}
 
 
@@ -48,13 +48,13 @@ def test_paths_that_lead_out_are_refused(path: str, tree: Path) -> None:
     """Absolute ones, dots, symbolic links of the tree, and what another system would follow."""
     path = path.format(out=tree.parent / "secret")
     with pytest.raises(LoraplugError, match="code that is not in the tree"):
-        checked(Survey({"t": 0.1}, lines={"mod.py": LINES, path: LINES}), tree, "x")
+        checked(BaselineRun({"t": 0.1}, lines={"mod.py": LINES, path: LINES}), tree, "x")
 
 
 @pytest.mark.parametrize("at", [-2, 1, 10**9])
 def test_tests_that_are_none_are_refused(at: int, tree: Path) -> None:
     with pytest.raises(LoraplugError, match="tests that are none"):
-        checked(Survey({"t": 0.1}, lines={"mod.py": {1: [at]}}), tree, "x")
+        checked(BaselineRun({"t": 0.1}, lines={"mod.py": {1: [at]}}), tree, "x")
 
 
 JSON = st.recursive(

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from loraplug import InputError, Run
-from loraplug_swe.mutation.language import Survey
+from loraplug_swe.mutation.language import BaselineRun
 from loraplug_swe.mutation.python import PytestSuite
 from loraplug_swe.mutation.source import SweBugsSource
 from loraplug_swe.sandbox.limits import Limits
@@ -160,7 +160,7 @@ def test_the_session_ends_after_so_many_tests(arguments: tuple[str, ...], tmp_pa
     tests = [f"test_code.py::{name}" for name in (*sorted(FAILING), "test_zero")]
     suite = PytestSuite((), arguments, sys.executable)
     with Sandbox(code, Limits(60.0), home=tmp_path) as box:
-        tester = suite.tester(box, Survey({}))
+        tester = suite.tester(box, BaselineRun({}))
         for most, named in ((100, 7), (3, 3), (1, 1)):
             outcome = tester.run(tests, 60.0, most)
             assert (len(outcome.failures), outcome.counts["failed"]) == (named, named)

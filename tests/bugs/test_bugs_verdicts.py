@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraplug_swe.evaluation.bench import Bench, Checking
-from loraplug_swe.evaluation.cases import Asked, Case, Workroom, held_back
+from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom, held_back
 from loraplug_swe.evaluation.flags import flags
 from loraplug_swe.evaluation.judge import Judge
 from loraplug_swe.evaluation.reading import Task
@@ -94,7 +94,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (place / "repo" / "mod.py").write_text(CODE)
     (place / "repo" / "test_mod.py").write_text(TESTS)
     with Workroom({"": str(place / "repo")}, None, Checking(spare=5.0), place / "scratch", True) as room:
-        case = room.prepare(a_task(), Asked("search-replace"))
+        case = room.prepare(a_task(), PromptOptions("search-replace"))
         assert isinstance(case, Case)
         yield room.bench(case.task), case
 
@@ -179,7 +179,7 @@ def test_what_is_held_back_is_not_told_but_judged(tmp_path: Path) -> None:
         (tmp_path / "repo" / name).write_text(text)
     (tmp_path / "scratch").mkdir()
     with Workroom({"": str(tmp_path / "repo")}, None, Checking(spare=5.0), tmp_path / "scratch", True) as room:
-        case = room.prepare(a_task(), Asked("search-replace", hidden=0.5))
+        case = room.prepare(a_task(), PromptOptions("search-replace", hidden=0.5))
         assert isinstance(case, Case) and len(case.hidden) == 1
         [shown] = set(TARGETS) - set(case.hidden)
         assert shown in case.instruction and case.hidden[0].rpartition("::")[2] not in case.instruction
@@ -194,7 +194,7 @@ def test_what_is_held_back_is_not_told_but_judged(tmp_path: Path) -> None:
 def test_one_failing_test_is_always_told(tests: int, hidden: float) -> None:
     """However many are held back; a share is of the failing tests, a number is that number."""
     targets = tuple(f"t.py::test_{at}" for at in range(tests))
-    back = held_back(a_task(targets=targets), Asked(hidden=hidden))
+    back = held_back(a_task(targets=targets), PromptOptions(hidden=hidden))
     assert set(back) < set(targets) and len(back) == len(set(back))
     if hidden >= 1:
         assert len(back) == min(int(hidden), tests - 1)
@@ -390,9 +390,9 @@ def test_controls_fail_where_their_tests_pass(tmp_path: Path) -> None:
 
 
 def _no_survey() -> Any:
-    from loraplug_swe.mutation.language import Survey
+    from loraplug_swe.mutation.language import BaselineRun
 
-    return Survey({})
+    return BaselineRun({})
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_rows_without_a_trained_token_are_dropped_and_too_many_stop_the_run(chat
     assert "left out 1 rows: no trained token is left" in run.reporter.warnings[-1]  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="2 of 4 rows cannot be used: 2 rows: no trained token is left"):
         ChatTemplate(**options).encode(rows_of(cut, cut, short, short), chatml, run)
-    assert len(ChatTemplate(**options, max_lost=0.5).encode(rows_of(cut, cut, short, short), chatml, run)) == 2
+    assert len(ChatTemplate(**options, max_dropped=0.5).encode(rows_of(cut, cut, short, short), chatml, run)) == 2
 
 
 def test_bad_rows_are_counted_with_their_reason(chatml: Any, run: Run) -> None:
@@ -278,7 +278,7 @@ def test_real_rows(smol: Any, run: Run, name: str) -> None:
     rows = dict(real_rows())[name]
     smol = copy.deepcopy(smol)
     smol.chat_template = templates()["qwen2_5"]  # SmolLM2's own has no tool calls
-    encoded = ChatTemplate(max_length=1_000_000, max_lost=0).encode(rows, smol, run)
+    encoded = ChatTemplate(max_length=1_000_000, max_dropped=0).encode(rows, smol, run)
     assert len(encoded) == len(rows)
     masker = Masker.of(smol)
     forms = Forms(masker.template)
@@ -293,7 +293,7 @@ def test_real_rows(smol: Any, run: Run, name: str) -> None:
                 calls = [{"name": f["name"], "arguments": f["arguments"]} for f in _functions(message)]
                 assert text.startswith(message["content"] or "<tool_call>")
                 assert [json.loads(call) for call in re.findall(r"<tool_call>\n(.*)\n</tool_call>", text)] == calls
-        if not (made.hostile or made.forced):
+        if not (made.has_special_text or made.boundary_split):
             assert made.ids == inference(smol, talk)
         assert encoded[index]["input_ids"] == made.ids
 

@@ -69,12 +69,12 @@ def judge(name: str, masker: Masker, conversation: Conversation, control: bool) 
     wanted = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight", 1)]
     assert [message for message, _, _ in encoded.turns] == wanted
     text = tokenizer.decode(encoded.ids)
-    if not encoded.forced:
+    if not encoded.boundary_split:
         ids = inference(tokenizer, conversation)
         assert encoded.ids[: len(ids)] == ids
-    handover = len(encoded.ids) if name.startswith("glm4moe") and control else -1
+    implicit_eos = len(encoded.ids) if name.startswith("glm4moe") and control else -1
     for message, first, end in encoded.turns:
-        end += end == handover - 1
+        end += end == implicit_eos - 1
         trained = encoded.ids[first:end]
         turn, content = tokenizer.decode(trained), messages[message]["content"]
         if isinstance(content, list):
@@ -90,7 +90,7 @@ def judge(name: str, masker: Masker, conversation: Conversation, control: bool) 
         prompt = inference(tokenizer, conversation, message, prompt=True)
         if encoded.same_prompts or (message == wanted[0] and text.startswith(tokenizer.decode(prompt))):
             assert encoded.ids[:first] == prompt
-    assert sum(map(bool, encoded.trained)) == sum(end - first for _, first, end in encoded.turns) + (handover > 0)
+    assert sum(map(bool, encoded.trained)) == sum(end - first for _, first, end in encoded.turns) + (implicit_eos > 0)
 
 
 @pytest.mark.parametrize("control", [True, False], ids=["control", "text"])
@@ -178,7 +178,7 @@ def test_an_answer_keeps_its_last_characters_without_control_tokens() -> None:
     talk = Conversation("row", [user("Qa."), answer("Xa."), user("Qb."), answer("Xb?")])
     encoded = Masker.of(tokenizer).encode(talk)
     assert said(tokenizer, encoded) == ["Xa.", "Xb?"]
-    assert encoded.forced and not encoded.same_prompts and not encoded.stops
+    assert encoded.boundary_split and not encoded.same_prompts and not encoded.stops
     assert tokenizer.decode(encoded.ids) == tokenizer.decode(inference(tokenizer, talk))
 
 

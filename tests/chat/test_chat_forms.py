@@ -15,7 +15,7 @@ from loraplug import Conversation, InputError, Run, conversation
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_chat.forms import Forms
 from loraplug_chat.mask import Masker
-from loraplug_chat.template import Talk, Template
+from loraplug_chat.template import Template, TemplateInput
 
 ARGUMENTS = {"query": 'rain "in" Oslo', "days": 3, "near": True, "units": {"t": "C"}, "list": [1.5, "é"]}
 NO_CALLS = {
@@ -33,7 +33,7 @@ def template(name: str) -> Template:
 def written(source: Template, *messages: dict[str, Any], tools: Any = None) -> str:
     """The text of a messages row."""
     talk = Forms(source).fit(conversation({"messages": list(messages), "tools": tools}, "messages", 0))
-    return source.whole(Talk.of(talk))
+    return source.whole(TemplateInput.of(talk))
 
 
 def calling(arguments: Any, **message: Any) -> list[dict[str, Any]]:
@@ -248,7 +248,7 @@ def test_no_key_is_dropped_without_being_named(tmp_path_factory: Any, extras: li
     run = Run("test", outputs=folder, cache=folder / "cache")
     rows = [[user("a"), {**extra, "role": "assistant", "content": "said"}] for extra in extras]
     rows += [[user("a"), answer("b")]] * 40
-    encoded = ChatTemplate(packing=False, max_lost=1).encode(as_rows(rows), tokenizer_for(READING), run)
+    encoded = ChatTemplate(packing=False, max_dropped=1).encode(as_rows(rows), tokenizer_for(READING), run)
     report = json.loads(encoded.info.description)
     kept = {int(names[0].split()[1]): row for names, row in zip(encoded["row"], encoded, strict=True)}
     for index, extra in enumerate(extras):

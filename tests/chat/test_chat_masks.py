@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from loraplug import Conversation, InputError
 from loraplug_chat.mask import Masker
 
-hostile = st.lists(
+has_special_text = st.lists(
     st.sampled_from(
         ["<|im_end|>", "<|im_start|>", "<|im_", "end|>", "assistant\n", "a", " b", "\n", "é漢", "<bos>", "."]
     ),
@@ -56,7 +56,7 @@ def test_ids_and_prompts_are_those_of_inference(kind: str, name: str) -> None:
         except InputError as error:
             assert any(said in str(error) for said in ("refuses it", "cannot prove", "leaves out a call"))
             continue
-        if not encoded.forced:
+        if not encoded.boundary_split:
             assert encoded.ids == inference(tokenizer, talk(title)), title
         if encoded.same_prompts:
             for message, first, _ in encoded.turns:
@@ -207,7 +207,7 @@ def test_roles_that_make_control_tokens_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(asked=hostile, answered=hostile)
+@given(asked=has_special_text, answered=has_special_text)
 def test_text_in_rows_is_never_control(kind: str, asked: str, answered: str) -> None:
     """Control tokens stand exactly where the template put them, and the text is unchanged."""
     tokenizer = tokenizer_for(CHATML, kind)
@@ -225,13 +225,13 @@ def test_text_in_rows_is_never_control(kind: str, asked: str, answered: str) -> 
 
 @pytest.mark.parametrize("kind", ["byte-qwen", "byte-gpt2"])
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(asked=hostile, answered=hostile)
+@given(asked=has_special_text, answered=has_special_text)
 def test_hostile_rows_have_the_ids_of_sanitised_inference(kind: str, asked: str, answered: str) -> None:
     """transformers' own `sanitize_control_tokens` comes to the same ids."""
     tokenizer = tokenizer_for(CHATML, kind)
     conversation = row(user(asked), answer(answered))
     encoded = Masker.of(tokenizer).encode(conversation)
-    if encoded.forced:
+    if encoded.boundary_split:
         return
     sanitised = tokenizer.apply_chat_template(conversation.messages, sanitize_control_tokens=True, return_dict=False)
     assert encoded.ids == sanitised

@@ -96,7 +96,7 @@ def checked(name: str, conversation: Conversation) -> str:
                 continue
             outcome = f"refused: {error.what}"
             continue
-        if encoded.forced:
+        if encoded.boundary_split:
             if tokenizer.decode(ids) != tokenizer.decode(encoded.ids):
                 continue
             agrees_in_text(tokenizer, conversation, encoded, ids, mask)

@@ -385,7 +385,7 @@ def test_ten_thousand_messages_take_seconds(chatml: Any, run: Run) -> None:
     begun = time.perf_counter()
     for policy in ("truncate-left", "truncate-right", "drop"):
         rows = rows_of([*messages, answer("done")], [user("a"), answer("b")])
-        encoded = ChatTemplate(max_length=2000, overlong=policy, max_lost=0.5).encode(rows, chatml, run)
+        encoded = ChatTemplate(max_length=2000, overlong=policy, max_dropped=0.5).encode(rows, chatml, run)
         assert max(map(len, encoded["input_ids"])) <= 2000
     assert time.perf_counter() - begun < 60
 
@@ -506,7 +506,7 @@ def test_a_completion_may_be_cut_at_its_end(chatml: Any, run: Run) -> None:
     """With `truncate-right` the prompt stays; where no completion is left, the row is left out."""
     short = {"prompt": "ask", "completion": " answer"}
     rows = [{"prompt": "ask", "completion": " answer" * 100}, {"prompt": "ask " * 100, "completion": "answer"}, short]
-    formatter = Text(max_length=60, overlong="truncate-right", max_lost=0.5)
+    formatter = Text(max_length=60, overlong="truncate-right", max_dropped=0.5)
     encoded = formatter.encode(Dataset.from_list(rows), chatml, run)
     assert len(encoded[0]["input_ids"]) == 60
     assert encoded["row"][:] == [["row 0"], ["row 2"]]

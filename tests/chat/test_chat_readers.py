@@ -92,7 +92,7 @@ def test_a_thousand_conversations_are_the_same_through_every_source(tmp_path: Pa
         DiskSource(path=tmp_path / "disk"),
     ]
     tokenizer = tokenizer_for(templates()["qwen2_5"])
-    formatter = ChatTemplate(packing=False, max_lost=1)
+    formatter = ChatTemplate(packing=False, max_dropped=1)
     first = formatter.encode(sources[0].load(run), tokenizer, run)
     assert len(first) > 600  # the others have nothing that is trained
     for source in sources[1:]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loraplug import Conversation
 from loraplug_chat.mask import Masker
-from loraplug_chat.opaque import Sealed
+from loraplug_chat.opaque import OpaqueStr
 from loraplug_chat.provenance import InspectedError
 
 contents = st.text(st.sampled_from("ab \n<|>im_end{}é漢"), max_size=20) | st.sampled_from(
@@ -93,7 +93,7 @@ def test_templates_that_look_at_contents_are_rendered_row_by_row(looking: str) -
 
 def test_sealed_text_lets_nothing_out() -> None:
     """Each way to look at it raises; joining and stripping do not."""
-    sealed = Sealed("x", ((1_000_000, 1),))
+    sealed = OpaqueStr("x", ((1_000_000, 1),))
     looks: list[Any] = [
         lambda: sealed == "x",
         lambda: sealed != "x",

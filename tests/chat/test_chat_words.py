@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loraplug_chat.ascii_bpe import Words
 from loraplug_chat.marks import _any_of
-from loraplug_chat.provenance import Tracked, concat, joined
+from loraplug_chat.provenance import ProvenanceStr, concat, joined
 
 ascii_text = st.text(st.sampled_from([chr(c) for c in (9, 10, 13, *range(32, 127))]), max_size=60)
 python = st.lists(
@@ -77,7 +77,7 @@ pieces = st.lists(st.tuples(st.text(" ab\n,", max_size=6), st.sampled_from([-1, 
 @given(pieces, st.data())
 def test_tracked_text_does_what_text_does(made: list[tuple[str, int]], data: st.DataObject) -> None:
     """Every method gives what `str` gives, and each character keeps its owner."""
-    tracked = concat(Tracked(text, ((owner, len(text)),)) for text, owner in made)
+    tracked = concat(ProvenanceStr(text, ((owner, len(text)),)) for text, owner in made)
     plain = "".join(text for text, _ in made)
     marks = colours(tracked)
     letters = data.draw(st.text(" ab\n", min_size=1, max_size=2))
@@ -99,7 +99,7 @@ def test_tracked_text_does_what_text_does(made: list[tuple[str, int]], data: st.
         (tracked * 2, plain * 2, marks * 2),
         (joined(",", list(tracked)), ",".join(plain), None),
     ):
-        assert isinstance(ours, Tracked)
+        assert isinstance(ours, ProvenanceStr)
         assert str.__eq__(ours, theirs)
         assert sum(length for _, length in ours.runs) == len(theirs)
         assert owned is None or colours(ours) == owned

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loraplug import Run, Trained
+from loraplug import ExportContext, Run
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -83,12 +83,12 @@ def make_adapter(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Callable[..., Trained]:
+def trained(tmp_path: Path) -> Callable[..., ExportContext]:
     """The finished run that exporters see."""
 
-    def make(adapter: Path, base: Path, **more: Any) -> Trained:
+    def make(adapter: Path, base: Path, **more: Any) -> ExportContext:
         run = Run(name="tiny", outputs=tmp_path / "outputs", cache=tmp_path / "cache")
-        return Trained(run=run, adapter=adapter, base=base, **{"base_id": str(base)} | more)
+        return ExportContext(run=run, adapter=adapter, base=base, **{"base_id": str(base)} | more)
 
     return make
 

@@ -7,7 +7,7 @@ import json
 import export_tokenizers as small
 import pytest
 
-from loraplug import InputError, LoraplugError, Run, Trained
+from loraplug import ExportContext, InputError, LoraplugError, Run
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.gguf_write import write_gguf
 from loraplug_export.merged import MergedExporter
@@ -270,7 +270,7 @@ def test_smollm_speaks_alike(smollm, llama_cpp, make_adapter, tmp_path):
     config = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     adapter = make_adapter(smollm, config, size=0.004)
     run = Run(name="smol", outputs=tmp_path, cache=tmp_path)
-    result = Trained(run=run, adapter=adapter, base=smollm, base_id="HuggingFaceTB/SmolLM2-135M-Instruct")
+    result = ExportContext(run=run, adapter=adapter, base=smollm, base_id="HuggingFaceTB/SmolLM2-135M-Instruct")
     file = GgufExporter().export(result, tmp_path / "smol.gguf")
     merged = MergedExporter(verify=False).export(result, tmp_path / "merged")
     tokenizer, server = AutoTokenizer.from_pretrained(smollm), llama_cpp(file)

@@ -12,13 +12,13 @@ from attrs import field, frozen
 from loraplug import (
     DatasetSource,
     Doc,
+    ExportContext,
     Exporter,
     Formatter,
     InputError,
     LoraplugError,
     Quantizer,
     Run,
-    Trained,
     options,
 )
 from loraplug_tools.plugins.conformance import Finding, assert_conforms, check_class, conformance
@@ -104,7 +104,7 @@ class Clock(Exporter):
 
     name = "clock"
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Write the count."""
         out.write_text(str(next(COUNTER)))
         return out

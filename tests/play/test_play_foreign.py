@@ -94,7 +94,10 @@ ASKED = {
     "kernels": ({"model": {"id": "a/b", "attention": "flash_attention_2"}}, "model.attention"),
     "loader": ({"model": {"use": "evil", "id": "a/b"}}, "model.use: 'evil' is not the loader that comes with"),
     "unknown": ({"model": {"id": "a/b", "hook": "x"}}, "model.hook: 'x'"),
-    "quantizer": ({"model": {"id": "a/b"}, "quantizer": {"use": "bitsandbytes", "type": ["x"]}}, "quantizer.type"),
+    "quantizer": (
+        {"model": {"id": "a/b"}, "quantizer": {"use": "bitsandbytes", "quant_type": ["x"]}},
+        "quantizer.quant_type",
+    ),
     "extends": ({"model": {"id": "a/b"}, "extends": "../../other.toml"}, "extends: reads other files"),
 }
 

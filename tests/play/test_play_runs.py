@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loraplug import only_one
+from loraplug import exclusive_lock
 from loraplug_serve.runs_page import Runs
 
 EVENTS: list[dict[str, Any]] = [
@@ -33,7 +33,7 @@ def test_a_run_at_work_then_gone(tmp_path: Path) -> None:
     written(tmp_path, "newer", [{**event, "time": 100} for event in EVENTS])
     runs = Runs(tmp_path)
     assert runs.names() == ["newer", "a"]
-    with only_one(folder, "a"):
+    with exclusive_lock(folder, "a"):
         assert runs.names() == ["a", "newer"]
         shown = runs.html("a")
         for words in (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loraplug import InputError, Run, load_registry, open_model
-from loraplug_serve.chat_model import Answer, Voice
+from loraplug_serve.chat_model import Answer, ChatModel
 from loraplug_serve.generate import Sampling
 from loraplug_serve.loading import load
 
@@ -15,12 +15,12 @@ GREEDY = Sampling(temperature=0, max_tokens=24)
 ASKED = [{"role": "user", "content": "what is 3 and one?"}]
 
 
-def loaded(model: object, base: str | None = None) -> tuple[Voice, Voice | None]:
+def loaded(model: object, base: str | None = None) -> tuple[ChatModel, ChatModel | None]:
     found = load(open_model(str(model), load_registry(), base), Run("test"), model)
     return found.tuned, found.base
 
 
-def ids_of(voice: Voice, messages: list[dict[str, str]], sampling: Sampling = GREEDY) -> str:
+def ids_of(voice: ChatModel, messages: list[dict[str, str]], sampling: Sampling = GREEDY) -> str:
     return "".join(voice.answer(messages, sampling, Answer()))
 
 
@@ -51,7 +51,7 @@ def test_an_answer_is_what_transformers_generates(kind: str, request: pytest.Fix
 def test_memory_changes_nothing(tiny_model: Path) -> None:
     """A conversation, one that branches off it, and an answer that was stopped: as if each were the first."""
 
-    def talkative() -> Voice:
+    def talkative() -> ChatModel:
         voice, _ = loaded(tiny_model)
         voice.stops = frozenset()
         return voice

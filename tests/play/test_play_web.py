@@ -295,7 +295,7 @@ def test_the_page_asks_nobody_else(page: Page, address: str) -> None:
 @pytest.mark.slow
 def test_runs_at_work_are_shown_live(page: Page, finished: Path) -> None:
     """What another process writes shows without a click, in its own tab; a finished run can be chosen."""
-    from loraplug import only_one
+    from loraplug import exclusive_lock
 
     folder = finished / "outputs/runs/live"
     folder.mkdir()
@@ -305,7 +305,7 @@ def test_runs_at_work_are_shown_live(page: Page, finished: Path) -> None:
     def shown() -> str:
         return "\n".join(element.text for element in page.all("#run"))
 
-    with only_one(folder, "live"):
+    with exclusive_lock(folder, "live"):
         page.tab("Runs")
         until(lambda: "live: running (trainer)" in shown())
         for step in (1, 2):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import loraplug_tools.runs
 from command import Cli
-from loraplug import InputError, RunRecord, duration, load_registry, only_one, read_run, read_runs
+from loraplug import InputError, RunRecord, duration, exclusive_lock, load_registry, read_run, read_runs
 from loraplug.cli import cli
 from loraplug_tools.runs.formatting import sparkline, table
 
@@ -146,7 +146,7 @@ def test_steps_taken_again_count_once(make: Any) -> None:
 
 def test_a_run_at_work_is_running_and_unharmed(done: Path) -> None:
     """The lock tells; reading does not take it away from who holds it."""
-    with only_one(done, "good"):
+    with exclusive_lock(done, "good"):
         assert read_run(done).status == "running"
         code = "import sys; from pathlib import Path; from loraplug import read_run; "
         code += "print(read_run(Path(sys.argv[1])).status)"

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from command import Cli
-from loraplug import EventLog, only_one, read_run
+from loraplug import EventLog, exclusive_lock, read_run
 from loraplug_tools.runs.watch import picture
 
 METRICS = {"steps": 40, "loss": 2.5, "tokens_per_second": 90.0, "seconds": 20.0, "memory_bytes": 3e9}
@@ -130,7 +130,7 @@ def test_which_run_is_meant(tmp_path: Path, inside: Cli) -> None:
     other = written(tmp_path, EVENTS)
     (other.parent / "more").mkdir()
     (other.parent / "more/.lock").touch()
-    with only_one(other, "tiny"), only_one(other.parent / "more", "more"):
+    with exclusive_lock(other, "tiny"), exclusive_lock(other.parent / "more", "more"):
         told = inside("runs", "watch", "--once")
         assert told.returncode == 2 and "2 runs are at work" in told.stderr
         assert "more: running" in inside("runs", "watch", "more", "--once").stdout
@@ -170,7 +170,7 @@ def test_a_log_that_is_another_one_by_now(tmp_path: Path) -> None:
 def test_silence_and_time_left(tmp_path: Path) -> None:
     """Half a minute of work for thirty steps, and that nothing was heard of for long."""
     folder = written(tmp_path, EVENTS)
-    with only_one(folder, "tiny"):
+    with exclusive_lock(folder, "tiny"):
         lines = picture(read_run(folder), now=106 + 240)
     assert "  time left        1 min 0 s, training alone" in lines
     assert "  last heard of    4 min 0 s ago" in lines
@@ -185,7 +185,7 @@ def test_on_a_terminal_it_is_drawn_in_place(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loraplug", "runs", "watch", "tiny", "--every", "0.2"]
     env = os.environ | {"COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
     told = b""
-    with only_one(folder, "tiny"):
+    with exclusive_lock(folder, "tiny"):
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=other, stderr=other, stdin=subprocess.DEVNULL)
         os.close(other)
         while told.count(b"running at trainer") < 3:

@@ -125,7 +125,7 @@ def test_the_end_of_the_context_ends_an_answer() -> None:
 
 
 def test_the_adapter_is_on_or_off() -> None:
-    """`around` is entered for every pass: off, the answers are the base's, and on again the adapter's."""
+    """`adapter_context` is entered for every pass: off, the answers are the base's, and on again the adapter's."""
     from peft import LoraConfig, get_peft_model
 
     model = build("llama")
@@ -135,7 +135,7 @@ def test_the_adapter_is_on_or_off() -> None:
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
     on = Sampler(adapted, {STOP})
     changed = said(on, prompts, 1, drawing)
-    off = said(Sampler(adapted, {STOP}, around=adapted.disable_adapter), prompts, 1, drawing)
+    off = said(Sampler(adapted, {STOP}, adapter_context=adapted.disable_adapter), prompts, 1, drawing)
     assert on.shared
     assert {key: one.ids for key, one in off.items()} == {key: one.ids for key, one in base.items()}
     assert any(changed[key].ids != base[key].ids for key in base)

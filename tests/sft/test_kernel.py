@@ -202,7 +202,7 @@ def test_equals_plain_in_4_bits(kind, double, piece, tmp_path, monkeypatch):
     from loraplug_sft import kernel_math
 
     monkeypatch.setattr(kernel_math, "_PIECE_BYTES", piece)
-    assert_equal_paths(adapted(quantised(tmp_path, BitsAndBytes(type=kind, double=double))), made_batch())
+    assert_equal_paths(adapted(quantised(tmp_path, BitsAndBytes(quant_type=kind, double_quant=double))), made_batch())
 
 
 @pytest.mark.parametrize("tied", [False, True])

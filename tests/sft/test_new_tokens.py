@@ -11,7 +11,7 @@ import pytest
 import torch
 from sft_rows import encoded
 
-from loraplug import InputError, Problem, Trained, TrainingResult, load_adapter, new_tokens
+from loraplug import ExportContext, InputError, Problem, TrainingResult, load_adapter, new_tokens
 from loraplug.testing import from_table, tiny_run
 from loraplug_hf.loader import TransformersModel
 from loraplug_sft.lora import Lora
@@ -144,7 +144,7 @@ def test_merged_and_written_to_gguf(train: Train, base: Path, tmp_path: Path) ->
     from loraplug_export.merged import MergedExporter
 
     result = train("merging")
-    made = Trained(tiny_run(tmp_path, "merging"), result.adapter, base, str(base))
+    made = ExportContext(tiny_run(tmp_path, "merging"), result.adapter, base, str(base))
     folder = MergedExporter().export(made, tmp_path / "merged")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["vocab_size"] == 303
@@ -167,7 +167,7 @@ def test_merged_by_peft_where_it_must_be(train: Train, base: Path, tmp_path: Pat
     from loraplug_export.merged import MergedExporter
 
     result = train("olora", max_steps=2, lora=Lora(r=4, init="olora"))
-    made = Trained(tiny_run(tmp_path, "olora"), result.adapter, base, str(base))
+    made = ExportContext(tiny_run(tmp_path, "olora"), result.adapter, base, str(base))
     folder = MergedExporter().export(made, tmp_path / "merged")
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"] == 303
     ids = [5, 9, 301, 30, 302, 7]
@@ -185,7 +185,7 @@ def test_an_adapter_for_llama_cpp_has_no_place_for_rows(train: Train, base: Path
     told = [problem.path for problem in adapter_problems(Recipe(), tiny_run(tmp_path), "gguf-adapter")]
     assert told == ["model.add_tokens"]
     result = train("lora", max_steps=1)
-    made = Trained(tiny_run(tmp_path, "lora"), result.adapter, base, str(base))
+    made = ExportContext(tiny_run(tmp_path, "lora"), result.adapter, base, str(base))
     with pytest.raises(InputError, match="trained rows of model.embed_tokens.weight for 2 tokens".replace(".", r"\.")):
         GgufAdapterExporter().export(made, tmp_path / "lora.gguf")
 

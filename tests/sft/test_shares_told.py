@@ -10,7 +10,7 @@ import pytest
 from sft_rows import encoded
 
 from families import build, save
-from loraplug import InputError, Run, Trained
+from loraplug import ExportContext, InputError, Run
 from loraplug.testing import tiny_tokenizer
 from loraplug_bnb.quantizer import BitsAndBytes
 from loraplug_export.card import write_card
@@ -39,7 +39,7 @@ def test_fused_experts_left_in_full_are_told(tmp_path: Path) -> None:
     facts = json.loads((result.adapter / "loraplug.json").read_text(encoding="utf-8"))
     assert facts["adapted"]["weights"] == facts["quantised"]["weights"]
     write_card(
-        Trained(run, result.adapter, loader.base(run), "base", figures=result.figures), result.adapter, "adapter"
+        ExportContext(run, result.adapter, loader.base(run), "base", figures=result.figures), result.adapter, "adapter"
     )
     card = (result.adapter / "README.md").read_text(encoding="utf-8")
     assert "- **Adapted:** 11.1% of the weights" in card

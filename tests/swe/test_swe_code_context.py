@@ -100,7 +100,7 @@ def test_every_command_prints_what_the_row_says(name: str, repo: Repo, base: str
 
 @pytest.mark.parametrize("name", sorted(set(ODDITIES) - {"prose around"}))
 def test_a_bug_is_taken_back_exactly(name: str, repo: Repo, base: str, run: Run, tmp_path: Path) -> None:
-    """With unbug the session starts from base + gold + bug and ends at base + gold; bash agrees."""
+    """With revert-bug the session starts from base + gold + bug and ends at base + gold; bash agrees."""
     gold = repo.patch(base, {"gold.txt": "gold\n"})
     bug = ODDITIES[name](repo, base)
     (made,) = source(tmp_path, [synth(base, gold, bug)]).rows(run)

@@ -173,7 +173,7 @@ def test_near_misses(task: Row, answer: str | None, run: Run, tmp_path: Path) ->
     assert reject["instance_id"] == task["instance_id"]
     given = task["patch"]
     assert made(run, tasks, answer="gold") == [given]
-    assert made(run, tasks, answer="unbug") == [BACK if given == FORWARD else FORWARD]
+    assert made(run, tasks, answer="revert-bug") == [BACK if given == FORWARD else FORWARD]
 
 
 def test_an_unclear_row_among_clear_ones_is_a_reject(run: Run, tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def test_an_unclear_row_among_clear_ones_is_a_reject(run: Run, tmp_path: Path) -
 
 
 def test_answer_never_turns_a_known_kind_round(run: Run, tmp_path: Path) -> None:
-    """`gold` finds no gold patch in SWE-smith's rows, `unbug` no bug in SWE-bench's."""
+    """`gold` finds no gold patch in SWE-smith's rows, `revert-bug` no bug in SWE-bench's."""
     tasks = write_tasks(tmp_path, [SMITH, BENCH])
     assert made(run, tasks, answer="gold") == [FORWARD]
     assert [(one["reason"], "puts the bug in" in one["detail"]) for one in read_rejects(run)] == [("empty-patch", True)]
-    assert made(run, tasks, answer="unbug") == [FORWARD]
+    assert made(run, tasks, answer="revert-bug") == [FORWARD]
     assert [one["reason"] for one in read_rejects(run)] == ["no-bug"]
 
 

@@ -171,10 +171,10 @@ def test_answers(run: Run, tmp_path: Path) -> None:
     back = "--- a/y\n+++ b/y\n@@ -1 +1 @@\n-wrong\n+right\n"
     found = {
         answer: {one["task_id"]: (one["instruction"], one["response"]) for one in rows(run, tasks, answer=answer)}
-        for answer in ("auto", "gold", "unbug")
+        for answer in ("auto", "gold", "revert-bug")
     }
     assert found["auto"] == {"both": ("The bug shows.", back), "gold": ("The gold issue.", GOLD)}
-    assert found["unbug"] == {"both": ("The bug shows.", back)}
+    assert found["revert-bug"] == {"both": ("The bug shows.", back)}
     assert found["gold"] == {"both": ("The gold issue.", GOLD)}
     rows(run, tasks)
     assert [(one["task_id"], one["reason"]) for one in read_rejects(run)] == [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from attrs import asdict, define, field, frozen, validators
 
-from loraplug import DatasetSource, Doc, InputError, Problem, Run, fresh_place, iter_rows, row_id
+from loraplug import DatasetSource, Doc, InputError, Problem, Run, atomic_output, iter_rows, row_id
 from loraplug_data.caching import content_key
 from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.paths import Paths, as_written, find_files, source_of
@@ -162,11 +162,11 @@ class TraceSource(DatasetSource):
                 called[name] += 1
                 yield Trace([]) if trace.tools or (self.calls == "as-written" and _is_text(trace)) else trace
 
-        with fresh_place(place) as fresh, fresh.open("w", encoding="utf-8", newline="\n") as out:
+        with atomic_output(place) as fresh, fresh.open("w", encoding="utf-8", newline="\n") as out:
             facts.tools = schemas(read())
         if not called:
             raise InputError("has no traces", where="dataset.path", todo="check that it is the right file")
-        with fresh_place(told) as fresh:
+        with atomic_output(told) as fresh:
             fresh.write_text(json.dumps(asdict(facts)), encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from loraplug_export.derive.low_rank import Errors, Pair, truncate
 from loraplug_export.derive.plain import PREFIX
 from loraplug_export.derive.sources import Source
 from loraplug_export.lora_files import WEIGHTS
-from loraplug_export.plan import NotPlannableError, Plan, empty_model, make_plan
+from loraplug_export.plan import Plan, UnsupportedAdapterError, empty_model, make_plan
 from loraplug_export.tensors import open_checkpoint, same_values, stored_name
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def convert(source: Source, rank: int, run: Run) -> Converted:
     modules = tuple(name for name, _ in model.named_modules())
     try:
         changes = _planned(make_plan(source.adapter, checkpoint), source)
-    except NotPlannableError as reason:
+    except UnsupportedAdapterError as reason:
         run.say(f"convert: by peft with the whole base in memory, because {reason}")
         changes = _by_peft(source, rank)
     pairs, errors = {}, Errors()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraplug import InputError, LoraplugError, Run, Trained, fresh_place, only_one, working_on
+from loraplug import ExportContext, InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_export.derive.sources import Base
 from loraplug_export.made_from import MADE_FROM
 
@@ -56,9 +56,9 @@ def write_adapter_folder(
     place = free_place(run)
     if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise LoraplugError(f"{bad[0]} came out with values that are not finite", where=place, todo="check the sources")
-    with only_one(run.cache / "exports" / run.name, run.name), working_on(place), fresh_place(place) as out:
+    with exclusive_lock(run.cache / "exports" / run.name, run.name), wrap_os_errors(place), atomic_output(place) as out:
         out.mkdir()
-        result = Trained(run, out, base.folder, base.id)
+        result = ExportContext(run, out, base.folder, base.id)
         config.save_pretrained(str(out))
         text = json.loads((out / CONFIG).read_text(encoding="utf-8")) | {
             "base_model_name_or_path": loadable_base(result)

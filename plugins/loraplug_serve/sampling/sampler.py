@@ -97,7 +97,7 @@ class Sampler:
     model: Any
     stops: Collection[int]
     batch: int = 16
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+    adapter_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     shared: bool | None = None
 
     @property
@@ -146,7 +146,7 @@ class Sampler:
         from loraplug_serve.sampling.steps import Alone, Together
 
         own = list(dict.fromkeys(one.prompt for one in group))
-        with torch.inference_mode(), self.around():
+        with torch.inference_mode(), self.adapter_context():
             read = [self._read(prompts[at].ids) for at in own]
             counts = [sum(one.prompt == at for one in group) for at in own]
             if self.shared is False:

@@ -45,8 +45,8 @@ class TaskSource(DatasetSource):
     answer: Annotated[
         Answer,
         Doc(
-            "gold: the gold patch; unbug: the bug patch taken back; auto: unbug where there is a bug and its statement,"
-            " nothing where a row does not tell which its patch is"
+            "gold: the gold patch; revert-bug: the bug patch taken back; auto: revert-bug where there is a bug and its"
+            " statement, nothing where a row does not tell which its patch is"
         ),
     ] = "auto"
     shard: Annotated[str | None, Doc('"i/n": only the i-th of n even blocks; joined in order they are the whole')] = (

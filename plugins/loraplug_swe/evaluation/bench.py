@@ -13,7 +13,7 @@ from typing import Protocol
 from attrs import field, frozen
 
 from loraplug import LoraplugError
-from loraplug_swe.mutation.language import Failure, Language, Outcome, Survey
+from loraplug_swe.mutation.language import BaselineRun, Failure, Language, Outcome
 from loraplug_swe.sandbox.controls import Controls, judged
 from loraplug_swe.sandbox.copies import stamps
 from loraplug_swe.sandbox.limits import Limits
@@ -116,7 +116,7 @@ class Bench:
                 self.runner: Runner = CommandRunner(self.box, checking.command)
             else:
                 suite = tongue.suite(checking.tests, checking.arguments, checking.python)
-                self.runner = suite.tester(self.box, Survey({}))
+                self.runner = suite.tester(self.box, BaselineRun({}))
             self.texts, self.tests = _texts(self.box.tree, tongue, suffixes)
         except BaseException:
             self.box.close()

@@ -24,7 +24,7 @@ Style = Literal["swe-bugs", "swe-synth"]
 
 
 @frozen
-class Asked:
+class PromptOptions:
     """How tasks are told; None leaves it to the task, then to what `swe-bugs` does by default.
 
     Attributes:
@@ -131,7 +131,7 @@ class Workroom:
             self._trees[place, commit] = stage(place, commit or "HEAD", None, self._tests_path, out).tree
         return self._trees[place, commit]
 
-    def prepare(self, task: Task, asked: Asked) -> Case | Unfit:
+    def prepare(self, task: Task, asked: PromptOptions) -> Case | Unfit:
         """Put the bug in, see that it fails the tests that it should, and write the question."""
         bench = self.bench(task)
         clean = bench.patched(task.clean)
@@ -162,7 +162,7 @@ class Workroom:
         )
 
 
-def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: Asked) -> tuple[str, Format]:
+def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: PromptOptions) -> tuple[str, Format]:
     """What a model is asked, and the format of its answer: as `swe-bugs` and `swe-synth` ask it in training.
 
     A task that does not tell where its bug is (`generation.function`) is told by its statement alone and answered by a
@@ -185,7 +185,7 @@ def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: Aske
     return ask(task.statement, task.file, text, task.function, tongue, context, edit), edit
 
 
-def held_back(task: Task, asked: Asked) -> tuple[str, ...]:
+def held_back(task: Task, asked: PromptOptions) -> tuple[str, ...]:
     """The failing tests that are not told; one always is."""
     tests = sorted(task.targets)
     count = int(asked.hidden) if asked.hidden >= 1 else math.ceil(asked.hidden * len(tests))

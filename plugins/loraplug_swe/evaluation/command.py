@@ -63,6 +63,6 @@ def evaluate(app: App, /, as_json: bool, brief: bool, page: Path | None, **given
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.
     """
     from loraplug_swe.evaluation.evaluate import run_eval
-    from loraplug_swe.evaluation.plan import Wanted
+    from loraplug_swe.evaluation.plan import EvalOptions
 
-    run_eval(app, Wanted(**given), as_json, brief, page)
+    run_eval(app, EvalOptions(**given), as_json, brief, page)

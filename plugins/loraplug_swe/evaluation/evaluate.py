@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 
-from loraplug import InputError, Run, echo, fresh_place, only_one, open_model, working_on
+from loraplug import InputError, Run, atomic_output, echo, exclusive_lock, open_model, wrap_os_errors
 from loraplug_swe.evaluation.brief import brief, headline
 from loraplug_swe.evaluation.cases import Case, Unfit, Workroom, by_commit
 from loraplug_swe.evaluation.command import OWN
-from loraplug_swe.evaluation.generator import Said, Sampling, Speaker, load, prompts
+from loraplug_swe.evaluation.generator import AnswerGenerator, Completion, Sampling, load, prompts
 from loraplug_swe.evaluation.judge import Judge, Verdict, usable
 from loraplug_swe.evaluation.page import page as html_page
-from loraplug_swe.evaluation.plan import Plan, Wanted, make_plan
+from loraplug_swe.evaluation.plan import EvalOptions, Plan, make_plan
 from loraplug_swe.evaluation.reading import read_answers
 from loraplug_swe.evaluation.results import Journal, Result, report
 from loraplug_swe.evaluation.table import lines
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from loraplug import App
 
 
-def run_eval(app: App, wanted: Wanted, as_json: bool, short: bool, page: Path | None) -> None:
+def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Path | None) -> None:
     """The command.
 
     Raises:
@@ -41,7 +41,7 @@ def run_eval(app: App, wanted: Wanted, as_json: bool, short: bool, page: Path | 
     plan = make_plan(app, wanted, run)
     out = wanted.out or run.outputs / "evals" / run.name
     settings = _settings(wanted, plan, sampling)
-    with only_one(out, str(out)), Journal(out / "results.jsonl", settings, wanted.fresh) as journal, \
+    with exclusive_lock(out, str(out)), Journal(out / "results.jsonl", settings, wanted.fresh) as journal, \
             workshop(run.cache / "evals") as scratch, \
             Workroom(plan.repos, plan.tests_path, plan.checking, scratch, wanted.suite == "all") as room:  # fmt: skip
         cases, unfit = _prepare(plan, room, run)
@@ -75,7 +75,7 @@ def _leave(
     run: Run, as_json: bool, short: bool,
 ) -> None:  # fmt: skip
     """Print and write the report."""
-    with fresh_place(out / "report.json") as fresh, working_on(out):
+    with atomic_output(out / "report.json") as fresh, wrap_os_errors(out):
         fresh.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if page is not None:
         shown = {
@@ -83,7 +83,7 @@ def _leave(
                    "place": " ".join(part for part in (case.task.file, case.task.function) if part)}
             for name, case in cases.items()
         }  # fmt: skip
-        with fresh_place(page) as fresh, working_on(page):
+        with atomic_output(page) as fresh, wrap_os_errors(page):
             fresh.write_text(html_page(f"Bugs fixed: {run.name}", told, shown, results), encoding="utf-8")
         run.say(f"wrote {page}")
     run.say(f"results in {out}")
@@ -136,14 +136,14 @@ def _told(plan: Plan) -> dict[str, str]:
 
 def _answers(
     app: App,
-    wanted: Wanted,
+    wanted: EvalOptions,
     plan: Plan,
     cases: Mapping[str, Case],
     journal: Journal,
     sampling: Sampling,
     run: Run,
     may_be_given: Callable[[str, str], bool],
-) -> Iterator[tuple[str, Iterator[tuple[str, int, Said]]]]:
+) -> Iterator[tuple[str, Iterator[tuple[str, int, Completion]]]]:
     """For each model its name and the answers that are lacking: task id, number of the sample, answer."""
     if wanted.answers is not None:
         given = read_answers(wanted.answers)
@@ -151,7 +151,9 @@ def _answers(
             run.warn(f"{len(strange)} answers are to tasks that are not asked ({strange[0]}, ...)")
         done = journal.done("answers")
         every = ((name, at, text) for name in cases for at, text in enumerate(given.get(name, [""])))
-        lacking = ((name, at, Said(text, "given", 0, 0, 0.0)) for name, at, text in every if (name, at) not in done)
+        lacking = (
+            (name, at, Completion(text, "given", 0, 0, 0.0)) for name, at, text in every if (name, at) not in done
+        )
         yield "answers", lacking
         return
     names = list(cases)
@@ -164,7 +166,7 @@ def _answers(
         yield label, speaker.answers(asked, names, journal.done(label), sampling, may_be_given)
 
 
-def _speakers(app: App, wanted: Wanted, run: Run) -> Iterator[tuple[str, Speaker]]:
+def _speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, AnswerGenerator]]:
     other = None if wanted.base in (None, OWN) else wanted.base
     opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
     if opened.adapter is None and wanted.base == OWN:
@@ -193,14 +195,14 @@ def _rows(plan: Plan, cases: Mapping[str, Case]) -> Any:
     )
 
 
-def _result(model: str, case: Case, sample: int, said: Said, verdict: Verdict) -> Result:
+def _result(model: str, case: Case, sample: int, said: Completion, verdict: Verdict) -> Result:
     return Result.of(
         verdict, model=model, task=case.task.id, sample=sample, kind=case.task.kind, answer=said.text,
         finish=said.finish, prompt_tokens=said.prompt_tokens, tokens=said.tokens, seconds=round(said.seconds, 3),
     )  # fmt: skip
 
 
-def _settings(wanted: Wanted, plan: Plan, sampling: Sampling) -> dict[str, Any]:
+def _settings(wanted: EvalOptions, plan: Plan, sampling: Sampling) -> dict[str, Any]:
     """All that results depend on."""
     tasks = hashlib.sha256(json.dumps([asdict(task) for task in plan.tasks]).encode()).hexdigest()[:16]
     settings = {
@@ -231,7 +233,7 @@ def _weights(model: str | None) -> str | None:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
-def _name(wanted: Wanted) -> str:
+def _name(wanted: EvalOptions) -> str:
     """A name for the folder of results."""
     if wanted.answers is not None:
         return wanted.answers.stem

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, fields_dict, frozen
 
-from loraplug import Formatter, InputError, Opened, Run
+from loraplug import Formatter, InputError, ModelReference, Run
 from loraplug_serve.sampling import Drawing, Prompt, Sampler
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Sampling:
 
 
 @frozen
-class Said:
+class Completion:
     """One answer; `finish` is "stop", "length" or "prompt-too-long"; `seconds` is its share of its batch's time."""
 
     text: str
@@ -91,7 +91,7 @@ def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run
 
 
 @frozen
-class Speaker:
+class AnswerGenerator:
     """A loaded model. `around` is entered while it answers: takes its adapter off, for one."""
 
     model: Any
@@ -110,7 +110,7 @@ class Speaker:
         done: set[tuple[str, int]],
         sampling: Sampling,
         usable: Callable[[str, str], bool] = lambda name, text: True,  # noqa: ARG005 - names are part of the type
-    ) -> Iterator[tuple[str, int, Said]]:
+    ) -> Iterator[tuple[str, int, Completion]]:
         """Answers to the prompts called `names`, each with its sample's number, but those that are `done`.
 
         A sample's draws belong to its prompt and number, so that an interrupted evaluation comes to the same answers.
@@ -128,18 +128,18 @@ class Speaker:
         for found in sampler.completions(wanted, drawing, known):
             name, prompt = names[found.prompt], wanted[found.prompt].ids
             if found.finish == "prompt-too-long":
-                yield name, found.sample, Said("", found.finish, 0, 0, 0.0)
+                yield name, found.sample, Completion("", found.finish, 0, 0, 0.0)
                 continue
             text = self._decoded(prompt, found.ids)
-            yield name, found.sample, Said(text, found.finish, len(prompt), len(found.ids), found.seconds)
+            yield name, found.sample, Completion(text, found.finish, len(prompt), len(found.ids), found.seconds)
 
     def _searched(
         self, asked: Prompts, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling,
         usable: Callable[[str, str], bool],
-    ) -> Iterator[tuple[str, int, Said]]:  # fmt: skip
+    ) -> Iterator[tuple[str, int, Completion]]:  # fmt: skip
         """Answers by beam search, a batch at a time; batches are the same whatever is done."""
         long = [name for name in names if len(asked.ids[name]) >= self.context]
-        yield from ((name, 0, Said("", "prompt-too-long", 0, 0, 0.0)) for name in long if (name, 0) not in done)
+        yield from ((name, 0, Completion("", "prompt-too-long", 0, 0, 0.0)) for name in long if (name, 0) not in done)
         order = sorted(set(names) - set(long), key=lambda name: (len(asked.ids[name]), name))
         for at in range(0, len(order), sampling.batch):
             batch = order[at : at + sampling.batch]
@@ -150,7 +150,9 @@ class Speaker:
                 if (name, 0) not in done:
                     yield name, 0, next((said for said in found if usable(name, said.text)), found[0])
 
-    def _batch(self, prompts: Sequence[Sequence[int]], stops: frozenset[int], sampling: Sampling) -> list[list[Said]]:
+    def _batch(
+        self, prompts: Sequence[Sequence[int]], stops: frozenset[int], sampling: Sampling
+    ) -> list[list[Completion]]:
         """For each prompt its answers, the likeliest first."""
         import torch
 
@@ -171,10 +173,12 @@ class Speaker:
             for one, found in zip(prompts, made, strict=True)
         ]
 
-    def _said(self, prompt: Sequence[int], new: list[int], stops: frozenset[int], seconds: float) -> Said:
+    def _said(self, prompt: Sequence[int], new: list[int], stops: frozenset[int], seconds: float) -> Completion:
         end = next((at for at, token in enumerate(new) if token in stops), None)
         kept = new if end is None else new[:end]
-        return Said(self._decoded(prompt, kept), "length" if end is None else "stop", len(prompt), len(kept), seconds)
+        return Completion(
+            self._decoded(prompt, kept), "length" if end is None else "stop", len(prompt), len(kept), seconds
+        )
 
     def _decoded(self, prompt: Sequence[int], said: Sequence[int]) -> str:
         """The text of an answer: behind a few tokens of its prompt, as decoders treat the first of a text apart."""
@@ -198,14 +202,14 @@ def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def load(opened: Opened, run: Run, where: object, both: bool) -> list[Speaker]:
+def load(opened: ModelReference, run: Run, where: object, both: bool) -> list[AnswerGenerator]:
     """The model, and with `both` its base after it: one model in memory that takes its adapter off.
 
     Raises:
-        InputError: as `Opened.load`, or there is no chat template.
+        InputError: as `ModelReference.load`, or there is no chat template.
     """
     model, tokenizer = opened.load(run, where)
     if not tokenizer.chat_template:
         raise InputError("has no chat template", where=where, todo="give a model that was trained on chats")
-    bare = [Speaker(model, tokenizer, model.disable_adapter)] if both and opened.adapter is not None else []
-    return [Speaker(model, tokenizer), *bare]
+    bare = [AnswerGenerator(model, tokenizer, model.disable_adapter)] if both and opened.adapter is not None else []
+    return [AnswerGenerator(model, tokenizer), *bare]

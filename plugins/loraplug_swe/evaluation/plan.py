@@ -14,7 +14,7 @@ from attrs import frozen
 from loraplug import Formatter, InputError, Run, lock_beside
 from loraplug_swe.edits.shared import Format
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import Asked
+from loraplug_swe.evaluation.cases import PromptOptions
 from loraplug_swe.evaluation.generator import Sampling
 from loraplug_swe.evaluation.reading import Task, read_tasks
 from loraplug_swe.mutation.options import BoxLimits
@@ -31,7 +31,7 @@ _SUITE_SECONDS = 900.0  # for the suite on the tree without the bug
 
 
 @frozen
-class Wanted:
+class EvalOptions:
     """The command's options; see its help."""
 
     model: str | None
@@ -83,7 +83,7 @@ class Plan:
     """What is to be answered: tasks, how they are told, and the rows of a recipe that tell them, by task id."""
 
     tasks: Sequence[Task]
-    asked: Asked
+    asked: PromptOptions
     formatter: Formatter
     repos: Mapping[str, str]
     tests_path: Path | None
@@ -92,7 +92,7 @@ class Plan:
     broken: Sequence[InputError] = ()
 
 
-def make_plan(app: App, wanted: Wanted, run: Run) -> Plan:
+def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:
     """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
     lock, kept_back = _lock(wanted)
     formatter: Any = app.registry.find("formatter", "chat-template")()
@@ -137,7 +137,7 @@ def make_plan(app: App, wanted: Wanted, run: Run) -> Plan:
     if hidden > 1 and hidden != int(hidden):
         raise InputError(f"{hidden:g} is no number of tests", where="--hidden-tests",
                          todo="give a share below 1, such as 0.5, or a whole number")  # fmt: skip
-    asked = Asked(wanted.edit or table.get("edit"), wanted.context or table.get("context"), hidden, wanted.seed)
+    asked = PromptOptions(wanted.edit or table.get("edit"), wanted.context or table.get("context"), hidden, wanted.seed)
     ours = table if table.get("use", "swe-bugs") == "swe-bugs" else {}
     own = ours if wanted.recipe is not None else {}  # what a lock beside somebody's model may not decide
     elsewhere = ours.get("tests_path")
@@ -194,7 +194,7 @@ def _dataset(lock: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((one for one in tables if one.get("use") == "swe-bugs"), tables[0] if tables else {})
 
 
-def _lock(wanted: Wanted) -> tuple[Mapping[str, Any], str]:
+def _lock(wanted: EvalOptions) -> tuple[Mapping[str, Any], str]:
     """The recipe lock beside a model, and words on what is not taken from it, as somebody else wrote it."""
     lock = None if wanted.model is None else lock_beside(wanted.model)
     if lock is None or lock.own or wanted.trust:

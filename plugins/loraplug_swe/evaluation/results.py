@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from loraplug import InputError, working_on
+from loraplug import InputError, wrap_os_errors
 from loraplug_swe.evaluation.judge import Status, Verdict
 from loraplug_swe.evaluation.statistics import pass_at, sign_test, wilson
 
@@ -61,7 +61,7 @@ class Journal:
     def __init__(self, path: Path, settings: Mapping[str, Any], fresh: bool) -> None:
         self._path = path
         self.results: list[Result] = []
-        with working_on(path):
+        with wrap_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if fresh:
                 path.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ class Journal:
 
     def add(self, result: Result) -> None:
         """Keep a result; it is on the disk when this returns."""
-        with working_on(self._path):
+        with wrap_os_errors(self._path):
             self._write(json.dumps(asdict(result), ensure_ascii=True).encode())
         self.results.append(result)
 

@@ -17,7 +17,7 @@ import tomli
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from loraplug import InputError, working_on
+from loraplug import InputError, wrap_os_errors
 from loraplug_swe.history.commits import NoFix
 from loraplug_swe.sandbox.checkout import run_git
 
@@ -95,7 +95,7 @@ def _install(base: str, place: Path, needs: Sequence[str]) -> bool:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--only-binary", ":all:",
            "--disable-pip-version-check", "-r", str(place / "requirements.txt")]  # fmt: skip
-    with working_on(place):
+    with wrap_os_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             subprocess.run([base, "-I", "-m", "venv", "--clear", str(place)], env=env, check=True, capture_output=True,

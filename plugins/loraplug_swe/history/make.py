@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
-from loraplug import InputError, LoraplugError, Run, fresh_place, only_one, working_on
+from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_swe.history.commits import Commit, Fix, NoFix, list_commits, read_fix
 from loraplug_swe.history.environments import NOT_INSTALLED
 from loraplug_swe.history.judge import Judge, Now, Then
@@ -51,7 +51,7 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
     home = run.cache / "history"
     with workshop(home) as scratch:
         journal = home / _key(source, tip) / "journal.jsonl"
-        with only_one(journal.parent, f"{source.path} ({journal.parent.name})"):
+        with exclusive_lock(journal.parent, f"{source.path} ({journal.parent.name})"):
             known = read_journal(journal)
             judge: Judge = (Now if source.on == "today" else Then)(
                 source, tongue, scratch, journal.parent / "environments", tip
@@ -76,7 +76,7 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
         made = [today_row(at, one, task) for at, (one, task) in enumerate(zip(rows, tasks, strict=True), 1)]
     else:
         made = [then_row(one, repo, source.statement, place, tongue.name) for one in rows]
-        with fresh_place(out) as fresh, working_on(out):
+        with atomic_output(out) as fresh, wrap_os_errors(out):
             fresh.write_text("".join(json.dumps(one) + "\n" for one in made), encoding="utf-8")
     run.say(f"{len(made)} tasks in {out}")
     yield from made

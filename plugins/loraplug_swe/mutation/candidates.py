@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from loraplug import Run
 from loraplug_swe.mutation.functions import Span
-from loraplug_swe.mutation.language import Language, Mutation, Survey
+from loraplug_swe.mutation.language import BaselineRun, Language, Mutation
 
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ class Candidate:
 
     Attributes:
         path: the file, relative to the tree.
-        tests: positions in `Survey.tests` of the tests that run the statement.
+        tests: positions in `BaselineRun.tests` of the tests that run the statement.
         span: the function it is in.
     """
 
@@ -75,7 +75,7 @@ class Found:
 
 
 def find(
-    tree: Path, language: Language, survey: Survey, run: Run, *, include: Sequence[str], exclude: Sequence[str],
+    tree: Path, language: Language, survey: BaselineRun, run: Run, *, include: Sequence[str], exclude: Sequence[str],
     kinds: Sequence[str],
 ) -> Found:  # fmt: skip
     """Every bug that could be put where tests would run into it."""

@@ -17,7 +17,7 @@ from attrs import asdict, field, frozen
 
 from loraplug import InputError, LoraplugError, Run
 from loraplug_swe.mutation.candidates import Candidate, Found
-from loraplug_swe.mutation.language import Failure, Outcome, Report, Suite, Survey, Tester
+from loraplug_swe.mutation.language import BaselineRun, Failure, Outcome, Report, Suite, Tester
 from loraplug_swe.sandbox.controls import Controls, judged
 from loraplug_swe.sandbox.limits import Limits
 from loraplug_swe.sandbox.sandbox import Sandbox
@@ -60,7 +60,7 @@ class Bug:
 
 
 @frozen
-class Wanted:
+class HuntOptions:
     """How many bugs, and which."""
 
     count: int
@@ -80,7 +80,7 @@ class Hunt:
 
     tree: Path
     suite: Suite
-    survey: Survey
+    survey: BaselineRun
     limits: Limits
     journal: Path
     scratch: Path
@@ -89,13 +89,13 @@ class Hunt:
     tally: Counter[str] = field(factory=Counter)
     kinds: dict[str, Counter[str]] = field(factory=dict)
 
-    def bugs(self, found: Found, wanted: Wanted, run: Run) -> list[Bug]:
+    def bugs(self, found: Found, wanted: HuntOptions, run: Run) -> list[Bug]:
         """Bugs in the order of the candidates, whatever the order in which they were decided."""
         known = read_journal(self.journal)
         kept: list[Bug] = []
         seen: set[str] = set()
         by_function: Counter[str] = Counter()
-        with run.progress("bugs", wanted.count) as bar, _Crew(self, found, wanted) as crew:
+        with run.progress("bugs", wanted.count) as bar, _WorkerPool(self, found, wanted) as crew:
             stream = (one for one in found.in_order(wanted.seed) if by_function[one.group] < wanted.per_function)
             for one, verdict in crew.decide(stream, known):
                 reason = verdict.reason
@@ -115,10 +115,10 @@ class Hunt:
         return kept
 
 
-class _Crew:
+class _WorkerPool:
     """Threads, each with a sandbox and a warm tester of its own, that decide candidates in order."""
 
-    def __init__(self, hunt: Hunt, found: Found, wanted: Wanted) -> None:
+    def __init__(self, hunt: Hunt, found: Found, wanted: HuntOptions) -> None:
         self._hunt, self._texts, self._wanted = hunt, found.texts, wanted
         self._names = list(hunt.survey.tests)
         self._own = threading.local()
@@ -126,7 +126,7 @@ class _Crew:
         self._lock = threading.Lock()
         self._steady: dict[tuple[str, ...], Outcome] = {}
 
-    def __enter__(self) -> _Crew:
+    def __enter__(self) -> _WorkerPool:
         self._pool = ThreadPoolExecutor(self._wanted.workers, "bugs")
         self._file = self._hunt.journal.open("a", encoding="utf-8")
         return self

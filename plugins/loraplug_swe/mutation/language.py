@@ -2,7 +2,7 @@
 
 Python is built in. A plugin package brings another one by an entry point in the group `loraplug.languages`, named by
 the language, whose object is a `Language`; the recipe asks for it with `language = "…"`. Nothing need be imported from
-here: the classes below are protocols, and `Mutation`, `Span`, `Survey` and `Outcome` may be any objects with these
+here: the classes below are protocols, and `Mutation`, `Span`, `BaselineRun` and `Outcome` may be any objects with these
 attributes.
 """
 
@@ -50,7 +50,7 @@ class Mutation:
 
 
 @frozen
-class Survey:
+class BaselineRun:
     """What the suite does on the unchanged tree.
 
     Attributes:
@@ -138,14 +138,14 @@ class Tester(Protocol):
 class Suite(Protocol):
     """A test suite."""
 
-    def survey(self, box: Sandbox) -> Survey:
+    def survey(self, box: Sandbox) -> BaselineRun:
         """Run the suite twice on the unchanged tree, and find which test runs which line.
 
         Raises:
             LoraplugError: the suite cannot be run.
         """
 
-    def tester(self, box: Sandbox, survey: Survey) -> Tester:
+    def tester(self, box: Sandbox, survey: BaselineRun) -> Tester:
         """A tester in `box`, warmed up as far as possible."""
 
 

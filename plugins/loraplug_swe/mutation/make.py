@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
-from loraplug import InputError, LoraplugError, Run, fresh_place, only_one, working_on
+from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_swe.mutation.candidates import find
-from loraplug_swe.mutation.hunt import Bug, Hunt, Wanted, usable_cpus
-from loraplug_swe.mutation.language import Language, Suite, Survey, language
+from loraplug_swe.mutation.hunt import Bug, Hunt, HuntOptions, usable_cpus
+from loraplug_swe.mutation.language import BaselineRun, Language, Suite, language
 from loraplug_swe.mutation.survey import checked
 from loraplug_swe.mutation.task import make_row, make_task, write_tasks
 from loraplug_swe.sandbox.checkout import Staged, stage
@@ -48,7 +48,7 @@ def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
         staged = stage(source.path, source.revision, source.repo, source.tests_path, scratch)
         suite = tongue.suite(source.tests, source.test_args, source.python)
         place = run.cache / "bugs" / _key(source, staged)
-        with only_one(place, f"{source.path} ({place.name})"):
+        with exclusive_lock(place, f"{source.path} ({place.name})"):
             survey = _survey(source, staged, suite, place / "survey.json", run)
             bugs, texts = _hunt(source, staged, suite, tongue, survey, place / "journal.jsonl", run)
     tasks = [make_task(at, bug, texts[bug.candidate.path], staged, survey, tongue) for at, bug in enumerate(bugs, 1)]
@@ -60,7 +60,7 @@ def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _hunt(
-    source: SweBugsSource, staged: Staged, suite: Suite, tongue: Language, survey: Survey, journal: Path, run: Run
+    source: SweBugsSource, staged: Staged, suite: Suite, tongue: Language, survey: BaselineRun, journal: Path, run: Run
 ) -> tuple[list[Bug], dict[str, str]]:
     found = find(staged.tree, tongue, survey, run, include=source.include, exclude=source.exclude, kinds=source.kinds)
     if not found.functions:
@@ -69,7 +69,7 @@ def _hunt(
         )
         raise InputError(f"the tests run no function that could get a bug ({told})", where=source.path,
                          todo="see that the tests import the code from this folder, not an installed copy")  # fmt: skip
-    wanted = Wanted(source.count, source.per_function, source.max_failing, source.timeout,
+    wanted = HuntOptions(source.count, source.per_function, source.max_failing, source.timeout,
                     run.seed if source.seed is None else source.seed, source.workers or usable_cpus())  # fmt: skip
     hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent, source.roots,
                 getattr(tongue, "controls", None))  # fmt: skip
@@ -94,12 +94,12 @@ def _hunt(
     return bugs, dict(found.texts)
 
 
-def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run: Run) -> Survey:
+def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run: Run) -> BaselineRun:
     """The survey of the tree, made once."""
     if path.exists():
         told = json.loads(path.read_text(encoding="utf-8"))
         told["lines"] = {name: {int(line): tests for line, tests in by.items()} for name, by in told["lines"].items()}
-        return checked(Survey(**told), staged.tree, source.path)
+        return checked(BaselineRun(**told), staged.tree, source.path)
     run.say(f"running the tests of {source.path} twice, to see which lines each of them runs")
     with Sandbox(staged.tree, box_limits(source), home=staged.tree.parent, roots=source.roots) as box:
         survey = checked(suite.survey(box), staged.tree, source.path)
@@ -111,7 +111,7 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
     if survey.failing:
         run.warn(f"{len(survey.failing)} tests are left out: they fail as it is ({survey.failing[0]}, ...)")
     run.say(f"{len(survey.tests)} tests pass, in {sum(survey.tests.values()):.1f} s")
-    with fresh_place(path) as fresh, working_on(path):
+    with atomic_output(path) as fresh, wrap_os_errors(path):
         fresh.write_text(json.dumps(asdict(survey)), encoding="utf-8")
     return survey
 
@@ -135,7 +135,7 @@ def _key(source: SweBugsSource, staged: Staged) -> str:
 @contextmanager
 def workshop(home: Path) -> Iterator[Path]:
     """A folder to work in, removed after; those of processes that were killed go too."""
-    with working_on(home):
+    with wrap_os_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         for old in home.glob("work-*"):
             if not _alive(int(old.name.removeprefix("work-"))):

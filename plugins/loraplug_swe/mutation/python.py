@@ -17,7 +17,7 @@ from attrs import frozen
 
 from loraplug import LoraplugError
 from loraplug_swe.mutation.functions import python_functions
-from loraplug_swe.mutation.language import Failure, Mutation, Outcome, Report, Survey, Verdict
+from loraplug_swe.mutation.language import BaselineRun, Failure, Mutation, Outcome, Report, Verdict
 from loraplug_swe.mutation.survey import checked_report
 from loraplug_swe.sandbox.channel import WORD, Forged, Kept, Line, Reader, close, read_reply
 from loraplug_swe.sandbox.controls import python_controls
@@ -79,7 +79,7 @@ class PytestSuite:
     arguments: tuple[str, ...]
     python: str
 
-    def survey(self, box: Sandbox) -> Survey:
+    def survey(self, box: Sandbox) -> BaselineRun:
         """See `Suite.survey`. The second run is without coverage; its seconds count."""
         first = checked_report(self._whole(box, "survey"), box.source)
         box.restore()
@@ -101,10 +101,10 @@ class PytestSuite:
         both = first["outcomes"].keys() | second["outcomes"].keys()
         flaky = sorted(test for test in both if first["outcomes"].get(test) != second["outcomes"].get(test))
         failing = sorted(test for test in both - set(flaky) if first["outcomes"].get(test) == "failed")
-        return Survey({test: second["seconds"].get(test, 0.0) for test in steady}, flaky, failing, lines,
+        return BaselineRun({test: second["seconds"].get(test, 0.0) for test in steady}, flaky, failing, lines,
                       {"modules": first["modules"], "broken": first["broken"]})  # fmt: skip
 
-    def tester(self, box: Sandbox, survey: Survey) -> PytestTester:
+    def tester(self, box: Sandbox, survey: BaselineRun) -> PytestTester:
         """See `Suite.tester`. The byte code of the tree is made first, in the box."""
         told = checked_report(self._whole(box, "plain", "--collect-only", bytecode=True), box.source)
         box.settle()

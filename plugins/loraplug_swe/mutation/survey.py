@@ -13,13 +13,13 @@ from typing import Any
 from attrs import evolve
 
 from loraplug import LoraplugError
-from loraplug_swe.mutation.language import Survey
+from loraplug_swe.mutation.language import BaselineRun
 
 _OUTCOMES = {"passed", "failed", "skipped"}
 _TODO = "see what the tests, or a conftest.py, do to the process that they run in"
 
 
-def checked(survey: Survey, tree: Path, where: object) -> Survey:
+def checked(survey: BaselineRun, tree: Path, where: object) -> BaselineRun:
     """The survey of files that are regular files of the tree, with tests that it names.
 
     A path from inside is read on the host later: one that leads out, also by a symbolic link of the tree, would put a

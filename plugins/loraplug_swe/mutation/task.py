@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loraplug import InputError, fresh_place, working_on
+from loraplug import InputError, atomic_output, wrap_os_errors
 from loraplug_swe.edits import Applied, Format, apply, render, unified_diff
 from loraplug_swe.mutation.hunt import Bug
-from loraplug_swe.mutation.language import Language, Survey
+from loraplug_swe.mutation.language import BaselineRun, Language
 from loraplug_swe.mutation.problem_statement import problem_statement
 from loraplug_swe.mutation.prompts import Context, ask
 from loraplug_swe.sandbox.checkout import Staged
@@ -21,7 +21,9 @@ METHOD = (
 )
 
 
-def make_task(number: int, bug: Bug, text: str, staged: Staged, survey: Survey, language: Language) -> dict[str, Any]:
+def make_task(
+    number: int, bug: Bug, text: str, staged: Staged, survey: BaselineRun, language: Language
+) -> dict[str, Any]:
     """The task about one bug in the file whose text is `text`; `base_commit` is the tree without the bug."""
     one, mutation = bug.candidate, bug.candidate.mutation
     names = list(survey.tests)
@@ -98,7 +100,7 @@ def write_tasks(tasks: Sequence[Mapping[str, Any]], folder: Path) -> None:
         ]
         if foreign:
             raise InputError(f"holds {foreign[0]}, which is no task", where=folder, todo="name an empty or new folder")
-    with fresh_place(folder) as fresh, working_on(folder):
+    with atomic_output(folder) as fresh, wrap_os_errors(folder):
         fresh.mkdir(parents=True)
         for number, task in enumerate(tasks, 1):
             text = json.dumps(task, indent=2, ensure_ascii=False) + "\n"

@@ -25,7 +25,7 @@ from loraplug_swe.tasks.rejects import Reject
 from loraplug_swe.tasks.task import Answered
 
 _WHITESPACE = re.compile(r"^\+(?:.*[ \t\r]|[ \t]* \t.*|(?=\n(?![ +\\-])))$", re.MULTILINE)  # git is likely to warn
-_STAGES = {"gold": ("does-not-apply",), "unbug": ("gold-does-not-apply", "bug-does-not-apply", "does-not-apply")}
+_STAGES = {"gold": ("does-not-apply",), "revert-bug": ("gold-does-not-apply", "bug-does-not-apply", "does-not-apply")}
 
 _State = dict[str, Mapping[str, Node]]  # folder to its files
 
@@ -124,7 +124,7 @@ def _job(shop: Workshop, at: int, answered: Answered) -> _Job:
         raise Reject("no-commit", f"the task names no base_commit; {todo}")
     base = shop.commit_tree(task.base_commit)
     patches: tuple[str, ...] = (answered.patch,)
-    if answered.kind == "unbug":
+    if answered.kind == "revert-bug":
         gold = sound_patch(task.gold_patch).text if task.gold_patch.strip() else ""
         patches = (gold, task.bug_patch, answered.patch)
     sections = tuple(parse_patch(text) for text in patches)
@@ -202,7 +202,7 @@ def _check_results(batch: _Batch, states: list[_State]) -> None:
         before, after = (states[at].get(job.folder, {}) for at in (-2, -1))
         if before == after:
             batch.faults[job.at] = Reject("changes-nothing", "the patch applies but leaves the tree as it was")
-        elif job.kind == "unbug" and after != states[1].get(job.folder, {}):
+        elif job.kind == "revert-bug" and after != states[1].get(job.folder, {}):
             batch.faults[job.at] = Reject(
                 "not-the-inverse", "taking the bug back does not give the tree before the bug"
             )

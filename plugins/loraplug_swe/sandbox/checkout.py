@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from attrs import frozen
 
-from loraplug import InputError, LoraplugError, working_on
+from loraplug import InputError, LoraplugError, wrap_os_errors
 from loraplug_swe.sandbox.copies import LEFT_OUT, Copy, copy_tree, leaves, stamps
 
 _OLD = 946_684_800  # every staged file is of the year 2000, so that a mutated one is never as old as its byte code
@@ -184,7 +184,7 @@ def _export(source: Path, commit: str, tree: Path) -> None:
     blobs = _blobs(run_git(source, "cat-file", "--batch", stdin=b"".join(oid + b"\n" for _, oid, _ in listed)))
     copy = Copy(tree)
     links: list[tuple[str, str]] = []
-    with working_on(tree):
+    with wrap_os_errors(tree):
         for (mode, _, path), data in zip(listed, blobs, strict=True):
             if mode == b"120000":
                 links.append((str(path), os.fsdecode(data)))

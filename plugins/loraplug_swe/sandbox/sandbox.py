@@ -17,7 +17,7 @@ from types import TracebackType
 
 from attrs import evolve
 
-from loraplug import InputError, LoraplugError, working_on
+from loraplug import InputError, LoraplugError, wrap_os_errors
 from loraplug_swe.sandbox.channel import Kept, Reader, close
 from loraplug_swe.sandbox.copies import Copy, Stamp, copy_tree, give
 from loraplug_swe.sandbox.ending import end, end_jail, shell_code
@@ -80,7 +80,7 @@ class Sandbox:
         self._gaps: tuple[str, ...] = ()
         self._own: dict[str, Stamp] = {}
         try:
-            with working_on(self.root):
+            with wrap_os_errors(self.root):
                 for folder in (self._tmp, self._home, self._shm, self.root / "root"):
                     folder.mkdir()
                     if self._owner is not None and folder.name != "root":

@@ -9,7 +9,7 @@ from attrs import field, frozen, validators
 
 from loraplug import Doc, InputError
 
-Answer = Literal["auto", "gold", "unbug"]
+Answer = Literal["auto", "gold", "revert-bug"]
 Turns = Literal["single", "agent", "tools"]
 
 _SPAN = re.compile(r"\s*(\d{1,11})\s*(?:-\s*(\d{1,11})\s*)?")

@@ -16,11 +16,11 @@ from loraplug_swe.tasks.task import Answered, Task, answer_task, read_task
 
 _ANSWERS = {
     ("both", "gold"): "the answer is original.gold_patch",
-    ("both", "unbug"): "the answer is bug.patch taken back",
+    ("both", "revert-bug"): "the answer is bug.patch taken back",
     ("fix", "gold"): "is the fix, and the answer as it stands",
-    ("bug", "unbug"): "puts the bug in, so the answer is patch taken back",
+    ("bug", "revert-bug"): "puts the bug in, so the answer is patch taken back",
     ("unclear", "gold"): 'is the fix, as answer = "gold" says, and the answer as it stands',
-    ("unclear", "unbug"): 'puts the bug in, as answer = "unbug" says, so the answer is patch taken back',
+    ("unclear", "revert-bug"): 'puts the bug in, as answer = "revert-bug" says, so the answer is patch taken back',
 }
 
 
@@ -117,7 +117,7 @@ def no_rows(rejects: Rejects, where: object) -> InputError:
     """What a source raises when nothing is left."""
     todo = "look at ids, repos and answer, and into the rejects file for the reason of each task"
     if rejects.counts["unclear-direction"]:
-        todo = 'say answer = "gold" where patch is the fix, or answer = "unbug" where it puts the bug in'
+        todo = 'say answer = "gold" where patch is the fix, or answer = "revert-bug" where it puts the bug in'
     told = f"no task makes a row ({rejects.summary()})" if rejects.total else "no task is chosen"
     return InputError(told, where=where, todo=todo)
 

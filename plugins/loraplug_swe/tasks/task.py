@@ -64,14 +64,14 @@ class Answered:
     """A task with the answer that was chosen for it.
 
     Attributes:
-        kind: `gold` (from base_commit to gold) or `unbug` (from base + gold + bug back to base + gold).
+        kind: `gold` (from base_commit to gold) or `revert-bug` (from base + gold + bug back to base + gold).
         statement: the issue text, as text.
         patch: the answer, never empty, and read to its last line.
         mended: what was put right on the patches of the task.
     """
 
     task: Task
-    kind: Literal["gold", "unbug"]
+    kind: Literal["gold", "revert-bug"]
     statement: str
     patch: str
     mended: tuple[str, ...] = ()
@@ -199,23 +199,23 @@ def answer_task(task: Task, answer: Answer) -> Answered:
     """
     if task.kind.direction == "unclear":
         if answer == "auto":
-            todo = 'say answer = "gold" (it is the fix) or "unbug" (it puts the bug in)'
+            todo = 'say answer = "gold" (it is the fix) or "revert-bug" (it puts the bug in)'
             why = f"whether patch is the fix or puts the bug in cannot be told: {task.kind.why}"
             raise Reject("unclear-direction", f"{why}; {todo}")
-        task = _turned(task) if answer == "unbug" else task
+        task = _turned(task) if answer == "revert-bug" else task
     has_bug = bool(task.bug_patch.strip() and task.bug_statement)
-    if answer == "unbug" or (answer == "auto" and has_bug):
+    if answer == "revert-bug" or (answer == "auto" and has_bug):
         if not task.bug_patch.strip():
             raise Reject("no-bug", "the task has no bug patch to take back")
         if not task.bug_statement:
             raise Reject("no-statement", "the task has a bug patch but no problem statement for it")
         bug = sound_patch(task.bug_patch)
         task = evolve(task, bug_patch=bug.text)
-        return Answered(task, "unbug", task.bug_statement, reverse_patch(bug.text), bug.mended)
+        return Answered(task, "revert-bug", task.bug_statement, reverse_patch(bug.text), bug.mended)
     if not task.gold_patch.strip():
         if task.kind.direction == "bug":
             why = f"the patch of {task.kind.name} rows puts the bug in"
-            raise Reject("empty-patch", f'there is no gold patch: {why}; its answer is that of answer = "unbug"')
+            raise Reject("empty-patch", f'there is no gold patch: {why}; its answer is that of answer = "revert-bug"')
         more = "; its bug patch has no problem statement" if task.bug_patch.strip() else ""
         raise Reject("empty-patch", f"the gold patch is empty{more}")
     if not task.gold_statement:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loraplug import InputError, echo, fresh_place, iter_rows, row_id, transformed
+from loraplug import InputError, atomic_output, echo, iter_rows, row_id, transformed
 
 if TYPE_CHECKING:
     from loraplug import App, Pipeline
@@ -55,7 +55,7 @@ def preview(
     encoded = pipeline.encode(rows.select(range(min(count, len(rows)))), tokenizer)
     shown = [(name, tokens(tokenizer, ids, weights)) for name, ids, weights in documents(encoded)]
     if page is not None:
-        with fresh_place(page) as out:
+        with atomic_output(page) as out:
             out.write_text(_page(str(recipe), shown), encoding="utf-8")
         echo(f"wrote {page}", err=True)
     if as_json:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from attrs import frozen
 
-from loraplug import InputError, working_on
+from loraplug import InputError, wrap_os_errors
 
 SUMMARIES = {
     "dataset": "a dataset source",
@@ -85,7 +85,7 @@ def write_package(name: str, kind: str, into: Path) -> Path:
     folder = into.absolute() / called.distribution
     if folder.exists() or folder.is_symlink():
         raise InputError("is there already", where=folder, todo="choose another NAME, or another folder with --into")
-    with working_on(folder):
+    with wrap_os_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=folder.parent) as room:
             fresh = Path(room) / folder.name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loraplug import Component, InputError, echo, fresh_place
+from loraplug import Component, InputError, atomic_output, echo
 
 if TYPE_CHECKING:
     from loraplug import App
@@ -139,7 +139,7 @@ def schema(app: App, output: Path | None) -> None:
     text = json.dumps(made(app.registry), indent=2, ensure_ascii=False) + "\n"
     if output is None:
         return echo(text, nl=False)
-    with fresh_place(output) as fresh:
+    with atomic_output(output) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
     return echo(f'{output}\n\nNext: write "#:schema ./{output.name}" as the first line of a recipe beside it')
 
@@ -183,6 +183,6 @@ def init(
             echo(f"{len(found.unusable)} of the first rows cannot be used and will be left out: {some}", err=printed)
     if printed:
         return echo(text, nl=False)
-    with fresh_place(output) as fresh:
+    with atomic_output(output) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
     return echo(f"{output}: change the lines marked <--\n\nNext: loraplug recipe check {output}")

@@ -12,13 +12,13 @@ import pytest
 from attrs import evolve
 from loraplug_zip.exporter import ZipExporter
 
-from loraplug import LoraplugError, Trained
+from loraplug import ExportContext, LoraplugError
 from loraplug.testing import make_registry, tiny_trained
 from loraplug_tools.plugins.conformance import assert_conforms
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> ExportContext:
     """A tiny adapter, with a file that belongs beside it."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -36,7 +36,7 @@ def test_it_conforms(tmp_path: Path, compress: bool) -> None:
     assert_conforms(ZipExporter(compress=compress), tmp_path)
 
 
-def test_it_holds_the_adapter_and_its_sums(trained: Trained, tmp_path: Path) -> None:
+def test_it_holds_the_adapter_and_its_sums(trained: ExportContext, tmp_path: Path) -> None:
     """Every file, byte for byte; the sums are those that sha256sum takes."""
     with zipfile.ZipFile(ZipExporter().export(trained, tmp_path / "a.zip")) as archive:
         assert archive.testzip() is None
@@ -51,7 +51,7 @@ def test_it_holds_the_adapter_and_its_sums(trained: Trained, tmp_path: Path) -> 
     assert (tmp_path / "a" / weights).read_bytes() == (trained.adapter / weights).read_bytes()
 
 
-def test_dates_rights_and_order_on_disk_do_not_show(trained: Trained, tmp_path: Path) -> None:
+def test_dates_rights_and_order_on_disk_do_not_show(trained: ExportContext, tmp_path: Path) -> None:
     """A copy made later, with other rights, in another order, makes the same file."""
     first = ZipExporter().export(trained, tmp_path / "a.zip").read_bytes()
     copy = tmp_path / "copy"
@@ -63,7 +63,7 @@ def test_dates_rights_and_order_on_disk_do_not_show(trained: Trained, tmp_path: 
     assert ZipExporter().export(evolve(trained, adapter=copy), tmp_path / "b.zip").read_bytes() == first
 
 
-def test_without_extras_only_the_adapter(trained: Trained, tmp_path: Path) -> None:
+def test_without_extras_only_the_adapter(trained: ExportContext, tmp_path: Path) -> None:
     """`extras = false` leaves the run's files out."""
     with zipfile.ZipFile(ZipExporter(extras=False).export(trained, tmp_path / "a.zip")) as archive:
         assert "metrics.jsonl" not in archive.namelist()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from attrs import frozen
 
-from loraplug import Doc, Exporter, LoraplugError, Run, Trained
+from loraplug import Doc, ExportContext, Exporter, LoraplugError, Run
 
 SUMS = "SHA256SUMS"
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
@@ -32,7 +32,7 @@ class ZipExporter(Exporter):
         """`<out>/<run name>.zip`."""
         return (self.out or run.outputs / "zip") / f"{run.name}.zip"
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Write the file; names sorted, dates and rights the same for all."""
         check_adapter(result.adapter)
         files = {

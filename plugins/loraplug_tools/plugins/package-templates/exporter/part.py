@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Exporter, LoraplugError, Run, Trained
+from loraplug import Doc, ExportContext, Exporter, LoraplugError, Run
 
 
 @frozen
@@ -22,7 +22,7 @@ class MyPart(Exporter):
         """`outputs/my-part/<run name>.json`."""
         return run.outputs / self.name / f"{run.name}.json"
 
-    def export(self, result: Trained, out: Path) -> Path:
+    def export(self, result: ExportContext, out: Path) -> Path:
         """Write the file."""
         config = self._config(result.adapter)
         told = {"base": result.base_id, "rank": config.get("r"), "alpha": config.get("lora_alpha")}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError, LoraplugError, Run, Trainer, TrainingResult, fresh_place
+from loraplug import Doc, InputError, LoraplugError, Run, Trainer, TrainingResult, atomic_output
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +56,7 @@ class MyPart(Trainer):
         figures = {"train_loss": loss, "steps": float(steps), "seconds": time.perf_counter() - begun}
         if validation is not None:
             figures["validation_loss_after"] = self._measured(adapted, validation)
-        with fresh_place(run.folder / "adapter") as out:
+        with atomic_output(run.folder / "adapter") as out:
             adapted.save_pretrained(out)
             tokenizer.save_pretrained(out)
         return TrainingResult(run.folder / "adapter", figures)
