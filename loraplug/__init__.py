@@ -60,6 +60,7 @@ from loraplug_rows.chat_template import (
 )
 from loraplug_rows.conversation import Conversation
 from loraplug_rows.nulls import iter_rows
+from loraplug_rows.preferences import Labelled, Preference, labelled, preference
 from loraplug_rows.shapes import check_row, conversation, row_id, shape_of, unread_columns
 from loraplug_tables.options import Doc, Option, options
 from loraplug_tables.secrets import kinds as kinds_of_secrets
@@ -98,6 +99,7 @@ __all__ = [
     "Finding",
     "Formatter",
     "InputError",
+    "Labelled",
     "Lock",
     "LoraplugError",
     "Mix",
@@ -109,6 +111,7 @@ __all__ = [
     "Plugin",
     "PluginError",
     "Plugins",
+    "Preference",
     "Problem",
     "Progress",
     "Quantizer",
@@ -148,6 +151,7 @@ __all__ = [
     "is_own_lock",
     "iter_rows",
     "kinds_of_secrets",
+    "labelled",
     "layer_weights",
     "load_adapter",
     "load_registry",
@@ -160,6 +164,7 @@ __all__ = [
     "opened_tokens",
     "options",
     "own_secrets",
+    "preference",
     "printable",
     "published",
     "quantised_share",

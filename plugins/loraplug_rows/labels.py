@@ -75,5 +75,11 @@ def judges(sort: str, values: list[Any]) -> bool:
     return bool(values) and all(_is_number(value) for value in values)
 
 
+def wanted(value: Any) -> bool | None:
+    """What a label says of its row; None where it is none of the words for yes and no."""
+    word = str(value).strip().lower()
+    return True if word in _WANTED else False if word in _UNWANTED else None
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
