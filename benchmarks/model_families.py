@@ -81,8 +81,8 @@ class _Family:
         """Eight steps of LoRA on all linear layers."""
         from loraplug_bnb.quantizer import BitsAndBytes
         from loraplug_hf.loader import TransformersModel
-        from loraplug_sft.lora import Lora
-        from loraplug_sft.trainer import Sft
+        from loraplug_train.lora import Lora
+        from loraplug_train.trainer import Sft
 
         run = Run(f"{dtype}{'-nf4' * quantised}", outputs=self.folder / "outputs", cache=self.folder / "cache")
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def _packs(one: _Family) -> Cell:
     """How training lays documents; where end to end, another first document must leave the second as it is."""
     import torch
 
-    from loraplug_sft.separation import separation
+    from loraplug_train.separation import separation
 
     model = _adapted(one)
     found = separation(model)
@@ -181,7 +181,7 @@ def _packs(one: _Family) -> Cell:
 
 
 def _kernel(one: _Family) -> Cell:
-    from loraplug_sft.kernel import install
+    from loraplug_train.kernel import install
 
     return Cell("yes" if install(_adapted(one))[0] else "no")
 

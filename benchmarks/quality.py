@@ -88,8 +88,8 @@ def by_us(folder: Path, rows: Any, seed: int, settings: dict[str, Any]) -> Path:
 
     from loraplug import Run
     from loraplug_hf.loader import TransformersModel
-    from loraplug_sft.lora import Lora
-    from loraplug_sft.trainer import Sft
+    from loraplug_train.lora import Lora
+    from loraplug_train.trainer import Sft
 
     run = Run(f"quality-{time.time_ns()}", seed, outputs=folder)
     loader = TransformersModel(id=trainer.MODEL, dtype="float32")

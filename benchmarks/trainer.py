@@ -102,8 +102,8 @@ def ours(gate: Gate, folder: Path, rows: Any, model_id: str, bits: int = 0, **op
     """loraplug's trainer as a recipe would make it; `options` are those of `[trainer]`."""
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-    from loraplug_sft.lora import Lora
-    from loraplug_sft.trainer import Sft
+    from loraplug_train.lora import Lora
+    from loraplug_train.trainer import Sft
 
     watch = Watch(gate)
     run = Run(f"benchmark-{os.getpid()}", SEED, outputs=folder, reporter=watch, observe=watch.observe)

@@ -160,7 +160,7 @@ def test_a_trainer_says_what_it_consumes(inside: Any, recipe: Path, monkeypatch:
         check_labels(rows, frozenset({"label"}), "dataset", "the trainer mine")
     (recipe.parent / "rows.jsonl").write_text(f"{json.dumps({'messages': ROW})}\n" * 6, encoding="utf-8")
     assert inside("run", recipe, "--until", "formatter").returncode == 0
-    monkeypatch.setattr("loraplug_sft.trainer.Sft.consumes", frozenset())
+    monkeypatch.setattr("loraplug_train.trainer.Sft.consumes", frozenset())
     result = inside("run", recipe, "--until", "formatter")
     assert result.returncode == 2
     assert "weights, which the trainer sft does not heed" in " ".join(result.stderr.split())

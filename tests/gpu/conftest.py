@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from loraplug import Run, TrainingResult
-from loraplug_sft.trainer import Sft
+from loraplug_train.trainer import Sft
 
 HERE = Path(__file__).parent
 LIBRARIES = (

@@ -10,7 +10,7 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import Run, TrainingResult
-from loraplug_sft.trainer import Sft
+from loraplug_train.trainer import Sft
 
 
 @pytest.fixture

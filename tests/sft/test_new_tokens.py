@@ -14,8 +14,8 @@ from sft_rows import encoded
 from loraplug import InputError, Problem, Trained, TrainingResult, load_adapter, new_tokens
 from loraplug.testing import from_table, tiny_run
 from loraplug_hf.loader import TransformersModel
-from loraplug_sft.lora import Lora
-from loraplug_sft.trainer import Sft
+from loraplug_train.lora import Lora
+from loraplug_train.trainer import Sft
 
 NEW = ("<|call|>", "<|done|>")
 Train = Callable[..., TrainingResult]

@@ -12,8 +12,8 @@ from sft_rows import encoded
 
 from families import build
 from loraplug import Run
-from loraplug_sft.separation import length_limit, separation
-from loraplug_sft.trainer import Sft
+from loraplug_train.separation import length_limit, separation
+from loraplug_train.trainer import Sft
 
 KINDS = {
     "llama": "end-to-end",

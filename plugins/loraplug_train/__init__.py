@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from loraplug import Trainer, hookimpl
-from loraplug_sft.trainer import Sft
+from loraplug_train.trainer import Sft
 
 
 @hookimpl

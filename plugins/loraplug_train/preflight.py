@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import BaseFacts, InputError, Problem, Run, layer_weights
-from loraplug_sft import shards
-from loraplug_sft.targets import name_problems
+from loraplug_train import shards
+from loraplug_train.targets import name_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from loraplug_sft.trainer import Sft
+    from loraplug_train.trainer import Sft
 
 _BY_FILE = frozenset({
     "cohere", "gemma", "gemma2", "granite", "llama", "mistral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3",

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from loraplug_sft import kernel
-from loraplug_sft.collation import Collator
-from loraplug_sft.reach import RAISED, told_in_words
+from loraplug_train import kernel
+from loraplug_train.collation import Collator
+from loraplug_train.reach import RAISED, told_in_words
 
 Way = Literal["end-to-end", "padded", "one-by-one"]
 

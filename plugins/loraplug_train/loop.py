@@ -16,10 +16,10 @@ from transformers import PrinterCallback
 from trl import SFTTrainer
 
 from loraplug import LoraplugError, Run, mixed_precision
-from loraplug_sft import head, kernel, order, weights
-from loraplug_sft.checkpoints import Checkpoint
-from loraplug_sft.collation import Collator, Row, documents
-from loraplug_sft.separation import Way
+from loraplug_train import head, kernel, order, weights
+from loraplug_train.checkpoints import Checkpoint
+from loraplug_train.collation import Collator, Row, documents
+from loraplug_train.separation import Way
 
 
 @define

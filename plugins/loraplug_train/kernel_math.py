@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loraplug_sft import compat
+from loraplug_train import compat
 
 _PIECE_BYTES = 20 << 20  # a 4-bit weight of no more than this is made at once, and no piece of a larger one is larger
 _PIECE_ROWS = 512  # of a larger one, at most; with much fewer, products are slow

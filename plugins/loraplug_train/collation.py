@@ -8,7 +8,7 @@ from typing import Any
 
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from loraplug_sft import weights
+from loraplug_train import weights
 
 Row = dict[str, Any]
 

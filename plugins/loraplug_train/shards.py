@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from loraplug import InputError
-from loraplug_sft import world, zero
+from loraplug_train import world, zero
 
 WHERE = zero.WHERE
 CUT = ("fsdp2", "zero3")  # the kinds in which a process holds a part of a weight only
@@ -75,7 +75,7 @@ def _fsdp2(model: Any) -> str:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     from torch.distributed.tensor import DTensor
 
-    from loraplug_sft import compat
+    from loraplug_train import compat
 
     names = compat.undivided(model)
     blocks = [module for module in model.modules() if type(module).__name__ in names]

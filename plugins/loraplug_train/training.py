@@ -17,22 +17,22 @@ from loraplug import (
     fresh_place,
     quantised_share,
 )
-from loraplug_sft import kernel, liger, measure, order, shards, weights, world, zero
-from loraplug_sft.checkpoints import Checkpoints
-from loraplug_sft.forecast import needs_checkpointing
-from loraplug_sft.health import Health, fingerprint, moved
-from loraplug_sft.interval import seconds_or_steps
-from loraplug_sft.loop import Layout, LoraTrainer, trained_tokens
-from loraplug_sft.options import trackers
-from loraplug_sft.separation import separation
-from loraplug_sft.watch import Habits, Watcher
+from loraplug_train import kernel, liger, measure, order, shards, weights, world, zero
+from loraplug_train.checkpoints import Checkpoints
+from loraplug_train.forecast import needs_checkpointing
+from loraplug_train.health import Health, fingerprint, moved
+from loraplug_train.interval import seconds_or_steps
+from loraplug_train.loop import Layout, LoraTrainer, trained_tokens
+from loraplug_train.options import trackers
+from loraplug_train.separation import separation
+from loraplug_train.watch import Habits, Watcher
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTConfig
 
-    from loraplug_sft.trainer import Sft
+    from loraplug_train.trainer import Sft
 
 
 def train(

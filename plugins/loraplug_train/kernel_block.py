@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loraplug_sft.kernel_math import attend, attend_backward, back, four_bits, product, rms, rms_backward, times, turn_
+from loraplug_train.kernel_math import (
+    attend,
+    attend_backward,
+    back,
+    four_bits,
+    product,
+    rms,
+    rms_backward,
+    times,
+    turn_,
+)
 
 DTYPES = (torch.float32, torch.bfloat16)
 

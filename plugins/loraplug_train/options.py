@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Problem
-from loraplug_sft import liger, shards
-from loraplug_sft.interval import seconds_or_steps
+from loraplug_train import liger, shards
+from loraplug_train.interval import seconds_or_steps
 
 if TYPE_CHECKING:
-    from loraplug_sft.trainer import Sft
+    from loraplug_train.trainer import Sft
 
 
 def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
