@@ -120,7 +120,7 @@ class Objective(ABC):
     schema: ClassVar[str] = "tokens"
     needs_reference: ClassVar[bool] = False
 
-    def fault(self, row: Row) -> str | None:  # noqa: ARG002
+    def fault(self, row: Row) -> str | None:
         """Why this row cannot be trained on, in words; asked of every row before the first step."""
         return None
 
@@ -148,7 +148,7 @@ class Objective(ABC):
             return {"tokens": float(sum(one.label_count for row in step_rows for one in self.sequences(row)))}
         return {"rows": float(len(step_rows))}
 
-    def prepare(self, step_rows: Sequence[Row], model: Policy) -> Any:  # noqa: ARG002
+    def prepare(self, step_rows: Sequence[Row], model: Policy) -> Any:
         """What spans the step, made before its first micro-batch, on every process alike (`model.score` is)."""
         return None
 
