@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import field as option
 from attrs import frozen, validators
 
+import loraplug
 from loraplug import (
     Conversation,
     Doc,
@@ -67,14 +68,17 @@ class Encoding(Formatter):
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """What turns a row (with its number) into its conversation, if it is one, and a function that encodes it."""
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens"
+    ) -> loraplug.Encoded:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
         from loraplug_chat import clock
 
         with clock.stopped_at(run.date):
-            return self._encode(rows, tokenizer, run)
+            encoded, report = self._encode(rows, tokenizer, run)
+        return loraplug.Encoded(encoded, schema, report)
 
-    def _encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def _encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> tuple[Dataset, dict[str, Any]]:
         from loraplug_chat import store
 
         packing = isolates(self.packing)
@@ -98,7 +102,7 @@ class Encoding(Formatter):
                 lines.unlink(missing_ok=True)
             encoded, told = store.read(place, report.table(packing))
         tell(told, run)
-        return encoded
+        return encoded, told
 
     def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
         import tempfile

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen
 
-from loraplug import Doc, InputError, Problem, Run, conversation, shape_of
+from loraplug import Doc, Encoded, InputError, Problem, Run, conversation, shape_of
 from loraplug_chat.choices import TrainOn
 from loraplug_chat.encoding import Encoding
 
@@ -60,7 +60,7 @@ class ChatTemplate(Encoding):
                 what = f'"{token}" is no token that the tokenizer keeps whole; add it: [model] add_tokens = ["{token}"]'
                 yield Problem("formatter.special_tokens", what)
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
         """See `Encoding.encode`; `template_options` are written into the tokenizer's template, which is saved later."""
         self.recognise(rows.column_names)  # whoever calls this without having asked
         if self.template_options:
@@ -72,7 +72,7 @@ class ChatTemplate(Encoding):
 
             open_tokens(tokenizer, self.special_tokens)
             run.say(f"special tokens in rows stay tokens: {', '.join(self.special_tokens)}")
-        return super().encode(rows, tokenizer, run)
+        return super().encode(rows, tokenizer, run, schema)
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """See `Encoding.reader`."""
