@@ -79,6 +79,7 @@ class _Family:
 
     def train(self, dtype: str = "float32", quantised: bool = False) -> Trained:
         """Eight steps of LoRA on all linear layers."""
+        from loraplug import Encoded
         from loraplug_bnb.quantizer import BitsAndBytes
         from loraplug_hf.loader import TransformersModel
         from loraplug_train.lora import Lora
@@ -93,12 +94,12 @@ class _Family:
             model = quantizer.prepare(model)
         rows = encoded(16, longest=32)
         options = Sft(samples=0, learning_rate=1e-2, epochs=2.0, batch_size=4, lora=Lora(r=4))
-        result = options.train(run, model, loader.load_tokenizer(run), rows, rows)
+        result = options.train(run, lambda _: model, loader.load_tokenizer(run), Encoded(rows), Encoded(rows))
         before, after = (result.figures[f"validation_loss_{when}"] for when in ("before", "after"))
         if not after < before:
             raise AssertionError(f"the loss went from {before:.3g} to {after:.3g}")
-        self.facts = json.loads((Path(result.adapter) / "loraplug.json").read_text())
-        return Trained(run, Path(result.adapter), self.base, str(self.base), {}, {})
+        self.facts = json.loads((result.path / "loraplug.json").read_text())
+        return Trained(run, result.path, self.base, str(self.base), {}, {})
 
 
 def row(name: str, folder: Path) -> dict[str, Cell]:

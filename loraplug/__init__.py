@@ -10,6 +10,7 @@ from loraplug.components import (
     HOOKS,
     KINDS,
     Adapter,
+    Artefact,
     BaseFacts,
     Component,
     DatasetSource,
@@ -28,6 +29,7 @@ from loraplug.components import (
 from loraplug.context import Event, Progress, Reporter, Run, published
 from loraplug.contracts import API_VERSION
 from loraplug.diagnostics import Diagnostic, Finding
+from loraplug.distributed import Distributed
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import fresh_place, only_one, working_on
 from loraplug.hookspecs import hookimpl
@@ -40,6 +42,7 @@ from loraplug.provenance import is_own as is_own_lock
 from loraplug.provenance import remember as remember_lock
 from loraplug.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.registry import Entry, Registry, load_registry, report
+from loraplug.schemas import IGNORED, SCHEMAS, Encoded, Placement, Schema, TokenSequence, row_lengths, token_sequences
 from loraplug.transforms import transformed
 from loraplug.weights import weight_files, weight_names
 from loraplug_adapters.attach import attach_adapter
@@ -70,6 +73,7 @@ from loraplug_tables.structure import as_toml
 if TYPE_CHECKING:
     from loraplug.app import App
     from loraplug.event_log import EventLog
+    from loraplug.prompts import Prompter
     from loraplug.records import RunRecord, duration, read_run, read_runs
     from loraplug.run import Outcome, Pipeline
 
@@ -80,17 +84,22 @@ __all__ = [
     "CONTROL_TOKEN",
     "FUSED_EXPERTS",
     "HOOKS",
+    "IGNORED",
     "KINDS",
     "OPEN_TOKENS",
+    "SCHEMAS",
     "Adapter",
     "App",
+    "Artefact",
     "BaseFacts",
     "Component",
     "Conversation",
     "DataSet",
     "DatasetSource",
     "Diagnostic",
+    "Distributed",
     "Doc",
+    "Encoded",
     "Entry",
     "Estimate",
     "Event",
@@ -108,12 +117,14 @@ __all__ = [
     "Option",
     "Outcome",
     "Pipeline",
+    "Placement",
     "Plugin",
     "PluginError",
     "Plugins",
     "Preference",
     "Problem",
     "Progress",
+    "Prompter",
     "Quantizer",
     "Recipe",
     "Registry",
@@ -121,9 +132,11 @@ __all__ = [
     "Run",
     "RunRecord",
     "Sample",
+    "Schema",
     "Share",
     "Taken",
     "TemplateFaultError",
+    "TokenSequence",
     "Trained",
     "Trainer",
     "TrainingResult",
@@ -177,9 +190,11 @@ __all__ = [
     "report",
     "require_secrets",
     "row_id",
+    "row_lengths",
     "shape_of",
     "shareable",
     "token_ends",
+    "token_sequences",
     "transformed",
     "unread_columns",
     "weight_files",
@@ -189,7 +204,7 @@ __all__ = [
 
 _LATER = {
     "App": "app", "EventLog": "event_log", "Outcome": "run", "Pipeline": "run", "RunRecord": "records",
-    "duration": "records",
+    "duration": "records", "Prompter": "prompts",
     "read_run": "records", "read_runs": "records",
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import field as option
 from attrs import frozen, validators
 
+import loraplug
 from loraplug import (
     Conversation,
     Doc,
@@ -81,14 +82,19 @@ class Encoding(Formatter):
                              where="formatter", todo=todo)  # fmt: skip
         return partial(self._lines, read=self.reader(shape_of(columns, schema), tokenizer))
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Dataset:
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens"
+    ) -> loraplug.Encoded:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
         from loraplug_chat import clock
 
         with clock.stopped_at(run.date):
-            return self._encode(rows, tokenizer, run, schema)
+            encoded, report = self._encode(rows, tokenizer, run, schema)
+        return loraplug.Encoded(encoded, schema, report)
 
-    def _encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str) -> Dataset:
+    def _encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str
+    ) -> tuple[Dataset, dict[str, Any]]:
         from loraplug_chat import store
 
         packing = schema == "tokens" and isolates(self.packing)
@@ -113,7 +119,7 @@ class Encoding(Formatter):
                 lines.unlink(missing_ok=True)
             encoded, told = store.read(place, report.table(packing))
         tell(told, run)
-        return encoded
+        return encoded, told
 
     def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path, schema: str) -> Report:
         import tempfile

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen
 
-from loraplug import Doc, InputError, Problem, Run, conversation, shape_of
+from loraplug import Doc, Encoded, InputError, Problem, Run, conversation, shape_of
 from loraplug_chat.choices import TrainOn
 from loraplug_chat.encoding import Encoding
 
@@ -25,6 +25,7 @@ class ChatTemplate(Encoding):
     """Conversations through the model's chat template; exactly what the model must say is trained."""
 
     name = "chat-template"
+    produces = frozenset({"tokens", "pairs", "labelled"})
 
     train_on: Annotated[
         TrainOn, Doc("train every assistant turn, only the last one, or every token; `weight` on a message holds")
@@ -62,7 +63,7 @@ class ChatTemplate(Encoding):
                 what = f'"{token}" is no token that the tokenizer keeps whole; add it: [model] add_tokens = ["{token}"]'
                 yield Problem("formatter.special_tokens", what)
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Dataset:
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
         """See `Encoding.encode`; `template_options` are written into the tokenizer's template, which is saved later."""
         self.recognise(rows.column_names, schema)  # whoever calls this without having asked
         if self.template_options:

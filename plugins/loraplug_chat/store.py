@@ -195,7 +195,6 @@ def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dic
         beside.write_text(json.dumps(report, indent=1), encoding="utf-8")
     known: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
     rows = Dataset.from_file(str(path))
-    rows.info.description = json.dumps(known)
     optional = (("seq_lengths", "packed"), ("token_weights", "weighted"))
     unused = [name for name, on in optional if name in rows.column_names and not known.get(on)]
     return rows.remove_columns(unused) if unused else rows, known

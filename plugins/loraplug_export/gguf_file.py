@@ -66,8 +66,8 @@ class GgufExporter(Exporter):
 
 @contextmanager
 def merged_folder(result: Trained, beside: Path, exporter: MergedExporter) -> Iterator[Path]:
-    """The merged model: what this run's `merged` has made, else one made for the time of the block."""
-    made = result.artefacts.get("merged")
+    """The merged model: what this run's `merged` has made of the same base, else one made for the time of the block."""
+    made = result.artefact("merged", onto=exporter.onto)
     if made is not None and made.is_dir():
         yield made
         return

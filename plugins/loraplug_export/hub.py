@@ -54,7 +54,7 @@ class HubExporter(Exporter):
             result.run.warn(
                 "hub: the base is a folder of this machine; others cannot load it by the name alone that is pushed"
             )
-        made = result.artefacts.get(self.what)
+        made = result.artefact(self.what)
         own = out.with_name(out.name + ".folder")
         try:
             shutil.rmtree(own, ignore_errors=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
-from loraplug import Opened, Run
-from loraplug_play.prompt import Prompter
-from loraplug_play.voice import Voice
+from loraplug import Opened, Prompter, Run
+from loraplug_play.voice import Message, Voice
 
 
 @frozen
@@ -28,5 +29,9 @@ def load(opened: Opened, run: Run, where: object) -> Loaded:
     """
     model, tokenizer = opened.load(run, where)
     prompter = Prompter.of(tokenizer, where)
-    base = None if opened.adapter is None else Voice(model, prompter, model.disable_adapter)
-    return Loaded(Voice(model, prompter), base)
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        return opened.encode_prompt(messages, tokenizer, run)
+
+    base = None if opened.adapter is None else Voice(model, prompter, encode, model.disable_adapter)
+    return Loaded(Voice(model, prompter, encode), base)

@@ -18,9 +18,8 @@ from loraplug import LoraplugError, printable
 from loraplug_play.generate import Sampling, own_temperature
 from loraplug_play.guard import Guard, Names
 from loraplug_play.models import Models
-from loraplug_play.prompt import Message
 from loraplug_play.runs_page import Runs
-from loraplug_play.voice import Answer, Voice
+from loraplug_play.voice import Answer, Message, Voice
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = "#chatbot .md { white-space: pre-wrap } footer { display: none }"

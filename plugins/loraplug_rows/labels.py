@@ -34,6 +34,8 @@ def check_labels(rows: Dataset, consumed: frozenset[str], where: str, trainer: s
     """
     for name in rows.column_names:
         sort = label_kind(name)
+        if sort == "ranked" and consumed >= {"chosen", "rejected"}:  # scores beside the sides, which say no more
+            continue
         if sort is None or name in consumed or hasattr(rows.features[name], "names"):  # a class label judges nothing
             continue
         values = [value for value in rows.with_format(None)[name][:] if value is not None]

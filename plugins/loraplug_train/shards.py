@@ -10,28 +10,29 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from loraplug import InputError
-from loraplug_train import world, zero
+from loraplug import Distributed, InputError
+from loraplug_train import zero
 
 WHERE = zero.WHERE
 CUT = ("fsdp2", "zero3")  # the kinds in which a process holds a part of a weight only
 QUANTISED = "a quantised model cannot be sharded; leave out [quantizer], or {}"
 _FSDP, _DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
+_settled: list[str] = []  # what this process was launched with, once it is settled
 
 
 def asked() -> str:
     """How the weights are to be shared out: "", "fsdp2", or "zero0" to "zero3".
 
-    accelerate's launcher says it through the environment; after `settle` that is `LORAPLUG_SHARDS`.
+    accelerate's launcher says it through the environment; `settle` keeps it.
 
     Raises:
         InputError: it asks for what is not done here: FSDP1, FSDP2 in the CPU's memory.
     """
-    if settled := os.environ.get("LORAPLUG_SHARDS"):
-        return settled
+    if _settled:
+        return _settled[0]
     if _yes(_DEEPSPEED):
         return f"zero{zero.settings()['stage']}"
-    if not _yes(_FSDP) or world.size() == 1:
+    if not _yes(_FSDP) or _size() == 1:
         return ""
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise InputError("FSDP1 is not supported; set fsdp_version: 2", where=WHERE)
@@ -47,12 +48,13 @@ def quantised() -> str | None:
     return QUANTISED.format("set use_fsdp: false" if kind == "fsdp2" else "set zero_stage: 2")
 
 
-def settle() -> None:
-    """Leave what is asked in `LORAPLUG_SHARDS`, where loaders see it, and keep accelerate from doing it its own way."""
+def settle() -> str:
+    """As `asked`; that stands from here on, and accelerate, which looks there too, does not do it its own way."""
     kind = asked()
     for name in (_FSDP, _DEEPSPEED):
         os.environ.pop(name, None)
-    os.environ["LORAPLUG_SHARDS"] = kind
+    _settled[:] = [kind]
+    return kind
 
 
 def spread(model: Any) -> str:
@@ -66,7 +68,7 @@ def spread(model: Any) -> str:
     """
     if getattr(model, "quantization_method", None) is not None:
         raise InputError(str(quantised()), where=WHERE)
-    return zero.spread(model, world.size()) if asked() == "zero3" else _fsdp2(model)
+    return zero.spread(model, _size()) if asked() == "zero3" else _fsdp2(model)
 
 
 def _fsdp2(model: Any) -> str:
@@ -85,7 +87,7 @@ def _fsdp2(model: Any) -> str:
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for parameter in trained:
         parameter.data = parameter.data.to(device)
-    options = {"mesh": init_device_mesh(device, (world.size(),)), "ignored_params": trained}
+    options = {"mesh": init_device_mesh(device, (_size(),)), "ignored_params": trained}
     gathered_once = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() in ("false", "shard_grad_op")
     for block in blocks:
         fully_shard(block, reshard_after_forward=not gathered_once, **options)
@@ -94,7 +96,11 @@ def _fsdp2(model: Any) -> str:
     parts = (one.to_local() if isinstance(one, DTensor) else one for one in model.parameters())
     held = sum(part.numel() for part in parts)
     total = sum(parameter.numel() for parameter in model.parameters())
-    return f"FSDP2: {held:,} of {total:,} parameters on each of {world.size()} processes"
+    return f"FSDP2: {held:,} of {total:,} parameters on each of {_size()} processes"
+
+
+def _size() -> int:
+    return Distributed.launched().world_size
 
 
 def _yes(name: str) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Estimate, Problem, Run, Trainer, TrainingResult
+from loraplug import Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
 from loraplug_train.lora import Lora
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _AT_LEAST_ONE = validators.optional(validators.ge(1))
@@ -23,7 +22,8 @@ class Sft(Trainer):
     """LoRA supervised fine-tuning with trl and peft; QLoRA when the recipe has a quantizer."""
 
     name = "sft"
-    consumes = frozenset({"token_weights"})
+    columns = frozenset({"token_weights"})
+    distributed = True
     epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
         default=3.0, validator=validators.gt(0)
     )
@@ -149,20 +149,20 @@ class Sft(Trainer):
             epochs = self.max_steps * self.batch_size / len(lengths)
         return forecast(self, model, lengths, epochs)
 
-    def meet(self, run: Run, work: bool) -> bool:  # noqa: ARG002
-        """Wait for the other processes of this training; what the first one says about `work` holds for all."""
-        from loraplug_train import shards, world
+    def placement(self, run: Run) -> Placement:  # noqa: ARG002
+        """On the GPU, or on the CPU where the weights are shared out from there."""
+        from loraplug_train import shards
 
-        shards.settle()
-        return world.meet(work)
+        kind = shards.settle()
+        return Placement(sharding=kind if kind in shards.CUT else "")
 
     def train(
         self,
         run: Run,
-        model: PreTrainedModel,
+        load_model: Callable[[Placement], PreTrainedModel],
         tokenizer: PreTrainedTokenizerBase,
-        train: Dataset | None,
-        validation: Dataset | None,
+        train: Encoded | None,
+        validation: Encoded | None,
     ) -> TrainingResult:
         """Train, going on from the newest whole checkpoint; leave the adapter in `run.folder / "adapter"`."""
         from logging import ERROR, getLogger
@@ -170,4 +170,4 @@ class Sft(Trainer):
         getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
         from loraplug_train.training import train as train_adapters
 
-        return train_adapters(self, run, model, tokenizer, train, validation)
+        return train_adapters(self, run, load_model(self.placement(run)), tokenizer, train, validation)

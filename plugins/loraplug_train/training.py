@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loraplug import (
     FUSED_EXPERTS,
+    Encoded,
     InputError,
     Run,
     Sample,
@@ -40,8 +41,8 @@ def train(
     run: Run,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train_rows: Dataset | None,
-    held: Dataset | None,
+    train_rows: Encoded | None,
+    validation: Encoded | None,
 ) -> TrainingResult:
     """See `Trainer.train`. On further processes of one training the rows are None and come from the first."""
     from transformers import set_seed
@@ -51,9 +52,9 @@ def train(
     measure.forget_peak()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    rows, held = world.same_rows(train_rows, held)
-    rows = weights.checked(rows, "the training rows")
-    held = None if held is None else weights.checked(held, "the validation rows")
+    train_rows, validation = world.same_rows(run.distributed, train_rows, validation)
+    rows = weights.checked(train_rows.dataset, "the training rows")
+    held = None if validation is None else weights.checked(validation.dataset, "the validation rows")
     lengths = [len(ids) for ids in rows["input_ids"]]
     tokens = _check_rows(options, run, model, tokenizer, rows, lengths)
     _check_router_loss(options, model)
@@ -77,7 +78,7 @@ def train(
         said = shards.spread(adapted)
     elif options.kernel == "auto":
         fast, said = kernel.install(adapted)
-    world.same_start(parameter for parameter in adapted.parameters() if parameter.requires_grad)
+    world.same_start(run.distributed, (parameter for parameter in adapted.parameters() if parameter.requires_grad))
     run.say(said + _machine(model))
     if kind.startswith("zero") and not sharded:
         run.say(zero.whole(adapted, int(kind[-1])))
@@ -121,7 +122,7 @@ def _run(
     start = fingerprint(trainer.trained.values())
     before = _measured_before(watcher, tokenizer, probes)
     _tell_samples(run, 0, texts, before["answers"])
-    kept = world.from_first(watcher.checkpoints.latest() if watcher.leads else None)
+    kept = run.distributed.broadcast(watcher.checkpoints.latest() if watcher.leads else None)
     if kept is not None:
         watcher.resume(kept)
         run.say(f"going on from the checkpoint of step {kept.step} of {len(trainer.plan.steps)}")
@@ -178,7 +179,9 @@ def _at(label: str, when: str) -> str:
 def _measured_before(watcher: Watcher, tokenizer: PreTrainedTokenizerBase, probes: list[list[int]]) -> dict[str, Any]:
     """Validation loss and answers of the untrained model; a run that goes on finds them where the first left them."""
     place = watcher.checkpoints.folder / "before.json"
-    if known := world.from_first(json.loads(place.read_text(encoding="utf-8")) if place.exists() else None):
+    if known := watcher.run.distributed.broadcast(
+        json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
+    ):
         return dict(known)
     trainer, held = watcher.trainer, watcher.held
     found: dict[str, Any] = {"answers": [], "validation_loss": None}
@@ -306,7 +309,7 @@ def _say_coverage(run: Run, coverage: Share) -> None:
 
 def _keep_apart(run: Run, adapted: Any, layout: Layout, fast: bool, longest: int) -> None:
     """Have documents computed together only in a way in which they do not see each other, in place; says where not."""
-    found = world.from_first(separation(adapted, fast))
+    found = run.distributed.broadcast(separation(adapted, fast))
     layout.way, layout.limit = found.way, found.limit
     if found.way == "one-by-one":
         layout.most_rows = 1

@@ -1,80 +1,53 @@
-"""Several processes: who is who, and how data gets from the first to the others."""
+"""Several processes: how data gets from the first to the others."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from loraplug import Distributed, Encoded
 
 if TYPE_CHECKING:
     import torch
-    from datasets import Dataset
-
-_PATIENCE = timedelta(days=1)  # the first process may take long over data and downloads; launchers end dead ones
 
 
-def size() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def same_rows(
+    processes: Distributed, train: Encoded | None, validation: Encoded | None
+) -> tuple[Encoded, Encoded | None]:
+    """The first process' rows, on all of them; what became of other rows stays there."""
+    if processes.world_size > 1:
+        sent = processes.broadcast([_packed(train), _packed(validation)])
+        if train is None:
+            train, validation = (_unpacked(one) for one in sent)
+    assert train is not None  # noqa: S101 - for the type checker
+    return train, validation
 
 
-def meet(work: bool) -> bool:
-    """Join the others (NCCL on GPUs, else gloo); returns the first process' `work` on all of them."""
-    if size() == 1:
-        return work
-    import torch
-    from accelerate import PartialState
-
-    PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
-    return bool(_from_first([work])[0])
-
-
-def same_rows(train: Dataset | None, validation: Dataset | None) -> tuple[Dataset, Dataset | None]:
-    """The first process' rows, on all of them."""
-    if size() == 1:
-        assert train is not None  # noqa: S101 - for the type checker
-        return train, validation
-    sent = _from_first([_packed(train), _packed(validation)])
-    if train is not None:
-        return train, validation
-    return _unpacked(sent[0]), _unpacked(sent[1])
-
-
-def from_first(value: Any) -> Any:
-    """The first process' value, on all of them."""
-    return value if size() == 1 else _from_first([value])[0]
-
-
-def same_start(parameters: Iterable[torch.Tensor]) -> None:
+def same_start(processes: Distributed, parameters: Iterable[torch.Tensor]) -> None:
     """Give all processes the first one's values: what adapters begin with may be computed differently elsewhere."""
-    if size() > 1:
+    if processes.world_size > 1:
         import torch.distributed as dist
 
         for parameter in parameters:
             dist.broadcast(parameter.data, 0)
 
 
-def _from_first(values: list[Any]) -> list[Any]:
-    from accelerate.utils import broadcast_object_list
-
-    return list(broadcast_object_list(values, from_process=0))
-
-
-def _packed(rows: Dataset | None) -> bytes | None:
+def _packed(encoded: Encoded | None) -> tuple[Encoded, bytes] | None:
     import pyarrow as pa
 
-    if rows is None:
+    if encoded is None:
         return None
     sink = pa.BufferOutputStream()
-    table = rows.with_format("arrow")[:]
+    table = encoded.dataset.with_format("arrow")[:]
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    return evolve(encoded, dataset=None), sink.getvalue().to_pybytes()
 
 
-def _unpacked(data: bytes | None) -> Any:
+def _unpacked(sent: tuple[Encoded, bytes] | None) -> Any:
     import pyarrow as pa
     from datasets import Dataset
 
-    return None if data is None else Dataset(pa.ipc.open_stream(data).read_all())
+    return None if sent is None else evolve(sent[0], dataset=Dataset(pa.ipc.open_stream(sent[1]).read_all()))

@@ -44,7 +44,7 @@ def as_rows(*rows: dict[str, Any]) -> Dataset:
 def trained(tokenizer: Any, messages: Conversation, run: Run) -> dict[str, Any]:
     """Ids and labels that the way for `sft` gives a conversation."""
     row = {"messages": messages.messages} | ({"tools": messages.tools} if messages.tools else {})
-    made: dict[str, Any] = ChatTemplate(packing=False).encode(as_rows(row), tokenizer, run)[0]
+    made: dict[str, Any] = ChatTemplate(packing=False).encode(as_rows(row), tokenizer, run).dataset[0]
     return made
 
 
@@ -58,7 +58,7 @@ def test_each_side_is_masked_as_its_conversation(template: str, pair: str, run: 
         wanted = [trained(tokenizer, side, run) for side in (preference(row, 0).chosen, preference(row, 0).rejected)]
     except InputError as error:
         pytest.skip(f"the template takes no such conversation: {error.what[:80]}")
-    (made,) = ChatTemplate().encode(as_rows(row), tokenizer, run, "pairs")
+    (made,) = ChatTemplate().encode(as_rows(row), tokenizer, run, "pairs").dataset
     prompt = made["prompt_ids"]
     for side, one in zip(("chosen", "rejected"), wanted, strict=True):
         assert prompt + made[f"{side}_ids"] == one["input_ids"]
@@ -72,7 +72,7 @@ def test_each_side_is_masked_as_its_conversation(template: str, pair: str, run: 
 def test_a_labelled_row_is_masked_as_its_conversation(chatml: Any, run: Run) -> None:
     """Completion and label beside the prompt."""
     rows = [{"prompt": "q", "completion": "a b c", "label": True}, {"prompt": "q", "completion": "d", "label": False}]
-    made = ChatTemplate().encode(as_rows(*rows), chatml, run, "labelled")
+    made = ChatTemplate().encode(as_rows(*rows), chatml, run, "labelled").dataset
     assert "2 of 2 rows" in run.reporter.lines[-1]  # type: ignore[attr-defined]
     assert made["label"][:] == [True, False]
     for row, one in zip(rows, made, strict=True):
@@ -87,8 +87,8 @@ LONG = [system("S"), *(m for n in range(6) for m in (user(f"question {n}"), answ
 def test_a_long_prompt_is_cut_alike_on_both_sides(chatml: Any, run: Run) -> None:
     """The oldest turns of the prompt go, as many as the longer side needs; answers stay whole."""
     row = {"prompt": LONG, "chosen": [answer("short")], "rejected": [answer("long " * 10)]}
-    (made,) = ChatTemplate(max_length=120).encode(as_rows(row), chatml, run, "pairs")
-    (whole,) = ChatTemplate().encode(as_rows(row), chatml, run, "pairs")
+    (made,) = ChatTemplate(max_length=120).encode(as_rows(row), chatml, run, "pairs").dataset
+    (whole,) = ChatTemplate().encode(as_rows(row), chatml, run, "pairs").dataset
     for side in ("chosen", "rejected"):
         assert made[f"{side}_ids"] == whole[f"{side}_ids"]
         assert len(made["prompt_ids"]) + len(made[f"{side}_ids"]) <= 120
@@ -103,9 +103,9 @@ def test_the_other_ways_with_long_rows(chatml: Any, run: Run) -> None:
     long = {"id": "long", "prompt": "q", "chosen": "a " * 100, "rejected": "b"}
     short = {"id": "short", "prompt": "q", "chosen": "a", "rejected": "b"}
     rows = as_rows(long, short, short, short)
-    made = ChatTemplate(max_length=60, overlong="drop").encode(rows, chatml, run, "pairs")
+    made = ChatTemplate(max_length=60, overlong="drop").encode(rows, chatml, run, "pairs").dataset
     assert made["row"][:] == [["short"]] * 3
-    made = ChatTemplate(max_length=60, overlong="truncate-right").encode(rows, chatml, run, "pairs")
+    made = ChatTemplate(max_length=60, overlong="truncate-right").encode(rows, chatml, run, "pairs").dataset
     assert len(made[0]["prompt_ids"]) + len(made[0]["chosen_ids"]) == 60
     assert made[0]["rejected_ids"] == made[1]["rejected_ids"]
     with pytest.raises(InputError, match=r"(?s)long: has more than 60 tokens.*next: raise max_length"):
@@ -122,7 +122,7 @@ def test_bad_pairs_are_counted_with_their_reasons(chatml: Any, run: Run) -> None
         {"id": "apart", "chosen": [user("a"), answer("b")], "rejected": [user("c"), answer("d")]},
         {"id": "half", "prompt": "q", "chosen": "a"},
     ]
-    assert len(ChatTemplate().encode(as_rows(*good, *bad), chatml, run, "pairs")) == 8
+    assert len(ChatTemplate().encode(as_rows(*good, *bad), chatml, run, "pairs").dataset) == 8
     told = " ".join(run.reporter.warnings)  # type: ignore[attr-defined]
     for words in ("are the same (same", "differ: message 0 of chosen is one of the user (apart", "missing (half"):
         assert words in told
@@ -134,7 +134,7 @@ def test_sides_that_a_template_writes_alike_are_refused(run: Run) -> None:
     """A template that takes off the spaces in which answers differ."""
     tokenizer = tokenizer_for(CHATML.replace("message['content'] +", "message['content'] | trim +"))
     rows = as_rows({"prompt": "q", "chosen": "a", "rejected": "a "}, *[PAIRS["text"]] * 4)
-    assert len(ChatTemplate().encode(rows, tokenizer, run, "pairs")) == 4
+    assert len(ChatTemplate().encode(rows, tokenizer, run, "pairs").dataset) == 4
     assert "the same tokens (row 0" in " ".join(run.reporter.warnings)  # type: ignore[attr-defined]
 
 
@@ -161,8 +161,8 @@ def test_a_worker_makes_the_same_rows(chatml: Any, run: Run, monkeypatch: pytest
     from loraplug_chat import workers
 
     rows = as_rows(*[PAIRS["text"], PAIRS["several turns"]] * 3)
-    one = ChatTemplate(max_lost=0.2).encode(rows, chatml, run, "pairs")
+    one = ChatTemplate(max_lost=0.2).encode(rows, chatml, run, "pairs").dataset
     monkeypatch.setattr(workers, "count", lambda rows: 2)
-    two = ChatTemplate(max_lost=0.21).encode(rows, chatml, run, "pairs")
+    two = ChatTemplate(max_lost=0.21).encode(rows, chatml, run, "pairs").dataset
     assert one[:] == two[:]
     assert talk("one turn").messages  # the helper's own talks stay as they are

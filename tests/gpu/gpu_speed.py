@@ -78,7 +78,7 @@ def _measure(side: str, name: str, device: str, folder: Path) -> dict[str, Any]:
 
 
 def _ours(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folder: Path, clock: Any) -> Any:
-    from loraplug import Run
+    from loraplug import Encoded, Run
     from loraplug_train import loop, order
     from loraplug_train.trainer import Sft
 
@@ -93,8 +93,8 @@ def _ours(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folder:
     loop.LoraTrainer.__init__ = timed
     kernel = "liger" if "liger" in side else "auto"
     options = Sft(samples=0, max_steps=STEPS, batch_size=ROWS, warmup=0.0, kernel=kernel, save_every=10**6)
-    result = options.train(run, model, tokenizer, rows, None)
-    lines = (result.adapter.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    result = options.train(run, lambda _: model, tokenizer, Encoded(rows), None)
+    lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     plan = order.lay_out([len(ids) for ids in rows["input_ids"]], run.seed, 1.0, STEPS, ROWS)
     return [json.loads(line)["loss"] for line in lines[:-1]], plan.steps
 

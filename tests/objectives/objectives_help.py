@@ -11,7 +11,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from loraplug_train.objectives.base import Objective, Row, TokenSequence
+from loraplug import TokenSequence
+from loraplug_train.objectives.base import Objective, Row
 
 RATE = 1e-2
 

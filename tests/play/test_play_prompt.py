@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraplug import Conversation, InputError
+from loraplug import Conversation, InputError, Prompter
 from loraplug_chat.mask import Masker
-from loraplug_play.prompt import Prompter
 from loraplug_play.voice import _Pieces
 
 WORDS = st.sampled_from(

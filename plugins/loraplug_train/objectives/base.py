@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from attrs import frozen
+
+from loraplug import TokenSequence, token_sequences
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Row = Mapping[str, Any]
 """One encoded row: column to value."""
-IGNORED = -100
-"""The label of a token that is not trained."""
-
-
-@frozen
-class TokenSequence:
-    """Tokens that a model reads from the beginning, seeing nothing else.
-
-    Attributes:
-        input_ids: L token ids.
-        labels: of length L, each -100 or the token itself. What is at position t is predicted from those before it, so
-            a label on the first token counts for nothing.
-        weights: of length L, a factor for each token, as the column `token_weights`; None: all 1.
-    """
-
-    input_ids: Sequence[int]
-    labels: Sequence[int]
-    weights: Sequence[float] | None = None
-
-    @property
-    def label_count(self) -> int:
-        """How many tokens have a label that counts."""
-        return sum(label != IGNORED for label in self.labels[1:])
 
 
 class Batch(Protocol):
@@ -133,7 +112,7 @@ class Objective(ABC):
         Raises:
             NotImplementedError: the schema is another one.
         """
-        return sequences(self.schema, row)
+        return token_sequences(self.schema, row)
 
     def cost(self, row: Row) -> int:
         """Tokens computed for a row: what steps are laid out, shared out and forecast by."""
@@ -174,30 +153,3 @@ class Objective(ABC):
         Returns:
             A scalar. Metrics go into the batch: `batch.metrics["accuracy"] = correct.sum() / totals["rows"]`.
         """
-
-
-def sequences(schema: str, row: Row) -> list[TokenSequence]:
-    """The token sequences of an encoded row, see `Objective.sequences`."""
-    if schema == "tokens":
-        return list(_documents(row))
-    if schema == "pairs":
-        return [_answered(row, f"{side}_ids", f"{side}_labels") for side in ("chosen", "rejected")]
-    if schema == "labelled":
-        return [_answered(row, "completion_ids", "completion_labels")]
-    if schema == "rollouts":
-        return [_answered(row, "completion_ids", "completion_ids")]
-    raise NotImplementedError(f"rows of the schema {schema!r}: write `sequences`")
-
-
-def _documents(row: Row) -> Iterator[TokenSequence]:
-    start, weights = 0, row.get("token_weights")
-    for length in row.get("seq_lengths") or [len(row["input_ids"])]:
-        end = start + length
-        part = None if weights is None else weights[start:end]
-        yield TokenSequence(row["input_ids"][start:end], row["labels"][start:end], part)
-        start = end
-
-
-def _answered(row: Row, ids: str, labels: str) -> TokenSequence:
-    prompt = list(row["prompt_ids"])
-    return TokenSequence([*prompt, *row[ids]], [*[IGNORED] * len(prompt), *row[labels]])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Problem
-from loraplug_train.objectives.base import Batch, Objective, Policy, Row, TokenSequence, sequences
+from loraplug import Doc, Problem, TokenSequence, token_sequences
+from loraplug_train.objectives.base import Batch, Objective, Policy, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ def mismatched(step_rows: Sequence[Row]) -> list[TokenSequence]:
     before = [step_rows[-1], *step_rows[:-1]]
     answer = ("completion_ids", "completion_labels")
     return [
-        sequences("labelled", {"prompt_ids": row["prompt_ids"], **{name: other[name] for name in answer}})[0]
+        token_sequences("labelled", {"prompt_ids": row["prompt_ids"], **{name: other[name] for name in answer}})[0]
         for row, other in zip(step_rows, before, strict=True)
     ]
 

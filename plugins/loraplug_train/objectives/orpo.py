@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from attrs import evolve, field, frozen, validators
 
-from loraplug import Doc
+from loraplug import IGNORED, Doc, TokenSequence
 from loraplug_train.objectives import pairs
-from loraplug_train.objectives.base import IGNORED, Batch, Objective, Policy, Row, TokenSequence
+from loraplug_train.objectives.base import Batch, Objective, Policy, Row
 from loraplug_train.objectives.pairs import Sides
 
 if TYPE_CHECKING:

@@ -13,9 +13,11 @@ from typing import Any
 
 from attrs import frozen
 
-from loraplug import InputError, end_of_turn, opened_tokens
+from loraplug.errors import InputError
+from loraplug_rows.chat_template import end_of_turn, opened_tokens
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]]
 _ANCHORS = ("\n", "a", "1", ".")
 
 
@@ -48,7 +50,7 @@ class Prompter:
         framing = {found for found in _any_of(added).findall(plain) if not found.isspace()}
         return cls(tokenizer, _any_of((special | framing) - opened_tokens(tokenizer)))
 
-    def text(self, messages: Sequence[Message], prompt: bool = True) -> str:
+    def text(self, messages: Sequence[Message], prompt: bool = True, tools: Tools | None = None) -> str:
         """The rendered conversation, open for an answer if `prompt`.
 
         Raises:
@@ -58,23 +60,26 @@ class Prompter:
 
         try:
             made = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=prompt
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **({"tools": [dict(tool) for tool in tools]} if tools else {}),
             )
         except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
             todo = "leave --system out, if you gave it" if messages[0]["role"] == "system" else None
             raise InputError(f"the model's chat template refuses this conversation: {error}", todo=todo) from error
         return str(made)
 
-    def ids(self, messages: Sequence[Message]) -> list[int]:
+    def ids(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
         """Token ids of the conversation, open for an answer."""
         if not any(self.control.search(message["content"]) for message in messages):
-            return self._encode(self.text(messages))
+            return self._encode(self.text(messages, tools=tools))
         left, right = _unused(messages)
         guarded = [
             {**message, "content": self.control.sub(rf"{left}\g<0>{right}", message["content"])} for message in messages
         ]
         ids: list[int] = []
-        for number, piece in enumerate(re.split(f"{left}([^{left}{right}]*){right}", self.text(guarded))):
+        for number, piece in enumerate(re.split(f"{left}([^{left}{right}]*){right}", self.text(guarded, tools=tools))):
             # a template may have taken a guarded text apart; what is left of its guards goes
             piece = piece.replace(left, "").replace(right, "")
             ids += self._plain(piece) if number % 2 else self._encode(piece, first=not ids)
@@ -105,6 +110,11 @@ class Prompter:
             half = max(1, len(text) // 2)  # an added token that is not special is kept whole; its halves are not
             ids = self._encode(text[:half], first=False) + self._encode(text[half:], first=False)
         return ids
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
+    """See `Formatter.encode_prompt`."""
+    return Prompter.of(tokenizer, "chat template").ids(messages, tools)
 
 
 def _any_of(texts: Any) -> re.Pattern[str]:
