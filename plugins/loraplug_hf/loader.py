@@ -92,10 +92,17 @@ class TransformersModel(ModelLoader):
         return None if problems else found
 
     def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
-        """Files of the base that are missing or broken, and what the hub says of one that is not in its cache."""
-        from loraplug_hf.facts import told
+        """Files of the base that are missing or broken, and what the hub says of one that is not in its cache.
 
-        yield from told(self, ask=True)[1]
+        Also a base that was published in a quantised form that cannot be trained on.
+        """
+        from loraplug_hf.facts import told
+        from loraplug_hf.published import prequantised
+
+        found, problems = told(self, ask=True)
+        yield from problems
+        if found is not None and (wrong := prequantised(found)):
+            yield Problem("model.id", wrong)
         if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
             yield Problem("model.attention", 'flash_attn is not installed; take "sdpa", or pip install flash-attn')
 

@@ -287,3 +287,17 @@ def test_gguf_is_refused_by_its_settings(recipe: Path, base: Path) -> None:
 def test_only_stages_that_will_run_are_asked(recipe: Path) -> None:
     assert told(recipe, "trainer.lora.start_from=nowhere", until="formatter") == {}
     assert STAGES[-1] == "exporter"
+
+
+@pytest.mark.parametrize("card", ["base_model: Qwen/Qwen3-0.6B", "base_model:\n- Qwen/Qwen3-0.6B", None])
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_base_that_was_published_quantised_names_its_original(
+    recipe: Path, base: Path, method: str, card: str | None
+) -> None:
+    """An adapter on it could not be merged; what the card says it was made of can be quantised here."""
+    change(base / "config.json", quantization_config={"quant_method": method, "bits": 4})
+    if card:
+        (base / "README.md").write_text(f"---\nlicense: mit\n{card}\n---\n# A model\n")
+    what = told(recipe, f"model.id={base}")["model.id"]
+    assert f"is published in {method.upper()}'s form" in what
+    assert ('id = "Qwen/Qwen3-0.6B"' in what) == bool(card)
