@@ -10,7 +10,6 @@ own training template and `assistant_only_loss`; ours gets the plain template of
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import threading
@@ -185,7 +184,7 @@ def main() -> None:
             rows = Dataset.from_generator(made_rows, gen_kwargs={"count": count}, cache_dir=str(folder / "rows"))
             with Memory() as memory:
                 ours, seconds = by_us(rows, tok, folder / str(count))
-            tokens = json.loads(ours.info.description)["tokens"]
+            tokens = ours.report["tokens"]
             print(
                 f"ours  {count} rows, {tokens} tokens: {seconds:.1f} s CPU, {tokens / seconds:,.0f} tokens/s, "
                 f"{seconds / count * 1e3:.3f} ms a row; {memory}",

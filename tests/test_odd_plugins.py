@@ -121,9 +121,9 @@ def test_what_is_broken_is_listed_with_its_reason(odd: Odd, code: str, reason: s
         (source(parameters="self"), "cannot be called as load(self, run): got an unexpected keyword argument 'run'"),
         (source(parameters="self, other"), "Odd.load(self, other) cannot be called as load(self, run)"),
         (source(asked="registry"), "hook loraplug_dataset_sources(registry): hooks are called without arguments"),
-        ('LORAPLUG_API = "2.0"\n' + source(), "was made for plugin API 2.0, and this is 1.0; install a newer loraplug"),
-        ('LORAPLUG_API = "1.9"\n' + source(), "was made for plugin API 1.9, and this is 1.0; install a newer loraplug"),
-        ('LORAPLUG_API = "0.3"\n' + source(), "was made for plugin API 0.3, and this is 1.0; install a newer odd"),
+        ('LORAPLUG_API = "3.0"\n' + source(), "was made for plugin API 3.0, and this is 2.0; install a newer loraplug"),
+        ('LORAPLUG_API = "2.9"\n' + source(), "was made for plugin API 2.9, and this is 2.0; install a newer loraplug"),
+        ('LORAPLUG_API = "0.3"\n' + source(), "was made for plugin API 0.3, and this is 2.0; install a newer odd"),
         ('from loraplug import NotThereAnyMore\nLORAPLUG_API = "0.3"', "was made for plugin API 0.3"),
     ],
 )
@@ -136,7 +136,7 @@ def test_what_was_made_for_another_api_is_incompatible(odd: Odd, code: str, reas
 
 def test_parameters_with_a_default_and_catch_alls_are_fine(odd: Odd) -> None:
     """Verbs are called by keyword, so more may be there as long as no more is needed."""
-    assert told(odd('LORAPLUG_API = "1.0"\n' + source(parameters="self, extra=1, **named"))).status == "ok"
+    assert told(odd('LORAPLUG_API = "2.0"\n' + source(parameters="self, extra=1, **named"))).status == "ok"
 
 
 @pytest.mark.parametrize("file", ["METADATA", "entry_points.txt"])
@@ -228,7 +228,7 @@ class Other(ModelLoader):
     """Another loader."""
     name = "transformers"
     def load_tokenizer(self, run): ...
-    def load_model(self, run, quantization=None): ...
+    def load_model(self, run, quantization=None, placement=None): ...
     def base(self, run): ...
 
 @loraplug.hookimpl

@@ -168,14 +168,14 @@ def test_appending_keeps_what_is_there_and_who_said_it(recipe: Path) -> None:
 def test_a_disabled_plugin_is_not_there_for_this_recipe(recipe: Path) -> None:
     """What needs it says so, and where it was disabled; the resolved recipe keeps the word."""
     text = recipe.read_text()
-    recipe.write_text(text + '[plugins]\ndisable = ["swe", "play"]\n')
+    recipe.write_text(text + '[plugins]\ndisable = ["swe", "serve"]\n')
     found = read(recipe, environ=False)
-    assert as_table(found, REGISTRY)["plugins"] == {"disable": ["swe", "play"]}
-    recipe.write_text(text + '[plugins]\ndisable = ["sft"]\n')
+    assert as_table(found, REGISTRY)["plugins"] == {"disable": ["swe", "serve"]}
+    recipe.write_text(text + '[plugins]\ndisable = ["train"]\n')
     with pytest.raises(RecipeError) as caught:
         read(recipe, environ=False)
     assert re.search(
-        r"trainer\.use: no trainer named \"sft\".*plugin sft .* is disabled: \[plugins\]", str(caught.value)
+        r"trainer\.use: no trainer named \"sft\".*plugin train .* is disabled: \[plugins\]", str(caught.value)
     )
     assert str(recipe) in str(caught.value)
     assert REGISTRY.find("trainer", "sft")
@@ -184,7 +184,7 @@ def test_a_disabled_plugin_is_not_there_for_this_recipe(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        ('disable = ["sfft"]', 'plugins.disable[0]: no plugin named "sfft"; try sft'),
+        ('disable = ["trian"]', 'plugins.disable[0]: no plugin named "trian"; try train'),
         ('disable = "sft"', "plugins.disable: expected list of str, got str 'sft'"),
         ("enable = []", "plugins.enable: unknown key"),
     ],

@@ -46,7 +46,7 @@ def test_it_works_outside_the_checkout(kind: str, built: dict[str, Path], tmp_pa
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", built[kind], cwd=tmp_path)
     loraplug = tmp_path / "venv/bin/loraplug"
     where = run(
-        python, "-c", "import loraplug, loraplug_sft; print(loraplug.__file__, loraplug_sft.__file__)", cwd=tmp_path
+        python, "-c", "import loraplug, loraplug_train; print(loraplug.__file__, loraplug_train.__file__)", cwd=tmp_path
     )
     assert all(Path(path).is_relative_to(tmp_path) for path in where.split())
     listed = run(loraplug, "plugins", "list", cwd=tmp_path)

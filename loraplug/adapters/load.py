@@ -99,7 +99,7 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     config = PeftConfig.from_pretrained(str(folder))
     by_weight = as_modules(model, config)
     grow_for_adapter(model, config)
-    named = set(config.target_modules or ())
+    named = set(getattr(config, "target_modules", None) or ())
     with targets_as_written() if by_weight else nullcontext():
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config, **options)
     if by_weight:

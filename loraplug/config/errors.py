@@ -19,6 +19,7 @@ class LoraplugError(Exception):
     """
 
     exit_code = 1
+    told = False  # whether observers have heard of it
 
     def __init__(self, what: str, *, where: object = None, todo: str | None = None) -> None:
         self.what, self.todo = redact(what), todo and redact(todo)

@@ -34,6 +34,8 @@ def check_labels(rows: Dataset, consumed: frozenset[str], where: str, trainer: s
     """
     for name in rows.column_names:
         sort = label_kind(name)
+        if sort == "ranked" and consumed >= {"chosen", "rejected"}:  # scores beside the sides, which say no more
+            continue
         if sort is None or name in consumed or hasattr(rows.features[name], "names"):  # a class label judges nothing
             continue
         values = [value for value in rows.with_format(None)[name][:] if value is not None]
@@ -73,6 +75,12 @@ def judges(sort: str, values: list[Any]) -> bool:
         words = {str(value).lower() for value in values}
         return bool(words & _UNWANTED) and words <= _UNWANTED | _WANTED
     return bool(values) and all(_is_number(value) for value in values)
+
+
+def wanted(value: Any) -> bool | None:
+    """What a label says of its row; None where it is none of the words for yes and no."""
+    word = str(value).strip().lower()
+    return True if word in _WANTED else False if word in _UNWANTED else None
 
 
 def _is_number(value: Any) -> bool:

@@ -7,9 +7,10 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from loraplug.config.options import Doc
+from loraplug.data.schemas import Encoded, row_lengths
 from loraplug.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _OFTEN = 10
 """Passes over a set from which on the user is warned: it is learnt by heart."""
-_KEYS = frozenset({"input_ids", "labels", "row", "seq_lengths", "token_weights"})
+_FILLED = frozenset({"seq_lengths", "token_weights"})
 
 
 @frozen
@@ -96,8 +97,8 @@ class _Part:
 
 
 def mixed(
-    sets: Mapping[str, Dataset], shares: Mapping[str, float | None], mix: Mix, run: Run
-) -> tuple[Dataset, dict[str, Taken]]:
+    sets: Mapping[str, Encoded], shares: Mapping[str, float | None], mix: Mix, run: Run
+) -> tuple[Encoded, dict[str, Taken]]:
     """One data set of several encoded ones, and what it takes of each.
 
     Under `interleave` the rows have a column `set`: a trainer that draws an order of its own keeps to its sequence.
@@ -133,13 +134,8 @@ def _taken(part: _Part) -> Taken:
     return Taken(len(part.taken), len(part.sizes), amount, amount / max(part.total, 1))
 
 
-def _sizes(rows: Dataset, unit: str | None) -> Sequence[int]:
-    if unit != "tokens":
-        return [1] * len(rows)
-    sizes: list[int] = []
-    for table in rows.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=1000):
-        sizes += table.column(0).combine_chunks().value_lengths().to_pylist()
-    return sizes
+def _sizes(encoded: Encoded, unit: str | None) -> Sequence[int]:
+    return row_lengths(encoded) if unit == "tokens" else [1] * len(encoded.dataset)
 
 
 def _sequence(parts: Sequence[_Part]) -> list[int]:
@@ -161,10 +157,10 @@ def _next(part: _Part, at: int) -> int:
     return part.sizes[part.taken[at]]
 
 
-def _joined(sets: Mapping[str, Dataset], parts: Sequence[_Part], *, side_by_side: bool) -> Dataset:
+def _joined(sets: Mapping[str, Encoded], parts: Sequence[_Part], *, side_by_side: bool) -> Encoded:
     from datasets import concatenate_datasets
 
-    rows = alike(sets)
+    rows = {name: one.dataset for name, one in alike(sets).items()}
     if side_by_side:
         rows = {name: with_set(one, name) for name, one in rows.items()}
     starts, start = [], 0
@@ -177,27 +173,26 @@ def _joined(sets: Mapping[str, Dataset], parts: Sequence[_Part], *, side_by_side
     else:
         indices = [begin + row for begin, part in zip(starts, parts, strict=True) for row in part.taken]
     made = concatenate_datasets([*rows.values()]).select(indices)
-    made.info.description = ""  # which holds each formatter's account of its own set
-    return made
+    return Encoded(made, next(iter(sets.values())).schema)
 
 
-def alike(sets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+def alike(sets: Mapping[str, Encoded]) -> dict[str, Encoded]:
     """Encoded sets with the same columns: what one lacks of lengths and weights is what they are without.
 
     Raises:
         InputError: they have columns of other names, which say something that nobody here knows.
     """
-    columns = {name: set(rows.column_names) for name, rows in sets.items()}
+    columns = {name: set(one.dataset.column_names) for name, one in sets.items()}
     every = set().union(*columns.values())
     for name, own in columns.items():
-        if odd := sorted(every - own - _KEYS):
+        if odd := sorted(every - own - _FILLED):
             other = next(one for one, held in columns.items() if odd[0] in held)
             what = f"their formatters make other columns: {other} has {', '.join(odd)}, {name} has not"
             raise InputError(what, where="dataset", todo="give both sets the same formatter")
-    features = next(iter(sets.values())).features.copy()
-    for rows in sets.values():
-        features.update({key: kind for key, kind in rows.features.items() if key not in features})
-    return {name: _filled(rows, features) for name, rows in sets.items()}
+    features = next(iter(sets.values())).dataset.features.copy()
+    for one in sets.values():
+        features.update({key: kind for key, kind in one.dataset.features.items() if key not in features})
+    return {name: evolve(one, dataset=_filled(one.dataset, features)) for name, one in sets.items()}
 
 
 def _filled(rows: Dataset, features: Any) -> Dataset:
@@ -217,13 +212,12 @@ def _filled(rows: Dataset, features: Any) -> Dataset:
     return rows if rows.features == features else rows.cast(features)
 
 
-def together(sets: Mapping[str, Dataset]) -> Dataset:
+def together(sets: Mapping[str, Encoded]) -> Encoded:
     """Validation rows of several sets as one data set, with the name of its set in the column `set` of each."""
     from datasets import concatenate_datasets
 
-    made = concatenate_datasets([with_set(rows, name) for name, rows in sets.items()])
-    made.info.description = ""
-    return made
+    made = concatenate_datasets([with_set(one.dataset, name) for name, one in sets.items()])
+    return Encoded(made, next(iter(sets.values())).schema)
 
 
 def with_set(rows: Dataset, name: str) -> Dataset:

@@ -6,12 +6,18 @@
     instruction / response instruction, optional input, response or output, optional system and history
     text                   text, trained on whole; no conversation
 
+and for trainers that learn from judged answers (`loraplug.data.preferences`):
+
+    preference             chosen and rejected, as text or as lists of messages, and prompt unless both begin with it
+    labelled               prompt, completion and label, which says whether the completion is wanted
+
 The shape is recognised once per data set, by its columns. What a message may hold is told in `Conversation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +39,12 @@ _COLUMNS = {
     "sharegpt": _TOOLS | {"conversations"},
     "instruction-response": _TOOLS | {"instruction", "input", "response", "output", "history"},
     "text": frozenset({"text"}),
+    "preference": _TOOLS | {"prompt", "chosen", "rejected"},
+    "labelled": _TOOLS | {"prompt", "completion", "label"},
+}
+_JUDGED = {
+    "pairs": ("preference", "preference rows", ("chosen", "rejected"), "and prompt, unless both begin with it"),
+    "labelled": ("labelled", "labelled rows", ("prompt", "completion", "label"), "which is true or false"),
 }
 _LIKELY = {
     "instruction": ("question", "query", "problem", "prompt", "input", "user"),
@@ -43,13 +55,19 @@ _LIKELY = {
 _NOT_ON_A_ROW = MASK_KEYS | UNHEEDED | MEDIA_KEYS
 
 
-def shape_of(columns: Iterable[str]) -> str:
+def shape_of(columns: Iterable[str], schema: str = "tokens") -> str:
     """Name the shape of rows with these columns.
 
+    Args:
+        columns: all that the rows have.
+        schema: what they are to be encoded as: `tokens`, `pairs` or `labelled`.
+
     Raises:
-        InputError: none of the accepted shapes; tells what was seen.
+        InputError: none of the shapes that can be encoded so; tells what was seen.
     """
     have = set(columns)
+    if schema in _JUDGED:
+        return _judged(have, schema)
     if "messages" in have:
         return "messages"
     if {"prompt", "completion"} <= have:
@@ -66,6 +84,23 @@ def shape_of(columns: Iterable[str]) -> str:
     seen = ", ".join(sorted(have)) or "no columns"
     todo = f"accepted: {_ACCEPTED}; {_renaming(have)}"
     raise InputError(f"rows of no known shape; columns seen: {seen}", todo=todo)
+
+
+def _judged(have: set[str], schema: str) -> str:
+    """The shape of rows that judge answers.
+
+    Raises:
+        InputError: the columns are not those of such rows.
+    """
+    shape, what, needed, more = _JUDGED[schema]
+    lacking = [name for name in needed if name not in have]
+    if not lacking:
+        return shape
+    others = (f'; rows of {", ".join(keys)} are for another trainer' for _, _, keys, _ in _JUDGED.values()
+              if keys != needed and have >= {*keys})  # fmt: skip
+    todo = f"each row needs {', '.join(needed)}, {more}{''.join(others)}; other names: [dataset] rename = {{ … }}"
+    seen = ", ".join(sorted(have)) or "no columns"
+    raise InputError(f"these are no {what}: {' and '.join(lacking)} missing; columns seen: {seen}", todo=todo)
 
 
 def _renaming(have: set[str]) -> str:
@@ -118,23 +153,31 @@ def conversation(row: Row, shape: str, index: int) -> Conversation:
     """
     name = row_id(row, index)
     seen = Seen()
-    try:
+    with told_of(name, shape):
         check_row(row)
         messages = _READERS[shape](row, seen)
         if not messages:
             raise InputError("has no messages")
         if any(message["role"] == "tool" for message in messages):
             name_results(messages)
-        tools = _tools(row)
+        tools = tools_of(row)
+    return Conversation(name, messages, tools, seen.roles, frozenset(seen.unread))
+
+
+@contextmanager
+def told_of(name: str, shape: str) -> Iterator[None]:
+    """InputErrors that are raised inside say which row it was, and what to do."""
+    try:
+        yield
     except InputError as error:
         todo = error.todo or f"mend the row in the data; expected shape: {shape}"
         raise InputError(error.what, where=name, todo=todo) from None
     except RecursionError:
         raise InputError("is nested too deeply", where=name, todo="mend the row in the data") from None
-    return Conversation(name, messages, tools, seen.roles, frozenset(seen.unread))
 
 
-def _tools(row: Row) -> list[Any] | None:
+def tools_of(row: Row) -> list[Any] | None:
+    """The schemas of tools that a row has."""
     tools, functions = (tool_schemas(row.get(key)) for key in ("tools", "functions"))
     if tools and functions and tools != functions:
         raise InputError("the row has both tools and functions, which differ")
@@ -155,7 +198,8 @@ def _text(row: Row, *keys: str) -> str:
     return str(max(texts))
 
 
-def _messages(value: Any, key: str, seen: Seen) -> list[Message]:
+def messages_of(value: Any, key: str, seen: Seen) -> list[Message]:
+    """The messages in a column: a list of them, the table older data sets make of it, or JSON text."""
     if isinstance(value, str):
         value = parsed(value, key)
     if value is None:
@@ -178,29 +222,37 @@ def _transposed(table: Mapping[str, Any]) -> Any:
     ]
 
 
-def _system(row: Row) -> list[Message]:
+def system_of(row: Row) -> list[Message]:
+    """The system turn that a column of its own holds, if the row has one."""
     return [{"role": "system", "content": _text(row, "system")}] if row.get("system") else []
 
 
 def _chat(key: str) -> Callable[[Row, Seen], list[Message]]:
     def read(row: Row, seen: Seen) -> list[Message]:
-        before, messages = _system(row), _messages(row.get(key), key, seen)
+        before, messages = system_of(row), messages_of(row.get(key), key, seen)
         return messages if before == messages[:1] else [*before, *messages]
 
     return read
 
 
-def _from_prompt_completion(row: Row, seen: Seen) -> list[Message]:
-    def side(key: str, role: str) -> list[Message]:
-        value = row.get(key)
-        return [{"role": role, "content": value}] if isinstance(value, str) else _messages(value, key, seen)
+def side_of(row: Row, key: str, role: str, seen: Seen) -> list[Message]:
+    """The messages in a column that may hold the text of one message of this role instead."""
+    value = row.get(key)
+    return [{"role": role, "content": value}] if isinstance(value, str) else messages_of(value, key, seen)
 
-    before = [*_system(row), *side("prompt", "user")]
-    return [*({**each, "weight": 0.0} for each in before), *side("completion", "assistant")]
+
+def untrained(messages: Iterable[Message]) -> list[Message]:
+    """The messages with their loss switched off."""
+    return [{**each, "weight": 0.0} for each in messages]
+
+
+def _from_prompt_completion(row: Row, seen: Seen) -> list[Message]:
+    before = [*system_of(row), *side_of(row, "prompt", "user", seen)]
+    return [*untrained(before), *side_of(row, "completion", "assistant", seen)]
 
 
 def _from_instruction(row: Row, seen: Seen) -> list[Message]:  # noqa: ARG001
-    messages = _system(row)
+    messages = system_of(row)
     for asked, answered in _history(row.get("history")):
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     question = _text(row, "instruction")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import files
+from loraplug.data.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -71,7 +72,10 @@ def _digests(rows: Dataset) -> Iterator[bytes]:
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
     kinds = {"input_ids": "<i8", "labels": "<i8", "seq_lengths": "<i8", "token_weights": "<f4"}
-    names = [name for name in (*kinds, "row") if name in rows.column_names]
+    known = {name: kind for schema in SCHEMAS.values() for name, kind in schema.columns.items()}
+    kinds |= {name: "<i8" for name, kind in known.items() if kind in ("ids", "labels")}
+    others = [name for name in known if name not in (*kinds, "row")]
+    names = [name for name in (*kinds, "row", *others) if name in rows.column_names]
     for table in rows.with_format("arrow").iter(batch_size=_ROWS_A_BATCH):
         columns: list[list[bytes]] = []
         for name in names:

@@ -18,6 +18,7 @@ from loraplug.config.secrets import redacted
 from loraplug.context import Event, Named, Reporter, Run, published
 from loraplug.data.labels import check_labels
 from loraplug.data.mixture import Taken, alike, mixed, together
+from loraplug.data.schemas import SCHEMAS, Encoded, Placement, check_encoded
 from loraplug.data.split import split
 from loraplug.errors import InputError
 from loraplug.pipeline.pins import Pins
@@ -35,7 +36,7 @@ from loraplug.pipeline.state import (
     worth_keeping,
 )
 from loraplug.pipeline.transforms import transformed
-from loraplug.plugin.components import Component, ExportContext, Sample, TrainingResult
+from loraplug.plugin.components import Artefact, Component, ExportContext, Exporter, Sample, TrainingResult
 from loraplug.plugin.registry import Registry
 from loraplug.recipe import lock, provenance
 from loraplug.recipe.recipe import DataSet, Recipe, Validation
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    Encoded = tuple[PreTrainedTokenizerBase, Dataset, Dataset | None]
+    Prepared = tuple[PreTrainedTokenizerBase, Encoded, Encoded | None]
 
 T = TypeVar("T")
 _LOCK = "recipe.lock.toml"
@@ -75,7 +76,7 @@ class Pipeline:
     def __attrs_post_init__(self) -> None:
         if (date := lock.locked_date(self.recipe)) is not None:
             self.run = attrs.evolve(self.run, date=date)
-        if not _rank():
+        if self.run.distributed.leads:
             self.run = attrs.evolve(self.run, observe=observer(self.registry, self.run))
         else:  # of several processes that train together only the first speaks
             self.run = attrs.evolve(self.run, reporter=Reporter())
@@ -93,11 +94,11 @@ class Pipeline:
                 are not what the run was begun with.
             LoraplugError: a stage failed.
         """
-        if _rank():
+        if not self.run.distributed.leads:
             return self._assist()
         outcome = self._lead(until, fresh, accept_encoding)
         if not self.met:
-            self.recipe.trainer.meet(run=self.run, work=False)
+            self._meet(work=False)
         return outcome
 
     def _lead(self, until: str, fresh: bool, accept: bool) -> Outcome:
@@ -163,7 +164,7 @@ class Pipeline:
                 raise InputError("has no rows", where="dataset", todo="check the path and the filters in the recipe")
             rows = transformed(rows, self.recipe.transforms, self.run, partial(self._stage, "transform"))
             self._check_labels(rows, "dataset")
-            self.run.say(f"dataset: {len(rows)} rows, {self.recipe.formatter.recognise(columns=rows.column_names)}")
+            self.run.say(f"dataset: {len(rows)} rows, {self._recognise(rows)}")
             return rows
 
     def of_set(self, one: DataSet) -> Pipeline:
@@ -191,7 +192,7 @@ class Pipeline:
                 held[one.name] = kept
         return train, held
 
-    def encode_sets(self, rows: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    def encode_sets(self, rows: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase) -> dict[str, Encoded]:
         """Rows of each set as its formatter encodes them."""
         named = {one.name: one for one in self.recipe.sets}
         return {
@@ -199,7 +200,7 @@ class Pipeline:
             for name, part in rows.items()
         }
 
-    def mix(self, encoded: Mapping[str, Dataset]) -> tuple[Dataset, dict[str, Taken]]:
+    def mix(self, encoded: Mapping[str, Encoded]) -> tuple[Encoded, dict[str, Taken]]:
         """The encoded training rows of all sets as one data set, and what it takes of each."""
         shares = {one.name: one.share for one in self.recipe.sets}
         return mixed(encoded, shares, self.recipe.mix, self.run)
@@ -235,7 +236,7 @@ class Pipeline:
                 raise InputError("has no rows", where="validation.path", todo="check that it is the right file")
             for_both = [part for part in self.recipe.transforms if part.for_validation]
             held = transformed(held, for_both, self.run, partial(self._stage, "transform"))
-            shape = self.recipe.formatter.recognise(columns=held.column_names)
+            shape = self._recognise(held)
         except InputError as error:
             todo = [error.todo] if error.todo else []
             if wanted.rename is None and ("rename" in str(error.where) or error.where is None):
@@ -245,18 +246,26 @@ class Pipeline:
         self.run.say(f"validation: {len(held)} rows, {shape}")
         return held
 
+    def _recognise(self, rows: Dataset) -> str:
+        schema = self.recipe.trainer.consumes
+        return self.recipe.formatter.recognise(columns=rows.column_names, schema=schema)
+
     def _check_labels(self, rows: Dataset, where: str) -> None:
         trainer = self.recipe.trainer
-        check_labels(rows, trainer.consumes, where, f"the trainer {trainer.name}")
+        schema = SCHEMAS.get(trainer.consumes)
+        known = trainer.columns | (schema.judged if schema else frozenset())
+        check_labels(rows, known, where, f"the trainer {trainer.name}")
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """Rows as token ids and labels."""
-        with self._stage("formatter", self.recipe.formatter):
-            encoded = self.recipe.formatter.encode(rows=rows, tokenizer=tokenizer, run=self.run)
-            if len(encoded) == 0:
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Rows as token ids and labels, by the schema that the trainer takes."""
+        trainer, formatter = self.recipe.trainer, self.recipe.formatter
+        with self._stage("formatter", formatter):
+            encoded = formatter.encode(rows=rows, tokenizer=tokenizer, run=self.run, schema=trainer.consumes)
+            check_encoded(encoded, trainer.consumes, formatter.name)
+            if len(encoded.dataset) == 0:
                 raise InputError("left no row to train on", where="formatter", todo="see `loraplug preview` for why")
-            if "token_weights" in encoded.column_names and "token_weights" not in self.recipe.trainer.consumes:
-                what = f"rows give tokens weights, which the trainer {self.recipe.trainer.name} does not heed"
+            if "token_weights" in encoded.dataset.column_names and "token_weights" not in trainer.columns:
+                what = f"rows give tokens weights, which the trainer {trainer.name} does not heed"
                 raise InputError(what, where="formatter", todo="take weights other than 0 and 1 out of the data")
             return encoded
 
@@ -272,28 +281,27 @@ class Pipeline:
         if made is None:
             return Outcome("dataset")
         tokenizer, encoded, encoded_held = made
-        pins.encoding([encoded] if encoded_held is None else [encoded, encoded_held], accept)
+        pins.encoding([encoded.dataset, *([] if encoded_held is None else [encoded_held.dataset])], accept)
         if last == 1:
             return Outcome("formatter")
         with self._stage("model", recipe.model):
             pins.hold("base", {"sha256": files.hash_weights(recipe.model.base(run=run))})
         if last < STAGES.index("trainer"):
-            self._load_model()
+            self.load_model(recipe.trainer.placement(run=run))
             return Outcome(STAGES[last])
         path = run.folder / _LOCK
         files.write_text(path, lock.lock_text(recipe, self.registry, pins.facts()))
         provenance.remember(path.read_bytes(), run)
         run.publish(path)
-        self.met = recipe.trainer.meet(run=run, work=True)
-        model = self._load_model()
+        self.met = self._meet(work=True)
         with self._stage("trainer", recipe.trainer):
             result = recipe.trainer.train(
-                run=run, model=model, tokenizer=tokenizer, train=encoded, validation=encoded_held
+                run=run, load_model=self.load_model, tokenizer=tokenizer, train=encoded, validation=encoded_held
             )
         self._keep(state, result)
         return Outcome("trainer")
 
-    def _encoded(self, pins: Pins, last: int) -> Encoded | None:
+    def _encoded(self, pins: Pins, last: int) -> Prepared | None:
         rows = self.load_rows()
         pins.rows("data", rows)
         if last == 0:
@@ -306,7 +314,7 @@ class Pipeline:
         encoded = self.encode(train, tokenizer)
         return tokenizer, encoded, None if held is None else self.encode(held, tokenizer)
 
-    def _encoded_sets(self, pins: Pins, last: int) -> Encoded | None:
+    def _encoded_sets(self, pins: Pins, last: int) -> Prepared | None:
         rows = self.load_sets()
         pins.sets("data", rows)
         if last == 0:
@@ -322,10 +330,11 @@ class Pipeline:
         watched = alike(self.encode_sets(held, tokenizer)) if held else {}
         return tokenizer, encoded, together(watched) if watched else None
 
-    def _load_model(self) -> PreTrainedModel:
+    def load_model(self, placement: Placement) -> PreTrainedModel:
+        """The model of the recipe, quantised where it says so."""
         recipe, run = self.recipe, self.run
         with self._stage("model", recipe.model):
-            model = recipe.model.load_model(run=run, quantization=recipe.quantizer)
+            model = recipe.model.load_model(run=run, quantization=recipe.quantizer, placement=placement)
         if recipe.quantizer is not None:
             with self._stage("quantizer", recipe.quantizer):
                 model = recipe.quantizer.prepare(model=model)
@@ -333,39 +342,57 @@ class Pipeline:
 
     def _assist(self) -> Outcome:
         """What a further process of one training does: it has the rows from the first one, and writes nothing."""
-        if self.recipe.trainer.meet(run=self.run, work=True):
-            tokenizer, model = self.load_tokenizer(), self._load_model()
-            with self._stage("trainer", self.recipe.trainer):
-                self.recipe.trainer.train(run=self.run, model=model, tokenizer=tokenizer, train=None, validation=None)
+        if self._meet(work=True):
+            tokenizer, trainer = self.load_tokenizer(), self.recipe.trainer
+            with self._stage("trainer", trainer):
+                trainer.train(
+                    run=self.run, load_model=self.load_model, tokenizer=tokenizer, train=None, validation=None
+                )
         return Outcome("assisting")
+
+    def _meet(self, work: bool) -> bool:
+        """Join the other processes of this training; what the first says about `work` is returned on all."""
+        self.recipe.trainer.placement(run=self.run)  # before any process hears of another one
+        return self.run.distributed.broadcast(work)
 
     def _export(self, state: State) -> None:
         recipe, run = self.recipe, self.run
         wanted = lock.as_table(recipe, self.registry, secrets=True)["exporter"]
-        made: dict[str, Path] = {}
-        for exporter, options in zip(recipe.exporter, wanted, strict=True):
+        made: list[Artefact] = []
+        for index in _in_order(recipe.exporter):
+            exporter, options = recipe.exporter[index], wanted[index]
             place = exporter.place(run=run)
             if not self._is_made(state, place, options):
                 with self._stage("exporter", exporter):
-                    base = recipe.model.base(run=run)
-                    base_id = str(getattr(recipe.model, "id", base))
-                    samples = [Sample(**sample) for sample in state["samples"]]
-                    extras = {name: path for name, path in published(run.folder).items() if path.stat().st_size}
-                    trained = ExportContext(
-                        run, run.folder / "adapter", base, base_id, extras, state["figures"], samples, made
-                    )
+                    trained = self._trained(state, made)
                     state["artefacts"][str(place)] = "begun"
                     save(run, state)
                     with files.atomic_output(place) as out:
                         exporter.export(result=trained, out=out)
-                        old, new = extras.get(_LOCK), out / _LOCK
+                        old, new = trained.extras.get(_LOCK), out / _LOCK
                         if old is not None and provenance.is_own(old.read_bytes()) and new.is_file():
                             provenance.remember(new.read_bytes(), run)  # it has figures of the export in it
                 state["artefacts"][str(place)] = "made"
                 state.setdefault("exporters", {})[str(place)] = seal(options)
                 save(run, state)
-            made[exporter.name] = place
+            made.append(Artefact(exporter.name, place, options))
             run.emit("artefact", name=exporter.name, path=str(place))
+
+    def _trained(self, state: State, made: Sequence[Artefact]) -> ExportContext:
+        recipe, run = self.recipe, self.run
+        base = recipe.model.base(run=run)
+        result = state.get("result", {"kind": "adapter", "path": "adapter"})
+        return ExportContext(
+            run=run,
+            adapter=run.folder / result["path"],
+            base=base,
+            base_id=str(getattr(recipe.model, "id", base)),
+            extras={name: path for name, path in published(run.folder).items() if path.stat().st_size},
+            figures=state["figures"],
+            samples=[Sample(**sample) for sample in state["samples"]],
+            artefacts=tuple(made),
+            kind=result["kind"],
+        )
 
     def _is_made(self, state: State, place: Path, options: dict[str, Any]) -> bool:
         """Whether an artefact is there, and was made with these options."""
@@ -407,6 +434,8 @@ class Pipeline:
             self.run.say(f"kept what was in the way: {aside}")
 
     def _keep(self, state: State, result: TrainingResult) -> None:
+        path = Path(os.path.relpath(result.path, self.run.folder)).as_posix()  # outputs may be moved
+        state["result"] = {"kind": result.kind, "path": path}
         state["figures"] = dict(result.figures)
         state["samples"] = redacted([attrs.asdict(sample) for sample in result.samples])
         save(self.run, state)
@@ -415,6 +444,18 @@ class Pipeline:
         places = {exporter.name: exporter.place(run=self.run) for exporter in self.recipe.exporter}
         samples = [Sample(**sample) for sample in state["samples"]]
         return Outcome(reached, state["figures"], samples, places if reached == "exporter" else {})
+
+
+def _in_order(exporters: Sequence[Exporter]) -> list[int]:
+    """Exporters in the order of the recipe, each behind those whose artefacts it needs."""
+    waiting, order = [*range(len(exporters))], list[int]()
+    while waiting:
+        left = {exporters[index].name for index in waiting}
+        ready = [at for at in waiting if not (left & set(exporters[at].needs)) - {exporters[at].name}]
+        index = (ready or waiting)[0]
+        waiting.remove(index)
+        order.append(index)
+    return order
 
 
 def _tell_of(event: Event, place: str, observe: Callable[[Event], None]) -> None:
@@ -426,10 +467,5 @@ def _split(pipeline: Pipeline, rows: Dataset) -> tuple[Dataset, Dataset | None]:
     return pipeline.split_rows(rows)
 
 
-def _encode(pipeline: Pipeline, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def _encode(pipeline: Pipeline, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     return pipeline.encode(rows, tokenizer)
-
-
-def _rank() -> int:
-    """Which of the processes of one training this is, as launchers say (`accelerate launch`, `torchrun`)."""
-    return int(os.environ.get("RANK", "0"))

@@ -21,6 +21,9 @@ from loraplug.pipeline.event_log import EventLog
 
 LOCK_FILE, STATE, EVENTS, METRICS, RECIPE = ".lock", "state.json", "events.jsonl", "metrics.jsonl", "recipe.lock.toml"
 
+_INNER = frozenset({"transform", "model", "quantizer"})
+"""Stages that work inside another one: rows are transformed while they are loaded, a trainer loads the model."""
+
 
 @frozen
 class SampleRecord:
@@ -295,20 +298,32 @@ def _status(
     at_work: bool, events: Sequence[Mapping[str, Any]], trained: bool, left: int
 ) -> tuple[str, str | None, str | None]:
     """Status, stage and error."""
-    stage, last, error = None, "", None
-    for event in events:
+    stage, last, error, now = None, "", None, list[str]()
+    for event, now in _stages(events):  # noqa: B007 - the last of them
         if str(event.get("event", "")).startswith("stage-"):
             last, stage = str(event["event"]), str(event.get("stage"))
             error = str(event["error"]) if "error" in event else None
     if at_work:
-        return "running", stage if last == "stage-start" else None, None
+        return "running", now[-1] if now else None, None
     if trained and not left:
         return "done", None, None
     if last == "stage-failed":
         return "failed", stage, error
-    if last == "stage-end":
+    if last == "stage-end" and not now:
         return "stopped", stage, None
-    return "interrupted", stage, None
+    return "interrupted", now[-1] if now else stage, None
+
+
+def _stages(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
+    """Every event with the stages that are at work after it, the innermost last."""
+    stack: list[str] = []
+    for event in events:
+        kind, stage = event.get("event"), str(event.get("stage"))
+        if kind == "stage-start":
+            stack = [*stack, stage] if stack and stage in _INNER else [stage]
+        elif kind in ("stage-end", "stage-failed"):
+            stack = stack[:-1] if stack and stack[-1] == stage else []
+        yield event, stack
 
 
 def _held(folder: Path) -> bool:
@@ -325,17 +340,17 @@ def _held(folder: Path) -> bool:
 
 
 def _at_work(events: Sequence[Mapping[str, Any]], running: bool) -> float:
-    """Seconds from each stage's start to the last sign of it."""
+    """Seconds from each outermost stage's start to the last sign of it."""
     total, begun, last = 0.0, None, None
-    for event in events:
+    for event, stack in _stages(events):
         if not _is_number(now := event.get("time")):
             continue
-        if event.get("event") == "stage-start":
+        if event.get("event") == "stage-start" and len(stack) == 1:
             total += (last - begun) if begun is not None and last is not None else 0.0
             begun = last = now
         elif begun is not None:
             last = now
-            if event.get("event") in ("stage-end", "stage-failed"):
+            if not stack:
                 total, begun = total + (last - begun), None
     if begun is not None and last is not None:
         total += (time.time() if running else last) - begun

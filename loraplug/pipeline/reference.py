@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from attrs import evolve, frozen
 from loraplug.config.secrets import REDACTED
 from loraplug.context import Run
 from loraplug.errors import InputError, LoraplugError
-from loraplug.plugin.components import Exporter, ModelLoader, Quantizer
+from loraplug.plugin.components import Exporter, Formatter, ModelLoader, Quantizer
 from loraplug.plugin.registry import Registry
 from loraplug.recipe.provenance import TRUST, is_own
 
@@ -26,6 +27,7 @@ class ModelReference:
     Attributes:
         own: the lock beside the adapter was written by a run of this user.
         trusted: the user believes what lies in the model's folder, Python code included.
+        formatter: that of the recipe, where a lock that is believed names it.
     """
 
     loader: ModelLoader
@@ -33,6 +35,17 @@ class ModelReference:
     adapter: Path | None = None
     own: bool = False
     trusted: bool = False
+    formatter: Formatter | None = None
+
+    def encode_prompt(
+        self, messages: Sequence[Mapping[str, Any]], tokenizer: Any, run: Run, tools: Any = None
+    ) -> list[int]:
+        """See `Formatter.encode_prompt`; by the formatter that the model was trained with, where that is known."""
+        if self.formatter is None:
+            from loraplug.pipeline.prompts import encode_prompt
+
+            return encode_prompt(tokenizer, messages, tools)
+        return self.formatter.encode_prompt(messages=messages, tokenizer=tokenizer, run=run, tools=tools)
 
     def load(self, run: Run, where: object) -> tuple[Any, Any]:
         """Model and tokenizer; with an adapter a `PeftModel` in evaluation mode, and the tokenizer saved with it.
@@ -124,7 +137,8 @@ def open_model(model: str | Path, registry: Registry, base: str | None = None, t
     loader, quantizer = build_part(layers, registry, "model"), build_part(layers, registry, "quantizer")
     if trust and hasattr(loader, "trust_remote_code"):
         loader = evolve(loader, trust_remote_code=True)
-    return ModelReference(loader, quantizer, folder, own, trust)
+    formatter = build_part(layers, registry, "formatter") if (own or trust) and "formatter" in layers.table else None
+    return ModelReference(loader, quantizer, folder, own, trust, formatter)
 
 
 @frozen

@@ -45,6 +45,9 @@ def stage(registry: Registry, run: Run, kind: str, part: Component) -> Iterator[
 
 
 def _tell_failed(run: Run, kind: str, part: Component, error: LoraplugError) -> None:
+    if error.told:  # by the stage inside this one
+        return
+    error.told = True
     with suppress(OSError):  # on a full disk the error itself is what the user must hear of
         run.emit("stage-failed", stage=kind, component=part.name, error=str(error))
 

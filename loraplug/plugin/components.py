@@ -10,15 +10,16 @@ transformers, datasets and the like inside methods, never at module level: listi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 from attrs import Factory, frozen
 
 from loraplug.config.options import ByUse
+from loraplug.data.schemas import Encoded, Placement
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from loraplug.context import Run
     from loraplug.errors import Problem
     from loraplug.recipe.recipe import Recipe
+
+ANYWHERE = Placement()
+Made = Literal["adapter", "model"]
 
 
 class Component(ByUse, ABC):
@@ -126,32 +130,72 @@ class Transform(Component):
 
 
 class Formatter(Component):
-    """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone."""
+    """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone.
+
+    `produces` are the schemas it can encode into (see `encode`); the trainer takes one of them.
+    """
 
     __slots__ = ()
     kind: ClassVar[str] = "formatter"
+    produces: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
-    def recognise(self, columns: Sequence[str]) -> str:
+    def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:  # noqa: ARG002
         """A word for the user on what rows of these columns are; asked as soon as there are rows.
 
+        Args:
+            schema: what they are to be encoded into, one of `produces`.
+
         Raises:
-            InputError: they are nothing this formatter can encode; says what is.
+            InputError: they are nothing this formatter can encode so; says what is.
         """
         return f"columns {', '.join(columns)}"
 
     @abstractmethod
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
-        """Token ids and labels.
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
+        """Token ids and labels (-100 = not trained), as `Encoded` of the schema that is asked for.
 
-        Returns:
-            A data set with `input_ids` (list of int, length L), `labels` (list of int, length L; -100 = not trained),
-            `row` (list of str, the ids of the rows inside), where rows were packed together `seq_lengths` (list of int,
-            summing to L), and where a token has a weight other than 0 and 1 `token_weights` (list of float, length L:
-            the factor of its loss; 0 where not trained). Rows left out are counted and told through `run`.
+        Columns; `row` is a list of str everywhere, the ids of the rows inside:
+
+        - `tokens`: `input_ids` (list of int, length L), `labels` (list of int, length L), `row`; where rows were packed
+          together `seq_lengths` (list of int, summing to L), and where a token has a weight other than 0 and 1
+          `token_weights` (list of float, length L: the factor of its loss; 0 where not trained).
+        - `pairs`: `prompt_ids`, and of each side behind it `chosen_ids`, `chosen_labels`, `rejected_ids`,
+          `rejected_labels` (lists of int, labels as long as their ids), `row`.
+        - `labelled`: `prompt_ids`, `completion_ids`, `completion_labels` (lists of int), `label` (bool: whether the
+          completion is wanted), `row`.
+        - `rollouts`: `prompt_ids`, `completion_ids` (lists of int), `old_log_probs` (list of float, as long as the
+          completion), `advantage` (float), `group` (str), `row`.
+
+        Rows left out are counted and told through `run`.
+
+        Args:
+            schema: one of `produces`.
 
         Raises:
             InputError: the rows cannot be encoded, naming the row.
         """
+
+    def encode_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        run: Run,  # noqa: ARG002
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """The token ids that stand before the answer to these messages; the one way that a prompt is made.
+
+        By default through the chat template, where text of messages never becomes a control token.
+
+        Args:
+            messages: with `role` and `content` (text), and what else the chat template reads.
+            tools: JSON schemas of functions that the model may call.
+
+        Raises:
+            InputError: the chat template is missing, or refuses them.
+        """
+        from loraplug.pipeline.prompts import encode_prompt
+
+        return encode_prompt(tokenizer, messages, tools)
 
 
 @frozen
@@ -198,8 +242,10 @@ class ModelLoader(Component):
         """The tokenizer with its chat template."""
 
     @abstractmethod
-    def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
-        """The base model, quantised by `quantization` where there is one; on the device it will train on."""
+    def load_model(
+        self, run: Run, quantization: Quantizer | None = None, placement: Placement = ANYWHERE
+    ) -> PreTrainedModel:
+        """The base model in evaluation mode, quantised by `quantization` where there is one, where `placement` says."""
 
     @abstractmethod
     def base(self, run: Run) -> Path:
@@ -253,16 +299,19 @@ class TrainingResult:
     """What a trainer leaves.
 
     Attributes:
-        adapter: folder with adapter_model.safetensors, adapter_config.json, tokenizer and chat template.
+        path: the folder with it, tokenizer and chat template included. Of an adapter adapter_model.safetensors and
+            adapter_config.json; of a model config.json and its safetensors files.
         figures: numbers for the summary and the lock; well-known: `validation_loss_before`, `validation_loss_after`
             (mean cross-entropy in nats per trained token), `train_loss`, `trained_tokens`, `tokens_per_second`,
             `seconds`, `peak_memory_bytes` (of training, after loading), `loading_memory_bytes`, `steps`.
         samples: prompts answered before and after.
+        kind: what it made, as `Trainer.makes` has it.
     """
 
-    adapter: Path
+    path: Path
     figures: Mapping[str, float]
     samples: Sequence[Sample] = ()
+    kind: Made = "adapter"
 
 
 @frozen
@@ -285,37 +334,50 @@ class Estimate:
 
 
 class Trainer(Component):
-    """Trains adapters on encoded rows.
+    """Trains on encoded rows, and leaves an adapter or a model.
 
-    `consumes` names what it heeds beyond tokens and labels: the encoded column `token_weights`, and columns of rows
-    that judge answers (`chosen`, `rejected`, `label`, `score` …). Data with such a column is refused where the trainer
-    does not name it, as it would be trained as if the column were not there.
+    Attributes:
+        consumes: the schema of encoded rows that it takes, see `Formatter.encode`.
+        columns: what it heeds beyond that: the encoded column `token_weights`, and columns of rows that judge answers
+            (`chosen`, `label`, `score` …) and are not of its schema. Data with such a column is refused where the
+            trainer does not name it, as it would be trained as if the column were not there.
+        distributed: whether several processes may train together; see `Run.distributed`. Others are refused there.
     """
 
     __slots__ = ()
     kind: ClassVar[str] = "trainer"
-    consumes: ClassVar[frozenset[str]] = frozenset()
+    consumes: ClassVar[str] = "tokens"
+    columns: ClassVar[frozenset[str]] = frozenset()
+    distributed: ClassVar[bool] = False
 
     @abstractmethod
     def train(
         self,
         run: Run,
-        model: PreTrainedModel,
+        load_model: Callable[[Placement], PreTrainedModel],
         tokenizer: PreTrainedTokenizerBase,
-        train: Dataset | None,
-        validation: Dataset | None,
+        train: Encoded | None,
+        validation: Encoded | None,
     ) -> TrainingResult:
-        """Train on `Formatter.encode` rows; leave the adapter whole in `run.folder / "adapter"`.
+        """Train on rows of the schema `consumes`; leave what is made whole in `run.folder / "adapter"` or `"model"`.
 
         Where several processes train together, all but the first are given None for the rows and write nothing.
+
+        Args:
+            load_model: gives the model of the recipe, quantised where it says so. `load_model(Placement())` will do for
+                most; a model that is compared with may be loaded beside it.
 
         Raises:
             LoraplugError: training cannot start or has gone wrong, naming step and rows.
         """
 
-    def meet(self, run: Run, work: bool) -> bool:  # noqa: ARG002
-        """Join the other processes of this training, if any; what the first says about `work` is returned on all."""
-        return work
+    def makes(self) -> Made:
+        """What it will leave, as far as its options tell: exporters that do not take it are refused beforehand."""
+        return "adapter"
+
+    def placement(self, run: Run) -> Placement:  # noqa: ARG002
+        """Where it will load the model; asked of every process, before it is first told anything by another one."""
+        return ANYWHERE
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
         """Memory and time for encoded rows of these lengths (tokens); None where the trainer cannot tell."""
@@ -323,16 +385,26 @@ class Trainer(Component):
 
 
 @frozen
+class Artefact:
+    """What an exporter of this run made: its name, where it lies, and the options it was made with."""
+
+    exporter: str
+    place: Path
+    options: Mapping[str, Any] = Factory(dict)
+
+
+@frozen
 class ExportContext:
     """A finished adapter as exporters see it; can be made from any adapter folder, ours or not.
 
     Attributes:
-        adapter: the adapter folder.
+        adapter: the folder that the trainer left: an adapter, or where `kind` says so a whole model.
         base: local folder of the full-precision base (see `ModelLoader.base`).
         base_id: the base as the recipe names it; for cards.
         extras: further files that belong beside an adapter (lock, metrics, plot), file name to path.
         figures, samples: as in `TrainingResult`; empty for an adapter of somebody else's.
-        artefacts: what earlier exporters of this run made, exporter name to path.
+        artefacts: what exporters of this run made before, in that order.
+        kind: as in `TrainingResult`; one of what the exporter `takes`.
     """
 
     run: Run
@@ -342,14 +414,27 @@ class ExportContext:
     extras: Mapping[str, Path] = Factory(dict)
     figures: Mapping[str, float] = Factory(dict)
     samples: Sequence[Sample] = ()
-    artefacts: Mapping[str, Path] = Factory(dict)
+    artefacts: Sequence[Artefact] = ()
+    kind: Made = "adapter"
+
+    def artefact(self, exporter: str, **options: Any) -> Path | None:
+        """The place of what an exporter made with these options, of several the last; None where there is none."""
+        found = (one for one in reversed(self.artefacts) if one.exporter == exporter)
+        return next((one.place for one in found if options.items() <= one.options.items()), None)
 
 
 class Exporter(Component):
-    """Makes something out of a trained adapter."""
+    """Makes something out of what was trained.
+
+    Attributes:
+        takes: kinds of result that it can export, see `TrainingResult`.
+        needs: names of exporters whose artefacts it works with: they must be in the recipe too, and run before it.
+    """
 
     __slots__ = ()
     kind: ClassVar[str] = "exporter"
+    takes: ClassVar[frozenset[str]] = frozenset({"adapter"})
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def place(self, run: Run) -> Path:
         """Where the artefact will lie, a file or a folder."""

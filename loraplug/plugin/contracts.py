@@ -13,7 +13,7 @@ from loraplug.errors import LoraplugError, PluginError
 from loraplug.plugin.components import KINDS, RESERVED, Component
 from loraplug.plugin.installed import Plugin
 
-API_VERSION = "1.0"
+API_VERSION = "2.0"
 """Of what plugins can rely on, as MAJOR.MINOR; see docs/plugin-api.md for what changes either."""
 DECLARED = "LORAPLUG_API"
 """The name in a plugin's module that says which version of the plugin API it was made for."""
@@ -71,6 +71,7 @@ def check_class(cls: Any, kind: str, types: bool = True) -> None:
     for name, method in {**vars(Component), **vars(base)}.items():
         if inspect.isfunction(method) and not name.startswith("_"):
             _check_verb(cls, name, method)
+    _check_schemas(cls)
     if types:
         try:
             options(cls)
@@ -88,6 +89,15 @@ def _check_fields(cls: Any, base: type[Component]) -> None:
             raise PluginError(what)
     if cls.kind != base.kind:
         raise PluginError(f"{cls.__name__}.kind is {cls.kind!r}: leave it out, a {base.__name__} is a {base.kind}")
+
+
+def _check_schemas(cls: Any) -> None:
+    made = getattr(cls, "produces", frozenset({"tokens"}))
+    if not isinstance(made, frozenset) or not made or not all(isinstance(name, str) for name in made):
+        raise PluginError(f'{cls.__name__}.produces must be a frozenset of schemas, such as frozenset({{"tokens"}})')
+    if not isinstance(getattr(cls, "consumes", ""), str):
+        what = f'{cls.__name__}.consumes must be one schema, such as "tokens"; names of columns go into `columns`'
+        raise IncompatibleError(what)
 
 
 def _check_verb(cls: Any, name: str, ours: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from loraplug.config.structure import FAILED, structure, unknown_key
 from loraplug.config.tables import Layers, Place, Table, as_key, dotted
 from loraplug.context import Run
 from loraplug.data.mixture import Mix
+from loraplug.data.schemas import mismatch
 from loraplug.errors import InputError, PluginError, Problem, RecipeError
+from loraplug.pipeline.distributed import Distributed
 from loraplug.plugin.components import (
     TABLES,
     Component,
@@ -43,7 +45,7 @@ def build(layers: Layers, registry: Registry) -> Recipe:
         for part, view in recipe.components_seen():
             builder.problems += part.check(recipe=view)
         builder.problems = list(dict.fromkeys(builder.problems))  # one formatter is asked for each set
-        builder.problems += _same_places(recipe)
+        builder.problems += [*_contracts(recipe), *_same_places(recipe)]
     if builder.problems or recipe is None:
         raise RecipeError(builder.problems, where=layers.file, todo=_TRY)
     return recipe
@@ -101,6 +103,35 @@ def build_table(cls: type[Any], table: Table, registry: Registry) -> tuple[Any, 
     builder = _Builder(Layers(Path("table"), Path.cwd()), registry)
     made = builder.structured(cls, table, (cls.kind,), (cls,))
     return (None if builder.problems else made), builder.problems
+
+
+def _contracts(recipe: Recipe) -> Iterator[Problem]:
+    """Stages of which one does not take what the other makes."""
+    trainer = recipe.trainer
+    formatters = {"formatter.use": recipe.formatter} if not recipe.sets else {}
+    for one in recipe.sets:
+        own = one.formatter is not recipe.formatter
+        formatters[f"{one.place}.formatter.use" if own else "formatter.use"] = one.formatter
+    for path, formatter in formatters.items():
+        if wrong := mismatch(formatter.produces, trainer.consumes, formatter.name, trainer.name):
+            yield Problem(path, f"{wrong}; take another formatter or trainer")
+    if (processes := Distributed.launched().world_size) > 1 and not trainer.distributed:
+        yield Problem("trainer.use", f"{trainer.name} trains in one process, and {processes} were launched")
+    made, names = trainer.makes(), {exporter.name for exporter in recipe.exporter}
+    for index, exporter in enumerate(recipe.exporter):
+        if made not in exporter.takes:
+            what = f"{exporter.name} takes {_either(exporter.takes)}, and the trainer {trainer.name} makes {_A[made]}"
+            yield Problem(f"exporter[{index}].use", f"{what}; leave it out")
+        for lacking in (name for name in exporter.needs if name not in names):
+            what = f'{exporter.name} works with what {lacking} makes; write [[exporter]] use = "{lacking}", too'
+            yield Problem(f"exporter[{index}].use", what)
+
+
+_A = {"adapter": "an adapter", "model": "a whole model"}
+
+
+def _either(kinds: Iterable[str]) -> str:
+    return " or ".join(_A.get(kind, kind) for kind in sorted(kinds))
 
 
 def _same_places(recipe: Recipe) -> Iterator[Problem]:

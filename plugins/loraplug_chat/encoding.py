@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field as option
 from attrs import frozen, validators
 
+import loraplug
 from loraplug import (
     Conversation,
     Doc,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from loraplug_chat.plain import PlainRow
 
     Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, TalkEncoder | PlainRow]]
+    Lines = Callable[[Mapping[str, Any], int, Report, list[gate.Sample]], Iterator[Any]]
 
 _NOTHING = "see that rows hold an answer, and that `weight` and `train_on` leave one to train"
 
@@ -60,26 +63,44 @@ class Encoding(Formatter):
         option(default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True)
     )
 
-    def recognise(self, columns: Sequence[str]) -> str:
-        """The shape of the rows; InputError where it is none of those known."""
-        return f"shape {shape_of(columns)}"
+    def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:
+        """The shape of the rows; InputError where it is none of those that can be encoded so."""
+        return f"shape {shape_of(columns, schema)}"
 
     @abstractmethod
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """What turns a row (with its number) into its conversation, if it is one, and a function that encodes it."""
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def lines(self, schema: str, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Lines:
+        """What turns a row (with its number) into what is written of it, and counts it in a report.
+
+        Raises:
+            InputError: this formatter makes no rows of that schema.
+        """
+        if schema != "tokens":
+            todo = 'set use = "chat-template", or take a trainer that learns from tokens alone, such as sft'
+            raise InputError(f"{self.name} makes no rows for a trainer that learns from {schema}",
+                             where="formatter", todo=todo)  # fmt: skip
+        return partial(self._lines, read=self.reader(shape_of(columns, schema), tokenizer))
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens"
+    ) -> loraplug.Encoded:
         """See `Formatter.encode`. Over-long, refused and untrained rows are counted and told, with reasons."""
         from loraplug_chat import clock
 
         with clock.stopped_at(run.date):
-            return self._encode(rows, tokenizer, run)
+            encoded, report = self._encode(rows, tokenizer, run, schema)
+        return loraplug.Encoded(encoded, schema, report)
 
-    def _encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def _encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str
+    ) -> tuple[Dataset, dict[str, Any]]:
         from loraplug_chat import store
 
-        packing = isolates(self.packing)
-        place = run.cache / "encoded" / f"{store.fingerprint(rows, tokenizer, (self.name, self, packing))}.arrow"
+        packing = schema == "tokens" and isolates(self.packing)
+        options = (self.name, self, packing, schema)
+        place = run.cache / "encoded" / f"{store.fingerprint(rows, tokenizer, options)}.arrow"
         if place.with_suffix(".json").exists() and place.exists():
             encoded, told = store.read(place)
         else:
@@ -87,7 +108,7 @@ class Encoding(Formatter):
             fresh = place.with_name(f".{place.name}.{os.getpid()}")
             lines = fresh.with_name(f"{fresh.name}.lines")
             try:
-                report = self._write(rows, tokenizer, run, lines)
+                report = self._write(rows, tokenizer, run, lines, schema)
                 weighted = bool(report.counts["weighted"])
                 if packing:
                     report.counts["packs"] = store.packed(lines, report.lengths, self.max_length, fresh, weighted)
@@ -99,9 +120,9 @@ class Encoding(Formatter):
                 lines.unlink(missing_ok=True)
             encoded, told = store.read(place, report.table(packing))
         tell(told, run)
-        return encoded
+        return encoded, told
 
-    def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path) -> Report:
+    def _write(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, path: Path, schema: str) -> Report:
         import tempfile
 
         from loraplug_chat import parity_check as gate
@@ -110,12 +131,12 @@ class Encoding(Formatter):
         processes = workers.count(len(rows))
         with run.progress("encoding", len(rows)) as bar, tempfile.TemporaryDirectory(dir=path.parent) as folder:
             if processes == 1:
-                read = self.reader(shape_of(rows.column_names), tokenizer)
-                whole = self.part(rows, read, 0, path, bar)
+                lines = self.lines(schema, rows.column_names, tokenizer)
+                whole = self.part(rows, lines, 0, path, schema, bar)
             else:
                 whole = Part(path, Report(0))
                 files = []
-                for part in workers.parts(self, rows, tokenizer, Path(folder), processes, run.date):
+                for part in workers.parts(self, rows, tokenizer, Path(folder), processes, run.date, schema):
                     whole.take(part)
                     files.append(part.path)
                     bar.advance(part.report.rows)
@@ -124,24 +145,27 @@ class Encoding(Formatter):
         whole.report.check(self.max_dropped)
         return whole.report
 
-    def part(self, rows: Dataset, read: Read, first: int, path: Path, bar: Progress | None = None) -> Part:
+    def part(
+        self, rows: Dataset, lines: Lines, first: int, path: Path, schema: str, bar: Progress | None = None
+    ) -> Part:
         """Encode rows, the first of which has the number `first`, into a file."""
         from loraplug_chat import store
 
-        part, writer = Part(path, Report(len(rows))), store.Writer(path)
-        unread = unread_columns(rows.column_names, shape_of(rows.column_names))
+        part = Part(path, Report(len(rows)))
+        writer = store.Writer(path) if schema == "tokens" else store.JudgedWriter(path, schema)
+        unread = unread_columns(rows.column_names, shape_of(rows.column_names, schema))
         for index, row in enumerate(iter_rows(rows), first):
             if bar is not None:
                 bar.advance(1)
             part.report.columns.update(name for name in unread if row[name] is not None)
-            for line in self._lines(row, index, read, part.report, part.samples):
+            for line in lines(row, index, part.report, part.samples):
                 writer.add(line)
         writer.close()
         part.report.lengths = writer.lengths
         return part
 
     def _lines(
-        self, row: Mapping[str, Any], index: int, read: Read, report: Report, samples: list[gate.Sample]
+        self, row: Mapping[str, Any], index: int, report: Report, samples: list[gate.Sample], read: Read
     ) -> Iterator[store.Line]:
         """The row as it will be trained: one line, several of a text that is split, or none."""
         from loraplug_chat.store import Line

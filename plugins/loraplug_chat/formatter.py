@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen
 
-from loraplug import Doc, InputError, Problem, Run, conversation, shape_of
+from loraplug import Doc, Encoded, InputError, Problem, Run, conversation, shape_of
 from loraplug_chat.encoding import Encoding
 from loraplug_chat.option_types import TrainOn
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from loraplug_chat.encoding import Read
+    from loraplug_chat.encoder import MaskEncoder
+    from loraplug_chat.encoding import Lines, Read
+    from loraplug_chat.forms import Forms
 
 
 @frozen
@@ -23,6 +25,7 @@ class ChatTemplate(Encoding):
     """Conversations through the model's chat template; exactly what the model must say is trained."""
 
     name = "chat-template"
+    produces = frozenset({"tokens", "pairs", "labelled"})
 
     train_on: Annotated[
         TrainOn, Doc("train every assistant turn, only the last one, or every token; `weight` on a message holds")
@@ -40,11 +43,11 @@ class ChatTemplate(Encoding):
         Doc("special tokens that stay tokens where rows and prompts write them; all others become plain text there"),
     ] = ()
 
-    def recognise(self, columns: Sequence[str]) -> str:
+    def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:
         """See `Encoding.recognise`; text alone is no conversation."""
-        if shape_of(columns) == "text":
+        if shape_of(columns, schema) == "text":
             raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
-        return super().recognise(columns)
+        return super().recognise(columns, schema)
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
         """A base without a chat template, or with one that does not render."""
@@ -60,9 +63,9 @@ class ChatTemplate(Encoding):
                 what = f'"{token}" is no token that the tokenizer keeps whole; add it: [model] add_tokens = ["{token}"]'
                 yield Problem("formatter.special_tokens", what)
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
         """See `Encoding.encode`; `template_options` are written into the tokenizer's template, which is saved later."""
-        self.recognise(rows.column_names)  # whoever calls this without having asked
+        self.recognise(rows.column_names, schema)  # whoever calls this without having asked
         if self.template_options:
             from loraplug_chat.options import give_options
 
@@ -72,14 +75,25 @@ class ChatTemplate(Encoding):
 
             open_tokens(tokenizer, self.special_tokens)
             run.say(f"special tokens in rows stay tokens: {', '.join(self.special_tokens)}")
-        return super().encode(rows, tokenizer, run)
+        return super().encode(rows, tokenizer, run, schema)
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """See `Encoding.reader`."""
+        forms, encode = self._encoder(tokenizer)
+        return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)
+
+    def lines(self, schema: str, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Lines:
+        """See `Encoding.lines`."""
+        if schema == "tokens":
+            return super().lines(schema, columns, tokenizer)
+        from loraplug_chat.judged import Judged
+
+        return Judged(schema, *self._encoder(tokenizer), self.max_length, self.overlong).lines
+
+    def _encoder(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Forms, MaskEncoder]:
         from loraplug_chat.encoder import MaskEncoder
         from loraplug_chat.forms import Forms
         from loraplug_chat.mask import Masker
 
         masker = Masker.of(tokenizer, self.special_tokens)
-        forms, encode = Forms(masker.template), MaskEncoder(masker, self.train_on, self.train_reasoning)
-        return lambda row, index: (forms.fit(conversation(row, shape, index)), encode)
+        return Forms(masker.template), MaskEncoder(masker, self.train_on, self.train_reasoning)

@@ -107,7 +107,7 @@ def too_long(row: Encoded | None, name: str, limit: int) -> InputError:
 
 def _text(row: Encoded, encode: PlainRow, limit: int, policy: TextPolicy) -> Fitted:
     if policy == "truncate-right":
-        return _cut_behind(row, limit, cut_tokens=len(row.ids) - limit)
+        return cut_behind(row, limit, cut_tokens=len(row.ids) - limit)
     if encode.before:
         return Fitted([], f"more than {limit} tokens, and a prompt is never cut")
     if policy == "truncate-left":
@@ -138,7 +138,7 @@ def _beginning(row: Encoded | None, talk: Conversation, encode: TalkEncoder, lim
             break
     else:
         upto, part = count, row or encode(talk)
-    made = _cut_behind(part, limit)
+    made = cut_behind(part, limit)
     gone = sum(at >= upto for at in answers) + len(part.turns) - len(made.rows[0].turns)
     return evolve(made, counts=made.counts + Counter(untrained_answers=gone))
 
@@ -150,7 +150,8 @@ def _fits(talk: Conversation, encode: TalkEncoder, limit: int) -> bool:
         return True
 
 
-def _cut_behind(row: Encoded, limit: int, **counts: int) -> Fitted:
+def cut_behind(row: Encoded, limit: int, **counts: int) -> Fitted:
+    """The first `limit` tokens of a row."""
     turns = [(message, first, min(end, limit)) for message, first, end in row.turns if first < limit]
     cut = any(first < limit < end for _, first, end in row.turns)
     made = evolve(row, ids=row.ids[:limit], trained=row.trained[:limit], turns=turns)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 REPORT = b"loraplug"
 ROWS_A_BATCH = 256
+_SIDES = {
+    "pairs": ("chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels"),
+    "labelled": ("completion_ids", "completion_labels", "label"),
+}
 
 
 @define
@@ -147,6 +151,41 @@ class Writer:
         return pa.array(given, pa.list_(pa.float32()))
 
 
+@define
+class JudgedWriter:
+    """Writes rows of the schemas `pairs` and `labelled` to an Arrow file in batches."""
+
+    path: Path
+    schema: str
+    _stream: Any = None
+    _waiting: list[dict[str, Any]] = field(factory=list)
+    lengths: list[int] = field(factory=list)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """One row of the file; its length is that of all that is computed for it, the prompt once for each side."""
+        sides = [name for name in _SIDES[self.schema] if name.endswith("_ids")]
+        self.lengths.append(sum(len(line["prompt_ids"]) + len(line[name]) for name in sides))
+        self._waiting.append(line)
+        if len(self._waiting) >= ROWS_A_BATCH:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._flush()
+        self._stream.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        kinds = {"row": pa.list_(pa.string()), "prompt_ids": pa.list_(pa.int32()), "label": pa.bool_()}
+        columns = ["row", "prompt_ids", *_SIDES[self.schema]]
+        schema = pa.schema([(name, kinds.get(name, pa.list_(pa.int32()))) for name in columns])
+        if self._stream is None:
+            self._stream = pa.ipc.new_stream(str(self.path), schema)
+        self._stream.write_batch(pa.RecordBatch.from_pylist(self._waiting, schema=schema))
+        self._waiting.clear()
+
+
 def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dict[str, Any]]:
     """The rows of a finished file, mapped into memory, and the report beside it (written first, if given)."""
     from datasets import Dataset
@@ -156,8 +195,8 @@ def read(path: Path, report: dict[str, Any] | None = None) -> tuple[Dataset, dic
         beside.write_text(json.dumps(report, indent=1), encoding="utf-8")
     known: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
     rows = Dataset.from_file(str(path))
-    rows.info.description = json.dumps(known)
-    unused = [name for name, on in (("seq_lengths", "packed"), ("token_weights", "weighted")) if not known.get(on)]
+    optional = (("seq_lengths", "packed"), ("token_weights", "weighted"))
+    unused = [name for name, on in optional if name in rows.column_names and not known.get(on)]
     return rows.remove_columns(unused) if unused else rows, known
 
 

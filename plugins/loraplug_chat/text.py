@@ -34,11 +34,11 @@ class Text(Encoding):
         bool, Doc("read `<|im_end|>` and the like in the text as control tokens, as formatted text means them")
     ] = True
 
-    def recognise(self, columns: Sequence[str]) -> str:
+    def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:
         """See `Encoding.recognise`."""
-        if shape_of(columns) not in ("text", "prompt-completion"):
+        if shape_of(columns, schema) not in ("text", "prompt-completion"):
             self._whole_conversations()
-        return super().recognise(columns)
+        return super().recognise(columns, schema)
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """See `Encoding.reader`."""

@@ -29,28 +29,27 @@ def count(rows: int) -> int:
 
 
 def parts(
-    formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, processes: int, date: datetime
+    formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, processes: int, date: datetime, schema: str
 ) -> Iterator[Part]:
     """Encode chunks of rows in processes of their own, each chunk into a file of `folder`; parts come in order."""
     from multiprocessing import get_context
 
     # spawned, not forked: threads of torch and of the tokenizer do not survive a fork
-    with get_context("spawn").Pool(processes, _begin, (formatter, rows, tokenizer, folder, date)) as pool:
+    with get_context("spawn").Pool(processes, _begin, (formatter, rows, tokenizer, folder, date, schema)) as pool:
         yield from pool.imap(_work, range(0, len(rows), CHUNK))
 
 
-def _begin(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, date: datetime) -> None:
+def _begin(formatter: Encoding, rows: Dataset, tokenizer: Any, folder: Path, date: datetime, schema: str) -> None:
     global _job
-    from loraplug import shape_of
     from loraplug_chat import clock
 
     with clock.stopped_at(date):
-        read = formatter.reader(shape_of(rows.column_names), tokenizer)
+        lines = formatter.lines(schema, rows.column_names, tokenizer)
 
     def job(first: int) -> Part:
         chunk = rows.select(range(first, min(first + CHUNK, len(rows))))
         with clock.stopped_at(date):
-            return formatter.part(chunk, read, first, folder / f"{first}.arrow")
+            return formatter.part(chunk, lines, first, folder / f"{first}.arrow", schema)
 
     _job = job
 

@@ -44,7 +44,8 @@ class Shaped(DatasetSource):
             yield Problem.of(error, "dataset.path")
             return
         if columns is not None:
-            recipe.formatter.recognise([self.rename.get(name, name) for name in columns])
+            named = [self.rename.get(name, name) for name in columns]
+            recipe.formatter.recognise(columns=named, schema=recipe.trainer.consumes)
 
     def first_columns(self) -> list[str] | None:
         """The columns that the first rows have; None where only reading all tells."""

@@ -65,12 +65,14 @@ def write_card(result: ExportContext, out: Path, kind: Kind, proof: Mapping[str,
         library_name="peft" if kind == "adapter" else "transformers" if kind == "merged" else None,
         license=licence,
         pipeline_tag="text-generation",
-        tags=["loraplug", "lora"] + (["gguf"] if kind in ("gguf", "ollama") else []),
+        tags=["loraplug", *(["lora"] if result.kind == "adapter" else [])]
+        + (["gguf"] if kind in ("gguf", "ollama") else []),
     )
-    load = _LOAD[kind].format(folder=".", base=loaded, name=result.run.name, grow=_grow(result.adapter))
+    grow = _grow(result.adapter) if kind == "adapter" else ""
+    load = _LOAD[kind].format(folder=".", base=loaded, name=result.run.name, grow=grow)
     sections = [
         f"# {result.run.name}",
-        f"{_WHAT[kind]} of `{named}`, {_how(result)}.",
+        f"{_WHAT[kind] if result.kind == 'adapter' else 'Fine-tuned model'} of `{named}`, {_how(result)}.",
         f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}" + _shares(result.adapter),
         *made_from_section(result.adapter),
         *_recipe(result),
@@ -101,6 +103,8 @@ def _grow(adapter: Path) -> str:
 
 
 def _how(result: ExportContext) -> str:
+    if result.kind == "model":
+        return "whose own weights were trained by loraplug"
     made_by = read_made_from(result.adapter).get("made_by")
     return f"made with LoRA by {made_by}" if made_by else "fine-tuned with LoRA by loraplug"
 

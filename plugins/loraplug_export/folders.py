@@ -41,6 +41,24 @@ def copy_tokenizer(sources: Iterable[Path], out: Path) -> None:
             return
 
 
+def copy_model(folder: Path, out: Path) -> None:
+    """Make `out` of a model's folder: its config, its weights and its tokenizer.
+
+    Raises:
+        InputError: a file of them is missing, or the weights are broken.
+    """
+    from loraplug_export.generation import write_generation_config
+    from loraplug_export.tensors import open_checkpoint
+
+    files = open_checkpoint(folder).metadata
+    out.mkdir(parents=True)
+    index = "model.safetensors.index.json"
+    for name in sorted({*files, "config.json", *([index] if (folder / index).is_file() else [])}):
+        shutil.copyfile(folder / name, out / name)
+    copy_tokenizer([folder], out)
+    write_generation_config(folder, out, out)
+
+
 def copy_licences(base: Path, out: Path) -> None:
     """Copy the base's licence texts."""
     for pattern in LICENCES:

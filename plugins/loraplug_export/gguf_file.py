@@ -20,6 +20,7 @@ class GgufExporter(Exporter):
     """The merged model as one GGUF file, tokenizer and chat template included; runs in llama.cpp."""
 
     name = "gguf"
+    takes = frozenset({"adapter", "model"})
     type: Annotated[
         TypeName, Doc("number format of the matrices; q4_k_m needs the package xllamacpp, which carries llama.cpp")
     ] = "f16"
@@ -66,8 +67,14 @@ class GgufExporter(Exporter):
 
 @contextmanager
 def merged_folder(result: ExportContext, beside: Path, exporter: MergedExporter) -> Iterator[Path]:
-    """The merged model: what this run's `merged` has made, else one made for the time of the block."""
-    made = result.artefacts.get("merged")
+    """The merged model: what this run's `merged` has made of the same base, else one made for the time of the block.
+
+    Where a model was trained, that.
+    """
+    if result.kind == "model":
+        yield result.adapter
+        return
+    made = result.artefact("merged", onto=exporter.onto)
     if made is not None and made.is_dir():
         yield made
         return

@@ -19,6 +19,7 @@ class HubExporter(Exporter):
     """A push of adapter or merged model with its card to the Hugging Face Hub; private unless said otherwise."""
 
     name = "hub"
+    takes = frozenset({"adapter", "model"})
     repo: Annotated[str, Doc("owner/name on the hub; made where there is none")] = field(
         validator=validators.matches_re(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
     )
@@ -30,6 +31,11 @@ class HubExporter(Exporter):
     def place(self, run: Run) -> Path:
         """A receipt: `outputs/hub/<run name>-<what>.json` says what was pushed where."""
         return run.outputs / "hub" / f"{run.name}-{self.what}.json"
+
+    def check(self, recipe: Any) -> Iterator[Problem]:
+        """An adapter that is to be pushed where a whole model is trained."""
+        if self.what == "adapter" and recipe.trainer.makes() == "model":
+            yield Problem("exporter.what", 'the trainer makes a whole model, and no adapter; set what = "merged"')
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
         """A name that is none, no token or a wrong one, a public repository; the hub is asked."""
@@ -54,7 +60,7 @@ class HubExporter(Exporter):
             result.run.warn(
                 "hub: the base is a folder of this machine; others cannot load it by the name alone that is pushed"
             )
-        made = result.artefacts.get(self.what)
+        made = result.artefact(self.what)
         own = out.with_name(out.name + ".folder")
         try:
             shutil.rmtree(own, ignore_errors=True)

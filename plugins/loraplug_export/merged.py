@@ -22,6 +22,7 @@ class MergedExporter(Exporter):
     """The base with the adapter merged in, written tensor by tensor; loads with transformers alone."""
 
     name = "merged"
+    takes = frozenset({"adapter", "model"})
     out: Annotated[Path | None, Doc("the folder to put it into; by default outputs/merged")] = None
     onto: Annotated[
         OntoName,
@@ -45,19 +46,25 @@ class MergedExporter(Exporter):
         return {self.place(run): base_bytes(recipe.model.facts(run=run))}
 
     def export(self, result: ExportContext, out: Path) -> Path:
-        """Merge into the folder `out`; what was done and proved is kept in its `loraplug.json`.
+        """Merge into the folder `out`; what was done and proved is kept in its `loraplug.json`. A model is copied.
 
         Raises:
             InputError: base and adapter do not fit, or a file of theirs is missing or broken.
             LoraplugError: the merged weights are not finite, or do not answer like base + adapter.
         """
         from loraplug_export.card import write_card
-        from loraplug_export.folders import copy_licences
+        from loraplug_export.folders import copy_licences, copy_model
         from loraplug_export.lora_files import open_adapter
         from loraplug_export.onto import FACTS, dequantized
         from loraplug_export.plan import UnsupportedAdapterError, make_plan
         from loraplug_export.tensors import open_checkpoint
 
+        if result.kind == "model":
+            copy_model(result.adapter, out)
+            copy_licences(result.base, out)
+            _lock_with_proof(result, {}, out)
+            write_card(result, out, "merged")
+            return out
         adapter, base = open_adapter(result.adapter), open_checkpoint(result.base)
         try:
             plan = make_plan(adapter, base)
@@ -134,7 +141,8 @@ def _lock_with_proof(result: ExportContext, facts: Mapping[str, Any], out: Path)
 
     if (lock := result.extras.get("recipe.lock.toml")) is not None:
         merge = {key: value for key, value in facts.items() if value is not None}
-        text = lock.read_text(encoding="utf-8").rstrip() + "\n\n" + tomli_w.dumps({"lock": {"merge": merge}})
+        proof = "\n" + tomli_w.dumps({"lock": {"merge": merge}}) if merge else ""
+        text = lock.read_text(encoding="utf-8").rstrip() + "\n" + proof
         (out / lock.name).write_text(text, encoding="utf-8")
 
 

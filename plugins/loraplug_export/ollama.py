@@ -86,7 +86,7 @@ class OllamaExporter(Exporter):
             raise InputError(wrong, where="exporter.ollama.base", todo="name a model of Ollama, or a GGUF file")
         modelfile = self._modelfile(result, folder, out)
         out.mkdir(parents=True)
-        made = result.artefacts.get("gguf")
+        made = result.artefact("gguf", type=self.type) or result.artefact("gguf")
         if self.base is not None:
             from loraplug_export.gguf_adapter_write import write_adapter
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import FUSED_EXPERTS, BaseFacts, Doc, InputError, ModelLoader, Problem, Quantizer, Run, quantised_share
+from loraplug import (
+    FUSED_EXPERTS,
+    BaseFacts,
+    Doc,
+    InputError,
+    ModelLoader,
+    Placement,
+    Problem,
+    Quantizer,
+    Run,
+    quantised_share,
+)
 from loraplug_hf import hub, memory, places
 
 if TYPE_CHECKING:
@@ -19,14 +30,10 @@ if TYPE_CHECKING:
 
 
 AUTO_DTYPE = "LORAPLUG_AUTO_DTYPE"
+_ANYWHERE = Placement()
 _TOLD = (OSError, ValueError, ImportError)  # whose texts are meant for the user
 _FAILED = (*_TOLD, KeyError, AttributeError, TypeError, RuntimeError, IndexError)
 """What transformers raises where it cannot read a folder, or build the model that a config tells of."""
-
-
-def _shared_out() -> bool:
-    """Whether the trainer will share the weights out over several GPUs: one of them may not hold them all."""
-    return os.environ.get("LORAPLUG_SHARDS") in ("fsdp2", "zero3")
 
 
 @frozen
@@ -85,10 +92,17 @@ class TransformersModel(ModelLoader):
         return None if problems else found
 
     def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
-        """Files of the base that are missing or broken, and what the hub says of one that is not in its cache."""
-        from loraplug_hf.facts import told
+        """Files of the base that are missing or broken, and what the hub says of one that is not in its cache.
 
-        yield from told(self, ask=True)[1]
+        Also a base that was published in a quantised form that cannot be trained on.
+        """
+        from loraplug_hf.facts import told
+        from loraplug_hf.published import prequantised
+
+        found, problems = told(self, ask=True)
+        yield from problems
+        if found is not None and (wrong := prequantised(found)):
+            yield Problem("model.id", wrong)
         if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
             yield Problem("model.attention", 'flash_attn is not installed; take "sdpa", or pip install flash-attn')
 
@@ -155,18 +169,24 @@ class TransformersModel(ModelLoader):
                 todo = "or take a template that fits the tokenizer"
                 raise InputError(templates.lacking_text(wanted, lacking), where=templates.WHERE, todo=todo)
 
-    def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
-        """The model in evaluation mode, on the GPU where there is one."""
+    def load_model(
+        self, run: Run, quantization: Quantizer | None = None, placement: Placement = _ANYWHERE
+    ) -> PreTrainedModel:
+        """The model in evaluation mode, on the GPU where there is one and `placement` does not say otherwise."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        dtype = self.torch_dtype()
+        if placement.meta and (empty := self.load_empty(run)) is not None:
+            return empty
+        dtype = self.torch_dtype() if placement.dtype is None else getattr(torch, placement.dtype)
         options: dict[str, Any] = {}
         if quantization is not None:
             options["quantization_config"] = quantization.config(dtype=dtype)
-        if torch.cuda.is_available() and not _shared_out():
+        if placement.device is not None:
+            options["device_map"] = {"": placement.device}
+        elif torch.cuda.is_available() and not placement.sharding:  # one GPU may not hold what is shared out
             options["device_map"] = {"": torch.cuda.current_device()}
         base = self.base(run)
         with self._reading():

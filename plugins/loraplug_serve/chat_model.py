@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from attrs import define, field
 
+from loraplug import Prompter
 from loraplug_serve.generate import PrefixCache, Sampling, generate
-from loraplug_serve.prompt import Message, Prompter
+
+Message = Mapping[str, str]
 
 
 @define
@@ -27,10 +29,17 @@ class Answer:
 
 @define
 class ChatModel:
-    """A model, its tokenizer and what ends its answers. `adapter_context` is entered for each forward pass."""
+    """A model that answers.
+
+    Attributes:
+        prompter: its tokenizer, and what ends its answers.
+        encode: ids of a conversation that is open for an answer.
+        around: entered for each forward pass.
+    """
 
     model: Any
     prompter: Prompter
+    encode: Callable[[Sequence[Message]], list[int]]
     adapter_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     stops: frozenset[int] = field(init=False)
     _memory: PrefixCache = field(init=False, factory=PrefixCache)
@@ -45,7 +54,7 @@ class ChatModel:
             InputError: the chat template refuses the messages, or they are longer than the model's context.
         """
         begun = time.perf_counter()
-        ids = self.prompter.ids(messages)
+        ids = self.encode(messages)
         made.prompt_tokens = len(ids)
         pieces = _Pieces(self.prompter.tokenizer)
         for token in generate(self.model, ids, self.stops, sampling, self._memory, self.adapter_context):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
-from loraplug import ModelReference, Run
-from loraplug_serve.chat_model import ChatModel
-from loraplug_serve.prompt import Prompter
+from loraplug import ModelReference, Prompter, Run
+from loraplug_serve.chat_model import ChatModel, Message
 
 
 @frozen
@@ -28,5 +29,9 @@ def load(opened: ModelReference, run: Run, where: object) -> Loaded:
     """
     model, tokenizer = opened.load(run, where)
     prompter = Prompter.of(tokenizer, where)
-    base = None if opened.adapter is None else ChatModel(model, prompter, model.disable_adapter)
-    return Loaded(ChatModel(model, prompter), base)
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        return opened.encode_prompt(messages, tokenizer, run)
+
+    base = None if opened.adapter is None else ChatModel(model, prompter, encode, model.disable_adapter)
+    return Loaded(ChatModel(model, prompter, encode), base)

@@ -63,7 +63,9 @@ class Models:
         if loaded.base is None:
             base = load(open_model(_base_of(self._place(name)), self.registry), self.run, f"base of {name}").tuned
             # one prompt for both: the fine-tuned model's
-            self._loaded = loaded = Loaded(loaded.tuned, ChatModel(base.model, loaded.tuned.prompter))
+            self._loaded = loaded = Loaded(
+                loaded.tuned, ChatModel(base.model, loaded.tuned.prompter, loaded.tuned.encode)
+            )
         assert loaded.base is not None  # noqa: S101 - for the type checker
         return loaded.base, loaded.tuned
 

@@ -15,11 +15,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 
 from loraplug import LoraplugError, printable
-from loraplug_serve.chat_model import Answer, ChatModel
+from loraplug_serve.chat_model import Answer, ChatModel, Message
 from loraplug_serve.generate import Sampling, own_temperature
 from loraplug_serve.guard import Guard, Names
 from loraplug_serve.models import Models
-from loraplug_serve.prompt import Message
 from loraplug_serve.runs_page import Runs
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

@@ -354,7 +354,7 @@ def test_prompts_are_those_of_the_training(repo: Path, tasks: Path, tmp_path: Pa
             path=str(repo), count=2, edit=edit, context=context, tasks_out=tmp_path / "made", workers=1
         )  # type: ignore[arg-type]
         rows = list(source.rows(run))
-        encoded = formatter(packing=False).encode(Dataset.from_list(rows), speaker.tokenizer, run)
+        encoded = formatter(packing=False).encode(Dataset.from_list(rows), speaker.tokenizer, run).dataset
         found = [one for one in read_tasks(tmp_path / "made") if isinstance(one, Task)]
         place = tmp_path / "scratch" / edit
         place.mkdir()

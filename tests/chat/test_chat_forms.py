@@ -82,7 +82,7 @@ def test_ids_and_masks_of_calls_are_the_same_whatever_form(name: str, run: Run) 
     made = [{"messages": json.dumps(row["messages"]), "tools": json.dumps(TOOLS), "functions": None} for row in rows]
     made += [{"messages": json.dumps(legacy), "tools": None, "functions": json.dumps([TOOLS[0]["function"]])}]
     tokenizer = tokenizer_for(ALL[name])
-    encoded = ChatTemplate(packing=False).encode(Dataset.from_list(made), tokenizer, run)
+    encoded = ChatTemplate(packing=False).encode(Dataset.from_list(made), tokenizer, run).dataset
     assert len(encoded) == 3
     assert encoded[0]["input_ids"] == encoded[1]["input_ids"] == encoded[2]["input_ids"]
     assert encoded[0]["labels"] == encoded[1]["labels"] == encoded[2]["labels"]
@@ -161,7 +161,7 @@ def test_a_role_the_template_lacks_is_one_it_has(run: Run) -> None:
     made = Forms(template("gptoss")).fit(Conversation("x", [{"role": "developer", "content": "d"}, user(), answer()]))
     assert made.messages[0]["role"] == "developer"
     rows = [[{"role": "developer", "content": "d"}, {"role": "human", "content": "q"}, answer("a")]] * 3
-    encoded = ChatTemplate(packing=False).encode(as_rows(rows), tokenizer_for(), run)
+    encoded = ChatTemplate(packing=False).encode(as_rows(rows), tokenizer_for(), run).dataset
     same = Conversation("x", [{"role": "system", "content": "d"}, user("q"), answer("a")])
     assert encoded[0]["input_ids"] == inference(tokenizer_for(), same)
     told = [line for line in run.reporter.lines if "roles read" in line]  # type: ignore[attr-defined]
@@ -248,8 +248,8 @@ def test_no_key_is_dropped_without_being_named(tmp_path_factory: Any, extras: li
     run = Run("test", outputs=folder, cache=folder / "cache")
     rows = [[user("a"), {**extra, "role": "assistant", "content": "said"}] for extra in extras]
     rows += [[user("a"), answer("b")]] * 40
-    encoded = ChatTemplate(packing=False, max_dropped=1).encode(as_rows(rows), tokenizer_for(READING), run)
-    report = json.loads(encoded.info.description)
+    made = ChatTemplate(packing=False, max_dropped=1).encode(as_rows(rows), tokenizer_for(READING), run)
+    encoded, report = made.dataset, made.report
     kept = {int(names[0].split()[1]): row for names, row in zip(encoded["row"], encoded, strict=True)}
     for index, extra in enumerate(extras):
         if index not in kept:

@@ -249,7 +249,7 @@ def test_a_row_whose_question_does_not_fit_is_left_out_and_told(chatml: Any, run
     short = [user("a"), answer("b")]
     long = [[user("q " * 200), answer("b")], [user("a"), answer("b " * 200)], [system("s " * 200), *short]]
     rows = rows_of(*long, *[short] * 8)
-    encoded = ChatTemplate(max_length=100).encode(rows, chatml, run)
+    encoded = ChatTemplate(max_length=100).encode(rows, chatml, run).dataset
     assert encoded["row"][:] == [[f"row {number}"] for number in range(3, 11)]
     [told] = run.reporter.warnings  # type: ignore[attr-defined]
     assert told.startswith("left out 3 rows: more than 100 tokens, even with nothing but the opening")
@@ -385,7 +385,7 @@ def test_ten_thousand_messages_take_seconds(chatml: Any, run: Run) -> None:
     begun = time.perf_counter()
     for policy in ("truncate-left", "truncate-right", "drop"):
         rows = rows_of([*messages, answer("done")], [user("a"), answer("b")])
-        encoded = ChatTemplate(max_length=2000, overlong=policy, max_dropped=0.5).encode(rows, chatml, run)
+        encoded = ChatTemplate(max_length=2000, overlong=policy, max_dropped=0.5).encode(rows, chatml, run).dataset
         assert max(map(len, encoded["input_ids"])) <= 2000
     assert time.perf_counter() - begun < 60
 
@@ -396,7 +396,7 @@ def test_ten_thousand_messages_take_seconds(chatml: Any, run: Run) -> None:
 def test_truncate_right_ends_in_the_middle_of_an_answer(chatml: Any, run: Run) -> None:
     """What is left of an answer is trained, without an end-of-turn, and that is told."""
     messages = [user("q"), answer("one"), user("r"), answer("two " * 100)]
-    encoded = ChatTemplate(max_length=60, overlong="truncate-right").encode(rows_of(messages), chatml, run)
+    encoded = ChatTemplate(max_length=60, overlong="truncate-right").encode(rows_of(messages), chatml, run).dataset
     assert encoded[0]["input_ids"] == inference(chatml, Conversation("x", messages))[:60]
     said = trained(chatml, encoded[0])
     assert said.startswith("one<|im_end|>two two")
@@ -451,7 +451,7 @@ def test_split_texts_lose_nothing(
     tokenizer = with_front() if front else tokenizer_for()
     text = "".join(words)
     rows = Dataset.from_list([{"text": text, "id": "doc"}])
-    encoded = Text(max_length=limit, overlong=policy).encode(rows, tokenizer, run)
+    encoded = Text(max_length=limit, overlong=policy).encode(rows, tokenizer, run).dataset
     whole = tokenizer(text)["input_ids"]
     begins = [tokenizer.bos_token_id] if front else []
     assert whole[: len(begins)] == begins
@@ -483,9 +483,9 @@ def test_texts_cut_at_one_end_are_told(chatml: Any, run: Run) -> None:
     """What was asked for is done, and how much it threw away is said; the token that opens a text stays."""
     rows, tokenizer = Dataset.from_list([{"text": "some words " * 100}]), with_front()
     whole = [*tokenizer("some words " * 100)["input_ids"], tokenizer.eos_token_id]
-    left = Text(max_length=50, overlong="truncate-left").encode(rows, tokenizer, run)[0]["input_ids"]
+    left = Text(max_length=50, overlong="truncate-left").encode(rows, tokenizer, run).dataset[0]["input_ids"]
     assert left == [whole[0], *whole[-49:]]
-    right = Text(max_length=50, overlong="truncate-right").encode(rows, tokenizer, run)[0]["input_ids"]
+    right = Text(max_length=50, overlong="truncate-right").encode(rows, tokenizer, run).dataset[0]["input_ids"]
     assert right == whole[:50]
     assert all(f"{len(whole) - 50:,} tokens thrown away" in told for told in run.reporter.warnings)  # type: ignore[attr-defined]
     assert len(run.reporter.warnings) == 2  # type: ignore[attr-defined]
@@ -496,7 +496,7 @@ def test_a_prompt_is_never_cut(chatml: Any, run: Run, policy: Any) -> None:
     """A prompt with its completion is kept whole or left out."""
     short = {"prompt": "ask", "completion": " answer"}
     long = [{"prompt": "ask " * 100, "completion": "answer"}, {"prompt": "ask", "completion": " answer" * 100}]
-    encoded = Text(max_length=60, overlong=policy).encode(Dataset.from_list([*long, *[short] * 8]), chatml, run)
+    encoded = Text(max_length=60, overlong=policy).encode(Dataset.from_list([*long, *[short] * 8]), chatml, run).dataset
     assert encoded["row"][:] == [[f"row {n}"] for n in range(2, 10)]
     told = run.reporter.warnings  # type: ignore[attr-defined]
     assert told[0].startswith("left out 2 rows: more than 60 tokens, and a prompt is never cut (row 0, row 1 …)")
@@ -507,7 +507,7 @@ def test_a_completion_may_be_cut_at_its_end(chatml: Any, run: Run) -> None:
     short = {"prompt": "ask", "completion": " answer"}
     rows = [{"prompt": "ask", "completion": " answer" * 100}, {"prompt": "ask " * 100, "completion": "answer"}, short]
     formatter = Text(max_length=60, overlong="truncate-right", max_dropped=0.5)
-    encoded = formatter.encode(Dataset.from_list(rows), chatml, run)
+    encoded = formatter.encode(Dataset.from_list(rows), chatml, run).dataset
     assert len(encoded[0]["input_ids"]) == 60
     assert encoded["row"][:] == [["row 0"], ["row 2"]]
     assert texts(chatml, encoded)[0].startswith("ask answer answer")
@@ -521,7 +521,7 @@ def test_conversations_are_not_split(chatml: Any, run: Run) -> None:
         Text(overlong="split").recognise(["messages"])
     with pytest.raises(InputError, match="a conversation cannot be split"):
         Text(overlong="split").encode(rows_of(messages), chatml, run)
-    encoded = Text(max_length=100).encode(rows_of(messages), chatml, run)
+    encoded = Text(max_length=100).encode(rows_of(messages), chatml, run).dataset
     assert texts(chatml, encoded)[0].startswith("<|im_start|>user\nquestion 0<|im_end|>")
     assert texts(chatml, encoded)[0].endswith("answer 8<|im_end|>\n")
 
@@ -529,7 +529,7 @@ def test_conversations_are_not_split(chatml: Any, run: Run) -> None:
 def test_packs_take_the_pieces(chatml: Any, run: Run) -> None:
     """Pieces are packed like other rows."""
     rows = Dataset.from_list([{"text": "some words " * 40}, {"text": "short"}])
-    encoded = Text(max_length=64, packing=True).encode(rows, chatml, run)
+    encoded = Text(max_length=64, packing=True).encode(rows, chatml, run).dataset
     assert all(sum(row["seq_lengths"]) == len(row["input_ids"]) <= 64 for row in encoded)
     whole = [*chatml("some words " * 40)["input_ids"], chatml.eos_token_id]
     assert sum(len(row["input_ids"]) for row in encoded) == len(whole) + len(chatml("short")["input_ids"]) + 1

@@ -93,10 +93,10 @@ def test_a_thousand_conversations_are_the_same_through_every_source(tmp_path: Pa
     ]
     tokenizer = tokenizer_for(templates()["qwen2_5"])
     formatter = ChatTemplate(packing=False, max_dropped=1)
-    first = formatter.encode(sources[0].load(run), tokenizer, run)
+    first = formatter.encode(sources[0].load(run), tokenizer, run).dataset
     assert len(first) > 600  # the others have nothing that is trained
     for source in sources[1:]:
-        made = formatter.encode(source.load(run), tokenizer, run)
+        made = formatter.encode(source.load(run), tokenizer, run).dataset
         assert made["row"][:] == first["row"][:]
         assert made["input_ids"][:] == first["input_ids"][:], source
         assert made["token_weights"][:] == first["token_weights"][:], source
@@ -164,8 +164,10 @@ def test_calls_as_text_and_as_tables_are_the_same_through_parquet(tmp_path: Path
             function["arguments"] = json.dumps(function["arguments"])
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     tokenizer = tokenizer_for(templates()["qwen3"])
-    encoded = ChatTemplate(packing=False).encode(
-        ParquetSource(path=tmp_path / "rows.parquet").load(run), tokenizer, run
+    encoded = (
+        ChatTemplate(packing=False)
+        .encode(ParquetSource(path=tmp_path / "rows.parquet").load(run), tokenizer, run)
+        .dataset
     )
     texts = [tokenizer.decode(row["input_ids"]) for row in encoded]
     assert '"lat": 0.1234567890123456' in texts[0]

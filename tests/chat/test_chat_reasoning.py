@@ -148,10 +148,10 @@ def test_options_make_the_prompt_everywhere(run: Run, tmp_path: Path) -> None:
     thinking = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
     wanted = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False, enable_thinking=False)
     formatter = ChatTemplate(template_options={"enable_thinking": False})
-    encoded = formatter.encode(rows([user("Q"), answer("Xa")]), tokenizer, run)
+    encoded = formatter.encode(rows([user("Q"), answer("Xa")]), tokenizer, run).dataset
     trained = [token for token in encoded[0]["labels"] if token != -100]
     assert tokenizer.decode(trained) == "Xa<|im_end|>" and tokenizer.decode(encoded[0]["input_ids"]).startswith(wanted)
-    again = formatter.encode(rows([user("Q"), answer("Xa")]), tokenizer, run)
+    again = formatter.encode(rows([user("Q"), answer("Xa")]), tokenizer, run).dataset
     assert again[0] == encoded[0] and tokenizer.chat_template.count("is not defined") == 1
     tokenizer.save_pretrained(tmp_path)
     saved = AutoTokenizer.from_pretrained(tmp_path)

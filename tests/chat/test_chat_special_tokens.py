@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from loraplug import InputError
+from loraplug import InputError, Prompter
 from loraplug.testing import tiny_run, tiny_tokenizer
 from loraplug_chat.formatter import ChatTemplate
-from loraplug_serve.prompt import Prompter
 
 TEXT = "see <|call|>now"
 
@@ -30,7 +29,7 @@ def ids(given: Any, run: Any, **options: Any) -> list[int]:
 
     talk = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": f"{TEXT}<|done|>"}]
     rows = Dataset.from_list([{"messages": talk}])
-    found: list[int] = ChatTemplate(packing=False, **options).encode(rows, given, run)[0]["input_ids"]
+    found: list[int] = ChatTemplate(packing=False, **options).encode(rows, given, run).dataset[0]["input_ids"]
     return found
 
 

@@ -38,7 +38,7 @@ def test_a_trace_is_trained_but_for_its_failed_step(name: str, run: Run, tmp_pat
     (tmp_path / "one.traj").write_text(json.dumps(MINI))
     tokenizer = tokenizer_for(templates()[name])
     rows = TraceSource(path=tmp_path / "one.traj", untrained=("failed-commands",)).load(run)
-    (encoded,) = ChatTemplate(packing=False, max_length=100_000).encode(rows, tokenizer, run)
+    (encoded,) = ChatTemplate(packing=False, max_length=100_000).encode(rows, tokenizer, run).dataset
     whole, trained = tokenizer.decode(encoded["input_ids"]), _trained(tokenizer, encoded)
     assert "<tools>" in whole and '"name": "bash"' in whole and OUTPUT in whole
     assert "cat nothing" in whole and "cat nothing" not in trained
@@ -52,8 +52,8 @@ def test_the_middle_of_outputs_goes_first(calls: Any, run: Run, tmp_path: Path) 
     (tmp_path / "one.traj").write_text(json.dumps(MINI))
     tokenizer = tokenizer_for(templates()["qwen2_5"])
     rows = TraceSource(path=tmp_path / "one.traj", calls=calls).load(run)
-    long = len(ChatTemplate(packing=False, max_length=100_000).encode(rows, tokenizer, run)[0]["input_ids"])
-    (encoded,) = ChatTemplate(packing=False, max_length=long - 300).encode(rows, tokenizer, run)
+    long = len(ChatTemplate(packing=False, max_length=100_000).encode(rows, tokenizer, run).dataset[0]["input_ids"])
+    (encoded,) = ChatTemplate(packing=False, max_length=long - 300).encode(rows, tokenizer, run).dataset
     whole = tokenizer.decode(encoded["input_ids"])
     assert "first line" in whole and "last line" in whole and OUTPUT not in whole
     assert all(said in _trained(tokenizer, encoded) for said in ("I look.", "I list.", "I end."))
@@ -67,7 +67,7 @@ def test_turns_of_swe_as_calls(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task) + "\n")
     tokenizer = tokenizer_for(templates()["qwen2_5"])
     rows = SweSource(tasks=str(tmp_path / "tasks.jsonl"), turns="tools").load(run)
-    (encoded,) = ChatTemplate(packing=False, max_length=100_000).encode(rows, tokenizer, run)
+    (encoded,) = ChatTemplate(packing=False, max_length=100_000).encode(rows, tokenizer, run).dataset
     whole, trained = tokenizer.decode(encoded["input_ids"]), _trained(tokenizer, encoded)
     assert "Runs a command with bash" in whole and "Runs a command with bash" not in trained
     assert trained.count("<tool_call>") == 2 and "git apply - <<" in trained and "+x = 2" in trained

@@ -34,7 +34,7 @@ def weighted(tokenizer: Any, row: dict[str, Any]) -> dict[float, str]:
 
 def test_token_weights_stand_beside_the_labels(chatml: Any, run: Run) -> None:
     """A list as long as the labels, 0 where they are -100, the message's weight up to and with the end of its turn."""
-    encoded = ChatTemplate(packing=False).encode(rows_of(ROW, [user("x"), answer("y")]), chatml, run)
+    encoded = ChatTemplate(packing=False).encode(rows_of(ROW, [user("x"), answer("y")]), chatml, run).dataset
     assert encoded.column_names == ["input_ids", "labels", "token_weights", "row"]
     assert weighted(chatml, encoded[0]) == {0.5: "half<|im_end|>", 1.0: "whole<|im_end|>"}
     assert weighted(chatml, encoded[1]) == {1.0: "y<|im_end|>"}
@@ -42,14 +42,14 @@ def test_token_weights_stand_beside_the_labels(chatml: Any, run: Run) -> None:
         assert len(row["token_weights"]) == len(row["labels"]) == len(row["input_ids"])
         assert [label == -100 for label in row["labels"]] == [weight == 0 for weight in row["token_weights"]]
     assert "1 rows weighted" in run.reporter.lines[-1]  # type: ignore[attr-defined]
-    again = ChatTemplate(packing=False).encode(rows_of(ROW, [user("x"), answer("y")]), chatml, run)
+    again = ChatTemplate(packing=False).encode(rows_of(ROW, [user("x"), answer("y")]), chatml, run).dataset
     assert again[:] == encoded[:]
 
 
 def test_whole_weights_need_no_column(chatml: Any, run: Run) -> None:
     """0 and 1 are what labels say already, in every mode of training."""
     only = [user("a"), answer("none", weight=0), user("c"), answer("whole", weight=1)]
-    encoded = ChatTemplate(packing=False).encode(rows_of(only), chatml, run)
+    encoded = ChatTemplate(packing=False).encode(rows_of(only), chatml, run).dataset
     assert "token_weights" not in encoded.column_names
     assert chatml.decode([label for label in encoded[0]["labels"] if label != -100]) == "whole<|im_end|>"
 
@@ -57,8 +57,8 @@ def test_whole_weights_need_no_column(chatml: Any, run: Run) -> None:
 def test_packs_carry_the_weights(chatml: Any, run: Run) -> None:
     """Document by document those of single rows, the first token of each at 0."""
     talks = [[user(f"ask {n}"), answer(f"say {n} " * n, weight=n / 4)] for n in range(1, 8)]
-    single = ChatTemplate(packing=False).encode(rows_of(*talks), chatml, run)
-    packed = ChatTemplate(packing=True, max_length=120).encode(rows_of(*talks), chatml, run)
+    single = ChatTemplate(packing=False).encode(rows_of(*talks), chatml, run).dataset
+    packed = ChatTemplate(packing=True, max_length=120).encode(rows_of(*talks), chatml, run).dataset
     assert len(packed) < len(single)
     alone = {row["row"][0]: row for row in single}
     for pack in packed:
@@ -73,7 +73,9 @@ def test_cut_rows_keep_weights_and_tokens_together(chatml: Any, run: Run) -> Non
     """However over-long rows are cut, the weights are those of the tokens that are left."""
     talk = [system("s"), *(m for n in range(8) for m in (user(f"question {n}"), answer(f"answer {n}", weight=0.25)))]
     for policy in ("truncate-left", "truncate-right"):
-        encoded = ChatTemplate(packing=False, max_length=100, overlong=policy).encode(rows_of(talk), chatml, run)
+        encoded = (
+            ChatTemplate(packing=False, max_length=100, overlong=policy).encode(rows_of(talk), chatml, run).dataset
+        )
         row = encoded[0]
         assert len(row["input_ids"]) == len(row["token_weights"]) <= 100
         assert [label == -100 for label in row["labels"]] == [weight == 0 for weight in row["token_weights"]]
@@ -99,7 +101,7 @@ def test_known_shapes_have_the_weights_of_their_rows(chatml: Any) -> None:
 def test_a_mask_on_a_text_row_refuses_it(chatml: Any, run: Run) -> None:
     """Text has no messages to put a weight on; a row that is not to be trained is left out, and told."""
     rows = Dataset.from_list([{"text": f"text {n}", "train": n != 3} for n in range(8)])
-    encoded = Text(packing=False).encode(rows, chatml, run)
+    encoded = Text(packing=False).encode(rows, chatml, run).dataset
     assert len(encoded) == 7
     assert '"train" on the whole row' in run.reporter.warnings[-1]  # type: ignore[attr-defined]
 
@@ -152,7 +154,7 @@ def test_preview_tells_weights(inside: Any, recipe: Path) -> None:
     assert "some weighted 0.5" in inside("preview", recipe).stdout
 
 
-def test_a_trainer_says_what_it_consumes(inside: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_says_what_columns_it_heeds(inside: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels that it names are let through; weights that it does not name are refused before there is a model."""
     rows = Dataset.from_list([{"text": "t", "score": 1.5}])
     check_labels(rows, frozenset({"score"}), "dataset", "the trainer mine")
@@ -160,7 +162,7 @@ def test_a_trainer_says_what_it_consumes(inside: Any, recipe: Path, monkeypatch:
         check_labels(rows, frozenset({"label"}), "dataset", "the trainer mine")
     (recipe.parent / "rows.jsonl").write_text(f"{json.dumps({'messages': ROW})}\n" * 6, encoding="utf-8")
     assert inside("run", recipe, "--until", "formatter").returncode == 0
-    monkeypatch.setattr("loraplug_sft.trainer.Sft.consumes", frozenset())
+    monkeypatch.setattr("loraplug_train.trainer.Sft.columns", frozenset())
     result = inside("run", recipe, "--until", "formatter")
     assert result.returncode == 2
     assert "weights, which the trainer sft does not heed" in " ".join(result.stderr.split())

@@ -7,7 +7,7 @@ import json
 import export_tokenizers as small
 import pytest
 
-from loraplug import ExportContext, InputError, LoraplugError, Run
+from loraplug import Artefact, ExportContext, InputError, LoraplugError, Run
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.gguf_write import write_gguf
 from loraplug_export.merged import MergedExporter
@@ -192,7 +192,7 @@ def test_merged_folder_of_the_run_is_used(make_base, make_adapter, trained, tmp_
     """Where `merged` has run, its folder is converted, and stays."""
     base, adapter = prepare(make_base, make_adapter)
     merged = MergedExporter().export(trained(adapter, base), tmp_path / "merged")
-    result = trained(adapter, base, artefacts={"merged": merged})
+    result = trained(adapter, base, artefacts=[Artefact("merged", merged, {"onto": "original"})])
     GgufExporter().export(result, tmp_path / "tiny.gguf")
     assert merged.is_dir() and not any("proved" in line for line in result.run.reporter.lines)
 

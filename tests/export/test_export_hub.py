@@ -7,7 +7,7 @@ import json
 import pytest
 
 from loopback_hub import TOKEN, Fault, point_at, serving
-from loraplug import InputError, LoraplugError
+from loraplug import Artefact, InputError, LoraplugError
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.hub import HubExporter
 
@@ -56,7 +56,7 @@ def test_folder_of_the_run_is_pushed(hub, result, trained, tmp_path):
     made = AdapterExporter().export(result, tmp_path / "adapters")
     (made / "note.txt").write_text("mine")
     HubExporter(repo="me/tiny", private=False, message="first").export(
-        evolve(result, artefacts={"adapter": made}), tmp_path / "receipt.json"
+        evolve(result, artefacts=[Artefact("adapter", made)]), tmp_path / "receipt.json"
     )
     repository = hub.repositories["me/tiny"]
     assert pushed(hub)["note.txt"] == b"mine" and repository.messages == ["first"] and repository.private is False
@@ -71,7 +71,7 @@ def test_a_push_tells_nothing_of_the_machine(hub, result, tmp_path):
     local = evolve(result, base_id=str(result.base), extras={lock.name: lock})
     made = AdapterExporter().export(local, tmp_path / "adapters")
     before = {path.name: path.read_bytes() for path in made.iterdir()}
-    HubExporter(repo="me/tiny").export(evolve(local, artefacts={"adapter": made}), tmp_path / "receipt.json")
+    HubExporter(repo="me/tiny").export(evolve(local, artefacts=[Artefact("adapter", made)]), tmp_path / "receipt.json")
     assert {path.name: path.read_bytes() for path in made.iterdir()} == before
     files = pushed(hub)
     assert files.keys() == before.keys()

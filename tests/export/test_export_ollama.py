@@ -9,7 +9,7 @@ import subprocess
 import export_tokenizers as small
 import pytest
 
-from loraplug import InputError
+from loraplug import Artefact, InputError
 from loraplug_export.gguf_file import GgufExporter
 from loraplug_export.ollama import OllamaExporter
 from loraplug_export.ollama_template import find_pieces, renderer, stop_texts
@@ -144,7 +144,7 @@ def test_folder_with_modelfile(make_base, make_adapter, trained, tmp_path):
         'LICENSE """Do as you like."""',
     ]
     made = GgufExporter(type="q8_0").export(result, tmp_path / "tiny.gguf")
-    again = OllamaExporter().export(trained(adapter, base, artefacts={"gguf": made}), tmp_path / "again")
+    again = OllamaExporter().export(trained(adapter, base, artefacts=[Artefact("gguf", made)]), tmp_path / "again")
     assert (again / "model.gguf").read_bytes() == made.read_bytes()
 
 

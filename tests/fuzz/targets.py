@@ -211,7 +211,7 @@ def try_rows(given: tuple[str, bytes, str], folder: Path) -> None:
     path.write_bytes(data)
     run = run_in(folder)
     rows = registry().find("dataset", kind)(path=path).load(run)
-    encoded = registry().find("formatter", formatter)(max_length=64).encode(rows, tokenizer(), run)
+    encoded = registry().find("formatter", formatter)(max_length=64).encode(rows, tokenizer(), run).dataset
     for row in encoded:
         assert len(row["input_ids"]) == len(row["labels"])
         assert all(label in (-100, number) for label, number in zip(row["labels"], row["input_ids"], strict=True))

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from loraplug import Run, TrainingResult
-from loraplug_sft.trainer import Sft
+from loraplug import Encoded, Run, TrainingResult
+from loraplug_train.trainer import Sft
 
 HERE = Path(__file__).parent
 LIBRARIES = (
@@ -86,7 +86,8 @@ def train(device: str, wide_model: Path, tmp_path: Path) -> Callable[..., tuple[
         given = Run(name, outputs=tmp_path / "outputs")
         given.folder.mkdir(parents=True)
         settings = {"samples": 0, "learning_rate": 1e-3, "max_steps": 3, "batch_size": 4, **options}
-        return Sft(**settings).train(given, model, AutoTokenizer.from_pretrained(wide_model), rows, None), given
+        tokenizer = AutoTokenizer.from_pretrained(wide_model)
+        return Sft(**settings).train(given, lambda _: model, tokenizer, Encoded(rows), None), given
 
     return run
 

@@ -72,15 +72,15 @@ def _measure(side: str, name: str, device: str, folder: Path) -> dict[str, Any]:
     losses, steps = train(side, model, tokenizer, rows, device, folder, Clock())
     lengths = [sum(len(rows["input_ids"][row]) for row in step) for step in steps]
     speed = sum(lengths[_WARM:]) / (times[-1] - times[_WARM - 1])
-    from loraplug_sft.measure import peak_memory
+    from loraplug_train.measure import peak_memory
 
     return {"speed": speed, "peak": peak_memory(), "losses": losses}
 
 
 def _ours(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folder: Path, clock: Any) -> Any:
-    from loraplug import Run
-    from loraplug_sft import loop, order
-    from loraplug_sft.trainer import Sft
+    from loraplug import Encoded, Run
+    from loraplug_train import loop, order
+    from loraplug_train.trainer import Sft
 
     run = Run("ours", outputs=folder)
     run.folder.mkdir(parents=True)
@@ -93,8 +93,8 @@ def _ours(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folder:
     loop.LoraTrainer.__init__ = timed
     kernel = "liger" if "liger" in side else "auto"
     options = Sft(samples=0, max_steps=STEPS, batch_size=ROWS, warmup=0.0, kernel=kernel, save_every=10**6)
-    result = options.train(run, model, tokenizer, rows, None)
-    lines = (result.adapter.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    result = options.train(run, lambda _: model, tokenizer, Encoded(rows), None)
+    lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     plan = order.lay_out([len(ids) for ids in rows["input_ids"]], run.seed, 1.0, STEPS, ROWS)
     return [json.loads(line)["loss"] for line in lines[:-1]], plan.steps
 
@@ -104,7 +104,7 @@ def _theirs(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folde
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from loraplug_sft import order
+    from loraplug_train import order
 
     best = {"padding_free": True, "gradient_checkpointing": False} if "free" in side else {}
     options = SFTConfig(

@@ -27,7 +27,7 @@ SHORT = {str(cell) for cell in subset()}
 
 def losses(result: TrainingResult) -> list[float]:
     """The loss of each step."""
-    lines = (result.adapter.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["loss"] for line in lines[:-1]]
 
 

@@ -108,13 +108,13 @@ def test_a_plugin_that_brings_nothing_is_listed(tmp_path: Path, monkeypatch: pyt
 
 def test_a_disabled_plugin_is_listed_with_who_disabled_it(loraplug: Cli, tmp_path: Path) -> None:
     """And neither list nor JSON has any of its components."""
-    done = loraplug("plugins", "list", env={"LORAPLUG_DISABLE": "sft"})
-    (line,) = [line for line in done.stdout.splitlines() if line.split()[1] == "sft"]
+    done = loraplug("plugins", "list", env={"LORAPLUG_DISABLE": "train"})
+    (line,) = [line for line in done.stdout.splitlines() if line.split()[1] == "train"]
     assert line.split()[0] == "plugin"
     assert "disabled" in line
     assert line.endswith("named in LORAPLUG_DISABLE")
-    data = json.loads(loraplug("plugins", "list", "--json", env={"LORAPLUG_DISABLE": "sft"}).stdout)
-    assert next(plugin for plugin in data["plugins"] if plugin["name"] == "sft")["status"] == "disabled"
+    data = json.loads(loraplug("plugins", "list", "--json", env={"LORAPLUG_DISABLE": "train"}).stdout)
+    assert next(plugin for plugin in data["plugins"] if plugin["name"] == "train")["status"] == "disabled"
     assert not [part for part in data["components"] if part["kind"] == "trainer"]
 
 

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from loraplug import (
     DatasetSource,
     Doc,
+    Encoded,
     ExportContext,
     Exporter,
     Formatter,
@@ -88,14 +89,13 @@ class Sloppy(Formatter):
 
     name = "sloppy"
 
-    def encode(self, rows: Any, tokenizer: Any, run: Run) -> Any:
+    def encode(self, rows: Any, tokenizer: Any, run: Run, schema: str = "tokens") -> Any:
         """Trains on the token before."""
         from datasets import Dataset
 
         ids = [tokenizer(str(row.get("text") or "?"))["input_ids"] for row in rows]
-        return Dataset.from_dict(
-            {"input_ids": ids, "labels": [[0, *one[:-1]] for one in ids], "row": [["x"]] * len(ids)}
-        )
+        labels = [[0, *one[:-1]] for one in ids]
+        return Encoded(Dataset.from_dict({"input_ids": ids, "labels": labels, "row": [["x"]] * len(ids)}), schema)
 
 
 @frozen

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraplug import Conversation, InputError
+from loraplug import Conversation, InputError, Prompter
 from loraplug_chat.mask import Masker
 from loraplug_serve.chat_model import _Pieces
-from loraplug_serve.prompt import Prompter
 
 WORDS = st.sampled_from(
     ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>", "the bug", "\n", " ", "é", "🎉"]

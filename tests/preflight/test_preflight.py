@@ -210,7 +210,7 @@ def test_a_base_larger_than_the_machine(recipe: Path, monkeypatch: pytest.Monkey
     weights = {f"model.layers.{n}.mlp.up_proj.weight": ("BF16", (50_000, 50_000)) for n in range(2000)}
     facts = BaseFacts(Path("x"), {}, weights, 400, "{{ messages }}")
     monkeypatch.setattr(TransformersModel, "facts", lambda self, run: facts)
-    monkeypatch.setattr("loraplug_sft.preflight._has_gpu", lambda: False)
+    monkeypatch.setattr("loraplug_train.preflight._has_gpu", lambda: False)
     assert "the weights alone take 20000.0 GB" in told(recipe, until="trainer")["model.id"]
     halved = told(recipe, "quantizer.use=bitsandbytes", until="trainer")["model.id"]
     assert "take 2500.0 GB" in halved
@@ -223,9 +223,9 @@ def test_experts_that_no_quantizer_makes_smaller_count_in_full(
     from families import save
 
     base = save("qwen3_moe", tmp_path / "moe", "bfloat16")
-    monkeypatch.setattr("loraplug_sft.preflight._has_gpu", lambda: False)
+    monkeypatch.setattr("loraplug_train.preflight._has_gpu", lambda: False)
     for memory, fits in ((10**6, True), (220_000, False)):
-        monkeypatch.setattr("loraplug_sft.preflight._memory", lambda size=memory: float(size))
+        monkeypatch.setattr("loraplug_train.preflight._memory", lambda size=memory: float(size))
         found = told(recipe, f"model.id={base}", "quantizer.use=bitsandbytes", deep=True)
         assert ("leaves fused experts in full" in found.get("model.id", "")) != fits
 
@@ -287,3 +287,17 @@ def test_gguf_is_refused_by_its_settings(recipe: Path, base: Path) -> None:
 def test_only_stages_that_will_run_are_asked(recipe: Path) -> None:
     assert told(recipe, "trainer.lora.start_from=nowhere", until="formatter") == {}
     assert STAGES[-1] == "exporter"
+
+
+@pytest.mark.parametrize("card", ["base_model: Qwen/Qwen3-0.6B", "base_model:\n- Qwen/Qwen3-0.6B", None])
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_base_that_was_published_quantised_names_its_original(
+    recipe: Path, base: Path, method: str, card: str | None
+) -> None:
+    """An adapter on it could not be merged; what the card says it was made of can be quantised here."""
+    change(base / "config.json", quantization_config={"quant_method": method, "bits": 4})
+    if card:
+        (base / "README.md").write_text(f"---\nlicense: mit\n{card}\n---\n# A model\n")
+    what = told(recipe, f"model.id={base}")["model.id"]
+    assert f"is published in {method.upper()}'s form" in what
+    assert ('id = "Qwen/Qwen3-0.6B"' in what) == bool(card)

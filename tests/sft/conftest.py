@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sft_rows import encoded
 
-from loraplug import Run, TrainingResult
-from loraplug_sft.trainer import Sft
+from loraplug import Encoded, Run, TrainingResult
+from loraplug_train.trainer import Sft
 
 
 @pytest.fixture
@@ -27,6 +27,7 @@ def train(tiny_model: Path, tmp_path: Path) -> Callable[..., TrainingResult]:
         given.folder.mkdir(parents=True, exist_ok=True)
         run.reporter = given.reporter  # type: ignore[attr-defined]
         settings = {"samples": 0, "learning_rate": 1e-2, "epochs": 2.0, "batch_size": 4, **options}
-        return Sft(**settings).train(given, model, tokenizer, rows or encoded(14), held)
+        watched = None if held is None else Encoded(held)
+        return Sft(**settings).train(given, lambda _: model, tokenizer, Encoded(rows or encoded(14)), watched)
 
     return run

@@ -11,11 +11,11 @@ import pytest
 import torch
 from sft_rows import encoded
 
-from loraplug import ExportContext, InputError, Problem, TrainingResult, load_adapter, new_tokens
+from loraplug import Encoded, ExportContext, InputError, Problem, TrainingResult, load_adapter, new_tokens
 from loraplug.testing import from_table, tiny_run
 from loraplug_hf.loader import TransformersModel
-from loraplug_sft.lora import Lora
-from loraplug_sft.trainer import Sft
+from loraplug_train.lora import Lora
+from loraplug_train.trainer import Sft
 
 NEW = ("<|call|>", "<|done|>")
 Train = Callable[..., TrainingResult]
@@ -56,7 +56,9 @@ def train(base: Path, tmp_path: Path) -> Train:
         model = loader.load_model(given, quantizer)
         run.reporter = given.reporter  # type: ignore[attr-defined]
         settings = {"samples": 0, "learning_rate": 1e-2, "epochs": 2.0, "batch_size": 4, "save_every": 1, **options}
-        return Sft(**settings).train(given, model, loader.load_tokenizer(given), rows(new_tokens(model)), None)
+        return Sft(**settings).train(
+            given, lambda _: model, loader.load_tokenizer(given), Encoded(rows(new_tokens(model))), None
+        )
 
     return run
 
@@ -111,29 +113,29 @@ def test_trained_resumed_saved_and_loaded(train: Train, base: Path, monkeypatch:
         train("stopped")
     assert digest(train("stopped")) == digest(whole)
 
-    saved = {name: value for name, value in load_file(whole.adapter / "adapter_model.safetensors").items()
+    saved = {name: value for name, value in load_file(whole.path / "adapter_model.safetensors").items()
              if "trainable_tokens" in name}  # fmt: skip
     tied = bool(json.loads((base / "config.json").read_text())["tie_word_embeddings"])
     assert len(saved) == (1 if tied else 2) and all(value.shape == (2, 64) for value in saved.values())
-    fresh = TransformersModel(id=str(base), dtype="float32", add_tokens=NEW).load_model(tiny_run(whole.adapter.parent))
+    fresh = TransformersModel(id=str(base), dtype="float32", add_tokens=NEW).load_model(tiny_run(whole.path.parent))
     for name, value in saved.items():
         end = fresh.get_submodule(name.removeprefix("base_model.model.").partition(".token_adapter")[0]).weight
         assert (end[-2:] - value).abs().max() > 1e-3, f"{name} was not trained"
 
     ids = [5, 9, 301, 30, 302, 7]
-    ours = load_adapter(plain(base), whole.adapter)
+    ours = load_adapter(plain(base), whole.path)
     assert ours.get_input_embeddings().weight.shape[0] == 303
     theirs = plain(base)
     theirs.resize_token_embeddings(303)
-    theirs = PeftModel.from_pretrained(theirs, whole.adapter)
+    theirs = PeftModel.from_pretrained(theirs, whole.path)
     assert torch.equal(logits(ours, ids), logits(theirs, ids))
-    onward = Sft(samples=0, max_steps=1, batch_size=4, lora=Lora(start_from=whole.adapter))
+    onward = Sft(samples=0, max_steps=1, batch_size=4, lora=Lora(start_from=whole.path))
     again = onward.train(
-        tiny_run(whole.adapter.parent, "on"), fresh, _tokenizer(whole), rows((301, 302)), None
+        tiny_run(whole.path.parent, "on"), lambda _: fresh, _tokenizer(whole), Encoded(rows((301, 302))), None
     )  # goes on from rows that were trained
     assert digest(again) != digest(whole)
     with pytest.raises(InputError, match=r"trains the rows of 2 tokens, and model\.add_tokens adds 0"):
-        Lora(start_from=whole.adapter).attach(plain(base))
+        Lora(start_from=whole.path).attach(plain(base))
 
 
 def test_merged_and_written_to_gguf(train: Train, base: Path, tmp_path: Path) -> None:
@@ -144,13 +146,13 @@ def test_merged_and_written_to_gguf(train: Train, base: Path, tmp_path: Path) ->
     from loraplug_export.merged import MergedExporter
 
     result = train("merging")
-    made = ExportContext(tiny_run(tmp_path, "merging"), result.adapter, base, str(base))
+    made = ExportContext(tiny_run(tmp_path, "merging"), result.path, base, str(base))
     folder = MergedExporter().export(made, tmp_path / "merged")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["vocab_size"] == 303
     assert config["tie_word_embeddings"] == json.loads((base / "config.json").read_text())["tie_word_embeddings"]
     ids = [5, 9, 301, 30, 302, 7]
-    merged, adapted = AutoModelForCausalLM.from_pretrained(folder), load_adapter(plain(base), result.adapter)
+    merged, adapted = AutoModelForCausalLM.from_pretrained(folder), load_adapter(plain(base), result.path)
     assert (logits(merged, ids) - logits(adapted, ids)).abs().max() < 1e-4
     assert AutoTokenizer.from_pretrained(folder)("<|done|>")["input_ids"] == [302]
     file = GgufExporter(type="f16", verify=False).export(made, tmp_path / "model.gguf")
@@ -167,11 +169,11 @@ def test_merged_by_peft_where_it_must_be(train: Train, base: Path, tmp_path: Pat
     from loraplug_export.merged import MergedExporter
 
     result = train("olora", max_steps=2, lora=Lora(r=4, init="olora"))
-    made = ExportContext(tiny_run(tmp_path, "olora"), result.adapter, base, str(base))
+    made = ExportContext(tiny_run(tmp_path, "olora"), result.path, base, str(base))
     folder = MergedExporter().export(made, tmp_path / "merged")
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"] == 303
     ids = [5, 9, 301, 30, 302, 7]
-    adapted = load_adapter(plain(base), result.adapter)
+    adapted = load_adapter(plain(base), result.path)
     assert (logits(AutoModelForCausalLM.from_pretrained(folder), ids) - logits(adapted, ids)).abs().max() < 1e-3
 
 
@@ -185,7 +187,7 @@ def test_an_adapter_for_llama_cpp_has_no_place_for_rows(train: Train, base: Path
     told = [problem.path for problem in adapter_problems(Recipe(), tiny_run(tmp_path), "gguf-adapter")]
     assert told == ["model.add_tokens"]
     result = train("lora", max_steps=1)
-    made = ExportContext(tiny_run(tmp_path, "lora"), result.adapter, base, str(base))
+    made = ExportContext(tiny_run(tmp_path, "lora"), result.path, base, str(base))
     with pytest.raises(InputError, match="trained rows of model.embed_tokens.weight for 2 tokens".replace(".", r"\.")):
         GgufAdapterExporter().export(made, tmp_path / "lora.gguf")
 
@@ -193,7 +195,7 @@ def test_an_adapter_for_llama_cpp_has_no_place_for_rows(train: Train, base: Path
 def _tokenizer(result: TrainingResult) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(result.adapter)
+    return AutoTokenizer.from_pretrained(result.path)
 
 
 def test_four_bits_leave_the_vocabulary_alone(train: Train) -> None:
@@ -204,7 +206,7 @@ def test_four_bits_leave_the_vocabulary_alone(train: Train) -> None:
     from loraplug_bnb.quantizer import BitsAndBytes
 
     result = train("nf4", BitsAndBytes(), max_steps=2)
-    assert any("trainable_tokens" in name for name in load_file(result.adapter / "adapter_model.safetensors"))
+    assert any("trainable_tokens" in name for name in load_file(result.path / "adapter_model.safetensors"))
 
 
 def test_a_quantised_output_layer_takes_no_rows(tiny_model: Path, tmp_path: Path) -> None:
@@ -239,7 +241,9 @@ def test_what_does_not_go_with_new_tokens(table: dict[str, Any], place: str) -> 
 
 def test_shards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP2 and ZeRO-3 hold parts of an embedding."""
-    monkeypatch.setenv("LORAPLUG_SHARDS", "fsdp2")
+    for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("loraplug_train.shards._settled", [])
     assert any("sharded" in str(problem) for problem in _asked(Sft()))
 
 

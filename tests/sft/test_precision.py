@@ -10,7 +10,7 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import TrainingResult
-from loraplug_sft.lora import Lora
+from loraplug_train.lora import Lora
 
 Train = Callable[..., TrainingResult]
 
@@ -33,7 +33,7 @@ def test_float32_modules_train_and_answer_on_a_bfloat16_base(lora: dict[str, Any
     for name in ("validation_loss_before", "validation_loss_after"):
         assert result.figures[name] == pytest.approx(exact.figures[name], rel=3e-3)
     assert len(result.samples) == 1
-    saved = load_file(result.adapter / "adapter_model.safetensors")
+    saved = load_file(result.path / "adapter_model.safetensors")
     assert {str(value.dtype) for value in saved.values()} == {"torch.float32"}
     assert all(bool((value != value.bfloat16().float()).any()) for name, value in saved.items() if "lora_B" in name)
 
@@ -52,9 +52,9 @@ def test_an_adapter_answers_in_chat_as_it_did_after_training(
 
     result = train("a", dtype="bfloat16", lora=Lora(**lora), samples=1, kernel="plain")
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="bfloat16")
-    adapted = put_on(model, result.adapter, tensor_names(result.adapter))
+    adapted = put_on(model, result.path, tensor_names(result.path))
     found = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    for name, value in load_file(result.adapter / "adapter_model.safetensors").items():
+    for name, value in load_file(result.path / "adapter_model.safetensors").items():
         assert torch.equal(found[name], value), name
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     prompt = encoded(14)[0]
@@ -69,7 +69,7 @@ def test_going_on_from_an_adapter_keeps_every_bit_of_whole_modules(train: Train)
     lora = Lora(modules_to_save=("lm_head",))
     held = encoded(4, seed=5)
     first = train("first", dtype="bfloat16", lora=lora, held=held)
-    second = train("second", dtype="bfloat16", held=held, lora=Lora(start_from=first.adapter), max_steps=1)
+    second = train("second", dtype="bfloat16", held=held, lora=Lora(start_from=first.path), max_steps=1)
     assert second.figures["validation_loss_before"] == first.figures["validation_loss_after"]
 
 
@@ -85,14 +85,14 @@ def test_adapters_of_the_output_layer_train_as_elsewhere(dtype: str, train: Trai
     near = pytest.approx(other.figures["validation_loss_before"], rel=1e-6 if dtype == "float32" else 1e-3)
     assert result.figures["validation_loss_before"] == near
     assert result.figures["train_loss"] < other.figures["train_loss"]
-    saved = load_file(result.adapter / "adapter_model.safetensors")
+    saved = load_file(result.path / "adapter_model.safetensors")
     assert all("lora_" in name for name in saved)
     assert any("lm_head.lora_B" in name and bool(value.any()) for name, value in saved.items())
 
 
 def test_a_model_is_held_to_the_rule_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where training goes on from an adapter, which is put on by the function that chat uses."""
-    from loraplug_sft import loop
+    from loraplug_train import loop
 
     first, wrapped = train("first", dtype="bfloat16", max_steps=1), []
     hold = loop.mixed_precision
@@ -103,5 +103,5 @@ def test_a_model_is_held_to_the_rule_once(train: Train, monkeypatch: pytest.Monk
         hold(model, dtype)
 
     monkeypatch.setattr(loop, "mixed_precision", counted)
-    train("second", dtype="bfloat16", lora=Lora(start_from=first.adapter), max_steps=1, kernel="plain")
+    train("second", dtype="bfloat16", lora=Lora(start_from=first.path), max_steps=1, kernel="plain")
     assert wrapped == ["torch.bfloat16"]

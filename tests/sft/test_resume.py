@@ -23,7 +23,7 @@ Train = Callable[..., TrainingResult]
 
 def digest(result: TrainingResult) -> str:
     """SHA-256 of the adapter's weights."""
-    return hashlib.sha256((result.adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((result.path / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 class StopError(Exception):
@@ -32,7 +32,7 @@ class StopError(Exception):
 
 def stop_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise in the forward pass of a step."""
-    from loraplug_sft.loop import LoraTrainer
+    from loraplug_train.loop import LoraTrainer
 
     compute = LoraTrainer.training_step
 
@@ -59,7 +59,7 @@ def test_going_on_ends_at_the_same_adapter(
     options: dict[str, Any], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever draws random numbers or keeps state: stopped before step 4 and started again, bit for bit the same."""
-    from loraplug_sft.lora import Lora
+    from loraplug_train.lora import Lora
 
     settings = {"save_every": 1, **options, "lora": Lora(**options.get("lora", {}))}
     settings["held"] = encoded(4, seed=9) if options.get("held") else None
@@ -71,7 +71,7 @@ def test_going_on_ends_at_the_same_adapter(
     assert digest(resumed) == digest(whole)
     assert "going on from the checkpoint of step 3" in " ".join(train.reporter.lines)  # type: ignore[attr-defined]
     lines = [
-        [json.loads(line) for line in (result.adapter.parent / "metrics.jsonl").read_text().splitlines()[:-1]]
+        [json.loads(line) for line in (result.path.parent / "metrics.jsonl").read_text().splitlines()[:-1]]
         for result in (whole, resumed)
     ]
     for one, other in zip(*lines, strict=True):
@@ -134,9 +134,9 @@ import ctypes, sys
 from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from loraplug import Reporter, Run
-from loraplug_sft.loop import LoraTrainer
-from loraplug_sft.trainer import Sft
+from loraplug import Encoded, Reporter, Run
+from loraplug_train.loop import LoraTrainer
+from loraplug_train.trainer import Sft
 
 class Loud(Reporter):
     def say(self, text):
@@ -158,5 +158,6 @@ rows = Dataset.from_dict({"input_ids": ids, "labels": ids, "row": [[str(n)] for 
 run = Run("long", outputs=Path(sys.argv[2]), reporter=Loud())
 run.folder.mkdir(parents=True)
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-Sft(samples=0, learning_rate=1e-2).train(run, model, AutoTokenizer.from_pretrained(sys.argv[1]), rows, None)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+Sft(samples=0, learning_rate=1e-2).train(run, lambda _: model, tokenizer, Encoded(rows), None)
 """

@@ -11,9 +11,9 @@ import pytest
 from sft_rows import encoded
 
 from families import build
-from loraplug import Run
-from loraplug_sft.separation import length_limit, separation
-from loraplug_sft.trainer import Sft
+from loraplug import Encoded, Run
+from loraplug_train.separation import length_limit, separation
+from loraplug_train.trainer import Sft
 
 KINDS = {
     "llama": "end-to-end",
@@ -76,8 +76,8 @@ def _losses(name: str, folder: Path, rows: Any, **options: Any) -> tuple[list[fl
     (folder / run.name).mkdir()
     held = rows.select(range(len(rows)))
     settings = {"samples": 0, "learning_rate": 5e-3, "epochs": 2.0, **options}
-    result = Sft(**settings).train(run, build(name), tiny_tokenizer(), rows, held)
-    lines = (result.adapter.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    result = Sft(**settings).train(run, lambda _: build(name), tiny_tokenizer(), Encoded(rows), Encoded(held))
+    lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     validation = [result.figures["validation_loss_before"], result.figures["validation_loss_after"]]
     return [json.loads(line)["loss"] for line in lines[:-1]], validation, run.reporter
 

@@ -1,4 +1,4 @@
-"""What `loraplug_sft.compat` relies on in torch, transformers and trl: a failure says what a new version changed."""
+"""What `loraplug_train.compat` relies on in torch, transformers and trl: a failure says what a new version changed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from loraplug_sft import compat
-from loraplug_sft.loop import LoraTrainer
+from loraplug_train import compat
+from loraplug_train.loop import LoraTrainer
 
-SEE = "see loraplug_sft/compat.py"
+SEE = "see loraplug_train/compat.py"
 
 
 def test_what_is_overridden_is_listed_and_there() -> None:

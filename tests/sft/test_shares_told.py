@@ -10,13 +10,13 @@ import pytest
 from sft_rows import encoded
 
 from families import build, save
-from loraplug import ExportContext, InputError, Run
+from loraplug import Encoded, ExportContext, InputError, Run
 from loraplug.testing import tiny_tokenizer
 from loraplug_bnb.quantizer import BitsAndBytes
 from loraplug_export.card import write_card
 from loraplug_hf.loader import TransformersModel
-from loraplug_sft.lora import Lora
-from loraplug_sft.trainer import Sft
+from loraplug_train.lora import Lora
+from loraplug_train.trainer import Sft
 
 
 def test_fused_experts_left_in_full_are_told(tmp_path: Path) -> None:
@@ -33,15 +33,15 @@ def test_fused_experts_left_in_full_are_told(tmp_path: Path) -> None:
     assert notes["adapters"].startswith("11.1%")
     assert "do not see each other" in notes["documents"]
     model = quantizer.prepare(loader.load_model(run, quantizer))
-    result = trainer.train(run, model, tiny_tokenizer(), encoded(8), None)
+    result = trainer.train(run, lambda _: model, tiny_tokenizer(), Encoded(encoded(8)), None)
     assert result.figures["adapted_share"] == pytest.approx(0.111, abs=1e-3)
     assert any("experts that get no adapter" in text for text in run.reporter.warnings)
-    facts = json.loads((result.adapter / "loraplug.json").read_text(encoding="utf-8"))
+    facts = json.loads((result.path / "loraplug.json").read_text(encoding="utf-8"))
     assert facts["adapted"]["weights"] == facts["quantised"]["weights"]
     write_card(
-        ExportContext(run, result.adapter, loader.base(run), "base", figures=result.figures), result.adapter, "adapter"
+        ExportContext(run, result.path, loader.base(run), "base", figures=result.figures), result.path, "adapter"
     )
-    card = (result.adapter / "README.md").read_text(encoding="utf-8")
+    card = (result.path / "README.md").read_text(encoding="utf-8")
     assert "- **Adapted:** 11.1% of the weights" in card
     assert "- **Quantised in training:** 11.1%" in card
 
@@ -57,7 +57,7 @@ def _step(name: str, folder: Path, **options: Any) -> tuple[float, list[str]]:
     run = Run(f"{name}-{len(options)}", outputs=folder)
     run.folder.mkdir(parents=True)
     settings = {"max_steps": 1, "samples": 0, "batch_size": 8, **options}
-    result = Sft(**settings).train(run, build(name), tiny_tokenizer(), encoded(8), None)
+    result = Sft(**settings).train(run, lambda _: build(name), tiny_tokenizer(), Encoded(encoded(8)), None)
     return result.figures["train_loss"], run.reporter.lines
 
 
@@ -103,6 +103,6 @@ def test_a_model_that_trls_head_does_not_fit_has_its_own_loss(tmp_path: Path) ->
 
 def test_the_forecast_reads_sizes_of_each_layer(tmp_path: Path) -> None:
     """Gemma 3n's config has a list of them."""
-    from loraplug_sft.forecast import needs_checkpointing
+    from loraplug_train.forecast import needs_checkpointing
 
     assert not needs_checkpointing(build("gemma3n"), 64, fast=False)

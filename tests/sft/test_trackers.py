@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from command import Cli
-from loraplug_sft.options import trackers
-from loraplug_sft.trainer import Sft
+from loraplug_train.options import trackers
+from loraplug_train.trainer import Sft
 
 WANDB = ("WANDB_API_KEY", "WANDB_MODE")
 

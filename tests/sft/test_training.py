@@ -15,14 +15,14 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import InputError, LoraplugError, Run, TrainingResult
-from loraplug_sft.lora import Lora
+from loraplug_train.lora import Lora
 
 Train = Callable[..., TrainingResult]
 
 
 def losses(result: TrainingResult) -> list[float]:
     """The loss of each step."""
-    lines = (result.adapter.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["loss"] for line in lines[:-1]]
 
 
@@ -98,7 +98,7 @@ def test_every_kind_of_lora_trains_and_loads(lora: dict[str, Any], train: Train,
 
     result = train("lora", epochs=6, lora=Lora(**lora), learning_rate=5e-3)
     assert min(losses(result)[-4:]) < losses(result)[0]
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), result.adapter)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), result.path)
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_going_on_from_an_adapter_begins_where_it_ended(train: Train) -> None:
     """`start_from`: validation loss before is that after of the earlier run; a folder that is none is refused."""
     held = encoded(4, seed=5)
     first = train("first", held=held)
-    second = train("second", held=held, lora=Lora(start_from=first.adapter))
+    second = train("second", held=held, lora=Lora(start_from=first.path))
     assert second.figures["validation_loss_before"] == pytest.approx(first.figures["validation_loss_after"], rel=1e-6)
     with pytest.raises(InputError, match="no adapter folder"):
-        train("third", lora=Lora(start_from=first.adapter.parent))
+        train("third", lora=Lora(start_from=first.path.parent))
 
 
 def test_the_best_adapter_is_kept_and_training_stops_early(train: Train) -> None:
@@ -131,7 +131,7 @@ def test_the_best_adapter_is_kept_and_training_stops_early(train: Train) -> None
         keep_best=True,
         learning_rate=2e-2,
     )
-    lines = (result.adapter.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[:-1]
+    lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[:-1]
     validated = [line["validation_loss"] for line in map(json.loads, lines) if "validation_loss" in line]
     assert result.figures["steps"] < 160
     assert min(validated) == validated[-4]
@@ -154,7 +154,7 @@ def test_an_adapter_that_is_what_it_was_is_told() -> None:
     """Told by a hash of all its values: any one of them, of any dtype and layout, makes another."""
     import torch
 
-    from loraplug_sft.health import fingerprint, moved
+    from loraplug_train.health import fingerprint, moved
 
     values = [torch.zeros(3, 2), torch.ones(5, 4, dtype=torch.bfloat16)[:, :1].t(), torch.tensor(1.0)]
     before = fingerprint(values)
@@ -226,9 +226,9 @@ from pathlib import Path
 import psutil
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from loraplug import Run
-from loraplug_sft.loop import LoraTrainer
-from loraplug_sft.trainer import Sft
+from loraplug import Encoded, Run
+from loraplug_train.loop import LoraTrainer
+from loraplug_train.trainer import Sft
 
 ids = [[5 + (n * at) % 200 for at in range(500)] for n in range(16)]
 rows = Dataset.from_dict({"input_ids": ids, "labels": ids, "row": [[str(n)] for n in range(16)]})
@@ -246,7 +246,7 @@ options = Sft(
     kernel="plain",
 )
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-options.train(run, model, AutoTokenizer.from_pretrained(sys.argv[1]), rows, None)
+options.train(run, lambda _: model, AutoTokenizer.from_pretrained(sys.argv[1]), Encoded(rows), None)
 lines = (run.folder / "metrics.jsonl").read_text().splitlines()[:-1]
 print(json.dumps({"warnings": run.reporter.warnings, "losses": [json.loads(line)["loss"] for line in lines]}))
 """

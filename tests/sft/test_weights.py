@@ -13,7 +13,7 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import InputError, TrainingResult
-from loraplug_sft.lora import Lora
+from loraplug_train.lora import Lora
 
 Train = Callable[..., TrainingResult]
 KERNELS = ["plain", "auto"]
@@ -33,7 +33,7 @@ def weighted(count: int, seed: int = 0, choices: tuple[float, ...] = (0.0, 0.5, 
 
 def metrics(result: TrainingResult) -> list[dict[str, float]]:
     """The lines of the steps."""
-    lines = (result.adapter.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[:-1]]
 
 
@@ -60,7 +60,7 @@ def test_a_step_is_that_of_torchs_cross_entropy(kernel: str, micro_batch: int, t
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    start = train("start", epochs=1).adapter
+    start = train("start", epochs=1).path
     rows, held = weighted(12), weighted(5, seed=3)
     options = {"kernel": kernel, "micro_batch": micro_batch, "lora": Lora(start_from=start)}
     result = train("a", rows=rows, held=held, batch_size=12, max_steps=1, **options)

@@ -32,9 +32,9 @@ def rows(run: Run, tasks: str, **options) -> list[dict]:
     return list(SweSynthSource(tasks=tasks, **options).rows(run))
 
 
-def test_the_plugin_brings_both() -> None:
+def test_the_plugin_brings_its_sources() -> None:
     """By the hook, under their names."""
-    assert [source.name for source in loraplug_dataset_sources()] == ["swe-synth", "swe"]
+    assert [source.name for source in loraplug_dataset_sources()] == ["swe-synth", "swe", "swe-bugs", "swe-history"]
 
 
 @pytest.mark.parametrize("suffix", ["folder", ".json", ".jsonl", ".parquet"])

@@ -127,7 +127,9 @@ class TraceSource(DatasetSource):
         except InputError as error:
             yield Problem.of(error, "dataset.path")
             return
-        recipe.formatter.recognise(["instance_id", "messages", "tools", "group"])
+        recipe.formatter.recognise(
+            columns=["instance_id", "messages", "tools", "group"], schema=recipe.trainer.consumes
+        )
 
     def _tools(self) -> list[Any]:
         if self.tools is None:

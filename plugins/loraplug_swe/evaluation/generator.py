@@ -77,7 +77,7 @@ def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run
     control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     stops = {tokenizer.eos_token_id, *_several(model.generation_config.eos_token_id)} - {None}
     found: dict[str, Sequence[int]] = {}
-    for row in formatter.encode(rows=rows, tokenizer=tokenizer, run=run):
+    for row in formatter.encode(rows=rows, tokenizer=tokenizer, run=run, schema="tokens").dataset:
         labels = row["labels"]
         last = len(labels) - 1
         while last > 0 and labels[last] == NOT_TRAINED:

@@ -10,10 +10,10 @@ from loraplug import echo
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from loraplug import Pipeline, Run
+    from loraplug import Encoded, Pipeline, Run
 
 
-def mixture(pipeline: Pipeline) -> tuple[dict[str, Any], Dataset]:
+def mixture(pipeline: Pipeline) -> tuple[dict[str, Any], Encoded]:
     """Figures of every set, of the mixture and of overlaps, and the encoded rows that would be trained on."""
     from loraplug_tools.inspect.plan import tokens_of
 

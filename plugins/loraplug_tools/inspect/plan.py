@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from loraplug import echo
+from loraplug import echo, row_lengths
 
 if TYPE_CHECKING:
-    from loraplug import App, Event, Pipeline
+    from loraplug import App, Encoded, Event, Pipeline
 
 BARS, WIDTH = 12, 48
 LOSSES = {
@@ -45,7 +45,7 @@ def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as
         made, encoded = mixture(pipeline)
         made["transforms"] = took
         if not no_measure:
-            made["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
+            made["estimate"] = _estimate(pipeline, row_lengths(encoded))
         if as_json:
             return echo(json.dumps(made))
         show(made, _show_part)
@@ -64,7 +64,7 @@ def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as
     figures["model"] = family_row(pipeline.recipe.model.facts(pipeline.run))
     figures |= {"transforms": took} if took else {}
     if not no_measure:
-        figures["estimate"] = _estimate(pipeline, [len(ids) for ids in encoded["input_ids"]])
+        figures["estimate"] = _estimate(pipeline, row_lengths(encoded))
     if as_json:
         return echo(json.dumps(figures))
     show_transforms(took)
@@ -100,8 +100,8 @@ def show_transforms(took: Sequence[dict[str, Any]]) -> None:
         echo(f"{head:<16} {where}{one['component']}: {one['left']} of {one['rows']} rows left{why}")
 
 
-def tokens_of(encoded: Any) -> dict[str, Any]:
-    """Figures of encoded rows; the formatter's own account of rows left out comes as their description."""
+def tokens_of(encoded: Encoded) -> dict[str, Any]:
+    """Figures of encoded rows, and the formatter's own account of rows left out."""
     from loraplug_tools.inspect.tokens import documents
 
     lengths, trained = [], 0
@@ -110,11 +110,10 @@ def tokens_of(encoded: Any) -> dict[str, Any]:
         trained += sum(weight > 0 for weight in weights)
     figures: dict[str, Any] = {"documents": len(lengths), "tokens": sum(lengths), "trained_tokens": trained}
     figures["histogram"] = _histogram(lengths)
-    if "seq_lengths" in encoded.column_names:
-        fullest = max(sum(sizes) for sizes in encoded["seq_lengths"])
-        figures["packs"] = {"count": len(encoded), "fill": sum(lengths) / (len(encoded) * fullest)}
-    told = encoded.info.description
-    report = json.loads(told) if told.startswith("{") else {}
+    if "seq_lengths" in encoded.dataset.column_names:
+        count, fullest = len(encoded.dataset), max(sum(sizes) for sizes in encoded.dataset["seq_lengths"])
+        figures["packs"] = {"count": count, "fill": sum(lengths) / (count * fullest)}
+    report = encoded.report
     for key in (
         "kept", "truncated", "lost", "examples", "weighted", "columns", "keys",
         "other_prompts", "endless", "lookalikes",
@@ -137,9 +136,7 @@ def _histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
 
 def _estimate(pipeline: Any, lengths: Sequence[int]) -> dict[str, Any] | None:
     recipe, run = pipeline.recipe, pipeline.run
-    model = recipe.model.load_model(run=run, quantization=recipe.quantizer)
-    if recipe.quantizer is not None:
-        model = recipe.quantizer.prepare(model=model)
+    model = pipeline.load_model(recipe.trainer.placement(run=run))
     made = recipe.trainer.estimate(run=run, model=model, lengths=lengths)
     if made is None:
         return None

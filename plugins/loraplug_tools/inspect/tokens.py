@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from loraplug import IGNORED, Encoded, token_sequences
+
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 LONGEST_LETTER = 8
+SIDES = {"pairs": ("chosen", "rejected")}
 
 
 @frozen
@@ -28,14 +30,15 @@ class Token:
     weight: float
 
 
-def documents(rows: Dataset) -> Iterator[tuple[str, list[int], list[float]]]:
-    """Name, ids and weights in the loss (0: not trained) of every document of encoded rows, packed or not."""
-    for row in rows:
-        at = 0
-        weights = row.get("token_weights") or [float(label != -100) for label in row["labels"]]
-        for name, length in zip(row["row"], row.get("seq_lengths") or [len(row["input_ids"])], strict=True):
-            yield name, row["input_ids"][at : at + length], weights[at : at + length]
-            at += length
+def documents(encoded: Encoded) -> Iterator[tuple[str, Sequence[int], Sequence[float]]]:
+    """Name, ids and weights in the loss (0: not trained) of all that a model reads of encoded rows, packed or not."""
+    for row in encoded.dataset:
+        found = token_sequences(encoded.schema, row)
+        names = row["row"] if len(row["row"]) == len(found) else [row["row"][0]] * len(found)
+        sides = SIDES.get(encoded.schema, ())
+        for at, (name, one) in enumerate(zip(names, found, strict=True)):
+            weights = one.weights or [float(label != IGNORED) for label in one.labels]
+            yield f"{name}, {sides[at]}" if sides else name, one.input_ids, weights
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], weights: Sequence[float]) -> list[Token]:

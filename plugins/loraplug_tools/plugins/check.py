@@ -139,8 +139,8 @@ def _light(plugin: Plugin, registry: Registry) -> None:
 
 _WATCHED = """
 import importlib, pkgutil, loraplug
-modules = [importlib.import_module(f"loraplug.{info.name}") for info in pkgutil.iter_modules(loraplug.__path__)
-           if info.name != "__main__"]
+modules = [importlib.import_module(info.name) for info in pkgutil.walk_packages(loraplug.__path__, "loraplug.")
+           if info.name != "loraplug.__main__" and not info.name.startswith("loraplug.adapters.")]  # those load torch
 def names():
     for module in [loraplug, *modules]:
         for name, value in list(vars(module).items()):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loraplug import Component
+from loraplug import Component, Encoded
 from loraplug.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_trained
 from loraplug_tools.plugins.adapter_checks import ADAPTER_CHECKS, TRANSFORM_CHECKS
 from loraplug_tools.plugins.conformance import given_paths, refuses, require, with_path
@@ -127,22 +127,37 @@ def _trained(part: Any, room: Path, rows: Any) -> Any:
     run = tiny_run(room)
     run.folder.mkdir(parents=True)
     model = AutoModelForCausalLM.from_pretrained(base)
-    return part.train(run=run, model=model, tokenizer=tiny_tokenizer(), train=rows, validation=rows.select([0]))
+    return part.train(
+        run=run,
+        load_model=lambda placement: model,  # noqa: ARG005 - there is one place here
+        tokenizer=tiny_tokenizer(),
+        train=Encoded(rows, part.consumes),
+        validation=Encoded(rows.select([0]), part.consumes),
+    )
+
+
+_FILES = {
+    "adapter": {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"},
+    "model": {"config.json", "tokenizer.json"},
+}
 
 
 def _trains_alike(part: Any, room: Path) -> None:
     digests = []
     for name in ("one", "two"):
         result = _trained(part, room / name, _training_rows())
-        files = {path.name for path in result.adapter.iterdir()}
-        missing = {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} - files
-        require(not missing, f"the adapter folder lacks {', '.join(sorted(missing))}")
-        expected = tiny_run(room / name).folder / "adapter"
-        require(result.adapter == expected, f"the adapter lies in {result.adapter}, not in run.folder / 'adapter'")
-        digests.append(_digest(result.adapter / "adapter_model.safetensors"))
+        files = {path.name for path in result.path.iterdir()}
+        require(
+            result.kind == part.makes(), f"makes() gives {part.makes()}, and train() made a result of {result.kind}"
+        )
+        missing = _FILES[result.kind] - files
+        require(not missing, f"the folder of the {result.kind} lacks {', '.join(sorted(missing))}")
+        expected = tiny_run(room / name).folder / result.kind
+        require(result.path == expected, f"the {result.kind} lies in {result.path}, not in {expected}")
+        digests.append([_digest(path) for path in sorted(result.path.glob("*.safetensors"))])
         odd = [key for key, value in result.figures.items() if not isinstance(value, int | float)]
         require(not odd, f"figures must be numbers: {', '.join(odd)}")
-    require(digests[0] == digests[1], "trained twice from one seed, the adapters differ")
+    require(digests[0] == digests[1], "trained twice from one seed, the results differ")
 
 
 def _nothing_to_train(part: Any, room: Path) -> None:
@@ -229,7 +244,7 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
         "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load_model(run=tiny_run(room))),
     },
     "quantizer": {"config() is transformers' own": _config_is_one, "adapters on it learn": _adapters_learn},
-    "trainer": {"trained twice, the same adapter": _trains_alike, "nothing to train is refused": _nothing_to_train},
+    "trainer": {"trained twice, the same result": _trains_alike, "nothing to train is refused": _nothing_to_train},
     "exporter": {"exported twice, the same bytes": _exports_alike, "a spoilt adapter is refused": _bad_adapters},
 }
 """Title to check, by kind; each is given the component and an empty folder."""

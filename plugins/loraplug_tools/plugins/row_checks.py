@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loraplug import LoraplugError, conversation, iter_rows, shape_of
+from loraplug import Encoded, LoraplugError, conversation, iter_rows, shape_of
 from loraplug.testing import tiny_run, tiny_tokenizer
 from loraplug_tools.plugins.conformance import CheckError, require
 
@@ -70,9 +70,10 @@ def _same_rows_twice(part: Any, room: Path) -> None:
 
 def _encoded(part: Any, room: Path, rows: list[dict[str, Any]]) -> tuple[Any, list[str]]:
     run = tiny_run(room)
-    return part.encode(
-        rows=as_dataset(rows), tokenizer=tiny_tokenizer(), run=run
-    ), run.reporter.lines + run.reporter.warnings
+    made = part.encode(rows=as_dataset(rows), tokenizer=tiny_tokenizer(), run=run, schema="tokens")
+    require(isinstance(made, Encoded), f"encode() gives {type(made).__name__}, not Encoded")
+    require(made.schema == "tokens", f"asked for tokens, encode() gives the schema {made.schema}")
+    return made.dataset, run.reporter.lines + run.reporter.warnings
 
 
 def _shapes_taken(part: Any, room: Path) -> dict[str, Any]:

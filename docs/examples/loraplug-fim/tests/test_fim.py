@@ -75,7 +75,7 @@ def test_every_known_family_is_marked_its_way(family: str, tmp_path: Path) -> No
     controls = [word for word in words if word not in ("BEFORE", "AFTER")]
     tokenizer.add_special_tokens({"additional_special_tokens": controls})
     run = tiny_run(tmp_path)
-    (row,) = Fim().encode(Dataset.from_list([{"text": CODE}]), tokenizer, run)
+    (row,) = Fim().encode(Dataset.from_list([{"text": CODE}]), tokenizer, run).dataset
     before, middle, after = split(CODE, 10, f"{run.seed} 0 {CODE}")
     sides = {"BEFORE": before, "AFTER": after}
     assert (
@@ -91,7 +91,7 @@ def test_control_tokens_in_a_file_stay_text(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]})
     rows = Dataset.from_list([{"text": "A = '<fim_middle>'\nB = '<|im_end|>'\n" * 3}])
-    (row,) = Fim().encode(rows, tokenizer, tiny_run(tmp_path))
+    (row,) = Fim().encode(rows, tokenizer, tiny_run(tmp_path)).dataset
     assert row["input_ids"].count(tokenizer.convert_tokens_to_ids("<fim_middle>")) == 1
     assert row["input_ids"].count(tokenizer.eos_token_id) == 1
 
@@ -100,7 +100,7 @@ def test_a_model_without_such_tokens_is_told_in_plain_text_or_refused(tmp_path: 
     """With a warning that says how to ask it."""
     run, rows = tiny_run(tmp_path), Dataset.from_list([{"text": CODE}])
     assert markers_of(tiny_tokenizer()) is None
-    (row,) = Fim().encode(rows, tiny_tokenizer(), run)
+    (row,) = Fim().encode(rows, tiny_tokenizer(), run).dataset
     assert tiny_tokenizer().decode(row["input_ids"]).startswith("[before]\n")
     assert "ask it so: [before]\\nBEFORE\\n[after]\\nAFTER\\n[middle]\\n" in run.reporter.warnings[0]
     with pytest.raises(InputError, match="no fill-in-the-middle tokens"):
@@ -111,7 +111,7 @@ def test_a_long_file_is_cut_far_from_the_hole(tmp_path: Path) -> None:
     """What is next to the hole on either side stays; the row keeps to its length, and is counted."""
     run = tiny_run(tmp_path)
     text = "".join(f"line_{number} = {number}\n" for number in range(400))
-    (row,) = Fim(max_length=200, longest=2).encode(Dataset.from_list([{"text": text}]), tiny_tokenizer(), run)
+    (row,) = Fim(max_length=200, longest=2).encode(Dataset.from_list([{"text": text}]), tiny_tokenizer(), run).dataset
     assert len(row["input_ids"]) == 200
     shown = tiny_tokenizer().decode(row["input_ids"])
     before, rest = shown.removeprefix("[before]\n").split("\n[after]\n")
@@ -124,7 +124,7 @@ def test_a_hole_that_is_too_long_is_left_out_and_counted(tmp_path: Path) -> None
     """One line of thousands of characters cannot be shown with anything around it."""
     run = tiny_run(tmp_path)
     rows = Dataset.from_list([{"text": "x = 1\n" + "y" * 5000 + "\n"}])
-    encoded = Fim(max_length=64, samples=20).encode(rows, tiny_tokenizer(), run)
+    encoded = Fim(max_length=64, samples=20).encode(rows, tiny_tokenizer(), run).dataset
     assert 0 < len(encoded) < 20
     left_out = 20 - len(encoded)
     assert run.reporter.warnings[1] == f"fim: {left_out} rows left out: the hole alone is over half of 64 tokens"

@@ -14,7 +14,7 @@ from loraplug import Doc, InputError, Run, Transform, hookimpl, iter_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LORAPLUG_API = "1.0"
+LORAPLUG_API = "2.0"
 
 
 @frozen

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Formatter, InputError, Run, row_id
+from loraplug import Doc, Encoded, Formatter, InputError, Run, row_id
 from loraplug_fim.markers import Markers, markers_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Fim(Formatter):
         Doc("for a model without fill-in-the-middle tokens: mark the parts with plain text, or refuse"),
     ] = "plain"
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
         """The tokens of the hole and the end-of-sequence token are trained, nothing else."""
         from datasets import Dataset
 
@@ -58,7 +58,7 @@ class Fim(Formatter):
             run.say(f"fim: {cut} of {len(encoded)} rows were cut far from the hole, to {self.max_length} tokens")
         if too_long:
             run.warn(f"fim: {too_long} rows left out: the hole alone is over half of {self.max_length} tokens")
-        return Dataset.from_list(encoded)
+        return Encoded(Dataset.from_list(encoded), schema)
 
     def _markers(self, tokenizer: PreTrainedTokenizerBase, run: Run) -> Markers:
         found = markers_of(tokenizer)

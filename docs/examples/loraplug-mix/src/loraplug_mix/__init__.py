@@ -13,7 +13,7 @@ from loraplug import DatasetSource, Doc, InputError, Run, hookimpl
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LORAPLUG_API = "1.0"
+LORAPLUG_API = "2.0"
 
 
 @frozen

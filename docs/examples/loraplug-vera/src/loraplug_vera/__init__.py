@@ -13,7 +13,7 @@ from loraplug import Adapter, Doc, InputError, hookimpl, load_adapter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LORAPLUG_API = "1.0"
+LORAPLUG_API = "2.0"
 
 
 @frozen

@@ -7,7 +7,7 @@ import click
 from loraplug import hookimpl
 from my_package.part import command
 
-LORAPLUG_API = "1.0"
+LORAPLUG_API = "2.0"
 
 
 @hookimpl

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from attrs import field, frozen, validators
 
-from loraplug import Conversation, Doc, Formatter, InputError, Run, conversation, iter_rows, shape_of
+from loraplug import Conversation, Doc, Encoded, Formatter, InputError, Run, conversation, iter_rows, shape_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,7 @@ class MyPart(Formatter):
     )
     separator: Annotated[str, Doc("what stands between a speaker and what is said")] = ": "
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
         """Only what the assistant says is trained, and the end of it."""
         from datasets import Dataset
 
@@ -38,7 +38,7 @@ class MyPart(Formatter):
                 encoded.append({"input_ids": ids, "labels": labels, "row": [talk.id]})
         if len(encoded) < len(rows):
             run.warn(f"my-part: {len(rows) - len(encoded)} rows are over {self.max_length} tokens and left out")
-        return Dataset.from_list(encoded)
+        return Encoded(Dataset.from_list(encoded), schema)
 
     def _tokens(self, talk: Conversation, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         """Token ids and labels of one conversation, both of length L."""

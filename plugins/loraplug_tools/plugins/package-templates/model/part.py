@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import frozen
 
-from loraplug import Doc, InputError, ModelLoader, Quantizer, Run
+from loraplug import Doc, InputError, ModelLoader, Placement, Quantizer, Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ANYWHERE = Placement()
 
 
 @frozen
@@ -27,16 +29,20 @@ class MyPart(ModelLoader):
 
         return self._load(AutoTokenizer, run)
 
-    def load_model(self, run: Run, quantization: Quantizer | None = None) -> PreTrainedModel:
-        """The model in evaluation mode, on the GPU where there is one."""
+    def load_model(
+        self, run: Run, quantization: Quantizer | None = None, placement: Placement = ANYWHERE
+    ) -> PreTrainedModel:
+        """The model in evaluation mode, on the GPU where there is one and `placement` does not say otherwise."""
         import torch
         from transformers import AutoModelForCausalLM
 
-        dtype = getattr(torch, self.dtype)
+        dtype = getattr(torch, placement.dtype or self.dtype)
         options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
         if quantization is not None:
             options["quantization_config"] = quantization.config(dtype)
-        if torch.cuda.is_available():
+        if placement.device is not None:
+            options["device_map"] = {"": placement.device}
+        elif torch.cuda.is_available() and not placement.sharding:
             options["device_map"] = {"": torch.cuda.current_device()}
         return self._load(AutoModelForCausalLM, run, **options)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError, LoraplugError, Run, Trainer, TrainingResult, atomic_output
+from loraplug import Doc, Encoded, InputError, LoraplugError, Placement, Run, Trainer, TrainingResult, atomic_output
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,34 +29,35 @@ class MyPart(Trainer):
     def train(
         self,
         run: Run,
-        model: PreTrainedModel,
+        load_model: Callable[[Placement], PreTrainedModel],
         tokenizer: PreTrainedTokenizerBase,
-        train: Dataset,
-        validation: Dataset | None,
+        train: Encoded,
+        validation: Encoded | None,
     ) -> TrainingResult:
         """Train, and leave the adapter with its tokenizer in `run.folder / "adapter"`."""
         import torch
         from peft import LoraConfig, get_peft_model
 
-        if all(label == -100 for labels in train["labels"] for label in labels):
+        rows = train.dataset
+        if all(label == -100 for labels in rows["labels"] for label in labels):
             raise InputError("no token is trained", where="trainer", todo="see `loraplug preview` for the masks")
         torch.manual_seed(run.seed)
         lora = LoraConfig("CAUSAL_LM", r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear")
-        adapted = get_peft_model(model, lora).train()
+        adapted = get_peft_model(load_model(Placement()), lora).train()
         optimizer = torch.optim.AdamW([part for part in adapted.parameters() if part.requires_grad], self.learning_rate)
-        steps, begun, loss = self.epochs * len(train), time.perf_counter(), 0.0
+        steps, begun, loss = self.epochs * len(rows), time.perf_counter(), 0.0
         with run.progress("training", steps) as bar:
             for step in range(1, steps + 1):
-                loss = self._step(adapted, optimizer, train[(step - 1) % len(train)])
+                loss = self._step(adapted, optimizer, rows[(step - 1) % len(rows)])
                 if loss != loss:
                     raise LoraplugError(
                         "the loss is no number", where=f"step {step}", todo="try a smaller learning_rate"
                     )
                 bar.advance(1, loss=loss)
-                run.emit("metrics", step=step, epoch=step / len(train), loss=loss)
+                run.emit("metrics", step=step, epoch=step / len(rows), loss=loss)
         figures = {"train_loss": loss, "steps": float(steps), "seconds": time.perf_counter() - begun}
         if validation is not None:
-            figures["validation_loss_after"] = self._measured(adapted, validation)
+            figures["validation_loss_after"] = self._measured(adapted, validation.dataset)
         with atomic_output(run.folder / "adapter") as out:
             adapted.save_pretrained(out)
             tokenizer.save_pretrained(out)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from loraplug import Trainer, hookimpl
 from my_package.part import MyPart
 
-LORAPLUG_API = "1.0"
+LORAPLUG_API = "2.0"
 
 
 @hookimpl

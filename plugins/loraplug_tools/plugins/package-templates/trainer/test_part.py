@@ -5,6 +5,7 @@ from pathlib import Path
 from datasets import Dataset
 
 import my_package
+from loraplug import Encoded
 from loraplug.testing import make_registry, tiny_model, tiny_run, tiny_tokenizer
 from loraplug_tools.plugins.conformance import assert_conforms
 from my_package.part import MyPart
@@ -16,7 +17,7 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_it_conforms(tmp_path: Path) -> None:
-    """Everything loraplug asks of a trainer: the same adapter twice, nothing to train refused."""
+    """Everything loraplug asks of a trainer: the same result twice, nothing to train refused."""
     assert_conforms(MyPart(), tmp_path)
 
 
@@ -26,12 +27,13 @@ def test_it_learns(tmp_path: Path) -> None:
 
     tokenizer = tiny_tokenizer()
     ids = tokenizer("the bug is in the last line")["input_ids"]
-    rows = Dataset.from_list([{"input_ids": ids, "labels": ids, "row": ["a"]}])
-    losses = []
+    rows = Encoded(Dataset.from_list([{"input_ids": ids, "labels": ids, "row": ["a"]}]))
+    base, losses = tiny_model(tmp_path / "base"), []
     for epochs in (1, 20):
         run = tiny_run(tmp_path / str(epochs))
-        model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "base"))
-        result = MyPart(epochs=epochs, learning_rate=1e-2).train(run, model, tokenizer, rows, rows)
+        result = MyPart(epochs=epochs, learning_rate=1e-2).train(
+            run, lambda _: AutoModelForCausalLM.from_pretrained(base), tokenizer, rows, rows
+        )
         losses.append(result.figures["validation_loss_after"])
-        assert (result.adapter / "adapter_config.json").is_file()
+        assert (result.path / "adapter_config.json").is_file()
     assert losses[1] < losses[0] - 0.5

@@ -1,0 +1,108 @@
+"""Log-probabilities from a model's own logits, where trl's head, which saves them, is not the model's or is refused.
+
+trl multiplies the last hidden state with the bare weight of the output layer. That leaves out adapters on it, which trl
+refuses, and whatever else a model does there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from loraplug_train.reach import RAISED, told_in_words
+
+_IGNORED = -100
+_TOKENS = 8
+_FAR = 0.05  # nats a token: far above rounding, far below what a missing scale or layer does
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether adapters were put on the output layer of a `PeftModel`, or rows of it are trained."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import TrainableTokensWrapper
+
+    return isinstance(model.get_output_embeddings(), BaseTunerLayer | TrainableTokensWrapper)
+
+
+@contextmanager
+def shown_bare(model: Any) -> Iterator[None]:
+    """While open, the output layer is told of without its adapters: for trl's trainer, which then takes the model."""
+    if not is_adapted(model):
+        yield
+        return
+    base = model.get_base_model()
+    output = base.get_output_embeddings()
+    bare = output.get_base_layer() if hasattr(output, "get_base_layer") else output.original_module
+    base.get_output_embeddings = lambda: bare
+    try:
+        yield
+    finally:
+        del base.get_output_embeddings
+
+
+def own(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, *, sparing: bool) -> tuple[Any, torch.Tensor]:
+    """The model's output, and the log-probabilities of the labels as `log_probs` gives them.
+
+    Args:
+        inputs: a batch as the collator gives it, without its labels.
+        labels: shape (rows, tokens), -100 where nothing is trained.
+        sparing: make logits only where a label is; for models whose forward pass knows `logits_to_keep`, and a single
+            row (or several end to end).
+    """
+    if not sparing or len(labels) > 1:
+        out = model(**inputs, use_cache=False)
+        return out, log_probs(out.logits, labels)
+    targets = labels[0, 1:]
+    kept = (targets != _IGNORED).nonzero().flatten()
+    asked = kept if len(kept) else kept.new_zeros(1)  # with shards every call must reach the output layer
+    out = model(**inputs, use_cache=False, logits_to_keep=asked)
+    found = -cross_entropy(out.logits[0].float(), targets[asked], ignore_index=_IGNORED, reduction="none")
+    return out, torch.zeros_like(targets, dtype=torch.float32).index_put((asked,), found)[None]
+
+
+def log_probs(logits: Any, labels: Any) -> Any:
+    """Log-probabilities in nats of each next token with a label.
+
+    Args:
+        logits: shape (rows, tokens, vocabulary).
+        labels: shape (rows, tokens), -100 where nothing is trained.
+
+    Returns:
+        float32 of shape (rows, tokens - 1), 0 where nothing is trained.
+    """
+    targets = labels[:, 1:].to(logits.device)
+    kept = targets != -100
+    losses = cross_entropy(logits[:, :-1][kept].float(), targets[kept], reduction="none")
+    return torch.zeros(targets.shape, device=logits.device).masked_scatter(kept, -losses)
+
+
+def differs(model: Any, router: bool = False) -> str:
+    """Why trl's head cannot be used for a model that has it, or an empty text; by a row of 8 tokens.
+
+    Args:
+        router: whether the router loss is asked for.
+
+    Raises:
+        InputError: the model fails on that row in evaluation mode.
+    """
+    training = model.training
+    model.eval()
+    asked = {"output_router_logits": True} if router else {}
+    try:
+        with told_in_words(model), torch.no_grad():
+            ids = torch.randint(3, model.config.get_text_config().vocab_size, (1, _TOKENS), device=model.device)
+            # trl's first: DeepSpeed gathers for the backward pass what it sees a forward pass read of another module,
+            # but not if that module has just run and its weight is still there
+            try:
+                out = model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True, **asked)
+            except (*RAISED, RecursionError) as error:
+                return f"trl's head does not fit ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            own = log_probs(model(input_ids=ids, use_cache=False).logits, ids)
+            apart = float((out.log_probs - own).abs().mean())
+            return "" if apart < _FAR else f"those of trl's head are {apart:.2g} nats a token apart from them"
+    finally:
+        model.train(training)

@@ -1,0 +1,128 @@
+"""The `[trainer.lora]` table, and what becomes of it in peft."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attrs import field, frozen, validators
+
+from loraplug import Doc, InputError, attach_adapter, load_adapter, new_tokens, token_ends
+from loraplug_train.targets import Targets, find_targets
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+
+@frozen
+class Lora:
+    """Low-rank adapters (Hu et al. 2021): W becomes W + alpha/r · B·A, and only A and B are trained."""
+
+    r: Annotated[int, Doc("rank of B·A", aka=("rank", "lora_r", "lora_rank"))] = field(
+        default=16, validator=validators.ge(1)
+    )
+    alpha: Annotated[float, Doc("scale of B·A, divided by r (by the root of r with rslora)", aka=("lora_alpha",))] = (
+        field(default=32, validator=validators.gt(0))
+    )
+    dropout: Annotated[float, Doc("share of inputs to A dropped in training", aka=("lora_dropout",))] = field(
+        default=0.0, validator=[validators.ge(0), validators.lt(1)]
+    )
+    target_modules: Annotated[
+        str | tuple[str, ...],
+        Doc(
+            '"all-linear" (every linear layer but output and routers), "attention", "mlp", "experts" (fused ones '
+            'too), names such as ["q_proj", "v_proj"], any of them in a list, or a regex'
+        ),
+    ] = "all-linear"
+    modules_to_save: Annotated[
+        tuple[str, ...], Doc("modules trained whole and saved with the adapter, e.g. embed_tokens")
+    ] = ()
+    rslora: Annotated[bool, Doc("scale by alpha/√r, for high ranks (Kalajdzievski 2023)", aka=("use_rslora",))] = False
+    dora: Annotated[bool, Doc("train magnitude and direction apart (Liu et al. 2024)", aka=("use_dora",))] = False
+    init: Annotated[
+        Literal["default", "gaussian", "pissa", "olora", "orthogonal"],
+        Doc("how A and B begin; default: A Kaiming-uniform, B zero", aka=("init_lora_weights",)),
+    ] = "default"
+    rank_pattern: Annotated[dict[str, int], Doc("rank by layer name or regex, where it differs from r")] = field(
+        factory=dict
+    )
+    alpha_pattern: Annotated[dict[str, float], Doc("alpha by layer name or regex, where it differs")] = field(
+        factory=dict
+    )
+
+    plus_ratio: Annotated[
+        float | None, Doc("learning rate of B over that of A (LoRA+, Hayou et al. 2024); 16 is their advice")
+    ] = field(default=None, validator=validators.optional(validators.gt(0)))
+    start_from: Annotated[
+        Path | None, Doc("go on training this adapter folder; its own rank and layers hold, not those here")
+    ] = None
+
+    def attach(self, model: PreTrainedModel) -> tuple[PeftModel, Targets]:
+        """The model with adapters, trained ones in fp32: new, or those of `start_from`; and what they are on.
+
+        Raises:
+            InputError: no layer matches, one cannot be adapted, or `start_from` is no LoRA adapter for this model.
+        """
+        if self.start_from is None:
+            targets = find_targets(self, model)
+            tokens = new_tokens(model)
+            rows = {end: list(tokens) for end in token_ends(model)} if tokens else None
+            try:
+                return attach_adapter(model, self.config(targets, rows)), targets
+            except ValueError as error:  # peft's word on a layer that was named
+                raise InputError(" ".join(str(error).split())[:300], where="trainer.lora.target_modules") from error
+        where = f"trainer.lora.start_from {self.start_from}"
+        if not (self.start_from / "adapter_config.json").is_file():
+            raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
+        if (kind := _kind(self.start_from)) != "LORA":  # others read tokenizers as their config says
+            raise InputError(f"is no LoRA adapter (peft_type {kind})", where=where, todo="give one that LoRA made")
+        if (trained := _token_rows(self.start_from)) != sorted(new_tokens(model)):
+            what = f"trains the rows of {len(trained)} tokens, and model.add_tokens adds {len(new_tokens(model))}"
+            raise InputError(what, where=where, todo="add the same tokens that it was trained with, in their order")
+        try:
+            return load_adapter(model, self.start_from, trainable=True), Targets([])
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise InputError(
+                f"does not fit the model: {' '.join(str(error).split())[:300]}",
+                where=where,
+                todo="train on the base that adapter was made for",
+            ) from error
+
+    def config(self, targets: Targets, rows: Mapping[str, list[int]] | None = None) -> LoraConfig:
+        """The peft config for these layers, and for these rows of embedding and output layer."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=targets.modules,
+            target_parameters=targets.parameters or None,
+            modules_to_save=list(self.modules_to_save) or None,
+            trainable_token_indices=dict(rows) if rows else None,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            init_lora_weights=True if self.init == "default" else self.init,
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=dict(self.alpha_pattern),
+        )
+
+
+def _token_rows(adapter: Path) -> list[int]:
+    """Numbers of the tokens whose rows an adapter trains."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    found = config.get("trainable_token_indices") or []
+    ends = found.values() if isinstance(found, dict) else [found]
+    return sorted({number for end in ends for number in end})
+
+
+def _kind(adapter: Path) -> Any:
+    """The `peft_type` of an adapter folder; None where its config says none."""
+    try:
+        return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+    except (ValueError, KeyError, TypeError, OSError):
+        return None

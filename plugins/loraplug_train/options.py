@@ -1,0 +1,101 @@
+"""Checks of the trainer's options against each other and the rest of the recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from loraplug import InputError, Problem
+from loraplug_train import liger, shards
+from loraplug_train.interval import seconds_or_steps
+
+if TYPE_CHECKING:
+    from loraplug_train.trainer import Sft
+
+
+def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
+    """Options that do not go together."""
+    micro = options.micro_batch
+    if isinstance(micro, int) and micro < 1:
+        yield Problem("trainer.micro_batch", f"{micro} is below 1")
+    if options.tokens_per_step is None and isinstance(micro, int) and micro > options.batch_size:
+        yield Problem("trainer.micro_batch", f"{micro} is more than batch_size {options.batch_size}")
+    for name in ("early_stopping", "keep_best"):
+        if getattr(options, name) and options.validate_every is None:
+            yield Problem(f"trainer.{name}", "needs trainer.validate_every")
+    if options.validate_every is not None and not recipe.validates:
+        yield Problem("trainer.validate_every", "needs a [validation] table: there are no rows to validate on")
+    try:
+        seconds_or_steps(options.save_every)
+    except ValueError as error:
+        yield Problem("trainer.save_every", str(error))
+    if not options.lora.target_modules:
+        what = "is empty, so nothing would be adapted"
+        yield Problem("trainer.lora.target_modules", what + '; name layers, or leave it out for "all-linear"')
+    if options.kernel == "liger" and (told := liger.lacking()):
+        yield Problem(liger.WHERE, told)
+    yield from expert_problems(options)
+    if getattr(getattr(recipe, "model", None), "add_tokens", ()):
+        yield from token_problems(options)
+    if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
+        what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
+        yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')
+    if options.lora.start_from is not None and options.lora.init != "default":
+        yield Problem("trainer.lora.init", "start_from goes on with values that are there; leave out one of the two")
+    try:
+        wrong = shards.quantised()
+        if wrong and recipe.quantizer is not None:
+            yield Problem(shards.WHERE, wrong)
+    except InputError as error:
+        yield Problem(shards.WHERE, error.what)
+    if options.report_to != "auto":
+        for name in options.report_to:
+            if find_spec(name) is None:
+                yield Problem("trainer.report_to", f"{name} is not installed: pip install {name}")
+
+
+def expert_problems(options: Sft) -> Iterable[Problem]:
+    """What does not go with adapters on experts, which peft makes as a difference of their whole tensor."""
+    wanted = options.lora.target_modules
+    if "experts" not in ((wanted,) if isinstance(wanted, str) else wanted):
+        return
+    what = 'does not go with "experts" in target_modules: a fused tensor knows no dropout, DoRA or other starts'
+    if options.lora.dropout:
+        yield Problem("trainer.lora.dropout", f"{what}; set it to 0")
+    if options.lora.dora:
+        yield Problem("trainer.lora.dora", f"{what}; set it to false")
+    if options.lora.init not in ("default", "gaussian"):
+        yield Problem("trainer.lora.init", f'{what}; take "default"')
+
+
+def token_problems(options: Sft) -> Iterable[Problem]:
+    """What does not go with tokens that the model loader adds, whose rows of embedding and output are trained."""
+    what = "model.add_tokens trains the new rows of embedding and output layer"
+    wanted = options.lora.target_modules
+    ends = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"}
+    if named := sorted(ends & {*options.lora.modules_to_save}):
+        yield Problem("trainer.lora.modules_to_save", f"{what}; {' and '.join(named)} cannot be trained whole, too")
+    if named := sorted(ends & ({wanted} if isinstance(wanted, str) else {*wanted})):
+        yield Problem("trainer.lora.target_modules", f"{what}; {' and '.join(named)} cannot have an adapter, too")
+    try:
+        if (kind := shards.asked()) in shards.CUT:
+            how = "use_fsdp: false" if kind == "fsdp2" else "zero_stage: 2"
+            yield Problem(shards.WHERE, f"{what}, which a sharded model has only parts of; set {how}")
+    except InputError:
+        return  # told for itself
+
+
+def trackers(options: Sft) -> list[str]:
+    """What transformers reports to.
+
+    Weights & Biases takes part where it is asked for, or by itself where `WANDB_API_KEY` is set; without a key (and not
+    offline) or with the key `disabled` it is off whatever the recipe says.
+    """
+    key = os.environ.get("WANDB_API_KEY", "")
+    offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+    usable = key != "disabled" and (bool(key) or offline)
+    if options.report_to == "auto":
+        return ["wandb"] if usable and key and find_spec("wandb") else []
+    return [name for name in options.report_to if name != "wandb" or usable]

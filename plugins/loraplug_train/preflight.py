@@ -1,0 +1,147 @@
+"""What files alone tell of a training to come: names of modules, and bounds of the memory and disk it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loraplug import BaseFacts, InputError, Problem, Run, layer_weights
+from loraplug_train import shards
+from loraplug_train.targets import name_problems
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from loraplug_train.trainer import Sft
+
+_BY_FILE = frozenset({
+    "cohere", "gemma", "gemma2", "granite", "llama", "mistral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3",
+    "smollm3", "stablelm", "starcoder2",
+})  # fmt: skip
+"""Families whose weights have the names of their modules; in others a name that no file has may be a module's yet."""
+_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "token_embd")
+_HEAD = "lm_head"
+
+
+def problems(options: Sft, run: Run, recipe: Any) -> Iterator[Problem]:
+    """What would stop the training."""
+    facts = recipe.model.facts(run=run)
+    start = options.lora.start_from
+    if start is not None:
+        yield from _not_an_adapter(start, getattr(recipe.model, "add_tokens", ()))
+    elif facts is not None and facts.weights and not facts.is_gguf and facts.config.get("model_type") in _BY_FILE:
+        modules, linear = modules_of(facts)
+        leaves = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+        for wrong in name_problems(options.lora, modules, linear):
+            option, _, what = wrong.partition(": ")
+            yield Problem(f"trainer.lora.{option}", f"{what}; linear layers: {leaves}")
+    if facts is not None and facts.weights:
+        yield from _too_large(facts, recipe)
+
+
+def modules_of(facts: BaseFacts) -> tuple[list[str], list[str]]:
+    """All modules that the names of the weights tell of, and those that are linear layers but the output."""
+    modules: dict[str, None] = {}
+    linear = []
+    for name, (_, shape) in facts.weights.items():
+        parts = name.split(".")[:-1]
+        modules |= {".".join(parts[:count]): None for count in range(1, len(parts) + 1)}
+        if name.endswith(".weight") and len(shape) == 2 and parts[-1] not in (*_EMBEDDINGS, _HEAD):
+            linear.append(".".join(parts))
+    return [*modules, *([_HEAD] if _HEAD not in modules else [])], linear
+
+
+def trained_numbers(options: Sft, run: Run, recipe: Any) -> int:
+    """How many numbers are trained, about: ranks times the sides of the layers, and modules that are trained whole."""
+    facts = recipe.model.facts(run=run)
+    if facts is None:
+        return 0
+    wanted = options.lora.target_modules
+    ends = None if isinstance(wanted, str) else set(wanted)
+    total = 0
+    for name, (_, shape) in facts.weights.items():
+        module = name.removesuffix(".weight").rsplit(".", 1)[-1]
+        if module in options.lora.modules_to_save:
+            total += shape[0] * shape[-1]
+        elif len(shape) == 2 and module not in (*_EMBEDDINGS, _HEAD, "output") and (ends is None or module in ends):
+            total += options.lora.r * (shape[0] + shape[1])
+    return total
+
+
+def _not_an_adapter(folder: Path, tokens: Sequence[str]) -> Iterator[Problem]:
+    path = folder / "adapter_config.json"
+    try:
+        trained = bool(json.loads(path.read_text(encoding="utf-8")).get("trainable_token_indices"))
+        if trained != bool(tokens):
+            had, now = ("some", "none") if trained else ("none", "some")
+            what = f"was trained with {had} in model.add_tokens, and the recipe has {now}; write the same"
+            yield Problem("trainer.lora.start_from", f"{folder}: {what}")
+    except (OSError, ValueError, AttributeError):
+        what = "is no adapter folder (no adapter_config.json that can be read); check the path"
+        yield Problem("trainer.lora.start_from", f"{folder}: {what}")
+
+
+def experts_too_large(run: Run, recipe: Any, model: PreTrainedModel) -> Iterator[Problem]:
+    """A base whose weights fit with all layers in the quantizer's bits, but not with fused experts in full."""
+    facts = recipe.model.facts(run=run)
+    fused = sum(weight.count for weight in layer_weights(model) if weight.kind == "experts")
+    if recipe.quantizer is None or facts is None or not fused or any(_too_large(facts, recipe)):
+        return
+    wide = 4 if getattr(recipe.model, "dtype", "auto") == "float32" else 2
+    yield from _too_large(facts, recipe, int(fused * (wide - getattr(recipe.quantizer, "bits", 4) / 8)))
+
+
+def _too_large(facts: BaseFacts, recipe: Any, unquantised: int = 0) -> Iterator[Problem]:
+    """A base whose weights alone are more than all the memory there is.
+
+    Args:
+        unquantised: bytes that fused experts take beyond a quantizer's bits, as they stay in full.
+    """
+    if _has_gpu() or _shared_out():
+        return
+    least, there = _least_bytes(facts.weights, recipe) + unquantised, _memory()
+    if least > there:
+        why = ", as [quantizer] leaves fused experts in full" if unquantised else ""
+        what = (
+            f"the weights alone take {least / 1e9:.1f} GB{why}, and this machine has {there / 1e9:.1f} GB of memory; "
+            "take a smaller base" + ("" if recipe.quantizer else ', or 4 bits: [quantizer] use = "bitsandbytes"')
+        )
+        yield Problem("model.id", what)
+
+
+def _least_bytes(weights: Mapping[str, tuple[str, tuple[int, ...]]], recipe: Any) -> float:
+    """The fewest bytes the weights may take: two a number, of quantised layers what the quantizer's bits come to."""
+    bits = getattr(recipe.quantizer, "bits", 4) if recipe.quantizer is not None else None
+    wide = 4 if getattr(recipe.model, "dtype", "auto") == "float32" else 2
+    total = 0.0
+    for name, (_, shape) in weights.items():
+        numbers = 1
+        for length in shape:
+            numbers *= length
+        whole = len(shape) < 2 or any(word in name for word in (*_EMBEDDINGS, _HEAD))
+        total += numbers * (wide if bits is None or whole else bits / 8)
+    return total
+
+
+def _has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
+
+
+def _shared_out() -> bool:
+    try:
+        return shards.asked() in shards.CUT
+    except InputError:  # told by the check of the options
+        return True
+
+
+def _memory() -> float:
+    """The machine's memory and swap (bytes), or a container's limit."""
+    import psutil
+
+    sizes = [float(psutil.virtual_memory().total + psutil.swap_memory().total)]
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (most := limit.read_text(encoding="ascii").strip()) != "max":
+        sizes.append(float(most))
+    return min(sizes)

@@ -1,0 +1,173 @@
+"""Supervised fine-tuning of LoRA adapters on trl, peft and accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attrs import field, frozen, validators
+
+from loraplug import Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
+from loraplug_train.lora import Lora
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_AT_LEAST_ONE = validators.optional(validators.ge(1))
+
+
+@frozen
+class Sft(Trainer):
+    """LoRA supervised fine-tuning with trl and peft; QLoRA when the recipe has a quantizer."""
+
+    name = "sft"
+    columns = frozenset({"token_weights"})
+    distributed = True
+    epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
+        default=3.0, validator=validators.gt(0)
+    )
+    max_steps: Annotated[int | None, Doc("stop after so many optimizer steps, whatever epochs says")] = field(
+        default=None, validator=_AT_LEAST_ONE
+    )
+    batch_size: Annotated[int, Doc("encoded rows in one optimizer step", aka=("per_device_train_batch_size",))] = field(
+        default=4, validator=validators.ge(1)
+    )
+    tokens_per_step: Annotated[
+        int | None, Doc("rows for one optimizer step are taken up to so many tokens, in place of batch_size")
+    ] = field(default=None, validator=_AT_LEAST_ONE)
+    micro_batch: Annotated[
+        int | Literal["auto"],
+        Doc(
+            "rows computed at once, end to end without padding; halved when memory does not suffice. auto: on a CPU "
+            "one, or with the fast kernel up to 512 tokens; on a GPU as many as are no longer than the longest row"
+        ),
+    ] = "auto"
+    optimizer: Annotated[
+        Literal[
+            "adamw_torch", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "lion_32bit", "lion_8bit",
+            "ademamix", "adafactor", "sgd",
+        ],
+        Doc("optimizer, by its name in transformers; 8-bit and paged ones are those of bitsandbytes", aka=("optim",)),
+    ] = "adamw_torch"  # fmt: skip
+    learning_rate: Annotated[
+        float, Doc("peak learning rate; the smallest models want more (1e-3 for SmolLM2-135M)", aka=("lr",))
+    ] = field(default=5e-4, validator=validators.gt(0))
+    scheduler: Annotated[
+        Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"],
+        Doc("course of the learning rate", aka=("lr_scheduler", "lr_scheduler_type")),
+    ] = "cosine"
+    warmup: Annotated[float, Doc("share of the steps in which the rate rises from 0", aka=("warmup_ratio",))] = field(
+        default=0.05, validator=[validators.ge(0), validators.lt(1)]
+    )
+    weight_decay: Annotated[float, Doc("weight decay of the adapters")] = field(default=0.0, validator=validators.ge(0))
+    max_grad_norm: Annotated[float, Doc("gradients are clipped to this norm")] = field(
+        default=1.0, validator=validators.gt(0)
+    )
+    neftune_alpha: Annotated[
+        float | None,
+        Doc("noise on the embeddings (NEFTune, Jain et al. 2023); 5 is usual", aka=("neftune_noise_alpha",)),
+    ] = field(default=None, validator=validators.optional(validators.gt(0)))
+    gradient_checkpointing: Annotated[
+        bool | Literal["auto"],
+        Doc("recompute activations in the backward pass: less memory, a third more time. auto: where memory is short"),
+    ] = "auto"
+    router_loss: Annotated[
+        float,
+        Doc(
+            "coefficient of the loss that balances the experts of a mixture; 0: none",
+            aka=("router_aux_loss_coef",),
+        ),
+    ] = field(default=0.0, validator=validators.ge(0))
+    kernel: Annotated[
+        Literal["auto", "plain", "liger"],
+        Doc(
+            "how loss and gradients are computed. auto: a faster way for common models on a CPU; plain: transformers'; "
+            "liger: that with liger-kernel's Triton kernels, on a GPU"
+        ),
+    ] = "auto"
+    validate_every: Annotated[int | None, Doc("steps between validations", aka=("eval_steps",))] = field(
+        default=None, validator=_AT_LEAST_ONE
+    )
+    early_stopping: Annotated[
+        int | None,
+        Doc("stop when so many validations in a row brought no lower loss", aka=("early_stopping_patience",)),
+    ] = field(default=None, validator=_AT_LEAST_ONE)
+    keep_best: Annotated[
+        bool, Doc("end with the adapter of the lowest validation loss, not the last", aka=("load_best_model_at_end",))
+    ] = False
+    save_every: Annotated[
+        int | str, Doc('steps between checkpoints, or a time: "90 s", "10 min"', aka=("save_steps",))
+    ] = "5 min"
+    keep: Annotated[int, Doc("checkpoints kept", aka=("save_total_limit",))] = field(
+        default=2, validator=validators.ge(1)
+    )
+    report_to: Annotated[
+        Literal["auto"] | tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...],
+        Doc("trackers told of every step. auto: wandb where WANDB_API_KEY is set and not `disabled`"),
+    ] = "auto"
+    samples: Annotated[int, Doc("prompts answered before and after training, for the summary")] = field(
+        default=1, validator=validators.ge(0)
+    )
+    lora: Annotated[Lora, Doc("the adapters")] = field(factory=Lora)
+
+    def check(self, recipe: Any) -> Iterable[Problem]:
+        """Options that do not go together."""
+        from loraplug_train.options import problems
+
+        return problems(self, recipe)
+
+    def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:
+        """Names that the base has no modules for, an adapter to start from that is none, too little memory."""
+        from loraplug_train.preflight import problems
+
+        return problems(self, run, recipe)
+
+    def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:
+        """Names and patterns of `[trainer.lora]` that match no module; too little memory for fused experts in full."""
+        from loraplug_train.preflight import experts_too_large
+        from loraplug_train.targets import check_names
+
+        if self.lora.start_from is None:
+            check_names(self.lora, model)
+        return experts_too_large(run, recipe, model)
+
+    def disk(self, run: Run, recipe: Any) -> dict[Path, int]:
+        """The adapter and its checkpoints, each with the optimizer's two numbers for every trained one, in fp32."""
+        from loraplug_train.preflight import trained_numbers
+
+        trained = 4 * trained_numbers(self, run, recipe)
+        there = sum(path.stat().st_size for path in run.folder.glob("checkpoints/**/*") if path.is_file())
+        return {run.folder: trained + 3 * trained * (self.keep + 1) - there}
+
+    def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
+        """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""
+        from loraplug_train.forecast import forecast
+
+        epochs = self.epochs
+        if self.max_steps is not None:
+            epochs = self.max_steps * self.batch_size / len(lengths)
+        return forecast(self, model, lengths, epochs)
+
+    def placement(self, run: Run) -> Placement:  # noqa: ARG002
+        """On the GPU, or on the CPU where the weights are shared out from there."""
+        from loraplug_train import shards
+
+        kind = shards.settle()
+        return Placement(sharding=kind if kind in shards.CUT else "")
+
+    def train(
+        self,
+        run: Run,
+        load_model: Callable[[Placement], PreTrainedModel],
+        tokenizer: PreTrainedTokenizerBase,
+        train: Encoded | None,
+        validation: Encoded | None,
+    ) -> TrainingResult:
+        """Train, going on from the newest whole checkpoint; leave the adapter in `run.folder / "adapter"`."""
+        from logging import ERROR, getLogger
+
+        getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
+        from loraplug_train.training import train as train_adapters
+
+        return train_adapters(self, run, load_model(self.placement(run)), tokenizer, train, validation)
