@@ -9,8 +9,13 @@ AFFECTED := tests/test_loader.py tests/play tests/look
 
 .PHONY: quickstart test lint fast matrix families gpu docs site canary clean
 
-quickstart: $(READY)  ## the main job on the embedded model: a few minutes on two cores
+TUNED := outputs/adapters/quickstart
+quickstart: $(READY)  ## trains the embedded model to fix bugs, and tests its fixes: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
+	$(BIN)/loraplug eval $(TUNED) --recipe $(TUNED)/recipe.lock.toml --base --limit 20 --max-tokens 40 --brief --fresh
+	@echo
+	@echo "Next, bugs in your own package:"
+	@echo "    $(BIN)/loraplug run recipes/fix_my_repo.toml --set dataset.path=../my-package"
 
 test: $(READY) lint  ## everything CI runs
 	$(BIN)/python -m pytest -n 2

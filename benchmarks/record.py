@@ -29,7 +29,7 @@ HEAD = """# Benchmarks
 Made by `python benchmarks/record.py` from `benchmarks/results/`; every figure is as the script printed it. Compared
 programs take turns in one run, so that a busy machine is busy for all of them. Absolute figures belong to the machine
 that is named; ratios carry further. What the figures mean is told in [Training](training.md), [Evaluation](eval.md),
-[Transform rows](data-transforms.md#what-it-costs) and [Your repository](fix-my-repo.md).
+[Transform rows](data-transforms.md#speed-and-memory) and [Your repository](fix-my-repo.md).
 
 Nothing has been measured on a GPU.
 """

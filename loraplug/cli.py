@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import platform
 import re
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not debug:  # deprecations inside libraries are for their makers
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that an optional package is not installed
     with suppress(ValueError):  # only a program's main thread may ask for signals
         signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from command import ROOT, Cli
 
-RECIPE = ROOT / "recipes" / "quickstart.toml"
+RECIPE = ROOT / "recipes" / "swe_small.toml"
 
 
 def test_every_format_holds_the_same_rows(loraplug: Cli, tmp_path: Path) -> None:

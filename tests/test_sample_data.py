@@ -243,7 +243,7 @@ def test_tasks_made_again_are_the_same(repo: Path, loraplug: Cli, tmp_path: Path
 @pytest.mark.slow
 def test_right_answers_are_found_right(loraplug: Cli, tmp_path: Path) -> None:
     """The answers of `swe-synth`, the reversed bug patches, resolve every task in `loraplug eval`."""
-    done = loraplug("data", DATA.parent / "recipes" / "quickstart.toml", "-o", "answers.jsonl")
+    done = loraplug("data", DATA.parent / "recipes" / "swe_small.toml", "-o", "answers.jsonl")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "answers.rejects.jsonl").read_text(encoding="utf-8") == ""
     done = loraplug("eval", "--tasks", DATA / "sample_tasks", "--repo", DATA / "sample_package", "--answers",

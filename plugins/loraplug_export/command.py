@@ -44,9 +44,9 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 def export(
     app: App, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None, trust: bool
 ) -> None:
-    """Make something out of a trained ADAPTER folder, ours or not; see `loraplug plugins show NAME` for options.
+    """Export a trained ADAPTER folder in another form; `loraplug plugins show NAME` lists an exporter's options.
 
-    What an earlier export left at the same place is replaced when the new one is whole.
+    An earlier export at the same place is replaced once the new one is complete.
     """
     exporter = find_exporter(to, app.registry, settings)
     adapter = adapter.expanduser().absolute()

@@ -22,4 +22,4 @@ def hub_login(run: Run) -> Iterator[Finding]:  # noqa: ARG001
         yield Finding("hub", f"{where}, with {kind}")
     else:
         todo = "`hf auth login`, or HF_TOKEN in the environment or .env, for those and for the exporter `hub`"
-        yield Finding("hub", f"{where}, no token: private and gated models are not to be had", "ok", todo)
+        yield Finding("hub", f"{where}, no token: private and gated models cannot be read", "ok", todo)

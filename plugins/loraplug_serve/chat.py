@@ -20,19 +20,23 @@ _HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops 
 
 @click.command()
 @click.argument("model")
-@click.option("--prompt", metavar="TEXT", help="Answer this and leave. Without it, text from a pipe is the prompt.")
+@click.option(
+    "--prompt", metavar="TEXT", help="Answer this prompt and exit. Without it, text from a pipe is the prompt."
+)
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, with its figures.")
 @click.option(
     "--temperature",
     type=click.FloatRange(0, 10),
-    help="0 takes the likeliest token; default: what the model's generation config says.",
+    help="0 is greedy; default: the model's generation config.",
 )
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest tokens only.")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample from the likeliest tokens only (nucleus)."
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest answer.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Draw the same tokens again.")
-@click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
-@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the sampling.")
+@click.option("--base", metavar="MODEL", help="Base of an adapter, instead of the one it names.")
+@click.option("--trust", is_flag=True, help="Trust MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
 def chat(
     app: App,

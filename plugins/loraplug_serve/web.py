@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 @click.option(
     "--trusted-host", "trusted", multiple=True, metavar="NAME", help="Further name that browsers may call it by."
 )
-@click.option("--base", metavar="MODEL", help="Base of an adapter, in place of the one it names.")
-@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
+@click.option("--base", metavar="MODEL", help="Base of an adapter, instead of the one it names.")
+@click.option("--trust", is_flag=True, help="Trust MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
 def web(
     app: App, model: str, port: int, host: str, share: bool, trusted: tuple[str, ...], base: str | None, trust: bool
 ) -> None:
-    """Talk to MODEL in a browser, and compare it with its base; other finished runs can be chosen in the page.
+    """Talk to MODEL in a browser and compare it with its base; the page also offers other finished runs.
 
     MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file or package:NAME/FILE.gguf.
     """

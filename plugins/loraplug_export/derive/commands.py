@@ -64,9 +64,9 @@ def merge(
     seed: int,
     trust: bool,
 ) -> None:
-    """Make one adapter of several ADAPTER folders of one base, with peft.
+    """Merge several ADAPTER folders of one base into one adapter, with peft.
 
-    Says how far each layer of the result is from the weighted sum of the adapters.
+    Prints how far each layer of the result is from the weighted sum of the adapters.
     """
     from loraplug_export.derive import folder
     from loraplug_export.derive.merging import Mix, checked, merge_adapters
@@ -99,9 +99,9 @@ def merge(
 @_seed
 @click.pass_obj
 def extract(app: App, base: str, tuned: str, rank: int, name: str | None, seed: int) -> None:
-    """Make a LoRA adapter of what TUNED, a whole fine-tune, changed in the linear layers of BASE.
+    """Extract a LoRA adapter from TUNED, a full fine-tune of BASE: what it changed in the linear layers.
 
-    The models are read tensor by tensor. Says what each kind of layer loses at this rank, and what else changed.
+    The models are read tensor by tensor. Prints what each kind of layer loses at this rank, and what else changed.
     """
     from loraplug_export.derive import folder
     from loraplug_export.derive.extraction import extract as compare
@@ -136,9 +136,9 @@ def extract(app: App, base: str, tuned: str, rank: int, name: str | None, seed: 
 def convert(
     app: App, adapter: Path, to: str, rank: int, name: str | None, base: str | None, seed: int, trust: bool
 ) -> None:
-    """Make a plain LoRA of an ADAPTER of another kind: DoRA, LoHa, LoKr, IA3, OFT, PiSSA, or LoRA of another rank.
+    """Convert an ADAPTER of another kind (DoRA, LoHa, LoKr, IA3, OFT, PiSSA, or LoRA of another rank) to plain LoRA.
 
-    Says what each kind of layer loses at this rank.
+    Prints what each kind of layer loses at this rank.
     """
     from loraplug_export.derive import folder
     from loraplug_export.derive.conversion import convert as converted

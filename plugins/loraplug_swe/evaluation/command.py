@@ -18,25 +18,42 @@ OWN = "its own"
 @click.option("--tasks", type=click.Path(path_type=Path), help="Folder of task_<n>.json, or a .json or .jsonl file.")
 @click.option("--repo", "repos", multiple=True, metavar="[OWNER/NAME=]PATH",
               help="The tasks' code: a git repository, a folder, or package:NAME.")  # fmt: skip
-@click.option("--recipe", type=click.Path(path_type=Path), help="Only the rows this recipe holds out, as it asks them.")
-@click.option("--answers", type=click.Path(path_type=Path), help="Judge these {task_id, answer} lines; needs no MODEL.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="Only the validation rows of this recipe, with its prompts."
+)
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    help="Test the answers in these {task_id, answer} lines; needs no MODEL.",
+)
 @click.option("--base", is_flag=False, flag_value=OWN, metavar="[MODEL]",
-              help="Answer with the base too: an adapter's own, or this one.")  # fmt: skip
-@click.option("--trust", is_flag=True, help="Believe MODEL's recipe lock and run Python code that comes with it.")
+              help="Evaluate the base too: the adapter's own, or this one.")  # fmt: skip
+@click.option("--trust", is_flag=True, help="Trust MODEL's recipe lock and run Python code that comes with it.")
 @click.option("--edit", type=click.Choice(["diff", "search-replace", "lines", "function"]),
               help="Format of the answers.")  # fmt: skip
 @click.option("--context", type=click.Choice(["function", "file", "none"]), help="What of the code the model is shown.")
 @click.option("--ids", metavar="0-99,205", help="Only the tasks of these numbers.")
-@click.option("--limit", type=click.IntRange(1), help="Only so many tasks, drawn by the seed.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many tasks, drawn by the seed.")
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Answers a task, for pass@k.")
 @click.option("--temperature", type=click.FloatRange(0, 10), help="Default: 0, or 0.8 with --samples.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Draw from the likeliest only.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Sample from the likeliest tokens only (nucleus).",
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Longest answer.")
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers made at once.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers generated at once.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True,
-              help="Search so many answers at once; give the likeliest that changes the code.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=42, show_default=True, help="The same draws again.")
-@click.option("--test-command", metavar="COMMAND", help="In place of pytest; {tests} stands for test ids.")
+              help="Beam search with so many beams; the likeliest answer that changes the code is taken.")  # fmt: skip
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=42,
+    show_default=True,
+    help="Seed of the sampling and of --limit.",
+)
+@click.option("--test-command", metavar="COMMAND", help="Run this instead of pytest; {tests} is replaced by test ids.")
 @click.option("--test-arg", "test_args", multiple=True, metavar="WORD", help="Further option for pytest.")
 @click.option("--tests-path", type=click.Path(path_type=Path), help="Folder of tests that lies elsewhere.")
 @click.option("--python", default="", metavar="PATH", help="Interpreter that has what the tests need.")
@@ -47,18 +64,18 @@ OWN = "its own"
 @click.option("--memory-mb", type=click.IntRange(64),
               help="Memory of the tests. Default: limits.memory_mb of the recipe, or 2048.")  # fmt: skip
 @click.option("--hidden-tests", type=click.FloatRange(0, min_open=True), metavar="SHARE|COUNT",
-              help="Hold back some failing tests from the prompt; all judge.")  # fmt: skip
-@click.option("--readable", multiple=True, metavar="PATH", help="What the tests may read beside the code.")
+              help="Leave some failing tests out of the prompt; all must pass.")  # fmt: skip
+@click.option("--readable", multiple=True, metavar="PATH", help="What the tests may read besides the code.")
 @click.option("--sandbox", type=click.Choice(["strict", "weak"]),
-              help="weak: run tests even where the system cannot shut them in.")  # fmt: skip
+              help="weak: run tests even where the system has no sandbox.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; default: outputs/evals/<name>.")
-@click.option("--fresh", is_flag=True, help="Throw away results that are there.")
+@click.option("--fresh", is_flag=True, help="Discard earlier results.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--brief", is_flag=True, help="Print one bug that was fixed and one line, in place of the table.")
+@click.option("--brief", is_flag=True, help="Print one fixed bug and a single line instead of the table.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write the report with every case to this page.")
 @click.pass_obj
 def evaluate(app: App, /, as_json: bool, brief: bool, page: Path | None, **given: Any) -> None:
-    """Let MODEL fix bugs: its answers are applied in a sandbox and tested.
+    """Evaluate MODEL on bugs: its answers are applied in a sandbox and tested.
 
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.
     """

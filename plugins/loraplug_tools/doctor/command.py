@@ -24,9 +24,9 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("er
 @click.option("--json", "as_json", is_flag=True, help="The findings as a list of JSON objects.")
 @click.pass_obj
 def doctor(app: App, recipe: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Look at this machine and what is installed; with RECIPE, at whether it can run here.
+    """Check this machine and the installed packages; with RECIPE, also whether it can run here.
 
-    Exit code 2 where something stands in the way; what costs only speed or a part of the features is a warning.
+    Exits with 2 if something prevents runs; what only costs speed or some features is a warning.
     """
     findings = [*_diagnosed(app), *_plugins(app)]
     if recipe is not None:
@@ -42,7 +42,7 @@ def doctor(app: App, recipe: Path | None, settings: tuple[str, ...], as_json: bo
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that makes SHELL complete commands, options and files of loraplug.
+    """Print the completion script of SHELL for loraplug's commands, options and files.
 
     bash: add `eval "$(loraplug completion bash)"` to ~/.bashrc; zsh: the same with zsh in ~/.zshrc;
     fish: loraplug completion fish > ~/.config/fish/completions/loraplug.fish

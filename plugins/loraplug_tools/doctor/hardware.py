@@ -73,9 +73,7 @@ def gpu(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     if sys.platform == "darwin":
         yield Finding("gpu", "macOS: training runs on the processor; Apple's GPUs are not tested", "warning")
     elif not cards:
-        yield Finding(
-            "gpu", f"none found (nvidia-smi tells of no card); torch is the build {build or 'that is missing'}"
-        )
+        yield Finding("gpu", f"none found (nvidia-smi reports no GPU); torch is the build {build or 'that is missing'}")
     elif build and build.endswith("+cpu"):
         todo = "install torch's CUDA build: see the selector on pytorch.org"
         yield Finding("gpu", f"torch {build} is built for processors alone and does not see the card", "error", todo)

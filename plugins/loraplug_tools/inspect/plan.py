@@ -32,7 +32,7 @@ LOSSES = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as_json: bool) -> None:
-    """Tell what running RECIPE would train on and need, without training: rows, tokens, duplicates, memory, time."""
+    """Estimate what RECIPE would train on and need, without training: rows, tokens, duplicates, memory, time."""
     from loraplug_tools.inspect.models import family_row
     from loraplug_tools.inspect.near import near
 

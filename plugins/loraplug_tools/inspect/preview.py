@@ -42,7 +42,7 @@ def preview(
     stage: str,
     named: str | None,
 ) -> None:
-    """Show the first rows of RECIPE as the model will see them, trained tokens in colour; or before, by --stage."""
+    """Show RECIPE's first rows as the model will see them, trained tokens in colour; --stage shows earlier forms."""
     from loraplug_tools.inspect.tokens import documents, tokens
 
     if stage != "formatter":

@@ -82,9 +82,9 @@ def new(name: str, kind: str, into: Path) -> None:
 @_json
 @click.pass_obj
 def check(app: App, package: str, settings: tuple[str, ...], as_json: bool) -> int:
-    """Check that what PACKAGE (a distribution, or a plugin's name) brings keeps the promises of its kind.
+    """Check that the components of PACKAGE (a distribution, or a plugin's name) do what their kinds require.
 
-    Loads models and trains a tiny one, so it takes a while. Exit code 1 when something does not hold.
+    Loads models and trains a tiny one, so it takes a while. Exits with 1 if a check fails.
     """
     from loraplug_tools.plugins.check import check_package, report
 

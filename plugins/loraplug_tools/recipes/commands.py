@@ -31,7 +31,7 @@ def recipe() -> None:
 @click.option("--options", "alone", is_flag=True, help="Look at keys and values alone: RECIPE is for another machine.")
 @click.pass_obj
 def check(app: App, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool, alone: bool) -> None:
-    """Say whether RECIPE can be run: keys and values, components, and what files, disk and hub tell. Loads nothing."""
+    """Check whether RECIPE can be run: keys and values, components, files, disk and hub. Loads no model."""
     pipeline = app.pipeline(path, settings)
     if not alone:
         pipeline.preflight(deep=deep)
@@ -163,9 +163,9 @@ def init(
     yes: bool,
     output: Path,
 ) -> None:
-    """Write a commented recipe to start from, for what --for says or for the rows in --data.
+    """Write a commented recipe to start from, for the purpose --for or for the rows in --data.
 
-    A file that is there is left as it is.
+    An existing file is never overwritten.
     """
     from loraplug_tools.recipes.questions import Given, choices
     from loraplug_tools.recipes.starters import starter

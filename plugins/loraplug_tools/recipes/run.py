@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--accept-encoding", is_flag=True, help="Run a lock file though its rows are now encoded otherwise.")
 @click.pass_obj
 def run(app: App, recipe: Path, settings: tuple[str, ...], until: str, fresh: bool, accept_encoding: bool) -> None:
-    """Run RECIPE: data in, adapter and exports out. A run that was stopped goes on where it was.
+    """Run RECIPE: train on its data and write its exports. A run that was stopped resumes.
 
     Stages: dataset, formatter, model, quantizer, trainer, exporter.
     """

@@ -24,7 +24,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def runs() -> None:
-    """Past runs and those at work: status, figures, losses, what they made and how they differ."""
+    """Past and current runs: status, figures, losses, results and differences."""
 
 
 @runs.command("list")
@@ -50,7 +50,7 @@ def list_runs(outputs: Path, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def show_run(app: App, run: str, outputs: Path, as_json: bool) -> None:
-    """Show RUN (a name, or a run's folder): how it went, what it made, what its recipe says."""
+    """Show RUN (a name, or a run's folder): status, losses, results and recipe."""
     from loraplug_tools.runs.render import as_data, page
 
     past = _find(run, outputs)
@@ -83,9 +83,9 @@ def compare_runs(names: tuple[str, ...], outputs: Path, as_json: bool) -> None:
 )
 @click.pass_context
 def watch_run(ctx: click.Context, run: str | None, outputs: Path, once: bool, every: float) -> None:
-    """Follow RUN, or the only run at work, by the files it writes; ends when the run does.
+    """Follow RUN, or the only run in progress, by the files it writes, until it ends.
 
-    Exits with 1 where the run failed or its process is gone. Ctrl-c ends the watching, not the run.
+    Exits with 1 if the run failed or its process is gone. Ctrl-C stops watching, not the run.
     """
     from loraplug import EventLog, read_run
     from loraplug_tools.runs.watch import follow, picture
