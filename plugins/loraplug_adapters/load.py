@@ -99,7 +99,7 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
     from loraplug_adapters.attach import as_modules, name_as_weights
-    from loraplug_adapters.compat import targets_as_written
+    from loraplug_adapters.compat import names_as_saved, targets_as_written
     from loraplug_adapters.precision import mixed_precision, store_in_float32
     from loraplug_adapters.tokens import grow_for_adapter
 
@@ -109,7 +109,7 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     by_weight = as_modules(model, config)
     grow_for_adapter(model, config)
     named = set(config.target_modules or ())
-    with targets_as_written() if by_weight else nullcontext():
+    with targets_as_written() if by_weight else nullcontext(), names_as_saved():
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config, **options)
     if by_weight:
         name_as_weights(adapted, named)

@@ -41,6 +41,7 @@ def load_on_text_part(model: Any, folder: Path, names: Mapping[str, str]) -> Any
     """
     from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
+    from loraplug_adapters.compat import names_as_saved
     from loraplug_adapters.precision import mixed_precision
 
     dtype = model.dtype
@@ -53,7 +54,8 @@ def load_on_text_part(model: Any, folder: Path, names: Mapping[str, str]) -> Any
     adapted = PeftModel(model, config)
     values = load_peft_weights(str(folder), device="cpu", use_safetensors=True, local_files_only=True)
     mixed_precision(adapted, dtype)
-    set_peft_model_state_dict(adapted, {names[name]: value for name, value in values.items() if name in names})
+    with names_as_saved():
+        set_peft_model_state_dict(adapted, {names[name]: value for name, value in values.items() if name in names})
     return adapted
 
 

@@ -29,6 +29,17 @@ def _shared_out() -> bool:
     return os.environ.get("LORAPLUG_SHARDS") in ("fsdp2", "zero3")
 
 
+def rescaled(config: Mapping[str, Any]) -> str | None:
+    """Why adapters on a base would count double or fourfold in evaluation; None where they do not."""
+    every, layers = config.get("rescale_every", 6), config.get("num_hidden_layers", 0)
+    if config.get("model_type") != "rwkv" or not every or layers <= every:
+        return None
+    return (
+        f"transformers divides weights of layers {every} to {layers - 1} of this RWKV in evaluation, and not those of "
+        'adapters on them; take a copy of the model whose config.json says "rescale_every": 0'
+    )
+
+
 @frozen
 class TransformersModel(ModelLoader):
     """A causal language model of transformers: from the hub, a folder, a GGUF file, or an installed package."""
@@ -88,7 +99,10 @@ class TransformersModel(ModelLoader):
         """Files of the base that are missing or broken, and what the hub says of one that is not in its cache."""
         from loraplug_hf.facts import told
 
-        yield from told(self, ask=True)[1]
+        found, problems = told(self, ask=True)
+        yield from problems
+        if found is not None and (what := rescaled(found.config)):
+            yield Problem("model.id", what)
         if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
             yield Problem("model.attention", 'flash_attn is not installed; take "sdpa", or pip install flash-attn')
 

@@ -189,7 +189,7 @@ def test_adapters_of_the_whole_model_that_sees(targets, more, seeing, trained, t
 
 @pytest.mark.parametrize("more", [{}, {"use_dora": True, "rank_pattern": {"down_proj": 2}}], ids=["LoRA", "DoRA"])
 @pytest.mark.parametrize("targets", ["all-linear", r".*language_model.*(q|down)_proj"], ids=["all", "text"])
-def test_an_adapter_of_the_whole_model_that_sees_answers(targets, more, seeing, tmp_path):
+def test_an_adapter_of_the_whole_model_that_sees_answers(targets, more, seeing, tmp_path, monkeypatch):
     """As `loraplug chat` opens it: put on the text part alone, with the logits of the published class."""
     import torch
 
@@ -199,6 +199,7 @@ def test_an_adapter_of_the_whole_model_that_sees_answers(targets, more, seeing, 
     base = seeing("qwen3_5").base
     adapted = foreign_adapter(base, tmp_path / "foreign", targets, **more).eval()
     testing.tiny_tokenizer().save_pretrained(tmp_path / "foreign")
+    monkeypatch.setenv("LORAPLUG_AUTO_DTYPE", "float32")
     run = Run("chat", outputs=tmp_path)
     model, _ = open_model(tmp_path / "foreign", load_registry()).load(run, "foreign")
     assert any("that text does not reach" in line for line in run.reporter.warnings) == (targets == "all-linear")
