@@ -128,6 +128,7 @@ def serve() -> None:
             continue
         pid = os.fork()
         if pid == 0:
+            os.close(answers.fileno())  # else the server would not be heard to end before its last command
             become(job)
         answers.write(f"{pid}\n")
 
