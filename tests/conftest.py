@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from command import Cli
+from forked import Server, early
 from loraplug import testing
 
 # a deadline would fail on a busy machine, not on slow code
@@ -75,19 +77,54 @@ use = "merged"
     return path
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The process that commands are forked from."""
+    served = Server()
+    yield served
+    served.close()
+
+
 @pytest.fixture
-def loraplug(tmp_path: Path) -> Cli:
-    """Runs the real command line in `tmp_path`, with a cache of its own and without the caller's recipe variables."""
+def loraplug(tmp_path: Path, request: pytest.FixtureRequest) -> Cli:
+    """Runs the real command line in a process of its own in `tmp_path`, with a cache of its own.
+
+    The process is forked from a warm one, unless a variable is set that libraries may read when they are imported.
+    """
 
     def run(
         *words: object, env: dict[str, str] | None = None, cwd: Path = tmp_path
     ) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if name not in ("MODEL_ID", "RUN_NAME")}
-        clean |= {"LORAPLUG_CACHE": str(tmp_path / "cache"), **(env or {})}
-        command = [sys.executable, "-m", "loraplug", *map(str, words)]
-        return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=600, check=False)
+        wanted = command_environment(tmp_path) | (env or {})
+        server: Server = request.getfixturevalue("server")
+        if early(wanted) != early(server.env):
+            return in_a_new_process(*words, env=wanted, cwd=cwd)
+        return server.call(cwd, *words, env={**early(wanted), **wanted})
 
     return run
+
+
+@pytest.fixture
+def cold(tmp_path: Path) -> Cli:
+    """As `loraplug`, but in a new process each time: for results that must not hang on what two processes share."""
+
+    def run(
+        *words: object, env: dict[str, str] | None = None, cwd: Path = tmp_path
+    ) -> subprocess.CompletedProcess[str]:
+        return in_a_new_process(*words, env=command_environment(tmp_path) | (env or {}), cwd=cwd)
+
+    return run
+
+
+def command_environment(folder: Path) -> dict[str, str]:
+    """Without the caller's recipe variables."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("MODEL_ID", "RUN_NAME")}
+    return clean | {"LORAPLUG_CACHE": str(folder / "cache")}
+
+
+def in_a_new_process(*words: object, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loraplug", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture
@@ -117,8 +154,21 @@ def inside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
 @pytest.fixture(scope="session")
 def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which DeepSpeed is installed: apart, as transformers and accelerate change where it is."""
-    folder = tmp_path_factory.mktemp("deepspeed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    names = ("deepspeed==0.19.8", "einops", "hjson", "msgpack", "ninja", "py-cpuinfo")
-    subprocess.run([*command, *names], check=True, timeout=600)
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (tmp_path_factory.getbasetemp().parent if shared else tmp_path_factory.getbasetemp()) / "deepspeed"
+    with FileLock(f"{folder}.lock"):  # the first of the workers that needs it installs it for all
+        if not folder.exists():
+            made = folder.with_name("deepspeed-new")
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(made)]
+            names = ("deepspeed==0.19.8", "einops", "hjson", "msgpack", "ninja", "py-cpuinfo")
+            subprocess.run([*command, *names], check=True, timeout=600)
+            made.rename(folder)
     return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def deepspeed_server(deepspeed: dict[str, str]) -> Iterator[Server]:
+    """As `server`, with DeepSpeed."""
+    served = Server({**os.environ, **deepspeed})
+    yield served
+    served.close()

@@ -142,6 +142,7 @@ _OTHERS: dict[str, Family] = {
     "phimoe": Family("phimoe", experts=True),
     "deepseek_v2": Family("deepseek_v2", _LATENT, experts=True),
     "deepseek_v3": Family("deepseek_v3", _LATENT, experts=True),
+    "zaya": Family("zaya", {"num_experts_per_tok": 1}, experts=True),
     "glm4_moe": Family("glm4_moe", {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}, experts=True),
     "llama4": Family(
         "llama4_text",
@@ -149,6 +150,11 @@ _OTHERS: dict[str, Family] = {
          "interleave_moe_layer_step": 2, "num_experts_per_tok": 1},
         experts=True,
     ),
+    # recurrent, without attention
+    "rwkv": Family("rwkv", {"num_hidden_layers": 8, "attention_hidden_size": 64, "context_length": 512,
+                            "rescale_every": 0}),
+    "xlstm": Family("xlstm", {"num_heads": 4, "num_blocks": 2, "qk_dim_factor": 1.0, "v_dim_factor": 1.0,
+                              "chunk_size": 16}),
     # positions and sizes of other shapes
     "phi3_longrope": Family("phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 32,
                                      "sliding_window": 256}),

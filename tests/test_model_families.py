@@ -13,7 +13,8 @@ from loraplug import BaseFacts
 from loraplug_tools.inspect.models import family_row, sentence
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("qwen3", "lfm2", "gpt_oss", "qwen3_moe")  # dense, convolutions, experts in one tensor, experts stored singly
+KINDS = ("qwen3", "lfm2", "gpt_oss", "qwen3_moe", "xlstm")
+# dense, convolutions, experts in one tensor, experts stored singly, recurrent
 
 
 @pytest.fixture(scope="module")

@@ -342,10 +342,10 @@ def test_in_a_namespace_package_the_right_one_is_blamed(odd: Odd, tmp_path: Path
         assert blamed.name == name
 
 
-def test_what_prints_or_dawdles_is_noted_and_json_stays_json(loraplug: Cli, tmp_path: Path) -> None:
+def test_what_prints_or_dawdles_is_noted_and_json_stays_json(cold: Cli, tmp_path: Path) -> None:
     """Standard output is for the answer; what is slow is named with its seconds."""
     install(tmp_path / "path", "odd", "import time\nprint('hello')\ntime.sleep(0.6)\n" + source())
-    done = loraplug("plugins", "list", "--json", env={"PYTHONPATH": str(tmp_path / "path")})
+    done = cold("plugins", "list", "--json", env={"PYTHONPATH": str(tmp_path / "path")})
     plugin = next(plugin for plugin in json.loads(done.stdout)["plugins"] if plugin["name"] == "odd")
     assert plugin["notes"][1] == "prints when it is loaded"
     assert plugin["notes"][0].startswith("takes ")

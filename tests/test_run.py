@@ -70,10 +70,10 @@ def test_recipe_in_adapter_and_merged_model_out(recipe: Path, loraplug: Cli, tmp
     assert weights(adapter) == before
 
 
-def test_the_lock_file_makes_the_same_adapter_anywhere(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+def test_the_lock_file_makes_the_same_adapter_anywhere(recipe: Path, cold: Cli, tmp_path: Path) -> None:
     """Bit for bit, from another working folder and with an environment that says otherwise; and it holds no secret."""
     secret = "hf_" + "s3cr3t" * 5
-    assert loraplug("run", recipe, env={"HF_TOKEN": secret}).returncode == 0
+    assert cold("run", recipe, env={"HF_TOKEN": secret}).returncode == 0
     first = tmp_path / "outputs/adapters/tiny"
     lock = first / "recipe.lock.toml"
     table = tomllib.loads(lock.read_text())
@@ -86,7 +86,7 @@ def test_the_lock_file_makes_the_same_adapter_anywhere(recipe: Path, loraplug: C
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     env = {"MODEL_ID": "not/there", "RUN_NAME": "other", "ADAPTER_OUTPUT_DIR": "/nowhere"}
-    done = loraplug("run", lock, "--set", "run_name=again", env=env, cwd=elsewhere)
+    done = cold("run", lock, "--set", "run_name=again", env=env, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     assert weights(elsewhere / "outputs/adapters/again") == weights(first)
 

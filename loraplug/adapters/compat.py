@@ -36,6 +36,30 @@ def targets_as_written() -> Iterator[None]:
         conversion.convert_peft_config_for_transformers = original
 
 
+@contextmanager
+def names_as_saved() -> Iterator[None]:
+    """While this is open, peft gives an adapter's tensors to the modules they name, where the model has all of these.
+
+    peft renames them first as transformers renames those of the base's checkpoint. That changes names that are right
+    already (Laguna: `mlp.shared_expert.`, a pattern, is found in `mlp.shared_experts`), whose adapters then stay zero.
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    original = conversion.convert_peft_adapter_state_dict_for_transformers
+
+    def convert(model: Any, peft_config: Any, adapter_state_dict: dict[str, Any], adapter_name: str = "default") -> Any:
+        modules = {name for name, _ in model.named_modules()}
+        if {name.partition(".lora_")[0] for name in adapter_state_dict if ".lora_" in name} <= modules:
+            return adapter_state_dict
+        return original(model, peft_config, adapter_state_dict, adapter_name)
+
+    conversion.convert_peft_adapter_state_dict_for_transformers = convert
+    try:
+        yield
+    finally:
+        conversion.convert_peft_adapter_state_dict_for_transformers = original
+
+
 def refused(model: Any, module: str) -> bool:
     """Whether peft refuses to adapt the module, as kernels of such a model read its weight past it."""
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba

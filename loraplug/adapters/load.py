@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,15 @@ def tensor_names(folder: Path) -> list[str]:
     return names
 
 
-def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
+def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str], None] = lambda _: None) -> Any:
     """A `PeftModel` in evaluation mode: the model with the adapter, every tensor of which has found its place.
 
-    It computes as it did when it was trained, see `precision`.
+    It computes as it did when it was trained, see `precision`. An adapter of the published class around a model of text
+    alone is put on that; what it has of towers that see or hear is left out, and warned of.
 
     Args:
         names: what `tensor_names` found in the folder.
+        warn: is told what is left out.
 
     Raises:
         InputError: the adapter belongs to another base.
@@ -61,11 +63,18 @@ def put_on(model: Any, folder: Path, names: Collection[str]) -> Any:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
     from peft import get_peft_model_state_dict
 
+    from loraplug.adapters.text_part import load_on_text_part, text_names
+
     todo = "name the base it was trained on with --base"
+    moved = text_names(model, names)
+    if moved:
+        if left := len(names) - len(moved):
+            warn(f"{folder}: {left} of its {len(names)} tensors are on parts that text does not reach, and left out")
+        names = moved.values()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is missing is an error below
-            adapted = load_adapter(model, folder)
+            adapted = load_on_text_part(model, folder, moved) if moved else load_adapter(model, folder)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:300]
         raise InputError(f"does not fit this base: {text}", where=folder, todo=todo) from error
@@ -90,7 +99,7 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
     from loraplug.adapters.attach import as_modules, name_as_weights
-    from loraplug.adapters.compat import targets_as_written
+    from loraplug.adapters.compat import names_as_saved, targets_as_written
     from loraplug.adapters.precision import mixed_precision, store_in_float32
     from loraplug.adapters.tokens import grow_for_adapter
 
@@ -100,7 +109,7 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     by_weight = as_modules(model, config)
     grow_for_adapter(model, config)
     named = set(getattr(config, "target_modules", None) or ())
-    with targets_as_written() if by_weight else nullcontext():
+    with targets_as_written() if by_weight else nullcontext(), names_as_saved():
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=config, **options)
     if by_weight:
         name_as_weights(adapted, named)

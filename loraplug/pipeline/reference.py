@@ -84,7 +84,7 @@ class ModelReference:
             todo = f"{_about_trust(error.todo)}; or name another place of the same base with --base"
             what = f"its base cannot be loaded: {error.where}: {error.what}"
             raise type(error)(what, where=where, todo=todo) from error
-        return put_on(model, folder, names), tokenizer
+        return put_on(model, folder, names, run.warn), tokenizer
 
     def _saved_tokenizer(self, folder: Path) -> Any:
         """The tokenizer beside an adapter, with the training's template."""

@@ -36,6 +36,17 @@ _FAILED = (*_TOLD, KeyError, AttributeError, TypeError, RuntimeError, IndexError
 """What transformers raises where it cannot read a folder, or build the model that a config tells of."""
 
 
+def rescaled(config: Mapping[str, Any]) -> str | None:
+    """Why adapters on a base would count double or fourfold in evaluation; None where they do not."""
+    every, layers = config.get("rescale_every", 6), config.get("num_hidden_layers", 0)
+    if config.get("model_type") != "rwkv" or not every or layers <= every:
+        return None
+    return (
+        f"transformers divides weights of layers {every} to {layers - 1} of this RWKV in evaluation, and not those of "
+        'adapters on them; take a copy of the model whose config.json says "rescale_every": 0'
+    )
+
+
 @frozen
 class TransformersModel(ModelLoader):
     """A causal language model of transformers: from the hub, a folder, a GGUF file, or an installed package."""
@@ -94,14 +105,15 @@ class TransformersModel(ModelLoader):
     def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
         """Files of the base that are missing or broken, and what the hub says of one that is not in its cache.
 
-        Also a base that was published in a quantised form that cannot be trained on.
+        Also a base that was published in a quantised form that cannot be trained on, or whose adapters would count
+        otherwise in evaluation than in training.
         """
         from loraplug_hf.facts import told
         from loraplug_hf.published import prequantised
 
         found, problems = told(self, ask=True)
         yield from problems
-        if found is not None and (wrong := prequantised(found)):
+        if found is not None and (wrong := prequantised(found) or rescaled(found.config)):
             yield Problem("model.id", wrong)
         if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
             yield Problem("model.attention", 'flash_attn is not installed; take "sdpa", or pip install flash-attn')

@@ -8,7 +8,7 @@ import json
 import pytest
 
 import families
-from loraplug import InputError, LoraplugError
+from loraplug import InputError, LoraplugError, testing
 from loraplug_export import judge, verify
 from loraplug_export.merged import MergedExporter
 
@@ -185,6 +185,32 @@ def test_adapters_of_the_whole_model_that_sees(targets, more, seeing, trained, t
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], wanted[name]) for name in got)
     assert proof_of(merged)["by"] == "modules" and proof_of(merged)["modules"] > 10
+
+
+@pytest.mark.parametrize("more", [{}, {"use_dora": True, "rank_pattern": {"down_proj": 2}}], ids=["LoRA", "DoRA"])
+@pytest.mark.parametrize("targets", ["all-linear", r".*language_model.*(q|down)_proj"], ids=["all", "text"])
+def test_an_adapter_of_the_whole_model_that_sees_answers(targets, more, seeing, tmp_path, monkeypatch):
+    """As `loraplug chat` opens it: put on the text part alone, with the logits of the published class."""
+    import torch
+
+    from loraplug import Run, load_registry
+    from loraplug.pipeline.reference import open_model
+
+    base = seeing("qwen3_5").base
+    adapted = foreign_adapter(base, tmp_path / "foreign", targets, **more).eval()
+    testing.tiny_tokenizer().save_pretrained(tmp_path / "foreign")
+    monkeypatch.setenv("LORAPLUG_AUTO_DTYPE", "float32")
+    run = Run("chat", outputs=tmp_path)
+    model, _ = open_model(tmp_path / "foreign", load_registry()).load(run, "foreign")
+    assert any("that text does not reach" in line for line in run.reporter.warnings) == (targets == "all-linear")
+    ids = torch.arange(3, 67)[None]
+    with torch.inference_mode():
+        wanted = adapted(input_ids=ids).logits
+        with adapted.disable_adapter():
+            plain = adapted(input_ids=ids).logits
+        got = model(input_ids=ids).logits
+    assert float((wanted - plain).abs().max()) > 1e-2, "the adapter does nothing"
+    assert float((got - wanted).abs().max()) < 1e-4
 
 
 def test_a_model_that_fails_on_text_is_refused_in_words(result, tmp_path, trained, monkeypatch):

@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Server, Undisturbed, products
+from harness import Undisturbed, products
 
+from forked import Server
 from loraplug import load_registry, options
 
 if not hasattr(os, "fork"):
     collect_ignore_glob = ["test_*.py"]
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """The process that runs are forked from."""
-    served = Server()
-    yield served
-    served.close()
 
 
 @pytest.fixture

@@ -4,86 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import attrs
-
-WARM = Path(__file__).with_name("warm.py")
-
-
-@attrs.define
-class Job:
-    """A run in a process of its own."""
-
-    server: Server
-    pid: int
-    log: Path
-    code: int | None = None
-
-    def wait(self) -> int:
-        """The exit code; negative for a signal."""
-        if self.code is None:
-            self.code = int(self.server.ask({"wait": self.pid}))
-        return self.code
-
-    def kill(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal, and wait for the end."""
-        os.kill(self.pid, number)
-        return self.wait()
-
-    def said(self) -> str:
-        """Everything it has written to stdout and stderr."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-
-class Server:
-    """The warm process."""
-
-    def __init__(self) -> None:
-        env = {name: value for name, value in os.environ.items() if name not in ("MODEL_ID", "RUN_NAME")}
-        env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(WARM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=env,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def ask(self, job: dict[str, Any]) -> str:
-        """Send a job, take its answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
-
-    def start(self, folder: Path, *words: object, **more: Any) -> Job:
-        """Start `loraplug WORDS…` in `folder`; `more` as `warm.py` tells."""
-        log = folder / f"log-{time.monotonic_ns()}"
-        env = {"LORAPLUG_CACHE": str(folder / "cache")} | more.pop("env", {})
-        job = {"start": [*map(str, words)], "folder": str(folder), "log": str(log), "env": env, **more}
-        return Job(self, int(self.ask(job)), log)
-
-    def run(self, folder: Path, *words: object, **more: Any) -> Job:
-        """Start, and wait for the end."""
-        job = self.start(folder, *words, **more)
-        job.wait()
-        return job
-
-    def close(self) -> None:
-        """End the warm process."""
-        self.process.communicate()
+from forked import Job
 
 
 class Undisturbed:

@@ -10,7 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness import Server, Undisturbed, products, stage_of, wait_for
+from harness import Undisturbed, products, stage_of, wait_for
+
+from forked import Server
 
 pytestmark = pytest.mark.slow
 KILLS, SEED = 30, 20

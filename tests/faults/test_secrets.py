@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import Server
+
+from forked import Server
 
 pytestmark = pytest.mark.slow
 

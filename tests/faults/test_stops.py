@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import Server, Undisturbed, products, small_disk
+from harness import Undisturbed, products, small_disk
+
+from forked import Server
 
 pytestmark = pytest.mark.slow
 STAGES = ["dataset", "formatter", "model", "trainer", "exporter", "end:dataset", "end:model", "end:trainer"]

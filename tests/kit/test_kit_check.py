@@ -46,7 +46,7 @@ def install(folder: Path, name: str, code: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_everything_built_in_conforms(loraplug: Cli, tiny_model: Path, tmp_path: Path) -> None:
+def test_everything_built_in_conforms(cold: Cli, tiny_model: Path, tmp_path: Path) -> None:
     """Every component that needs no network, on real data and a real (tiny) model."""
     import pyarrow as pa
     from datasets import Dataset
@@ -65,7 +65,7 @@ def test_everything_built_in_conforms(loraplug: Cli, tiny_model: Path, tmp_path:
     settings += [f"transformers.id={tiny_model}", "sft.max_steps=2", f"swe-synth.tasks={tasks}", f"swe.tasks={tasks}"]
     settings += ["swe.mode=simple", "csv.path=rows.csv", "arrow.path=rows.arrow"]
     words = [word for setting in settings for word in ("--set", setting)]
-    done = loraplug("plugins", "check", "loraplug", "--json", *words)
+    done = cold("plugins", "check", "loraplug", "--json", *words)
     findings = json.loads(done.stdout)
     assert not [item for item in findings if item["status"] == "failed"]
     assert done.returncode == 0
@@ -79,9 +79,9 @@ def test_everything_built_in_conforms(loraplug: Cli, tiny_model: Path, tmp_path:
     assert len({item["subject"] for item in findings if item["check"] == "every option is documented"}) >= 17
 
 
-def test_a_faulty_package_is_told_all_its_faults(loraplug: Cli, tmp_path: Path) -> None:
+def test_a_faulty_package_is_told_all_its_faults(cold: Cli, tmp_path: Path) -> None:
     """A heavy import, help that is missing, an observer that breaks on an event of another kind; exit code 1."""
-    done = loraplug("plugins", "check", "rude", env=install(tmp_path, "rude", PLUGIN))
+    done = cold("plugins", "check", "rude", env=install(tmp_path, "rude", PLUGIN))
     assert done.returncode == 1, done.stderr
     assert "imports numpy: import them inside methods" in done.stdout
     assert "has no help" in done.stdout
@@ -90,17 +90,17 @@ def test_a_faulty_package_is_told_all_its_faults(loraplug: Cli, tmp_path: Path) 
     assert done.stdout.splitlines()[-1].startswith("4 ok, 3 failed, ")
 
 
-def test_a_package_whose_hooks_are_not_marked_is_found(loraplug: Cli, tmp_path: Path) -> None:
+def test_a_package_whose_hooks_are_not_marked_is_found(cold: Cli, tmp_path: Path) -> None:
     """pluggy passes over a function without @hookimpl in silence."""
     env = install(tmp_path, "silent", "def loraplug_commands():\n    return []\n")
-    done = loraplug("plugins", "check", "silent", env=env)
+    done = cold("plugins", "check", "silent", env=env)
     assert done.returncode == 1
     assert "brings nothing: are its hooks decorated with @loraplug.hookimpl?" in done.stdout
 
 
-def test_a_broken_package_is_told_why(loraplug: Cli, tmp_path: Path) -> None:
+def test_a_broken_package_is_told_why(cold: Cli, tmp_path: Path) -> None:
     """What fails at import fails the check, with the reason."""
-    done = loraplug("plugins", "check", "broken", env=install(tmp_path, "broken", "import not_there"))
+    done = cold("plugins", "check", "broken", env=install(tmp_path, "broken", "import not_there"))
     assert done.returncode == 1
     assert "ModuleNotFoundError: No module named 'not_there'" in done.stdout
 
@@ -115,8 +115,8 @@ def test_a_broken_package_is_told_why(loraplug: Cli, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_word_that_is_wrong_is_told(loraplug: Cli, words: list[str], said: str) -> None:
+def test_a_word_that_is_wrong_is_told(cold: Cli, words: list[str], said: str) -> None:
     """Packages and options that do not exist are the user's mistake: exit code 2."""
-    done = loraplug("plugins", "check", *words)
+    done = cold("plugins", "check", *words)
     assert done.returncode == 2, done.stdout
     assert said in done.stderr

@@ -49,11 +49,11 @@ def test_one_process(cell: Cell, tmp_path: Path, tiny_model: Path, one_thread: N
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one process"])
 def test_two_processes(layout: str, tmp_path: Path, tiny_model: Path, request: pytest.FixtureRequest) -> None:
-    """The same by one launcher for each layout; quantised weights that would have to be shared out are refused."""
+    """The same by two processes for each layout; quantised weights that would have to be shared out are refused."""
     cells = [cell for cell in subset() if cell.layout == layout]
-    env = request.getfixturevalue("deepspeed") if layout == "ZeRO-3" else {}
+    server = request.getfixturevalue("deepspeed_server" if layout == "ZeRO-3" else "server")
     wrong = []
-    for cell, result in zip(cells, launched(cells, tmp_path / "cells", tiny_model, env), strict=True):
+    for cell, result in zip(cells, launched(cells, tmp_path / "cells", tiny_model, {}, server=server), strict=True):
         told = "a quantised model cannot be sharded" in result.get("reason", "")
         right = (result["verdict"] == "refused" and told) if is_refused(cell) else result["verdict"] == "passed"
         if not right:

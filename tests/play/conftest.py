@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from forked import Server
 
 RECIPE = """\
 run_name = "tiny"
@@ -38,16 +37,14 @@ use = "merged"
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tiny_model: Path, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with outputs/adapters/tiny, outputs/merged/tiny and outputs/runs/tiny."""
     folder = tmp_path_factory.mktemp("finished")
     rows = [{"instruction": f"what is {n} and one?", "response": f"{n + 1}"} for n in range(12)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "recipe.toml").write_text(RECIPE.format(model=tiny_model), encoding="utf-8")
-    env = os.environ | {"LORAPLUG_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "loraplug", "run", "recipe.toml"]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+    done = server.run(folder, "run", "recipe.toml")
+    assert done.wait() == 0, done.said()
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from command import Cli
+from forked import Server
 
 
 def digest(folder: Path) -> str:
@@ -101,19 +101,16 @@ def test_a_disk_that_fills_leaves_the_old_export_whole(inside: Cli, adapter: Pat
     assert sorted(path.name for path in made.parent.iterdir()) == ["tiny"]
 
 
-def test_a_killed_export_leaves_the_old_one_whole(inside: Cli, adapter: Path, tmp_path: Path) -> None:
+def test_a_killed_export_leaves_the_old_one_whole(inside: Cli, server: Server, adapter: Path, tmp_path: Path) -> None:
     """Killed with the new one begun; the next export clears up and replaces it."""
     assert inside("export", adapter, "--to", "merged").returncode == 0
     made = tmp_path / "outputs/merged/tiny"
     before = digest(made)
     fresh = made.with_name(".tiny.new")
-    command = [sys.executable, "-m", "loraplug", "export", str(adapter), "--to", "merged"]
-    env = os.environ | {"LORAPLUG_CACHE": str(tmp_path / "cache")}
-    export = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    export = server.start(tmp_path, "export", adapter, "--to", "merged")
     while not fresh.exists() and export.poll() is None:
         time.sleep(0.001)
-    export.send_signal(signal.SIGKILL)
-    export.wait()
+    export.kill()
     assert fresh.exists(), "it was through before it could be killed"
     assert digest(made) == before
     assert inside("export", adapter, "--to", "merged").returncode == 0

@@ -52,7 +52,7 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(loraplug: Cli, merged: 
     assert "no such address" in loraplug("web", merged, "--host", "no.such.host.invalid").stderr
 
 
-def test_without_gradio_the_command_to_get_it_is_named(loraplug: Cli, merged: Path, tmp_path: Path) -> None:
+def test_without_gradio_the_command_to_get_it_is_named(cold: Cli, merged: Path, tmp_path: Path) -> None:
     """A path hook hides it, as if it were not installed."""
     (tmp_path / "hide" / "sitecustomize.py").parent.mkdir()
     (tmp_path / "hide" / "sitecustomize.py").write_text(
@@ -60,7 +60,7 @@ def test_without_gradio_the_command_to_get_it_is_named(loraplug: Cli, merged: Pa
         "importlib.util.find_spec = lambda name, package=None: None if name == 'gradio' else find(name, package)\n"
     )
     path = os.pathsep.join([str(tmp_path / "hide"), os.environ.get("PYTHONPATH", "")])
-    done = loraplug("web", merged, env={"PYTHONPATH": path})
+    done = cold("web", merged, env={"PYTHONPATH": path})
     assert done.returncode == 2, done.stderr
     assert 'pip install "loraplug[web]"' in done.stderr
 

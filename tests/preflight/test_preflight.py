@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import families
 from command import ROOT
 from loraplug import BaseFacts, InputError, Run, load_registry
 from loraplug.errors import RecipeError
@@ -301,3 +302,32 @@ def test_a_base_that_was_published_quantised_names_its_original(
     what = told(recipe, f"model.id={base}")["model.id"]
     assert f"is published in {method.upper()}'s form" in what
     assert ('id = "Qwen/Qwen3-0.6B"' in what) == bool(card)
+
+
+def test_a_base_that_rescales_its_weights_in_evaluation(recipe: Path, tmp_path: Path) -> None:
+    """RWKV of more layers than `rescale_every`: adapters count more in evaluation than in training; refused."""
+    base = families.save("rwkv", tmp_path / "rwkv")
+    assert "model.id" not in told(recipe, f"model.id={base}")
+    assert _evaluates_otherwise(base) < 1e-4
+    change(base / "config.json", rescale_every=6)
+    assert '"rescale_every": 0' in told(recipe, f"model.id={base}")["model.id"]
+    assert _evaluates_otherwise(base) > 1e-2
+    change(base / "config.json", rescale_every=8)
+    assert "model.id" not in told(recipe, f"model.id={base}")
+    assert _evaluates_otherwise(base) < 1e-4
+
+
+def _evaluates_otherwise(base: Path) -> float:
+    """How far logits of a base with an adapter are apart in training and in evaluation; RWKV drops nothing."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["value", "output"], init_lora_weights=False))
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        training = adapted.train()(input_ids=ids, use_cache=False).logits
+        evaluating = adapted.eval()(input_ids=ids, use_cache=False).logits
+    return float((training - evaluating).norm() / training.norm())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from command import Cli
+from forked import Job, Server
 from loraplug import EventLog, exclusive_lock, read_run
 from loraplug_tools.runs.watch import picture
 
@@ -44,34 +44,33 @@ def written(folder: Path, events: list[dict[str, Any]]) -> Path:
 
 
 @contextmanager
-def at_work(recipe: Path, *settings: str) -> Iterator[subprocess.Popen[str]]:
+def at_work(server: Server, recipe: Path, *settings: str) -> Iterator[Job]:
     """A real run in another process, killed in the end."""
     words = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "loraplug", "run", str(recipe), *words]
-    env = os.environ | {"LORAPLUG_CACHE": str(recipe.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=recipe.parent, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    job = server.start(recipe.parent, "run", recipe, *words)
+    try:
+        yield job
+    finally:
+        if job.poll() is None:
+            job.kill()
 
 
-def stepped(folder: Path, process: subprocess.Popen[str], most: float = 120) -> None:
+def stepped(folder: Path, process: Job, most: float = 120) -> None:
     """Wait until two steps are told of."""
     end = time.monotonic() + most
     log = EventLog(folder / "events.jsonl")
     while sum("loss" in event for event in log.read([])) < 2:
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.said()
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
-def test_a_run_at_work_then_killed(recipe: Path, inside: Cli, tmp_path: Path) -> None:
+def test_a_run_at_work_then_killed(recipe: Path, inside: Cli, server: Server, tmp_path: Path) -> None:
     """Step, loss, speed, memory, time left and a sample while it works; after SIGKILL it is said to be gone."""
     folder = tmp_path / "outputs/runs/tiny"
-    with at_work(recipe, "trainer.max_steps=1000000", "trainer.samples=1", "trainer.validate_every=1") as process:
+    with at_work(
+        server, recipe, "trainer.max_steps=1000000", "trainer.samples=1", "trainer.validate_every=1"
+    ) as process:
         stepped(folder, process)
         told = inside("runs", "watch", "--once")
         assert told.returncode == 0, told.stderr
@@ -81,8 +80,7 @@ def test_a_run_at_work_then_killed(recipe: Path, inside: Cli, tmp_path: Path) ->
         ):  # fmt: skip
             assert re.search(words, told.stdout), (words, told.stdout)
         assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        process.kill()
     gone = inside("runs", "watch", "tiny")
     assert gone.returncode == 1, gone.stderr
     assert "tiny: interrupted at trainer: its process is gone" in gone.stdout
@@ -92,10 +90,10 @@ def test_a_run_at_work_then_killed(recipe: Path, inside: Cli, tmp_path: Path) ->
     assert none.returncode == 2 and "no run is at work" in none.stderr and "runs watch tiny" in none.stderr
 
 
-def test_a_run_is_followed_to_its_end(recipe: Path, inside: Cli, tmp_path: Path) -> None:
+def test_a_run_is_followed_to_its_end(recipe: Path, inside: Cli, server: Server, tmp_path: Path) -> None:
     """Lines while it works, where the output is no terminal; the end with the samples of before and after."""
     folder = tmp_path / "outputs/runs/tiny"
-    with at_work(recipe, "trainer.max_steps=150", "trainer.samples=1") as process:
+    with at_work(server, recipe, "trainer.max_steps=150", "trainer.samples=1") as process:
         stepped(folder, process)
         told = inside("runs", "watch", "tiny", "--every", "0.2")
         assert process.wait(60) == 0

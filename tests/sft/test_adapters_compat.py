@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from families import build
+from families import FAMILIES, Family, build
 from loraplug.adapters import compat
 
 
@@ -23,6 +23,29 @@ def test_what_is_used_of_peft_is_there() -> None:
     assert kept.peft_config["default"].target_modules == set(targets)
     with pytest.raises(ValueError, match="without also targeting"):
         get_peft_model(build("deepseek_v3"), LoraConfig(r=2, target_modules=targets))
+
+
+def test_names_of_tensors_are_changed_by_peft_unless_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared expert's adapter, loaded by peft alone, does nothing; once it does, `names_as_saved` can go."""
+    import torch
+    from peft import LoraConfig, PeftModel
+
+    from loraplug import attach_adapter, load_adapter
+
+    monkeypatch.setitem(FAMILIES, "laguna", Family("laguna", experts=True))
+    targets = ["model.layers.1.mlp.shared_experts.up_proj", "model.layers.1.self_attn.q_proj"]
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets, init_lora_weights=False)
+    made = attach_adapter(build("laguna"), config).eval()
+    made.save_pretrained(tmp_path)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        wanted = made(input_ids=ids).logits
+        assert torch.equal(load_adapter(build("laguna"), tmp_path).eval()(input_ids=ids).logits, wanted)
+        with pytest.warns(UserWarning, match="missing adapter keys"):
+            alone = PeftModel.from_pretrained(build("laguna"), tmp_path).eval()
+        assert not torch.allclose(alone(input_ids=ids).logits, wanted, atol=1e-3)
 
 
 def test_eight_bit_layers_lose_their_scales_to_dora_unless_they_are_kept(tiny_model: Path) -> None:

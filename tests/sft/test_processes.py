@@ -1,4 +1,7 @@
-"""Several processes train as one would: started by torchrun on the CPU, talking through gloo."""
+"""Several processes train as one would, on the CPU, talking through gloo.
+
+torchrun starts them in some of the tests; in the others they are forked from a warm process, and told what it tells.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 
 from command import Cli
+from forked import Server, Together, together
 
 pytestmark = pytest.mark.slow
 
@@ -23,11 +27,15 @@ STEPS = 6
 
 @pytest.fixture
 def launched(recipe: Path, tmp_path: Path) -> Any:
-    """Starts `loraplug run`, on two processes if nothing else is said."""
+    """Starts `loraplug run`, on two processes if nothing else is said, by torchrun or from a warm server."""
     text = recipe.read_text(encoding="utf-8").replace("max_steps = 4", f"max_steps = {STEPS}")
     recipe.write_text(text, encoding="utf-8")
 
-    def start(*words: str, processes: int = 2, **given: str) -> subprocess.Popen[str]:
+    def start(
+        *words: str, processes: int = 2, server: Server | None = None, **given: str
+    ) -> subprocess.Popen[str] | Together:
+        if server is not None:
+            return together(server, tmp_path, "run", recipe, *words, processes=processes, env=given)
         env = {**os.environ, "LORAPLUG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", **given}
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         return subprocess.Popen(
@@ -69,12 +77,12 @@ def test_two_processes_do_what_one_does(
     from safetensors.torch import load_file
 
     env, sharded, options = KINDS[kind]
-    if "ZeRO-3" in kind:
-        env = env | request.getfixturevalue("deepspeed")
+    server = request.getfixturevalue("deepspeed_server" if "ZeRO-3" in kind else "server")
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("samples = 0", "samples = 1"), encoding="utf-8")
     if kind == "token weights":
         _weigh(recipe.with_name("rows.jsonl"))
-    both = launched("--set", "run_name=both", *options, **env)
+    by_torchrun = {} if kind == "whole" else {"server": server}
+    both = launched("--set", "run_name=both", *options, **by_torchrun, **env)
     said, _ = both.communicate(timeout=300)
     assert both.returncode == 0, said
     if sharded:
@@ -100,11 +108,11 @@ def test_two_processes_do_what_one_does(
 
 
 def test_one_process_may_have_deepspeed_hold_the_weights(
-    launched: Any, loraplug: Cli, recipe: Path, tmp_path: Path, deepspeed: dict[str, str]
+    launched: Any, loraplug: Cli, recipe: Path, tmp_path: Path, deepspeed_server: Server
 ) -> None:
     """As one GPU with `offload_param_device` does; stage 2 has nothing to share out, says so, and trains the same."""
     offload = {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}
-    begun = launched("--set", "run_name=held", processes=1, **ZERO3, **offload, **deepspeed)
+    begun = launched("--set", "run_name=held", processes=1, server=deepspeed_server, **ZERO3, **offload)
     said, _ = begun.communicate(timeout=300)
     assert begun.returncode == 0, said
     assert "parameters on each of 1 process;" in said

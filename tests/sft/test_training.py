@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 from sft_rows import encoded
 
+from forked import Server
 from loraplug import InputError, LoraplugError, Run, TrainingResult
 from loraplug_train.lora import Lora
 
@@ -201,20 +199,16 @@ def test_bad_rows_and_sizes_are_refused_before_training(train: Train) -> None:
         train("c", rows=Dataset.from_dict({"input_ids": long, "labels": long, "row": [["x"]] * 4}))
 
 
-def test_a_lack_of_memory_halves_the_rows_at_once(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_lack_of_memory_halves_the_rows_at_once(tiny_model: Path, server: Server, tmp_path: Path) -> None:
     """Sixteen long rows end to end do not fit under the process' limit; the run goes on with fewer, to the same end."""
     script = tmp_path / "narrow.py"
     script.write_text(NARROW, encoding="utf-8")
-    found = [
-        subprocess.run(
-            [sys.executable, script, tiny_model, tmp_path / name, limit],
-            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for name, limit in (("wide", "0"), ("narrow", "150"))
-    ]  # fmt: skip
+    limits = {"wide": "0", "narrow": "150"}
+    found = [server.run(tmp_path, tiny_model, tmp_path / name, limits[name], script=script) for name in limits]
     for done in found:
-        assert done.returncode == 0, done.stderr[-2000:]
-    wide, narrow = (json.loads(done.stdout.splitlines()[-1]) for done in found)
+        assert done.wait() == 0, done.said()[-2000:]
+    told = (next(line for line in done.said().splitlines() if line.startswith('{"warnings"')) for done in found)
+    wide, narrow = map(json.loads, told)
     assert not wide["warnings"]
     assert any("out of memory at step 1; going on with" in line for line in narrow["warnings"])
     assert narrow["losses"] == pytest.approx(wide["losses"], rel=1e-5)

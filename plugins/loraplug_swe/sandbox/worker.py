@@ -45,7 +45,9 @@ Say = dict[str, Any]
 
 def beside(file: str) -> Any:
     """The module in a file of this folder: not one of `sys.modules`, where the tests could meet it."""
-    spec: Any = util.spec_from_file_location(f"loraplug_sandbox_{file.removesuffix('.py')}", Path(__file__).parent / file)
+    spec: Any = util.spec_from_file_location(
+        f"loraplug_sandbox_{file.removesuffix('.py')}", Path(__file__).parent / file
+    )
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
