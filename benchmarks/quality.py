@@ -89,7 +89,7 @@ def by_us(folder: Path, rows: Any, seed: int, settings: dict[str, Any]) -> Path:
 
     from loraplug import Encoded, Run
     from loraplug_hf.loader import TransformersModel
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
     from loraplug_train.trainer import Sft
 
     run = Run(f"quality-{time.time_ns()}", seed, outputs=folder)

@@ -102,7 +102,7 @@ def ours(gate: Gate, folder: Path, rows: Any, model_id: str, bits: int = 0, **op
     """loraplug's trainer as a recipe would make it; `options` are those of `[trainer]`."""
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
     from loraplug_train.trainer import Sft
 
     watch = Watch(gate)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from command import Cli
-from loraplug import App, InputError, Mix, as_table, load_registry
+from loraplug import App, Encoded, InputError, Mix, as_table, load_registry
 from loraplug.mixing import alike, mixed
 from loraplug.testing import tiny_run
 
@@ -61,16 +61,16 @@ def encoded(**lengths: list[int]) -> dict[str, Any]:
     from datasets import Dataset
 
     return {
-        name: Dataset.from_dict({
+        name: Encoded(Dataset.from_dict({
             "input_ids": [[1] * size for size in sizes], "labels": [[1] * size for size in sizes],
             "row": [[f"{name} {at}"] for at in range(len(sizes))],
-        })
+        }))
         for name, sizes in lengths.items()
     }  # fmt: skip
 
 
-def names(rows: Any) -> list[str]:
-    return [row[0] for row in rows["row"]]
+def names(rows: Encoded) -> list[str]:
+    return [row[0] for row in rows.dataset["row"]]
 
 
 @pytest.mark.parametrize("how", ["concatenate", "interleave"])
@@ -101,9 +101,9 @@ def test_interleaved_shares_hold_at_every_moment(tmp_path: Path) -> None:
     """Whatever part of the rows is looked at from the start, no set is more than a row off."""
     sets = encoded(a=[3, 9, 5] * 40, b=[20] * 30, c=[7] * 50)
     rows, taken = mixed(sets, {"a": 0.5, "b": 0.3, "c": 0.2}, Mix("interleave", "repeat", "tokens"), tiny_run(tmp_path))
-    assert set(rows["set"]) == {"a", "b", "c"}
+    assert set(rows.dataset["set"]) == {"a", "b", "c"}
     given, total = Counter[str](), sum(one.amount for one in taken.values())
-    for name, ids in zip(rows["set"], rows["input_ids"], strict=True):
+    for name, ids in zip(rows.dataset["set"], rows.dataset["input_ids"], strict=True):
         given[name] += len(ids)
         done = sum(given.values())
         for part, one in taken.items():
@@ -128,18 +128,19 @@ def test_what_is_repeated_often_is_warned_of(tmp_path: Path) -> None:
 def test_what_one_set_lacks_is_what_it_is_without() -> None:
     """Packed and weighted rows beside those that are neither; other columns are refused."""
     sets = encoded(a=[2, 3], b=[4])
-    sets["a"] = sets["a"].add_column("seq_lengths", [[1, 1], [3]]).add_column("token_weights", [[0.5, 1.0], [1.0] * 3])
-    made = alike(sets)
-    assert made["b"]["seq_lengths"][:] == [[4]]
-    assert made["b"]["token_weights"][:] == [None]
-    sets["a"] = sets["a"].add_column("odd", [1, 2])
+    rows = sets["a"].dataset.add_column("seq_lengths", [[1, 1], [3]])
+    rows = rows.add_column("token_weights", [[0.5, 1.0], [1.0] * 3])
+    made = alike(sets | {"a": Encoded(rows)})
+    assert made["b"].dataset["seq_lengths"][:] == [[4]]
+    assert made["b"].dataset["token_weights"][:] == [None]
+    sets["a"] = Encoded(rows.add_column("odd", [1, 2]))
     with pytest.raises(InputError, match="a has odd, b has not"):
         alike(sets)
 
 
 def test_every_epoch_keeps_the_sequence_of_sets() -> None:
     """The trainer draws which row of its set stands at each place."""
-    from loraplug_train.order import lay_out
+    from loraplug_train.engine.schedule import lay_out
 
     sets = ["a", "b", "a", "a"] * 10
     plan = lay_out([1] * 40, 7, 2, batch_size=4, sets=sets)

@@ -6,8 +6,8 @@ modules trained whole) in float32, since small updates are lost in the 8 bits th
 Computed: in the format that the base was loaded in. Where that is bfloat16 or float16, every call of the model runs
 under `torch.autocast` of it: products take it, norms, softmax and losses float32. Where it is float32, all is float32.
 
-The fast kernel (`loraplug_train.kernel`) leaves autocast: it rounds what goes into products with frozen weights, and
-computes all else in float32. Merges and their proofs are computed in float32 throughout.
+The fast kernel (`loraplug_train.cpu.kernel`) leaves autocast: it rounds what goes into products with frozen weights,
+and computes all else in float32. Merges and their proofs are computed in float32 throughout.
 """
 
 from __future__ import annotations

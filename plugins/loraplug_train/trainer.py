@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import field, frozen, validators
 
 from loraplug import Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,20 +113,20 @@ class Sft(Trainer):
 
     def check(self, recipe: Any) -> Iterable[Problem]:
         """Options that do not go together."""
-        from loraplug_train.options import problems
+        from loraplug_train.engine.options import problems
 
         return problems(self, recipe)
 
     def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:
         """Names that the base has no modules for, an adapter to start from that is none, too little memory."""
-        from loraplug_train.preflight import problems
+        from loraplug_train.engine.preflight import problems
 
         return problems(self, run, recipe)
 
     def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:
         """Names and patterns of `[trainer.lora]` that match no module; too little memory for fused experts in full."""
-        from loraplug_train.preflight import experts_too_large
-        from loraplug_train.targets import check_names
+        from loraplug_train.adapters.targets import check_names
+        from loraplug_train.engine.preflight import experts_too_large
 
         if self.lora.start_from is None:
             check_names(self.lora, model)
@@ -134,7 +134,7 @@ class Sft(Trainer):
 
     def disk(self, run: Run, recipe: Any) -> dict[Path, int]:
         """The adapter and its checkpoints, each with the optimizer's two numbers for every trained one, in fp32."""
-        from loraplug_train.preflight import trained_numbers
+        from loraplug_train.engine.preflight import trained_numbers
 
         trained = 4 * trained_numbers(self, run, recipe)
         there = sum(path.stat().st_size for path in run.folder.glob("checkpoints/**/*") if path.is_file())
@@ -142,7 +142,7 @@ class Sft(Trainer):
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
         """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""
-        from loraplug_train.forecast import forecast
+        from loraplug_train.engine.forecast import forecast
 
         epochs = self.epochs
         if self.max_steps is not None:
@@ -151,7 +151,7 @@ class Sft(Trainer):
 
     def placement(self, run: Run) -> Placement:  # noqa: ARG002
         """On the GPU, or on the CPU where the weights are shared out from there."""
-        from loraplug_train import shards
+        from loraplug_train.engine import shards
 
         kind = shards.settle()
         return Placement(sharding=kind if kind in shards.CUT else "")
@@ -168,6 +168,6 @@ class Sft(Trainer):
         from logging import ERROR, getLogger
 
         getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
-        from loraplug_train.training import train as train_adapters
+        from loraplug_train.engine.training import train as train_adapters
 
         return train_adapters(self, run, load_model(self.placement(run)), tokenizer, train, validation)

@@ -154,7 +154,7 @@ def test_preview_tells_weights(inside: Any, recipe: Path) -> None:
     assert "some weighted 0.5" in inside("preview", recipe).stdout
 
 
-def test_a_trainer_says_what_it_consumes(inside: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_says_what_columns_it_heeds(inside: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels that it names are let through; weights that it does not name are refused before there is a model."""
     rows = Dataset.from_list([{"text": "t", "score": 1.5}])
     check_labels(rows, frozenset({"score"}), "dataset", "the trainer mine")
@@ -162,7 +162,7 @@ def test_a_trainer_says_what_it_consumes(inside: Any, recipe: Path, monkeypatch:
         check_labels(rows, frozenset({"label"}), "dataset", "the trainer mine")
     (recipe.parent / "rows.jsonl").write_text(f"{json.dumps({'messages': ROW})}\n" * 6, encoding="utf-8")
     assert inside("run", recipe, "--until", "formatter").returncode == 0
-    monkeypatch.setattr("loraplug_train.trainer.Sft.consumes", frozenset())
+    monkeypatch.setattr("loraplug_train.trainer.Sft.columns", frozenset())
     result = inside("run", recipe, "--until", "formatter")
     assert result.returncode == 2
     assert "weights, which the trainer sft does not heed" in " ".join(result.stderr.split())

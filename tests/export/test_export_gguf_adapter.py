@@ -182,7 +182,7 @@ def test_values_too_large_for_f16(prepare, tmp_path):
 )
 def test_preflight_reads_the_recipe(lora, places, prepare, tmp_path):
     """What cannot be carried is told before anything is trained, all at once."""
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
 
     base = prepare().base
     facts = BaseFacts(base, json.loads((base / "config.json").read_text()))

@@ -72,14 +72,15 @@ def _measure(side: str, name: str, device: str, folder: Path) -> dict[str, Any]:
     losses, steps = train(side, model, tokenizer, rows, device, folder, Clock())
     lengths = [sum(len(rows["input_ids"][row]) for row in step) for step in steps]
     speed = sum(lengths[_WARM:]) / (times[-1] - times[_WARM - 1])
-    from loraplug_train.measure import peak_memory
+    from loraplug_train.engine.measure import peak_memory
 
     return {"speed": speed, "peak": peak_memory(), "losses": losses}
 
 
 def _ours(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folder: Path, clock: Any) -> Any:
     from loraplug import Encoded, Run
-    from loraplug_train import loop, order
+    from loraplug_train.engine import loop
+    from loraplug_train.engine import schedule as order
     from loraplug_train.trainer import Sft
 
     run = Run("ours", outputs=folder)
@@ -104,7 +105,7 @@ def _theirs(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folde
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from loraplug_train import order
+    from loraplug_train.engine import schedule as order
 
     best = {"padding_free": True, "gradient_checkpointing": False} if "free" in side else {}
     options = SFTConfig(

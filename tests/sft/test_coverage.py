@@ -10,8 +10,8 @@ import pytest
 from families import build
 from loraplug import InputError, Run, adapted_share, layer_weights, load_adapter
 from loraplug.testing import from_table
-from loraplug_train.lora import Lora
-from loraplug_train.targets import SHARED
+from loraplug_train.adapters.lora import Lora
+from loraplug_train.adapters.targets import SHARED
 from loraplug_train.trainer import Sft
 
 # ends of names of linear layers that "all-linear" is to leave out, beside the output
@@ -179,7 +179,7 @@ def test_the_forecast_counts_experts_that_are_not_quantised_in_full(tmp_path: Pa
     from families import save
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-    from loraplug_train.forecast import forecast
+    from loraplug_train.engine.forecast import forecast
 
     loader = TransformersModel(id=str(save("qwen3_moe", tmp_path / "base")), dtype="float32")
     quantizer = BitsAndBytes()

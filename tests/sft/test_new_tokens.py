@@ -14,7 +14,7 @@ from sft_rows import encoded
 from loraplug import Encoded, InputError, Problem, Trained, TrainingResult, load_adapter, new_tokens
 from loraplug.testing import from_table, tiny_run
 from loraplug_hf.loader import TransformersModel
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 from loraplug_train.trainer import Sft
 
 NEW = ("<|call|>", "<|done|>")
@@ -243,7 +243,7 @@ def test_shards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP2 and ZeRO-3 hold parts of an embedding."""
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("loraplug_train.shards._settled", [])
+    monkeypatch.setattr("loraplug_train.engine.shards._settled", [])
     assert any("sharded" in str(problem) for problem in _asked(Sft()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug_train.order import lay_out, micro_batches, shares
+from loraplug_train.engine.schedule import lay_out, micro_batches, shares
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=40)
 

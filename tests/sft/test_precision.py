@@ -10,7 +10,7 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import TrainingResult
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 
 Train = Callable[..., TrainingResult]
 
@@ -92,7 +92,7 @@ def test_adapters_of_the_output_layer_train_as_elsewhere(dtype: str, train: Trai
 
 def test_a_model_is_held_to_the_rule_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where training goes on from an adapter, which is put on by the function that chat uses."""
-    from loraplug_train import loop
+    from loraplug_train.engine import loop
 
     first, wrapped = train("first", dtype="bfloat16", max_steps=1), []
     hold = loop.mixed_precision

@@ -32,7 +32,7 @@ class StopError(Exception):
 
 def stop_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise in the forward pass of a step."""
-    from loraplug_train.loop import LoraTrainer
+    from loraplug_train.engine.loop import LoraTrainer
 
     compute = LoraTrainer.training_step
 
@@ -59,7 +59,7 @@ def test_going_on_ends_at_the_same_adapter(
     options: dict[str, Any], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever draws random numbers or keeps state: stopped before step 4 and started again, bit for bit the same."""
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
 
     settings = {"save_every": 1, **options, "lora": Lora(**options.get("lora", {}))}
     settings["held"] = encoded(4, seed=9) if options.get("held") else None
@@ -135,7 +135,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from loraplug import Encoded, Reporter, Run
-from loraplug_train.loop import LoraTrainer
+from loraplug_train.engine.loop import LoraTrainer
 from loraplug_train.trainer import Sft
 
 class Loud(Reporter):

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from loraplug_train import compat
-from loraplug_train.loop import LoraTrainer
+from loraplug_train.engine.loop import LoraTrainer
 
 SEE = "see loraplug_train/compat.py"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from command import Cli
-from loraplug_train.options import trackers
+from loraplug_train.engine.options import trackers
 from loraplug_train.trainer import Sft
 
 WANDB = ("WANDB_API_KEY", "WANDB_MODE")

@@ -15,7 +15,7 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import InputError, LoraplugError, Run, TrainingResult
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 
 Train = Callable[..., TrainingResult]
 
@@ -154,7 +154,7 @@ def test_an_adapter_that_is_what_it_was_is_told() -> None:
     """Told by a hash of all its values: any one of them, of any dtype and layout, makes another."""
     import torch
 
-    from loraplug_train.health import fingerprint, moved
+    from loraplug_train.engine.health import fingerprint, moved
 
     values = [torch.zeros(3, 2), torch.ones(5, 4, dtype=torch.bfloat16)[:, :1].t(), torch.tensor(1.0)]
     before = fingerprint(values)
@@ -227,7 +227,7 @@ import psutil
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from loraplug import Encoded, Run
-from loraplug_train.loop import LoraTrainer
+from loraplug_train.engine.loop import LoraTrainer
 from loraplug_train.trainer import Sft
 
 ids = [[5 + (n * at) % 200 for at in range(500)] for n in range(16)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import field, frozen
 
 from loraplug import Adapter, Doc, InputError, Problem, Run
-from loraplug_train import shards
+from loraplug_train.engine import shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

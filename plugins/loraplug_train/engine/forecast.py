@@ -9,14 +9,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from loraplug import Estimate, adapted_share, mixed_precision, quantised_share
-from loraplug_train import kernel
-from loraplug_train.measure import forget_peak, free_memory, peak_memory, resident_memory, total_memory
-from loraplug_train.separation import separation
+from loraplug_train.cpu import kernel
+from loraplug_train.engine.measure import forget_peak, free_memory, peak_memory, resident_memory, total_memory
+from loraplug_train.engine.separation import separation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from loraplug_train.targets import Targets
+    from loraplug_train.adapters.targets import Targets
     from loraplug_train.trainer import Sft
 
 _PROBE_TOKENS = 256
@@ -37,7 +37,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
 
     loading = int(peak_memory())
     forget_peak()
-    import_module("loraplug_train.loop")  # trl and what it brings are in memory when training begins
+    import_module("loraplug_train.engine.loop")  # trl and what it brings are in memory when training begins
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import BaseFacts, InputError, Problem, Run, layer_weights
-from loraplug_train import shards
-from loraplug_train.targets import name_problems
+from loraplug_train.adapters.targets import name_problems
+from loraplug_train.engine import shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

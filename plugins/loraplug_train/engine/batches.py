@@ -8,7 +8,7 @@ from typing import Any
 
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from loraplug_train import weights
+from loraplug_train.engine import weights
 
 Row = dict[str, Any]
 

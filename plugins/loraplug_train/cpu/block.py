@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loraplug_train.kernel_math import (
+from loraplug_train.cpu.math import (
     attend,
     attend_backward,
     back,

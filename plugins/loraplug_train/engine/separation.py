@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from loraplug_train import kernel
-from loraplug_train.collation import Collator
-from loraplug_train.reach import RAISED, told_in_words
+from loraplug_train.cpu import kernel
+from loraplug_train.engine.batches import Collator
+from loraplug_train.engine.reach import RAISED, told_in_words
 
 Way = Literal["end-to-end", "padded", "one-by-one"]
 

@@ -12,15 +12,15 @@ from attrs import define, field, frozen
 from transformers import TrainerCallback
 
 from loraplug import Run
-from loraplug_train import measure
-from loraplug_train.checkpoints import Checkpoint, Checkpoints, read, write
-from loraplug_train.health import Health
-from loraplug_train.interrupt import Interrupt
+from loraplug_train.engine import measure
+from loraplug_train.engine.checkpoints import Checkpoint, Checkpoints, read, write
+from loraplug_train.engine.health import Health
+from loraplug_train.engine.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from loraplug_train.loop import LoraTrainer
+    from loraplug_train.engine.loop import LoraTrainer
 
 
 @frozen
@@ -196,7 +196,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def write(self, figures: Mapping[str, float]) -> None:
         """Leave metrics.jsonl (a line a step, the summary last) and the loss plot in the run's folder."""
-        from loraplug_train.plot import loss_plot
+        from loraplug_train.engine.plot import loss_plot
 
         validated = {line["step"]: line for line in self.validations}
         lines = [{**line, **validated.get(line["step"], {})} for line in self.metrics]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from loraplug_train.reach import RAISED, told_in_words
+from loraplug_train.engine.reach import RAISED, told_in_words
 
 _IGNORED = -100
 _TOKENS = 8

@@ -18,15 +18,17 @@ from loraplug import (
     fresh_place,
     quantised_share,
 )
-from loraplug_train import kernel, liger, measure, order, shards, weights, world, zero
-from loraplug_train.checkpoints import Checkpoints
-from loraplug_train.forecast import needs_checkpointing
-from loraplug_train.health import Health, fingerprint, moved
-from loraplug_train.interval import seconds_or_steps
-from loraplug_train.loop import Layout, LoraTrainer, trained_tokens
-from loraplug_train.options import trackers
-from loraplug_train.separation import separation
-from loraplug_train.watch import Habits, Watcher
+from loraplug_train.cpu import kernel
+from loraplug_train.engine import liger, measure, shards, weights, world, zero
+from loraplug_train.engine import schedule as order
+from loraplug_train.engine.checkpoints import Checkpoints
+from loraplug_train.engine.forecast import needs_checkpointing
+from loraplug_train.engine.health import Health, fingerprint, moved
+from loraplug_train.engine.interval import seconds_or_steps
+from loraplug_train.engine.loop import Layout, LoraTrainer, trained_tokens
+from loraplug_train.engine.monitor import Habits, Watcher
+from loraplug_train.engine.options import trackers
+from loraplug_train.engine.separation import separation
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Problem
-from loraplug_train import liger, shards
-from loraplug_train.interval import seconds_or_steps
+from loraplug_train.engine import liger, shards
+from loraplug_train.engine.interval import seconds_or_steps
 
 if TYPE_CHECKING:
     from loraplug_train.trainer import Sft

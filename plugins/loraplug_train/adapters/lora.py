@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import field, frozen, validators
 
 from loraplug import Doc, InputError, attach_adapter, load_adapter, new_tokens, token_ends
-from loraplug_train.targets import Targets, find_targets
+from loraplug_train.adapters.targets import Targets, find_targets
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

@@ -16,10 +16,13 @@ from transformers import PrinterCallback
 from trl import SFTTrainer
 
 from loraplug import LoraplugError, Run, mixed_precision
-from loraplug_train import head, kernel, order, weights
-from loraplug_train.checkpoints import Checkpoint
-from loraplug_train.collation import Collator, Row, documents
-from loraplug_train.separation import Way
+from loraplug_train.cpu import kernel
+from loraplug_train.engine import heads as head
+from loraplug_train.engine import schedule as order
+from loraplug_train.engine import weights
+from loraplug_train.engine.batches import Collator, Row, documents
+from loraplug_train.engine.checkpoints import Checkpoint
+from loraplug_train.engine.separation import Way
 
 
 @define

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from loraplug import new_tokens
 from loraplug_train import compat
-from loraplug_train.kernel_block import DTYPES, Block, Unsupported
-from loraplug_train.kernel_math import back, rms, rms_backward, times
-from loraplug_train.kernel_vocabulary import Output, narrow
+from loraplug_train.cpu.block import DTYPES, Block, Unsupported
+from loraplug_train.cpu.math import back, rms, rms_backward, times
+from loraplug_train.cpu.vocabulary import Output, narrow
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPES = ("default", "linear", "llama3", "yarn")  # the others turn by the length of the whole sequence

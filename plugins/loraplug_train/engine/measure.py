@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from loraplug_train.loop import LoraTrainer
+    from loraplug_train.engine.loop import LoraTrainer
 
 _ANSWER_TOKENS = 96
 _PROMPT_TOKENS = 1024
@@ -30,7 +30,7 @@ def validation_losses(trainer: LoraTrainer, rows: Dataset, run: Run) -> dict[str
     import torch.distributed as dist
 
     from loraplug_train import compat
-    from loraplug_train.loop import trained_tokens
+    from loraplug_train.engine.loop import trained_tokens
 
     names = list(dict.fromkeys(rows["set"])) if "set" in rows.column_names else []
     sums = torch.zeros(1 + len(names), 2, dtype=torch.float64)  # nats, tokens; of all, and of each set
