@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from engine_objective import MarginTrainer, pairs
 from sft_rows import encoded
 
 from loraplug import Encoded, InputError, Run, TokenSequence, TrainingResult
+from loraplug.testing import make_registry
 from loraplug_train import EngineTrainer, Objective
 from loraplug_train.engine.step import StepComputer
 from loraplug_train.trainer import Sft
@@ -209,3 +212,17 @@ def test_a_sequence_counts_its_labels() -> None:
     one = TokenSequence([1, 2, 3], [1, -100, 3])
     assert one.label_count == 1
     assert evolve(one, labels=[1, 2, 3]).label_count == 2
+
+
+def test_the_objective_of_the_page_trains(fit: Fit) -> None:
+    """The code of docs/engine.md, as it stands there."""
+    page = Path(__file__).parents[2] / "docs/engine.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    inside: dict[str, Any] = {"__name__": "page"}
+    exec(compile(block, "engine.md", "exec", dont_inherit=True), inside)  # noqa: S102 - our own page
+    trainer = make_registry(SimpleNamespace(**{name: inside[name] for name in ("loraplug_trainers",)})).find(
+        "trainer", "unlikelihood"
+    )
+    _, run = fit("page", trainer=trainer, max_steps=12)
+    assert metrics(run)[-1] < metrics(run)[0]
+    assert trainer.consumes == "pairs"
