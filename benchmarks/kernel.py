@@ -125,7 +125,7 @@ class Contender:
 
     def step(self, rows: Sequence[Row]) -> float:
         """One optimizer step."""
-        count = torch.tensor(sum(label != -100 for row in rows for label in row["labels"][1:]))
+        count = sum(label != -100 for row in rows for label in row["labels"][1:])
         loss = 0.0
         for part in self.parts(rows):
             batch = self.trainer.data_collator([dict(row) for row in part])
@@ -133,7 +133,7 @@ class Contender:
                 value = kernel.label_loss(self.model, batch, count)
                 value.backward()
             else:
-                value = self.trainer.training_step(self.model, batch, count)
+                value = self.trainer.training_step(self.model, batch, torch.tensor(count))
             loss += float(value.detach())
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of LoRA adapters on trl, peft and accelerate."""
+"""Trainers on the engine: the options that all share, and `sft`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from attrs import field, frozen, validators
 
 from loraplug import Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
 from loraplug_train.adapters.lora import Lora
+from loraplug_train.objectives.base import Objective
+from loraplug_train.objectives.sft import SupervisedFineTuning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,13 +19,28 @@ if TYPE_CHECKING:
 _AT_LEAST_ONE = validators.optional(validators.ge(1))
 
 
-@frozen
-class Sft(Trainer):
-    """LoRA supervised fine-tuning with trl and peft; QLoRA when the recipe has a quantizer."""
+@frozen(slots=False)  # so that an objective with options of its own can stand beside it
+class EngineTrainer(Trainer):
+    """The options that all trainers on the engine share. A trainer is an objective and this together:
 
-    name = "sft"
+        @frozen
+        class DpoTrainer(Dpo, EngineTrainer):
+            '''Direct preference optimisation.'''
+
+            name = "dpo"
+
+    All options have defaults, and so must those of the objective, whose schema of rows the trainer consumes. An
+    objective that is made otherwise is given by `objective`.
+    """
+
     columns = frozenset({"token_weights"})
     distributed = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if issubclass(cls, Objective):
+            cls.consumes = cls.schema
+
     epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
         default=3.0, validator=validators.gt(0)
     )
@@ -111,6 +128,12 @@ class Sft(Trainer):
     )
     lora: Annotated[Lora, Doc("the adapters")] = field(factory=Lora)
 
+    def objective(self) -> Objective:
+        """What it minimises; by default itself."""
+        if not isinstance(self, Objective):
+            raise TypeError(f"{type(self).__name__} is no Objective: say in objective() which one it trains by")
+        return self
+
     def check(self, recipe: Any) -> Iterable[Problem]:
         """Options that do not go together."""
         from loraplug_train.engine.options import problems
@@ -168,6 +191,13 @@ class Sft(Trainer):
         from logging import ERROR, getLogger
 
         getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
-        from loraplug_train.engine.training import train as train_adapters
+        from loraplug_train.engine.engine import Engine
 
-        return train_adapters(self, run, load_model(self.placement(run)), tokenizer, train, validation)
+        return Engine(self, self.objective()).fit(run, load_model, tokenizer, train, validation)
+
+
+@frozen
+class Sft(SupervisedFineTuning, EngineTrainer):
+    """LoRA supervised fine-tuning; QLoRA when the recipe has a quantizer."""
+
+    name = "sft"

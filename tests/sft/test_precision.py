@@ -92,16 +92,16 @@ def test_adapters_of_the_output_layer_train_as_elsewhere(dtype: str, train: Trai
 
 def test_a_model_is_held_to_the_rule_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where training goes on from an adapter, which is put on by the function that chat uses."""
-    from loraplug_train.engine import loop
+    from loraplug_train.engine import model as loading
 
     first, wrapped = train("first", dtype="bfloat16", max_steps=1), []
-    hold = loop.mixed_precision
+    hold = loading.mixed_precision
 
     def counted(model: Any, dtype: Any) -> None:
         wrapped.append(str(dtype))
         assert "autocast" not in model.get_base_model().forward.__code__.co_qualname
         hold(model, dtype)
 
-    monkeypatch.setattr(loop, "mixed_precision", counted)
+    monkeypatch.setattr(loading, "mixed_precision", counted)
     train("second", dtype="bfloat16", lora=Lora(start_from=first.path), max_steps=1, kernel="plain")
     assert wrapped == ["torch.bfloat16"]

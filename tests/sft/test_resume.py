@@ -32,16 +32,16 @@ class StopError(Exception):
 
 def stop_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise in the forward pass of a step."""
-    from loraplug_train.engine.loop import LoraTrainer
+    from loraplug_train.engine.step import StepComputer
 
-    compute = LoraTrainer.training_step
+    compute = StepComputer.compute
 
-    def stopping(self: Any, model: Any, rows: Any, count: Any = None) -> Any:
-        if self.state.global_step == step - 1:
+    def stopping(self: Any, rows: Any, done: int) -> Any:
+        if done == step - 1:
             raise StopError
-        return compute(self, model, rows, count)
+        return compute(self, rows, done)
 
-    monkeypatch.setattr(LoraTrainer, "training_step", stopping)
+    monkeypatch.setattr(StepComputer, "compute", stopping)
 
 
 @pytest.mark.parametrize(
@@ -135,23 +135,23 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from loraplug import Encoded, Reporter, Run
-from loraplug_train.engine.loop import LoraTrainer
+from loraplug_train.engine.step import StepComputer
 from loraplug_train.trainer import Sft
 
 class Loud(Reporter):
     def say(self, text):
         print(text, flush=True)
 
-compute = LoraTrainer.training_step
-def stuck(self, model, rows, count=None):
-    if self.state.global_step == 2:
+compute = StepComputer.compute
+def stuck(self, rows, step):
+    if step == 2:
         print("in the long call", flush=True)
         lock = ctypes.create_string_buffer(64)
         libc = ctypes.CDLL(None)  # like a backward pass it releases the interpreter, and does not heed signals
         libc.pthread_mutex_lock(lock)
         libc.pthread_mutex_lock(lock)  # never comes back
-    return compute(self, model, rows, count)
-LoraTrainer.training_step = stuck
+    return compute(self, rows, step)
+StepComputer.compute = stuck
 
 ids = [[5, 6, 7, 8, 9, 10 + n] for n in range(12)]
 rows = Dataset.from_dict({"input_ids": ids, "labels": ids, "row": [[str(n)] for n in range(12)]})

@@ -227,20 +227,20 @@ import psutil
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from loraplug import Encoded, Run
-from loraplug_train.engine.loop import LoraTrainer
+from loraplug_train.engine.step import StepComputer
 from loraplug_train.trainer import Sft
 
 ids = [[5 + (n * at) % 200 for at in range(500)] for n in range(16)]
 rows = Dataset.from_dict({"input_ids": ids, "labels": ids, "row": [[str(n)] for n in range(16)]})
 run = Run("a", outputs=Path(sys.argv[2]))
 run.folder.mkdir(parents=True)
-compute = LoraTrainer.training_step
-def limited(self, *words):
-    if int(sys.argv[3]) and self.state.global_step == 0:
+compute = StepComputer.compute
+def limited(self, rows, step):
+    if int(sys.argv[3]) and step == 0:
         most = psutil.Process().memory_info().vms + int(sys.argv[3]) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-    return compute(self, *words)
-LoraTrainer.training_step = limited
+    return compute(self, rows, step)
+StepComputer.compute = limited
 options = Sft(
     samples=0, learning_rate=1e-2, batch_size=16, micro_batch=16, max_steps=3, gradient_checkpointing=False,
     kernel="plain",

@@ -1,30 +1,28 @@
-"""The watcher: turns a trainer's steps into progress, events, figures, checkpoints and validations."""
+"""Turns steps into progress, events, figures, checkpoints and validations; and ends a training that should end."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field, frozen
-from transformers import TrainerCallback
 
 from loraplug import Run
-from loraplug_train.engine import measure
+from loraplug_train.engine import memory
 from loraplug_train.engine.checkpoints import Checkpoint, Checkpoints, read, write
+from loraplug_train.engine.evaluation import Validation
 from loraplug_train.engine.health import Health
 from loraplug_train.engine.interrupt import Interrupt
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from loraplug_train.engine.loop import LoraTrainer
+from loraplug_train.engine.schedule import BatchSchedule
+from loraplug_train.engine.step import StepResult
+from loraplug_train.engine.trackers import Trackers
 
 
 @frozen
-class Habits:
+class EvalSavePolicy:
     """When to validate, save and stop. `save_every` is a number of steps, or seconds as a float."""
 
     validate_every: int | None
@@ -34,22 +32,32 @@ class Habits:
 
 
 @define(slots=False, eq=False)
-class Watcher(TrainerCallback):  # type: ignore[misc]
-    """Follows one training. What it holds besides the trainer's state goes into checkpoints as `facts`."""
+class Monitor:
+    """Follows one training. What it holds goes into checkpoints as `facts`.
+
+    Attributes:
+        state: gives the tensors and facts of the training as it is, for a checkpoint of the step just done.
+        tokens, trained: up to each step, tokens seen and trained.
+        step: how many are done.
+        stopping: whether validation says that it is enough.
+    """
 
     run: Run
-    trainer: LoraTrainer
-    held: Dataset | None
-    habits: Habits
+    schedule: BatchSchedule
+    policy: EvalSavePolicy
     checkpoints: Checkpoints
     health: Health
-    tokens: list[int]  # up to each step: tokens seen
-    trained: list[int]  # and trained
+    trackers: Trackers
+    state: Callable[[int, Mapping[str, Any]], Checkpoint]
+    validation: Validation | None
+    tokens: Sequence[int]
+    trained: Sequence[int]
+    step: int = 0
+    stopping: bool = False
     metrics: list[dict[str, float]] = field(factory=list)
     validations: list[dict[str, float]] = field(factory=list)
-    before: dict[str, Any] = field(factory=dict)
     seconds: float = 0.0  # of training, before this process took over; validation not counted
-    aside: float = 0.0
+    eval_seconds: float = 0.0
     saved: tuple[int, float] = (0, 0.0)
     begun: float = 0.0
     interrupt: Interrupt = field(init=False)
@@ -57,62 +65,62 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def __attrs_post_init__(self) -> None:
         self.interrupt = Interrupt(self._save_interrupted)
         self.stack = ExitStack()
-        self.leads = self.trainer.args.process_index == 0
+        self.leads = self.run.distributed.leads
+
+    @property
+    def steps(self) -> int:
+        """How many there will be."""
+        return len(self.schedule.steps)
 
     # the life of a training
 
     def resume(self, kept: Checkpoint) -> None:
         """Take on what a checkpoint holds."""
+        self.step = kept.step
         self.metrics, self.validations = kept.facts["metrics"], kept.facts["validations"]
         self.seconds = kept.facts["seconds"]
         for name, value in kept.facts["health"].items():
             setattr(self.health, name, value)
-        self.trainer.resumed = kept
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def begin(self) -> None:
         """Open the bar, and do the validation that was due when the run was killed."""
         self.begun = time.perf_counter()
-        self.bar = self.stack.enter_context(self.run.progress("training", state.max_steps))
-        self.bar.advance(state.global_step)
+        self.bar = self.stack.enter_context(self.run.progress("training", self.steps))
+        self.bar.advance(self.step)
+        self.trackers.begin(self.step)
         self.stack.enter_context(self.interrupt)
-        self.saved = (state.global_step, time.perf_counter())
-        if state.global_step and self._due(state.global_step):
-            self._validate(state.global_step, control)
+        self.saved = (self.step, time.perf_counter())
+        if self.step and self._due():
+            self._validate()
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """From here to the end of `on_log` the state is between two steps."""
-        self.health.gradient(state.global_step + 1, self.trainer.step_loss, self.trainer.step_rows)
+    def before_change(self, result: StepResult) -> None:
+        """From here to `after_step` the state is between two steps."""
+        self.health.gradient(self.step + 1, result.loss, result.rows)
         self.interrupt.begin_change()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Passes over the data are counted here, as the data loader holds them all end to end."""
-        state.epoch = self.trainer.plan.epoch(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
+    def after_step(self, result: StepResult, grad_norm: float, learning_rate: float) -> None:
         """Take one step's figures; then validate and save where it is time."""
-        if "loss" not in logs:
-            return
-        step, now = state.global_step, time.perf_counter()
-        seconds = self.seconds + now - self.begun - self.aside
-        speed = self.tokens[step - 1] / seconds
-        self.bar.advance(1, loss=self.trainer.step_loss, tokens_per_s=round(speed))
-        line = {"step": step, "epoch": round(state.epoch, 4), "loss": self.trainer.step_loss}
-        line |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", 0.0))}
+        self.step += 1
+        now, epoch = time.perf_counter(), self.schedule.epoch(self.step)
+        seconds = self.seconds + now - self.begun - self.eval_seconds
+        speed = self.tokens[self.step - 1] / seconds
+        told = {name: round(value, 6) for name, value in result.metrics.items()}
+        self.bar.advance(1, loss=result.loss, **told, tokens_per_s=round(speed))
+        line = {"step": self.step, "epoch": round(epoch, 4), "loss": result.loss, **result.metrics}
+        line |= {"learning_rate": learning_rate, "grad_norm": grad_norm}
         self.metrics.append(line | {"tokens_per_second": round(speed, 1), "seconds": round(seconds, 2)})
         self.interrupt.end_change()
-        self.run.emit("metrics", **self.metrics[-1], steps=state.max_steps, memory_bytes=measure.used_memory())
-        even = line["loss"] / self.trainer.step_weight  # with weights of 1 on average, as the loss of guessing has
-        self.health.step(step, even, line["grad_norm"], line["learning_rate"], self.trainer.step_rows)
-        if self._due(step):
-            self._validate(step, control)
-        every = self.habits.save_every
-        done, at = step - self.saved[0], time.perf_counter() - self.saved[1]
-        if (done >= every if isinstance(every, int) else at >= every) or step == state.max_steps:
+        self.run.emit("metrics", **self.metrics[-1], steps=self.steps, memory_bytes=memory.used_memory())
+        figures = {"loss": result.loss, "grad_norm": grad_norm, "learning_rate": learning_rate, **result.metrics}
+        self.trackers.step(self.step, epoch, figures)
+        even = result.loss / result.weight  # with weights of 1 on average, as the loss of guessing has
+        self.health.step(self.step, even, grad_norm, learning_rate, result.rows)
+        if self._due():
+            self._validate()
+        every = self.policy.save_every
+        done, at = self.step - self.saved[0], time.perf_counter() - self.saved[1]
+        if (done >= every if isinstance(every, int) else at >= every) or self.step == self.steps:
             self.save()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the bar."""
-        self.close()
 
     def close(self) -> None:
         """Give signals and terminal back, however the training ended."""
@@ -120,42 +128,42 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     # validation on the way
 
-    def _due(self, step: int) -> bool:
-        every = self.habits.validate_every
-        done = any(line["step"] == step for line in self.validations)
-        return every is not None and self.held is not None and step % every == 0 and not done
+    def _due(self) -> bool:
+        every = self.policy.validate_every
+        done = any(line["step"] == self.step for line in self.validations)
+        return every is not None and self.validation is not None and self.step % every == 0 and not done
 
-    def _validate(self, step: int, control: Any) -> None:
-        assert self.held is not None  # noqa: S101 - for the type checker; `_due` asked
+    def _validate(self) -> None:
+        assert self.validation is not None  # noqa: S101 - for the type checker; `_due` asked
         begun = time.perf_counter()
-        losses = measure.validation_losses(self.trainer, self.held, self.run)
+        losses = self.validation.losses()
         loss = losses["validation_loss"]
-        self.aside += time.perf_counter() - begun
-        self.validations.append({"step": step, **losses})
+        self.eval_seconds += time.perf_counter() - begun
+        self.validations.append({"step": self.step, **losses})
         sets = ", ".join(f"{label.partition('/')[2]} {one:.4f}" for label, one in losses.items() if "/" in label)
-        self.run.say(f"step {step}: validation loss {loss:.4f}" + (f" ({sets})" if sets else ""))
-        self.run.emit("metrics", step=step, **losses)
+        self.run.say(f"step {self.step}: validation loss {loss:.4f}" + (f" ({sets})" if sets else ""))
+        self.run.emit("metrics", step=self.step, **losses)
         best = min(self.validations, key=lambda line: line["validation_loss"])
-        if self.habits.keep_best and best["step"] == step and self.leads:
+        if self.policy.keep_best and best["step"] == self.step and self.leads:
             with self.interrupt.waiting():
-                write(self.checkpoints.folder / "best", self.trainer.checkpoint({}))
+                write(self.checkpoints.folder / "best", self.state(self.step, {}))
         since = sum(line["step"] > best["step"] for line in self.validations)
-        if self.habits.patience is not None and since >= self.habits.patience:
-            self.run.say(f"stopping early at step {step}: the best validation loss was at step {best['step']}")
-            control.should_training_stop = True
+        if self.policy.patience is not None and since >= self.policy.patience:
+            self.run.say(f"stopping early at step {self.step}: the best validation loss was at step {best['step']}")
+            self.stopping = True
 
-    def take_best(self) -> None:
-        """Put the adapter of the best validation into the model, where `keep_best` says so."""
-        if not self.habits.keep_best or not self.validations:
-            return
+    def best(self) -> Checkpoint | None:
+        """The state of the best validation, where `keep_best` says to end with it."""
+        if not self.policy.keep_best or not self.validations:
+            return None
         best = read(self.checkpoints.folder / "best")
-        self.trainer.restore_adapters(best)
         self.run.say(f"the adapter of step {best.step} had the lowest validation loss and is kept")
+        return best
 
     # checkpoints
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the trainer's own."""
+        """What a checkpoint holds besides the state of model and optimizer."""
         health = {name: getattr(self.health, name) for name in ("average", "best", "seen", "still", "warned")}
         seconds = self.metrics[-1]["seconds"] if self.metrics else 0.0
         return {"metrics": self.metrics, "validations": self.validations, "seconds": seconds, "health": health}
@@ -166,17 +174,16 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self._write()
 
     def _write(self) -> None:
-        self.saved = (self.trainer.state.global_step, time.perf_counter())
+        self.saved = (self.step, time.perf_counter())
         if self.leads:
-            self.checkpoints.save(self.trainer.checkpoint(self.facts()))
+            self.checkpoints.save(self.state(self.step, self.facts()))
 
     def _save_interrupted(self) -> None:
         if not self.leads:
             return
-        step = self.trainer.state.global_step
-        if step != self.saved[0]:
+        if self.step != self.saved[0]:
             self._write()
-        kept = f"saved at step {step}" if step else "no step was done yet"
+        kept = f"saved at step {self.step}" if self.step else "no step was done yet"
         self.run.say(f"\nstopped: {kept}; the same command goes on from there")
 
     # what is left behind

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from loraplug_train.engine import liger, shards
 from loraplug_train.engine.interval import seconds_or_steps
 
 if TYPE_CHECKING:
-    from loraplug_train.trainer import Sft
+    from loraplug_train.trainer import EngineTrainer
 
 
-def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
+def problems(options: EngineTrainer, recipe: Any) -> Iterable[Problem]:
     """Options that do not go together."""
     micro = options.micro_batch
     if isinstance(micro, int) and micro < 1:
@@ -56,7 +55,7 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
                 yield Problem("trainer.report_to", f"{name} is not installed: pip install {name}")
 
 
-def expert_problems(options: Sft) -> Iterable[Problem]:
+def expert_problems(options: EngineTrainer) -> Iterable[Problem]:
     """What does not go with adapters on experts, which peft makes as a difference of their whole tensor."""
     wanted = options.lora.target_modules
     if "experts" not in ((wanted,) if isinstance(wanted, str) else wanted):
@@ -70,7 +69,7 @@ def expert_problems(options: Sft) -> Iterable[Problem]:
         yield Problem("trainer.lora.init", f'{what}; take "default"')
 
 
-def token_problems(options: Sft) -> Iterable[Problem]:
+def token_problems(options: EngineTrainer) -> Iterable[Problem]:
     """What does not go with tokens that the model loader adds, whose rows of embedding and output are trained."""
     what = "model.add_tokens trains the new rows of embedding and output layer"
     wanted = options.lora.target_modules
@@ -85,17 +84,3 @@ def token_problems(options: Sft) -> Iterable[Problem]:
             yield Problem(shards.WHERE, f"{what}, which a sharded model has only parts of; set {how}")
     except InputError:
         return  # told for itself
-
-
-def trackers(options: Sft) -> list[str]:
-    """What transformers reports to.
-
-    Weights & Biases takes part where it is asked for, or by itself where `WANDB_API_KEY` is set; without a key (and not
-    offline) or with the key `disabled` it is off whatever the recipe says.
-    """
-    key = os.environ.get("WANDB_API_KEY", "")
-    offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
-    usable = key != "disabled" and (bool(key) or offline)
-    if options.report_to == "auto":
-        return ["wandb"] if usable and key and find_spec("wandb") else []
-    return [name for name in options.report_to if name != "wandb" or usable]

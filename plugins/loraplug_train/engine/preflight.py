@@ -14,7 +14,7 @@ from loraplug_train.engine import shards
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from loraplug_train.trainer import Sft
+    from loraplug_train.trainer import EngineTrainer
 
 _BY_FILE = frozenset({
     "cohere", "gemma", "gemma2", "granite", "llama", "mistral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3",
@@ -25,7 +25,7 @@ _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "token_embd")
 _HEAD = "lm_head"
 
 
-def problems(options: Sft, run: Run, recipe: Any) -> Iterator[Problem]:
+def problems(options: EngineTrainer, run: Run, recipe: Any) -> Iterator[Problem]:
     """What would stop the training."""
     facts = recipe.model.facts(run=run)
     start = options.lora.start_from
@@ -53,7 +53,7 @@ def modules_of(facts: BaseFacts) -> tuple[list[str], list[str]]:
     return [*modules, *([_HEAD] if _HEAD not in modules else [])], linear
 
 
-def trained_numbers(options: Sft, run: Run, recipe: Any) -> int:
+def trained_numbers(options: EngineTrainer, run: Run, recipe: Any) -> int:
     """How many numbers are trained, about: ranks times the sides of the layers, and modules that are trained whole."""
     facts = recipe.model.facts(run=run)
     if facts is None:
