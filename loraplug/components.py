@@ -472,10 +472,14 @@ class Exporter(Component):
 
 
 class Adapter(Component):
-    """What is trained of a model: LoRA, another method of peft's, or the whole model. For trainers that hold one."""
+    """What is trained of a model: LoRA, another method of peft's, or the whole model. For trainers that hold one.
+
+    `makes` says what `save` writes: an adapter in peft's format, or a model as transformers writes it.
+    """
 
     __slots__ = ()
     kind: ClassVar[str] = "adapter"
+    makes: ClassVar[Made] = "adapter"
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> Any:

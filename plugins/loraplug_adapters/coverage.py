@@ -88,6 +88,7 @@ def layer_weights(model: Any) -> list[LayerWeight]:
 
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     adapted, experts = _adapted(base), expert_counts(base.config)
+    whole = base is model  # what is trained of it is trained itself
     output = base.get_output_embeddings()
     found = []
     wrappers: set[str] = set()
@@ -113,14 +114,15 @@ def layer_weights(model: Any) -> list[LayerWeight]:
             stored = getattr(module, "weight", None)
             narrow = stored is not None and (not torch.is_floating_point(stored) or _of_torchao(stored))
             count = module.in_features * module.out_features
-            found.append(LayerWeight(name, "weight", kind, count, name in adapted, narrow))
+            is_adapted = name in adapted or (whole and bool(getattr(stored, "requires_grad", False)))
+            found.append(LayerWeight(name, "weight", kind, count, is_adapted, narrow))
             continue
         for parameter, value in module.named_parameters(recurse=False):
             if value.ndim < 2 or "bias" in parameter:
                 continue
             kind = _raw_kind(name, module, value, experts)
             kind = "linear" if isinstance(module, Conv1D) else kind
-            is_adapted = name in adapted or f"{name}.{parameter}" in adapted
+            is_adapted = name in adapted or f"{name}.{parameter}" in adapted or (whole and value.requires_grad)
             found.append(LayerWeight(name, parameter, kind, value.numel(), is_adapted))
     return found
 

@@ -19,7 +19,7 @@ from loraplug_adapters.compat import keep_int8_scales
 
 
 def mixed_precision(model: Any, dtype: Any) -> None:
-    """Hold a `PeftModel` to the rule, in place: calls of its base, by whatever way, compute in `dtype`.
+    """Hold a `PeftModel`, or a model that is trained itself, to the rule: calls of its base compute in `dtype`.
 
     Done once for a model, after everything else that replaces the base's `forward`.
 
@@ -29,10 +29,12 @@ def mixed_precision(model: Any, dtype: Any) -> None:
     """
     import torch
 
-    store_in_float32(model)
+    adapted = hasattr(model, "peft_config")
+    if adapted:
+        store_in_float32(model)
     if dtype not in (torch.bfloat16, torch.float16):
         return
-    base = model.get_base_model()
+    base = model.get_base_model() if adapted else model
     forward = base.forward
 
     @wraps(forward)

@@ -6,7 +6,7 @@ What is exported here is for trainers of other packages: see `EngineTrainer`, `O
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from loraplug import Trainer, hookimpl
+from loraplug import Adapter, Trainer, hookimpl
 from loraplug_train.objectives.base import Batch, Objective, Policy, Row
 from loraplug_train.trainer import EngineTrainer, Sft
 
@@ -23,6 +23,15 @@ def __getattr__(name: str) -> Any:
 
         return Engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@hookimpl
+def loraplug_adapters() -> Sequence[type[Adapter]]:
+    """What is trained in place of LoRA."""
+    from loraplug_train.adapters.full import Full
+    from loraplug_train.adapters.peft_method import PeftMethod
+
+    return [PeftMethod, Full]
 
 
 @hookimpl

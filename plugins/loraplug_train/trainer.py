@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
+from loraplug import Adapter, Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
 from loraplug_train.adapters.lora import Lora
 from loraplug_train.objectives.base import Objective
 from loraplug_train.objectives.sft import SupervisedFineTuning
@@ -127,6 +127,9 @@ class EngineTrainer(Trainer):
         default=1, validator=validators.ge(0)
     )
     lora: Annotated[Lora, Doc("the adapters")] = field(factory=Lora)
+    adapter: Annotated[
+        Adapter | None, Doc("what is trained in place of LoRA: another method of peft's, or the model itself")
+    ] = None
 
     def objective(self) -> Objective:
         """What it minimises; by default itself."""
@@ -138,7 +141,10 @@ class EngineTrainer(Trainer):
         """Options that do not go together."""
         from loraplug_train.engine.options import problems
 
-        return problems(self, recipe)
+        if self.adapter is not None and self.lora != Lora():
+            what = "and [trainer.lora] both say what is trained; leave out one of the two"
+            yield Problem("trainer.adapter", what)
+        yield from problems(self, recipe)
 
     def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:
         """Names that the base has no modules for, an adapter to start from that is none, too little memory."""
@@ -151,7 +157,7 @@ class EngineTrainer(Trainer):
         from loraplug_train.adapters.targets import check_names
         from loraplug_train.engine.preflight import experts_too_large
 
-        if self.lora.start_from is None:
+        if self.lora.start_from is None and self.adapter is None:
             check_names(self.lora, model)
         return experts_too_large(run, recipe, model)
 
@@ -162,6 +168,10 @@ class EngineTrainer(Trainer):
         trained = 4 * trained_numbers(self, run, recipe)
         there = sum(path.stat().st_size for path in run.folder.glob("checkpoints/**/*") if path.is_file())
         return {run.folder: trained + 3 * trained * (self.keep + 1) - there}
+
+    def makes(self) -> Literal["adapter", "model"]:
+        """A model where that is trained itself, else an adapter."""
+        return "adapter" if self.adapter is None else self.adapter.makes
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
         """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""

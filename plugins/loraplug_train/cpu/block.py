@@ -55,6 +55,8 @@ class _Linear:
         self.packed = type(self.base).__name__ == "Linear4bit"
         if not self.packed and type(self.base) is not torch.nn.Linear:
             raise Unsupported(f"a layer is a {type(self.base).__name__}")
+        if not self.packed and type(self.base.weight.data) is not torch.Tensor:
+            raise Unsupported(f"weights are stored as {type(self.base.weight.data).__name__}")
         if any(parameter.requires_grad for parameter in self.base.parameters()):
             raise Unsupported("layers are trained whole")
         if any(part.dtype != torch.float32 for part in self.adapter):

@@ -88,6 +88,10 @@ class _FastLogProbs:
     """The parts of a model, found and checked once."""
 
     def __init__(self, model: Any) -> None:
+        if not hasattr(model, "peft_config"):
+            raise Unsupported("the model itself is trained, without adapters")
+        if kinds := {config.peft_type.value for config in model.peft_config.values()} - {"LORA"}:
+            raise Unsupported(f"adapters of the kind {', '.join(sorted(kinds))}")
         base = model.get_base_model()
         if type(base).__name__ not in _ARCHITECTURES:
             raise Unsupported(f"{type(base).__name__} is not one of {', '.join(_ARCHITECTURES)}")

@@ -19,7 +19,7 @@ from loraplug_train.engine.neftune import embedding_noise
 from loraplug_train.engine.optimizers import make_optimizer, make_scheduler
 from loraplug_train.engine.references import references
 from loraplug_train.engine.rows import StepRows
-from loraplug_train.engine.saving import save_adapter
+from loraplug_train.engine.saving import save_result
 from loraplug_train.engine.state import TrainingState
 from loraplug_train.engine.step import StepComputer
 from loraplug_train.engine.trackers import Trackers, arguments_of
@@ -111,9 +111,13 @@ class _Fit:
             for name, one in (("train", train), ("validation", held))
             if objective.needs_reference and one is not None
         }
+        if type(objective).prepare is Objective.prepare:  # all that it is asked is on disk now
+            policy.reference = None
         computer = StepComputer(run, objective, policy, prepared.trained, tokenizer.pad_token_id or 0)
         arguments = arguments_of(options, run, len(plan.steps), model)
-        optimizer = make_optimizer(options, arguments, prepared.adapted, options.lora.plus_ratio)
+        optimizer = make_optimizer(
+            options, arguments, prepared.adapted, options.lora.plus_ratio if options.adapter is None else None
+        )
         state = TrainingState(
             prepared.trained, optimizer, make_scheduler(options, optimizer, len(plan.steps)), policy.limits
         )
@@ -166,9 +170,10 @@ class _Fit:
         figures["adapted_share"] = round(self.prepared.coverage.share, 4)
         if monitor.leads:
             monitor.write(figures)
-            save_adapter(run, self.prepared.adapted, self.tokenizer, self.prepared.coverage)
+            save_result(run, self.options.adapter, self.prepared.adapted, self.tokenizer, self.prepared.coverage)
         _tell_samples(run, int(figures["steps"]), texts, after)
-        return TrainingResult(run.folder / "adapter", figures, [*map(Sample, texts, before["answers"], after)])
+        samples = [*map(Sample, texts, before["answers"], after)]
+        return TrainingResult(run.folder / self.options.makes(), figures, samples, self.options.makes())
 
     def _loop(self) -> None:
         from torch.nn.utils import clip_grad_norm_

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from loraplug import Estimate, adapted_share, mixed_precision, quantised_share
+from loraplug_train.adapters.attached import attached
 from loraplug_train.cpu import kernel
 from loraplug_train.engine.memory import forget_peak, free_memory, peak_memory, resident_memory, total_memory
 from loraplug_train.engine.separation import separation
@@ -16,7 +17,6 @@ from loraplug_train.engine.separation import separation
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from loraplug_train.adapters.targets import Targets
     from loraplug_train.trainer import EngineTrainer
 
 _PROBE_TOKENS = 256
@@ -45,8 +45,7 @@ def forecast(options: EngineTrainer, model: PreTrainedModel, lengths: Sequence[i
     notes = {}
     if getattr(model, "quantization_method", None) is not None:
         notes["quantised"] = quantised_share(model).sentence()
-    found: tuple[Any, Targets] = options.lora.attach(model)
-    adapted, left_out = found[0], found[1].left_out
+    adapted, left_out = attached(options, model)
     notes["adapters"] = adapted_share(adapted, left_out).sentence()
     fast = options.kernel == "auto" and kernel.install(adapted)[0]
     notes["documents"] = separation(adapted, fast).sentence()

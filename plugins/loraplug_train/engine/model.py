@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from loraplug import FUSED_EXPERTS, Encoded, Placement, Run, Share, adapted_share, mixed_precision
+from loraplug_train.adapters.attached import attached, is_peft
 from loraplug_train.cpu import kernel
 from loraplug_train.engine import checks, heads, liger, shards, world, zero
 from loraplug_train.engine.batches import MicroBatchLimits
@@ -45,16 +46,16 @@ def prepare_model(
     objective: Objective,
     run: Run,
     model: PreTrainedModel,
-    load_model: Callable[[Placement], PreTrainedModel],  # noqa: ARG001 - for what has no adapters to switch off
+    load_model: Callable[[Placement], PreTrainedModel],
     encoded: Encoded,
     lengths: Sequence[int],
 ) -> PreparedModel:
     """Attach, install, share out and measure, in place; every process alike."""
     checks.check_router_loss(options, model)
     dtype = model.dtype
-    adapted, targets = options.lora.attach(model)
-    coverage = adapted_share(adapted, targets.left_out)
-    _say_coverage(run, coverage)
+    adapted, left_out = attached(options, model)
+    coverage = adapted_share(adapted, left_out)
+    _say_coverage(run, coverage, "adapters on" if is_peft(adapted) else "trained:")
     fast, said = False, "plain kernel, as asked"
     if options.kernel == "liger":
         said = liger.install(adapted)
@@ -77,7 +78,17 @@ def prepare_model(
     policy = PolicyModel(adapted, limits, run.distributed, fast, sharded=sharded, router_loss=options.router_loss)
     if why := policy.choose_head():
         run.say(f"losses are made from the model's own logits: {why}")
+    if objective.needs_reference and not is_peft(adapted):
+        policy.reference = _frozen_copy(load_model, own_head=policy.own_head)
     return PreparedModel(adapted, policy, trained, coverage)
+
+
+def _frozen_copy(load_model: Callable[[Placement], PreTrainedModel], *, own_head: bool) -> PreTrainedModel:
+    """The base once more, for a model that has no adapters to switch off."""
+    copy = load_model(Placement(role="reference")).requires_grad_(False).eval()
+    if not own_head:
+        heads.install(copy)
+    return copy
 
 
 def _limits(options: EngineTrainer, run: Run, adapted: Any, lengths: Sequence[int], fast: bool) -> MicroBatchLimits:
@@ -129,8 +140,8 @@ def _keep_apart(
     run.say(found.sentence())
 
 
-def _say_coverage(run: Run, coverage: Share) -> None:
-    run.say(f"adapters on {coverage.sentence()}")
+def _say_coverage(run: Run, coverage: Share, what: str) -> None:
+    run.say(f"{what} {coverage.sentence()}")
     fused, _ = coverage.rest.get(FUSED_EXPERTS, (0, ()))
     if fused:
         run.warn(

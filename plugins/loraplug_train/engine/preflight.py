@@ -29,7 +29,9 @@ def problems(options: EngineTrainer, run: Run, recipe: Any) -> Iterator[Problem]
     """What would stop the training."""
     facts = recipe.model.facts(run=run)
     start = options.lora.start_from
-    if start is not None:
+    if options.adapter is not None:
+        pass  # which tells for itself
+    elif start is not None:
         yield from _not_an_adapter(start, getattr(recipe.model, "add_tokens", ()))
     elif facts is not None and facts.weights and not facts.is_gguf and facts.config.get("model_type") in _BY_FILE:
         modules, linear = modules_of(facts)
@@ -58,6 +60,8 @@ def trained_numbers(options: EngineTrainer, run: Run, recipe: Any) -> int:
     facts = recipe.model.facts(run=run)
     if facts is None:
         return 0
+    if options.makes() == "model":
+        return int(facts.parameters)
     wanted = options.lora.target_modules
     ends = None if isinstance(wanted, str) else set(wanted)
     total = 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from loraplug import Run, Share, fresh_place, quantised_share
+from loraplug import Adapter, Run, Share, fresh_place, quantised_share
 
 
-def save_adapter(run: Run, adapted: Any, tokenizer: Any, coverage: Share) -> None:
-    """The adapter with its tokenizer, and in loraplug.json what it was trained on."""
-    with fresh_place(run.folder / "adapter") as out:
-        adapted.save_pretrained(out, save_embedding_layers=False)  # those of the base, beside their adapters
+def save_result(run: Run, adapter: Adapter | None, adapted: Any, tokenizer: Any, coverage: Share) -> None:
+    """The adapter, or the model, with its tokenizer, and in loraplug.json what it was trained on."""
+    with fresh_place(run.folder / ("adapter" if adapter is None else adapter.makes)) as out:
+        if adapter is None:
+            adapted.save_pretrained(out, save_embedding_layers=False)  # those of the base, beside their adapters
+        else:
+            adapter.save(model=adapted, folder=out)
         tokenizer.save_pretrained(out)
         quantization = getattr(adapted.config, "quantization_config", None)
         facts: dict[str, Any] = {"quantization": quantization.to_dict() if quantization is not None else None}
