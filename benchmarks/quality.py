@@ -30,7 +30,7 @@ from statistics import mean, stdev
 from typing import Any
 
 HELD_IN, HELD_OUT, SEEDS = 300, 100, (1, 2, 3)
-DEFAULTS = {"learning_rate": 5e-4, "r": 16, "alpha": 32, "scheduler": "cosine", "warmup": 0.05, "batch_size": 4}
+DEFAULTS = {"learning_rate": 5e-4, "r": 16, "alpha": 32, "scheduler": "cosine", "warmup_ratio": 0.05, "batch_size": 4}
 SWEEP: list[dict[str, Any]] = [
     {},
     {"learning_rate": 2e-4},
@@ -40,7 +40,7 @@ SWEEP: list[dict[str, Any]] = [
     {"r": 32, "alpha": 64},
     {"learning_rate": 1e-3, "alpha": 16},
     {"scheduler": "linear"},
-    {"scheduler": "constant", "warmup": 0.0},
+    {"scheduler": "constant", "warmup_ratio": 0.0},
     {"learning_rate": 1e-3, "batch_size": 8},
 ]
 ROUNDS = {HELD_IN // 4: 5, HELD_IN // 2: 3, HELD_IN: 1}  # rows trained on, and how many configurations go on
@@ -89,7 +89,7 @@ def by_us(folder: Path, rows: Any, seed: int, settings: dict[str, Any]) -> Path:
 
     from loraplug import Encoded, Run
     from loraplug_hf.loader import TransformersModel
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
     from loraplug_train.trainer import Sft
 
     run = Run(f"quality-{time.time_ns()}", seed, outputs=folder)
@@ -123,7 +123,7 @@ def by_trl(folder: Path, rows: Any, seed: int, settings: dict[str, Any]) -> Path
         gradient_accumulation_steps=settings["batch_size"],
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["scheduler"],
-        warmup_steps=int(settings["warmup"] * steps),
+        warmup_steps=int(settings["warmup_ratio"] * steps),
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=True,

@@ -102,7 +102,7 @@ def ours(gate: Gate, folder: Path, rows: Any, model_id: str, bits: int = 0, **op
     """loraplug's trainer as a recipe would make it; `options` are those of `[trainer]`."""
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
     from loraplug_train.trainer import Sft
 
     watch = Watch(gate)
@@ -114,7 +114,7 @@ def ours(gate: Gate, folder: Path, rows: Any, model_id: str, bits: int = 0, **op
         model = loader.load_model(run, quantizer, placement)
         return quantizer.prepare(model) if quantizer else model
 
-    settings = {"epochs": 1.0, "batch_size": BATCH, "learning_rate": 2e-4, "scheduler": "cosine", "warmup": 0.05}
+    settings = {"epochs": 1.0, "batch_size": BATCH, "learning_rate": 2e-4, "scheduler": "cosine", "warmup_ratio": 0.05}
     settings |= {"samples": 0, "lora": Lora(r=16, alpha=32)} | options
     Sft(**settings).train(run, load, loader.load_tokenizer(run), Encoded(rows), None)
 

@@ -140,10 +140,10 @@ def test_what_one_set_lacks_is_what_it_is_without() -> None:
 
 def test_every_epoch_keeps_the_sequence_of_sets() -> None:
     """The trainer draws which row of its set stands at each place."""
-    from loraplug_train.order import lay_out
+    from loraplug_train.engine.schedule import build_schedule
 
     sets = ["a", "b", "a", "a"] * 10
-    plan = lay_out([1] * 40, 7, 2, batch_size=4, sets=sets)
+    plan = build_schedule([1] * 40, 7, 2, batch_size=4, sets=sets)
     for first, last in ((0, 10), (10, 20)):
         rows = [row for step in plan.steps[first:last] for row in step]
         assert [sets[row] for row in rows] == sets

@@ -88,10 +88,16 @@ def layer_weights(model: Any) -> list[LayerWeight]:
 
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     adapted, experts = _adapted(base), expert_counts(base.config)
+    whole = base is model  # what is trained of it is trained itself
     output = base.get_output_embeddings()
     found = []
+    wrappers: set[str] = set()
     for path, module in base.named_modules():
         ends = (torch.nn.Embedding, TrainableTokensWrapper)
+        if hasattr(module, "base_layer"):
+            wrappers.add(path)
+        if any(not path.startswith(f"{one}.base_layer") for one in _above(path, wrappers)):
+            continue
         if _OURS.search(f".{path}") or module is output or isinstance(module, ends):
             continue
         if path.endswith("base_layer") and (module is getattr(output, "base_layer", None)):
@@ -101,21 +107,40 @@ def layer_weights(model: Any) -> list[LayerWeight]:
         for parameter, stack in stacks.items():  # bitsandbytes' way to quantise a parameter that is no layer's
             count = stack[0].quant_state.shape.numel()
             found.append(LayerWeight(name, parameter, "experts", count, f"{name}.{parameter}" in adapted, True))
-        if hasattr(module, "in_features") and hasattr(module, "out_features") and not hasattr(module, "lora_A"):
+        if hasattr(module, "base_layer"):
+            continue
+        if hasattr(module, "in_features") and hasattr(module, "out_features"):
             kind: Kind = "router" if _is_router(name, module.out_features, experts, base) else "linear"
             stored = getattr(module, "weight", None)
-            narrow = stored is not None and not torch.is_floating_point(stored)
+            narrow = stored is not None and (not torch.is_floating_point(stored) or _of_torchao(stored))
             count = module.in_features * module.out_features
-            found.append(LayerWeight(name, "weight", kind, count, name in adapted, narrow))
+            is_adapted = name in adapted or (whole and bool(getattr(stored, "requires_grad", False)))
+            found.append(LayerWeight(name, "weight", kind, count, is_adapted, narrow))
             continue
         for parameter, value in module.named_parameters(recurse=False):
-            if value.ndim < 2 or "bias" in parameter or hasattr(module, "lora_A"):
+            if value.ndim < 2 or "bias" in parameter:
                 continue
             kind = _raw_kind(name, module, value, experts)
             kind = "linear" if isinstance(module, Conv1D) else kind
-            is_adapted = name in adapted or f"{name}.{parameter}" in adapted
+            is_adapted = name in adapted or f"{name}.{parameter}" in adapted or (whole and value.requires_grad)
             found.append(LayerWeight(name, parameter, kind, value.numel(), is_adapted))
     return found
+
+
+def _of_torchao(weight: Any) -> bool:
+    """Whether a weight is one of torchao's, which say that they are of the format they are computed in."""
+    return type(weight.data).__module__.startswith("torchao.")
+
+
+def _above(path: str, wrappers: set[str]) -> list[str]:
+    """Modules with an adapter that a module lies in."""
+    parts = path.split(".")
+    return [one for at in range(1, len(parts)) if (one := ".".join(parts[:at])) in wrappers]
+
+
+def _has_adapter(module: Any) -> bool:
+    """Whether a module that peft has wrapped holds what is trained of an adapter."""
+    return any(len(getattr(module, name, ())) for name in getattr(module, "adapter_layer_names", ()))
 
 
 def adapted_share(model: Any, left_out: Mapping[str, str] | None = None) -> Share:
@@ -180,7 +205,7 @@ def _adapted(base: Any) -> set[str]:
     found = set()
     for path, module in base.named_modules():
         name = _INSIDE.sub("", path)
-        if hasattr(module, "lora_A") and len(module.lora_A):
+        if hasattr(module, "base_layer") and _has_adapter(module):
             parameter = getattr(module, "parameter_name", None)
             found.add(name if parameter in (None, "weight") else f"{name}.{parameter}")
         elif hasattr(module, "modules_to_save") and hasattr(module, "original_module"):

@@ -6,8 +6,8 @@ modules trained whole) in float32, since small updates are lost in the 8 bits th
 Computed: in the format that the base was loaded in. Where that is bfloat16 or float16, every call of the model runs
 under `torch.autocast` of it: products take it, norms, softmax and losses float32. Where it is float32, all is float32.
 
-The fast kernel (`loraplug_train.kernel`) leaves autocast: it rounds what goes into products with frozen weights, and
-computes all else in float32. Merges and their proofs are computed in float32 throughout.
+The fast kernel (`loraplug_train.cpu.kernel`) leaves autocast: it rounds what goes into products with frozen weights,
+and computes all else in float32. Merges and their proofs are computed in float32 throughout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from loraplug.adapters.compat import keep_int8_scales
 
 
 def mixed_precision(model: Any, dtype: Any) -> None:
-    """Hold a `PeftModel` to the rule, in place: calls of its base, by whatever way, compute in `dtype`.
+    """Hold a `PeftModel`, or a model that is trained itself, to the rule: calls of its base compute in `dtype`.
 
     Done once for a model, after everything else that replaces the base's `forward`.
 
@@ -29,10 +29,12 @@ def mixed_precision(model: Any, dtype: Any) -> None:
     """
     import torch
 
-    store_in_float32(model)
+    adapted = hasattr(model, "peft_config")
+    if adapted:
+        store_in_float32(model)
     if dtype not in (torch.bfloat16, torch.float16):
         return
-    base = model.get_base_model()
+    base = model.get_base_model() if adapted else model
     forward = base.forward
 
     @wraps(forward)

@@ -392,6 +392,7 @@ class Pipeline:
             samples=[Sample(**sample) for sample in state["samples"]],
             artefacts=tuple(made),
             kind=result["kind"],
+            quantizer=recipe.quantizer,
         )
 
     def _is_made(self, state: State, place: Path, options: dict[str, Any]) -> bool:

@@ -20,9 +20,11 @@ from attrs import Factory, frozen
 
 from loraplug.config.options import ByUse
 from loraplug.data.schemas import Encoded, Placement
+from loraplug.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from loraplug.context import Run
@@ -284,6 +286,21 @@ class Quantizer(Component):
         """Make a freshly loaded quantised model fit for training adapters."""
         return model
 
+    def dequantize(self, weight: Tensor, dtype: Any) -> Tensor:  # noqa: ARG002
+        """A weight as the quantised model has it: rounded to the few bits and back, in float32.
+
+        Asked by exporters that merge an adapter onto the very weights it was trained on (`onto = "dequantized"`).
+
+        Args:
+            weight: of a linear layer, shape (outputs, inputs), in full precision.
+            dtype: the torch dtype that the model was loaded in.
+
+        Raises:
+            InputError: this quantizer cannot tell.
+        """
+        what = f"the quantizer {self.name} does not tell what a weight becomes by it"
+        raise InputError(what, where="exporter.onto", todo='use onto = "original"')
+
 
 @frozen
 class Sample:
@@ -405,6 +422,7 @@ class ExportContext:
         figures, samples: as in `TrainingResult`; empty for an adapter of somebody else's.
         artefacts: what exporters of this run made before, in that order.
         kind: as in `TrainingResult`; one of what the exporter `takes`.
+        quantizer: what the base was loaded by in training, if by any, and if that is known.
     """
 
     run: Run
@@ -416,6 +434,7 @@ class ExportContext:
     samples: Sequence[Sample] = ()
     artefacts: Sequence[Artefact] = ()
     kind: Made = "adapter"
+    quantizer: Quantizer | None = None
 
     def artefact(self, exporter: str, **options: Any) -> Path | None:
         """The place of what an exporter made with these options, of several the last; None where there is none."""
@@ -453,10 +472,14 @@ class Exporter(Component):
 
 
 class Adapter(Component):
-    """What is trained of a model: LoRA, another method of peft's, or the whole model. For trainers that hold one."""
+    """What is trained of a model: LoRA, another method of peft's, or the whole model. For trainers that hold one.
+
+    `makes` says what `save` writes: an adapter in peft's format, or a model as transformers writes it.
+    """
 
     __slots__ = ()
     kind: ClassVar[str] = "adapter"
+    makes: ClassVar[Made] = "adapter"
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> Any:

@@ -10,6 +10,7 @@ from loraplug import Doc, InputError, Quantizer
 from loraplug_bnb import compat
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
@@ -59,6 +60,19 @@ class BitsAndBytes(Quantizer):
         compat.keep_layout_with_gradients(model)
         _check_runs(model, self.bits)
         return model
+
+    def dequantize(self, weight: Tensor, dtype: Any) -> Tensor:
+        """See `Quantizer.dequantize`."""
+        import torch
+        from bitsandbytes import functional
+
+        if self.bits == 8:
+            packed, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16).contiguous())
+            return functional.int8_vectorwise_dequant(packed, scales).float()
+        packed, state = functional.quantize_4bit(
+            weight.to(dtype).contiguous(), compress_statistics=self.double_quant, quant_type=self.quant_type
+        )
+        return functional.dequantize_4bit(packed, state).float()
 
 
 def _check_scales(model: PreTrainedModel) -> None:

@@ -72,7 +72,8 @@ def export(
     extras = published(adapter.parent) if in_run else {}
     extras = _inside(extras, adapter.parent, run)
     base_id = str(getattr(opened.loader, "id", folder))
-    trained = ExportContext(run, adapter, folder, base_id, extras, _figures(extras.get("metrics.jsonl"), adapter))
+    trained = ExportContext(run, adapter, folder, base_id, extras, _figures(extras.get("metrics.jsonl"), adapter),
+                      quantizer=opened.quantizer)  # fmt: skip
     # the lock of a run of this name, which may be at its exporters just now
     guard = run.folder if run.folder.is_dir() else run.cache / "exports" / name
     with exclusive_lock(guard, name), wrap_os_errors(place), atomic_output(place) as out:

@@ -83,7 +83,7 @@ def adapter_problems(recipe: Any, run: Run, name: str) -> Iterator[Problem]:
 def _not_carried(lora: Any) -> Mapping[str, str]:
     """Options of a `[trainer.lora]` table, whichever trainer it is of, to what they do."""
     found = {}
-    if getattr(lora, "dora", False):
+    if getattr(lora, "use_dora", False):
         found["dora"] = "trains magnitudes"
     if modules := getattr(lora, "modules_to_save", ()):
         found["modules_to_save"] = f"trains {', '.join(modules)} whole"

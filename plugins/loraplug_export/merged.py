@@ -68,7 +68,7 @@ class MergedExporter(Exporter):
         adapter, base = open_adapter(result.adapter), open_checkpoint(result.base)
         try:
             plan = make_plan(adapter, base)
-            onto = dequantized(plan, result.adapter) if self.onto == "dequantized" else {}
+            onto = dequantized(plan, result.adapter, result.quantizer) if self.onto == "dequantized" else {}
         except UnsupportedAdapterError as reason:
             proof = self._with_peft(result, str(reason), out)
         else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraplug import InputError
+from loraplug import InputError, Quantizer
 from loraplug_export.compat import kept_in_fp32
 from loraplug_export.plan import Plan, UnsupportedAdapterError
 
@@ -45,8 +45,13 @@ def training_facts(adapter: Path) -> dict[str, Any]:
     return facts
 
 
-def dequantized(plan: Plan, adapter: Path) -> Mapping[str, WeightTransform]:
+def dequantized(plan: Plan, adapter: Path, quantizer: Quantizer | None = None) -> Mapping[str, WeightTransform]:
     """For each weight that was quantised in training, by stored name, the way to what it was then.
+
+    Args:
+        plan: what will be merged.
+        adapter: its folder.
+        quantizer: that of the training, where it is known; else one of bitsandbytes can be repeated by its settings.
 
     Raises:
         InputError: the adapter was not trained on a quantised base, or not with bitsandbytes, or does not say.
@@ -56,9 +61,9 @@ def dequantized(plan: Plan, adapter: Path) -> Mapping[str, WeightTransform]:
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    settings = _settings(adapter)
-    round_trip = _rounding(settings, training_facts(adapter).get("dtype") or "float32")
-    skipped = settings.get("llm_int8_skip_modules")
+    settings, dtype = _settings(adapter), training_facts(adapter).get("dtype") or "float32"
+    round_trip = _rounding(settings, dtype, adapter) if quantizer is None else _by(quantizer, dtype)
+    skipped = settings.get("llm_int8_skip_modules") or settings.get("modules_to_not_convert")
     skipped = get_keys_to_not_convert(plan.model) if skipped is None else skipped
     skipped = [*skipped, *kept_in_fp32(plan.model)]
     found: dict[str, WeightTransform] = {}
@@ -81,6 +86,17 @@ def _settings(adapter: Path) -> dict[str, Any]:
             where=adapter,
             todo='use onto = "original"',
         )
+    return dict(settings)
+
+
+def _by(quantizer: Quantizer, dtype: str) -> WeightTransform:
+    import torch
+
+    number = getattr(torch, dtype.removeprefix("torch."))
+    return lambda weight: quantizer.dequantize(weight=weight, dtype=number)
+
+
+def _rounding(settings: Mapping[str, Any], dtype_name: str, adapter: Path) -> WeightTransform:
     if not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
         method = settings.get("quant_method", "an unknown method")
         raise InputError(
@@ -88,10 +104,6 @@ def _settings(adapter: Path) -> dict[str, Any]:
             where=adapter / FACTS,
             todo='use onto = "original"',
         )
-    return dict(settings)
-
-
-def _rounding(settings: Mapping[str, Any], dtype_name: str) -> WeightTransform:
     import torch
     from bitsandbytes import functional
 

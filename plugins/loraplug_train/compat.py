@@ -1,8 +1,6 @@
-"""The private parts of torch, transformers and trl that training takes; nowhere else in this package are any used.
+"""The private parts of torch and transformers that training takes; nowhere else in this package are any used.
 
-`tests/sft/test_sft_compat.py` holds what is relied on, and says what another version broke. Where no function here
-stands between, `OVERRIDDEN` lists the methods of trl's trainer that `loop.LoraTrainer` overrides, and `SCHEDULE` the
-keys of a learning-rate schedule's state that it sets.
+`tests/sft/test_sft_compat.py` holds what is relied on, and says what another version broke.
 """
 
 from __future__ import annotations
@@ -13,17 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OVERRIDDEN = {
-    "_init_training_state": "gives (epochs trained, steps trained in this epoch); begins anew from state.global_step",
-    "_prepare_for_training": "makes optimizer and schedule, before the first step",
-    "get_batch_samples": "takes the batches of one optimizer step from the loader, and counts their tokens",
-    "floating_point_ops": "is called once a micro-batch",
-    "training_step": "is called once for what get_batch_samples gave, with its count of tokens",
-    "compute_loss": "is called by training_step with the count that training_step was given",
-    "create_optimizer": "makes `optimizer`, unless there is one",
-    "get_train_dataloader": "is asked once",
-}
-SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -57,9 +44,3 @@ def attention_backward(
 def undivided(model: Any) -> list[str]:
     """Names of the classes of a model's blocks, each of which must stay on one device; empty where it names none."""
     return [*(getattr(model, "_no_split_modules", None) or ())]
-
-
-def on_device(trainer: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch where the trainer's model is."""
-    moved: dict[str, Any] = trainer._prepare_inputs(batch)
-    return moved

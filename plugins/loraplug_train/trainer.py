@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of LoRA adapters on trl, peft and accelerate."""
+"""Trainers on the engine: the options that all share, and `sft`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
-from loraplug_train.lora import Lora
+from loraplug import Adapter, Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
+from loraplug_train.adapters.lora import Lora
+from loraplug_train.objectives.base import Objective
+from loraplug_train.objectives.sft import SupervisedFineTuning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,13 +19,28 @@ if TYPE_CHECKING:
 _AT_LEAST_ONE = validators.optional(validators.ge(1))
 
 
-@frozen
-class Sft(Trainer):
-    """LoRA supervised fine-tuning with trl and peft; QLoRA when the recipe has a quantizer."""
+@frozen(slots=False)  # so that an objective with options of its own can stand beside it
+class EngineTrainer(Trainer):
+    """The options that all trainers on the engine share. A trainer is an objective and this together:
 
-    name = "sft"
+        @frozen
+        class DpoTrainer(Dpo, EngineTrainer):
+            '''Direct preference optimisation.'''
+
+            name = "dpo"
+
+    All options have defaults, and so must those of the objective, whose schema of rows the trainer consumes. An
+    objective that is made otherwise is given by `objective`.
+    """
+
     columns = frozenset({"token_weights"})
     distributed = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if issubclass(cls, Objective):
+            cls.consumes = cls.schema
+
     epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
         default=3.0, validator=validators.gt(0)
     )
@@ -57,7 +74,7 @@ class Sft(Trainer):
         Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"],
         Doc("course of the learning rate", aka=("lr_scheduler", "lr_scheduler_type")),
     ] = "cosine"
-    warmup: Annotated[float, Doc("share of the steps in which the rate rises from 0", aka=("warmup_ratio",))] = field(
+    warmup_ratio: Annotated[float, Doc("share of the steps in which the rate rises from 0", aka=("warmup",))] = field(
         default=0.05, validator=[validators.ge(0), validators.lt(1)]
     )
     weight_decay: Annotated[float, Doc("weight decay of the adapters")] = field(default=0.0, validator=validators.ge(0))
@@ -93,13 +110,13 @@ class Sft(Trainer):
         int | None,
         Doc("stop when so many validations in a row brought no lower loss", aka=("early_stopping_patience",)),
     ] = field(default=None, validator=_AT_LEAST_ONE)
-    keep_best: Annotated[
-        bool, Doc("end with the adapter of the lowest validation loss, not the last", aka=("load_best_model_at_end",))
+    load_best_model_at_end: Annotated[
+        bool, Doc("end with the adapter of the lowest validation loss, not the last", aka=("keep_best",))
     ] = False
     save_every: Annotated[
         int | str, Doc('steps between checkpoints, or a time: "90 s", "10 min"', aka=("save_steps",))
     ] = "5 min"
-    keep: Annotated[int, Doc("checkpoints kept", aka=("save_total_limit",))] = field(
+    save_total_limit: Annotated[int, Doc("checkpoints kept", aka=("keep",))] = field(
         default=2, validator=validators.ge(1)
     )
     report_to: Annotated[
@@ -110,39 +127,55 @@ class Sft(Trainer):
         default=1, validator=validators.ge(0)
     )
     lora: Annotated[Lora, Doc("the adapters")] = field(factory=Lora)
+    adapter: Annotated[
+        Adapter | None, Doc("what is trained in place of LoRA: another method of peft's, or the model itself")
+    ] = None
+
+    def objective(self) -> Objective:
+        """What it minimises; by default itself."""
+        if not isinstance(self, Objective):
+            raise TypeError(f"{type(self).__name__} is no Objective: say in objective() which one it trains by")
+        return self
 
     def check(self, recipe: Any) -> Iterable[Problem]:
         """Options that do not go together."""
-        from loraplug_train.options import problems
+        from loraplug_train.engine.options import problems
 
-        return problems(self, recipe)
+        if self.adapter is not None and self.lora != Lora():
+            what = "and [trainer.lora] both say what is trained; leave out one of the two"
+            yield Problem("trainer.adapter", what)
+        yield from problems(self, recipe)
 
     def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:
         """Names that the base has no modules for, an adapter to start from that is none, too little memory."""
-        from loraplug_train.preflight import problems
+        from loraplug_train.engine.preflight import problems
 
         return problems(self, run, recipe)
 
     def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:
         """Names and patterns of `[trainer.lora]` that match no module; too little memory for fused experts in full."""
-        from loraplug_train.preflight import experts_too_large
-        from loraplug_train.targets import check_names
+        from loraplug_train.adapters.targets import check_names
+        from loraplug_train.engine.preflight import experts_too_large
 
-        if self.lora.start_from is None:
+        if self.lora.start_from is None and self.adapter is None:
             check_names(self.lora, model)
         return experts_too_large(run, recipe, model)
 
     def disk(self, run: Run, recipe: Any) -> dict[Path, int]:
         """The adapter and its checkpoints, each with the optimizer's two numbers for every trained one, in fp32."""
-        from loraplug_train.preflight import trained_numbers
+        from loraplug_train.engine.preflight import trained_numbers
 
         trained = 4 * trained_numbers(self, run, recipe)
         there = sum(path.stat().st_size for path in run.folder.glob("checkpoints/**/*") if path.is_file())
-        return {run.folder: trained + 3 * trained * (self.keep + 1) - there}
+        return {run.folder: trained + 3 * trained * (self.save_total_limit + 1) - there}
+
+    def makes(self) -> Literal["adapter", "model"]:
+        """A model where that is trained itself, else an adapter."""
+        return "adapter" if self.adapter is None else self.adapter.makes
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
         """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""
-        from loraplug_train.forecast import forecast
+        from loraplug_train.engine.forecast import forecast
 
         epochs = self.epochs
         if self.max_steps is not None:
@@ -151,7 +184,7 @@ class Sft(Trainer):
 
     def placement(self, run: Run) -> Placement:  # noqa: ARG002
         """On the GPU, or on the CPU where the weights are shared out from there."""
-        from loraplug_train import shards
+        from loraplug_train.engine import shards
 
         kind = shards.settle()
         return Placement(sharding=kind if kind in shards.CUT else "")
@@ -168,6 +201,13 @@ class Sft(Trainer):
         from logging import ERROR, getLogger
 
         getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
-        from loraplug_train.training import train as train_adapters
+        from loraplug_train.engine.engine import Engine
 
-        return train_adapters(self, run, load_model(self.placement(run)), tokenizer, train, validation)
+        return Engine(self, self.objective()).fit(run, load_model, tokenizer, train, validation)
+
+
+@frozen
+class Sft(SupervisedFineTuning, EngineTrainer):
+    """LoRA supervised fine-tuning; QLoRA when the recipe has a quantizer."""
+
+    name = "sft"

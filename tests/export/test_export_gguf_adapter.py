@@ -175,14 +175,17 @@ def test_values_too_large_for_f16(prepare, tmp_path):
     ("lora", "places"),
     [
         ({}, []),
-        ({"dora": True}, ["trainer.lora.dora"]),
-        ({"modules_to_save": ("lm_head",), "init": "pissa"}, ["trainer.lora.modules_to_save", "trainer.lora.init"]),
+        ({"use_dora": True}, ["trainer.lora.use_dora"]),
+        (
+            {"modules_to_save": ("lm_head",), "init_lora_weights": "pissa"},
+            ["trainer.lora.modules_to_save", "trainer.lora.init_lora_weights"],
+        ),
         ({"target_modules": ("embed_tokens", "q_proj")}, ["trainer.lora.target_modules"]),
     ],
 )
 def test_preflight_reads_the_recipe(lora, places, prepare, tmp_path):
     """What cannot be carried is told before anything is trained, all at once."""
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
 
     base = prepare().base
     facts = BaseFacts(base, json.loads((base / "config.json").read_text()))

@@ -72,30 +72,27 @@ def _measure(side: str, name: str, device: str, folder: Path) -> dict[str, Any]:
     losses, steps = train(side, model, tokenizer, rows, device, folder, Clock())
     lengths = [sum(len(rows["input_ids"][row]) for row in step) for step in steps]
     speed = sum(lengths[_WARM:]) / (times[-1] - times[_WARM - 1])
-    from loraplug_train.measure import peak_memory
+    from loraplug_train.engine.memory import peak_memory
 
     return {"speed": speed, "peak": peak_memory(), "losses": losses}
 
 
 def _ours(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folder: Path, clock: Any) -> Any:
     from loraplug import Encoded, Run
-    from loraplug_train import loop, order
+    from loraplug_train.engine import schedule as order
     from loraplug_train.trainer import Sft
 
-    run = Run("ours", outputs=folder)
+    def observe(event: Any) -> None:
+        if event.kind == "metrics" and "loss" in event.data:
+            clock.on_step_end()
+
+    run = Run("ours", outputs=folder, observe=observe)
     run.folder.mkdir(parents=True)
-    init = loop.LoraTrainer.__init__
-
-    def timed(self: Any, *words: Any, **options: Any) -> None:
-        init(self, *words, **options)
-        self.add_callback(clock)
-
-    loop.LoraTrainer.__init__ = timed
     kernel = "liger" if "liger" in side else "auto"
-    options = Sft(samples=0, max_steps=STEPS, batch_size=ROWS, warmup=0.0, kernel=kernel, save_every=10**6)
+    options = Sft(samples=0, max_steps=STEPS, batch_size=ROWS, warmup_ratio=0.0, kernel=kernel, save_every=10**6)
     result = options.train(run, lambda _: model, tokenizer, Encoded(rows), None)
     lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    plan = order.lay_out([len(ids) for ids in rows["input_ids"]], run.seed, 1.0, STEPS, ROWS)
+    plan = order.build_schedule([len(ids) for ids in rows["input_ids"]], run.seed, 1.0, STEPS, ROWS)
     return [json.loads(line)["loss"] for line in lines[:-1]], plan.steps
 
 
@@ -104,7 +101,7 @@ def _theirs(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folde
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from loraplug_train import order
+    from loraplug_train.engine import schedule as order
 
     best = {"padding_free": True, "gradient_checkpointing": False} if "free" in side else {}
     options = SFTConfig(
@@ -122,7 +119,7 @@ def _theirs(side: str, model: Any, tokenizer: Any, rows: Any, device: str, folde
         callbacks=[clock],
     )
     trainer.train()
-    plan = order.lay_out([len(ids) for ids in rows["input_ids"]], 42, 1.0, STEPS, ROWS)
+    plan = order.build_schedule([len(ids) for ids in rows["input_ids"]], 42, 1.0, STEPS, ROWS)
     return [line["loss"] for line in trainer.state.log_history if "loss" in line], plan.steps
 
 

@@ -21,8 +21,8 @@ SUBSET = ("float32", "bfloat16", "float16", "nf4 bfloat16", "int8")  # the forma
 KERNELS = {"fast": "auto", "plain": "plain"}  # the fast one is taken where it can be; the run says where it cannot
 ADAPTERS = {
     "LoRA": "",
-    "DoRA": "dora = true",
-    "rsLoRA": "rslora = true",
+    "DoRA": "use_dora = true",
+    "rsLoRA": "use_rslora = true",
     "modules_to_save": 'modules_to_save = ["lm_head", "norm"]',
     "embeddings": 'modules_to_save = ["embed_tokens"]',
     "lm_head": 'target_modules = ["q_proj", "v_proj", "down_proj", "lm_head"]',

@@ -19,7 +19,7 @@ from typing import Any
 from matrix_cells import SEEN, STEPS, Cell
 
 from loraplug import Event, InputError, Reporter, Run, hookimpl, load_registry
-from loraplug_train import measure
+from loraplug_train.engine import measure
 
 ANSWER = 12
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from loraplug import InputError
+from loraplug import InputError, mixed_precision
 from loraplug_tools.plugins.conformance import assert_conforms
 from loraplug_train.adapters.full import Full
 from loraplug_train.adapters.peft_fields import OURS, methods
@@ -109,6 +109,7 @@ def test_full_trains_weights_in_float32(dtype: Any, tiny_model: Path, tmp_path: 
     """Computed and saved in what was loaded; an update too small for bfloat16 is not lost in the masters."""
     part = Full()
     model = part.attach(loaded(tiny_model, dtype))
+    mixed_precision(model, dtype)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert set(part.trainable(model)) == {name for name, _ in model.named_parameters()}
     out = model(input_ids=IDS, labels=IDS)
@@ -130,6 +131,7 @@ def test_full_trains_weights_in_float32(dtype: Any, tiny_model: Path, tmp_path: 
 def test_full_trains_named_parts_alone(tiny_model: Path) -> None:
     """By name or its end; the rest is frozen and stays as it is stored."""
     model = Full(modules=("layers.1", "lm_head")).attach(loaded(tiny_model, torch.bfloat16))
+    mixed_precision(model, torch.bfloat16)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained
     assert all("layers.1." in name or name == "lm_head.weight" for name in trained)
@@ -146,7 +148,7 @@ def test_full_is_refused_with_a_quantizer_and_over_shards(monkeypatch: pytest.Mo
     """Before anything is loaded."""
     (problem,) = Full().check(recipe(quantizer=object()))
     assert "a quantizer does not let it" in problem.message
-    monkeypatch.setattr("loraplug_train.shards.asked", lambda: "fsdp2")
+    monkeypatch.setattr("loraplug_train.engine.shards.asked", lambda: "fsdp2")
     (problem,) = Full().check(recipe())
     assert "use_fsdp: false" in problem.message
 

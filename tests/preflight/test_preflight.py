@@ -211,7 +211,7 @@ def test_a_base_larger_than_the_machine(recipe: Path, monkeypatch: pytest.Monkey
     weights = {f"model.layers.{n}.mlp.up_proj.weight": ("BF16", (50_000, 50_000)) for n in range(2000)}
     facts = BaseFacts(Path("x"), {}, weights, 400, "{{ messages }}")
     monkeypatch.setattr(TransformersModel, "facts", lambda self, run: facts)
-    monkeypatch.setattr("loraplug_train.preflight._has_gpu", lambda: False)
+    monkeypatch.setattr("loraplug_train.engine.preflight._has_gpu", lambda: False)
     assert "the weights alone take 20000.0 GB" in told(recipe, until="trainer")["model.id"]
     halved = told(recipe, "quantizer.use=bitsandbytes", until="trainer")["model.id"]
     assert "take 2500.0 GB" in halved
@@ -224,9 +224,9 @@ def test_experts_that_no_quantizer_makes_smaller_count_in_full(
     from families import save
 
     base = save("qwen3_moe", tmp_path / "moe", "bfloat16")
-    monkeypatch.setattr("loraplug_train.preflight._has_gpu", lambda: False)
+    monkeypatch.setattr("loraplug_train.engine.preflight._has_gpu", lambda: False)
     for memory, fits in ((10**6, True), (220_000, False)):
-        monkeypatch.setattr("loraplug_train.preflight._memory", lambda size=memory: float(size))
+        monkeypatch.setattr("loraplug_train.engine.preflight._memory", lambda size=memory: float(size))
         found = told(recipe, f"model.id={base}", "quantizer.use=bitsandbytes", deep=True)
         assert ("leaves fused experts in full" in found.get("model.id", "")) != fits
 

@@ -10,8 +10,8 @@ import pytest
 from families import build
 from loraplug import InputError, Run, adapted_share, layer_weights, load_adapter
 from loraplug.testing import from_table
-from loraplug_train.lora import Lora
-from loraplug_train.targets import SHARED
+from loraplug_train.adapters.lora import Lora
+from loraplug_train.adapters.targets import SHARED
 from loraplug_train.trainer import Sft
 
 # ends of names of linear layers that "all-linear" is to leave out, beside the output
@@ -179,7 +179,7 @@ def test_the_forecast_counts_experts_that_are_not_quantised_in_full(tmp_path: Pa
     from families import save
     from loraplug_bnb.quantizer import BitsAndBytes
     from loraplug_hf.loader import TransformersModel
-    from loraplug_train.forecast import forecast
+    from loraplug_train.engine.forecast import forecast
 
     loader = TransformersModel(id=str(save("qwen3_moe", tmp_path / "base")), dtype="float32")
     quantizer = BitsAndBytes()
@@ -196,7 +196,7 @@ def test_the_forecast_counts_experts_that_are_not_quantised_in_full(tmp_path: Pa
 
 def test_what_does_not_go_with_experts_is_a_problem_of_the_recipe() -> None:
     """Dropout, DoRA and starts that read the base, all at once; found without a model."""
-    lora = {"target_modules": ["all-linear", "experts"], "dropout": 0.1, "dora": True, "init": "pissa"}
+    lora = {"target_modules": ["all-linear", "experts"], "dropout": 0.1, "use_dora": True, "init_lora_weights": "pissa"}
     made, problems = from_table(Sft, {"lora": lora})
     assert made is not None and not problems
 
@@ -205,4 +205,4 @@ def test_what_does_not_go_with_experts_is_a_problem_of_the_recipe() -> None:
         validation = None
 
     found = {problem.path for problem in made.check(Recipe())}
-    assert {"trainer.lora.dropout", "trainer.lora.dora", "trainer.lora.init"} <= found
+    assert {"trainer.lora.dropout", "trainer.lora.use_dora", "trainer.lora.init_lora_weights"} <= found

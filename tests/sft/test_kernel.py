@@ -85,7 +85,7 @@ def gradients(model: Any, loss: Any) -> dict[str, Any]:
 
 def assert_equal_paths(model: Any, batch: dict[str, Any], wanted: Any = None) -> None:
     """Loss and every gradient of the fast path are the plain path's within float32's rounding."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     expected = plain_loss(model, batch) if wanted is None else wanted
     by_plain = gradients(model, expected)
@@ -147,7 +147,7 @@ def test_equals_plain_with_biases():
 
 def test_packed_rows_do_not_see_each_other():
     """Rows laid end to end with positions that start again give what they give one by one."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     model = adapted(tiny("qwen3"))
     batch = made_batch()
@@ -170,7 +170,7 @@ def test_packed_rows_do_not_see_each_other():
 
 def test_equals_plain_with_checkpointing():
     """With gradient checkpointing a block keeps its input only, and makes the rest again, bit for bit."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     model = adapted(tiny("qwen3"))
     done, sentence = kernel.install(model)
@@ -199,7 +199,7 @@ def test_equals_plain_with_checkpointing():
 def test_equals_plain_in_4_bits(kind, double, piece, tmp_path, monkeypatch):
     """A base of bitsandbytes, whose weights are made again for each use, whole or in pieces."""
     from loraplug_bnb.quantizer import BitsAndBytes
-    from loraplug_train import kernel_math
+    from loraplug_train.cpu import math as kernel_math
 
     monkeypatch.setattr(kernel_math, "_PIECE_BYTES", piece)
     assert_equal_paths(adapted(quantised(tmp_path, BitsAndBytes(quant_type=kind, double_quant=double))), made_batch())
@@ -209,7 +209,8 @@ def test_equals_plain_in_4_bits(kind, double, piece, tmp_path, monkeypatch):
 def test_a_quantised_models_vocabulary_is_halved_where_nothing_changes(tied, tmp_path, monkeypatch):
     """Published in bfloat16 it is kept so, and loss, gradients and answers are the same; the model stays float32."""
     from loraplug_bnb.quantizer import BitsAndBytes
-    from loraplug_train import kernel, kernel_vocabulary
+    from loraplug_train.cpu import kernel
+    from loraplug_train.cpu import vocabulary as kernel_vocabulary
 
     monkeypatch.setattr(kernel_vocabulary, "_PIECE_ROWS", 40)
     model = adapted(quantised(tmp_path, BitsAndBytes(), torch.bfloat16, tie_word_embeddings=tied))
@@ -246,7 +247,7 @@ def test_a_quantised_models_vocabulary_is_halved_where_nothing_changes(tied, tmp
 def test_what_is_trained_or_would_change_is_not_halved(published, bits, options, halved, tmp_path):
     """Other bits in it, a trained or adapted one, no quantizer, or no fast path: it stays as it was."""
     from loraplug_bnb.quantizer import BitsAndBytes
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     quantizer = BitsAndBytes(bits=bits) if bits else None
     model = adapted(quantised(tmp_path, quantizer, getattr(torch, published)), **options)
@@ -280,7 +281,7 @@ def test_a_4_bit_weight_in_pieces_is_the_weight(rows, width, block, double, kind
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Params4bit
 
-    from loraplug_train import kernel_math
+    from loraplug_train.cpu import math as kernel_math
 
     options = {"blocksize": block, "quant_type": kind, "compress_statistics": double, "requires_grad": False}
     weight = Params4bit(torch.randn(rows, width), **options).to("cpu")
@@ -295,7 +296,7 @@ def test_a_4_bit_weight_in_pieces_is_the_weight(rows, width, block, double, kind
 
 def test_fifty_steps_end_where_plain_ones_do_and_twice_the_same():
     """50 steps of AdamW: each loss within 1e-3 of the plain path's; two fast runs are equal bit for bit."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     def losses(fast: bool) -> list[float]:
         model = adapted(tiny("llama"))
@@ -321,7 +322,7 @@ def test_fifty_steps_end_where_plain_ones_do_and_twice_the_same():
 
 def test_the_rest_of_the_model_stays_plain():
     """Generation and a forward without `label_count` are what they were; validation takes the fast loss too."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     model = adapted(tiny("llama"))
     batch = made_batch()
@@ -338,7 +339,7 @@ def test_the_rest_of_the_model_stays_plain():
 
 def test_rows_without_labels_give_nothing():
     """A micro-batch with nothing to train has loss 0 and gradients of 0."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     model = adapted(tiny("llama"))
     assert kernel.install(model)[0]
@@ -362,7 +363,7 @@ def test_rows_without_labels_give_nothing():
 )
 def test_steps_aside_for_adapters(options, reason):
     """Adapters that the fast path does not compute: plain, and the reason is said."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     done, sentence = kernel.install(adapted(tiny("llama"), **options))
     assert not done
@@ -381,7 +382,7 @@ def test_steps_aside_for_adapters(options, reason):
 )
 def test_steps_aside_for_models(family, options, reason):
     """Models that the fast path does not compute: plain, and the reason is said."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     done, sentence = kernel.install(adapted(tiny(family, **options)))
     assert not done
@@ -390,7 +391,7 @@ def test_steps_aside_for_models(family, options, reason):
 
 def test_steps_aside_for_other_precisions():
     """float16 is left to the plain path."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     done, sentence = kernel.install(adapted(tiny("llama").to(torch.float16)))
     assert not done
@@ -399,7 +400,7 @@ def test_steps_aside_for_other_precisions():
 
 def test_a_row_of_one_token():
     """A row too short to predict anything, alone and beside another."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     model = adapted(tiny("llama"))
     assert kernel.install(model)[0]
@@ -413,7 +414,7 @@ def test_a_row_of_one_token():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_bfloat16_only_products_are_rounded(family: str) -> None:
     """With weights in bfloat16 loss and gradients are nearer to float32's than the plain path's in bfloat16."""
-    from loraplug_train import kernel
+    from loraplug_train.cpu import kernel
 
     exact, batch = adapted(tiny(family)), made_batch()
     wanted = plain_loss(exact, batch)

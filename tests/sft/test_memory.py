@@ -12,7 +12,7 @@ import pytest
 SHAPES = """
 import json, sys
 import psutil, torch
-from loraplug_train.kernel_math import product
+from loraplug_train.cpu.math import product
 
 weights = [torch.randn(out, width).to(getattr(torch, sys.argv[1])) for out, width in ((192, 576), (1536, 576))]
 held = []

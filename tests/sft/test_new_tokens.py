@@ -14,7 +14,7 @@ from sft_rows import encoded
 from loraplug import Encoded, ExportContext, InputError, Problem, TrainingResult, load_adapter, new_tokens
 from loraplug.testing import from_table, tiny_run
 from loraplug_hf.loader import TransformersModel
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 from loraplug_train.trainer import Sft
 
 NEW = ("<|call|>", "<|done|>")
@@ -168,7 +168,7 @@ def test_merged_by_peft_where_it_must_be(train: Train, base: Path, tmp_path: Pat
 
     from loraplug_export.merged import MergedExporter
 
-    result = train("olora", max_steps=2, lora=Lora(r=4, init="olora"))
+    result = train("olora", max_steps=2, lora=Lora(r=4, init_lora_weights="olora"))
     made = ExportContext(tiny_run(tmp_path, "olora"), result.path, base, str(base))
     folder = MergedExporter().export(made, tmp_path / "merged")
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"] == 303
@@ -243,7 +243,7 @@ def test_shards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP2 and ZeRO-3 hold parts of an embedding."""
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("loraplug_train.shards._settled", [])
+    monkeypatch.setattr("loraplug_train.engine.shards._settled", [])
     assert any("sharded" in str(problem) for problem in _asked(Sft()))
 
 

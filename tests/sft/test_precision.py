@@ -10,7 +10,7 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import TrainingResult
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 
 Train = Callable[..., TrainingResult]
 
@@ -18,7 +18,7 @@ WHOLE: list[dict[str, Any]] = [
     {"modules_to_save": ("lm_head",)},
     {"modules_to_save": ("embed_tokens",)},
     {"modules_to_save": ("norm", "input_layernorm")},
-    {"dora": True},
+    {"use_dora": True},
 ]
 
 
@@ -92,16 +92,16 @@ def test_adapters_of_the_output_layer_train_as_elsewhere(dtype: str, train: Trai
 
 def test_a_model_is_held_to_the_rule_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where training goes on from an adapter, which is put on by the function that chat uses."""
-    from loraplug_train import loop
+    from loraplug_train.engine import model as loading
 
     first, wrapped = train("first", dtype="bfloat16", max_steps=1), []
-    hold = loop.mixed_precision
+    hold = loading.mixed_precision
 
     def counted(model: Any, dtype: Any) -> None:
         wrapped.append(str(dtype))
         assert "autocast" not in model.get_base_model().forward.__code__.co_qualname
         hold(model, dtype)
 
-    monkeypatch.setattr(loop, "mixed_precision", counted)
+    monkeypatch.setattr(loading, "mixed_precision", counted)
     train("second", dtype="bfloat16", lora=Lora(start_from=first.path), max_steps=1, kernel="plain")
     assert wrapped == ["torch.bfloat16"]

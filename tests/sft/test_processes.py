@@ -54,7 +54,12 @@ ZERO3_FILE = {
     "ACCELERATE_DEEPSPEED_CONFIG_FILE": '{"zero_optimization": {"stage": 3, "stage3_max_live_parameters": "auto", '
     '"offload_param": {"device": "cpu"}}}',
 }
-REACHING = ("--set", "trainer.lora.dora=true", "--set", 'trainer.lora.modules_to_save=["lm_head"]')  # into base weights
+REACHING = (
+    "--set",
+    "trainer.lora.use_dora=true",
+    "--set",
+    'trainer.lora.modules_to_save=["lm_head"]',
+)  # into base weights
 KINDS = {
     "whole": ({}, None, ()),
     "token weights": ({}, None, ("--set", "trainer.micro_batch=2")),

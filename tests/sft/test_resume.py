@@ -32,16 +32,16 @@ class StopError(Exception):
 
 def stop_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise in the forward pass of a step."""
-    from loraplug_train.loop import LoraTrainer
+    from loraplug_train.engine.step import StepComputer
 
-    compute = LoraTrainer.training_step
+    compute = StepComputer.compute
 
-    def stopping(self: Any, model: Any, rows: Any, count: Any = None) -> Any:
-        if self.state.global_step == step - 1:
+    def stopping(self: Any, rows: Any, done: int) -> Any:
+        if done == step - 1:
             raise StopError
-        return compute(self, model, rows, count)
+        return compute(self, rows, done)
 
-    monkeypatch.setattr(LoraTrainer, "training_step", stopping)
+    monkeypatch.setattr(StepComputer, "compute", stopping)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def stop_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         {},
         {"lora": {"dropout": 0.3}, "neftune_alpha": 5.0},
         {"optimizer": "adamw_8bit"},
-        {"lora": {"plus_ratio": 8.0}, "tokens_per_step": 60, "scheduler": "linear"},
-        {"validate_every": 2, "keep_best": True, "held": True},
+        {"lora": {"loraplus_lr_ratio": 8.0}, "tokens_per_step": 60, "scheduler": "linear"},
+        {"validate_every": 2, "load_best_model_at_end": True, "held": True},
     ],
     ids=["plain", "random", "8bit", "lora-plus", "validated"],
 )
@@ -59,7 +59,7 @@ def test_going_on_ends_at_the_same_adapter(
     options: dict[str, Any], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever draws random numbers or keeps state: stopped before step 4 and started again, bit for bit the same."""
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
 
     settings = {"save_every": 1, **options, "lora": Lora(**options.get("lora", {}))}
     settings["held"] = encoded(4, seed=9) if options.get("held") else None
@@ -83,14 +83,14 @@ def test_a_torn_checkpoint_is_passed_over(train: Train, monkeypatch: pytest.Monk
     whole = train("whole", save_every=1)
     with monkeypatch.context() as patch, pytest.raises(StopError):
         stop_before(5, patch)
-        train("torn", save_every=1, keep=3)
+        train("torn", save_every=1, save_total_limit=3)
     folder = tmp_path / "outputs/runs/torn/checkpoints"
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000002", "step-00000003", "step-00000004"]
     newest = folder / "step-00000004/state.safetensors"
     newest.write_bytes(newest.read_bytes()[:-10])
     changed = folder / "step-00000003/state.json"
     changed.write_text(changed.read_text().replace('"step": 3', '"step": 9'))
-    assert digest(train("torn", save_every=1, keep=3)) == digest(whole)
+    assert digest(train("torn", save_every=1, save_total_limit=3)) == digest(whole)
     assert len(train.reporter.warnings) == 2  # type: ignore[attr-defined]
     assert "damaged" in train.reporter.warnings[0]  # type: ignore[attr-defined]
 
@@ -135,23 +135,23 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from loraplug import Encoded, Reporter, Run
-from loraplug_train.loop import LoraTrainer
+from loraplug_train.engine.step import StepComputer
 from loraplug_train.trainer import Sft
 
 class Loud(Reporter):
     def say(self, text):
         print(text, flush=True)
 
-compute = LoraTrainer.training_step
-def stuck(self, model, rows, count=None):
-    if self.state.global_step == 2:
+compute = StepComputer.compute
+def stuck(self, rows, step):
+    if step == 2:
         print("in the long call", flush=True)
         lock = ctypes.create_string_buffer(64)
         libc = ctypes.CDLL(None)  # like a backward pass it releases the interpreter, and does not heed signals
         libc.pthread_mutex_lock(lock)
         libc.pthread_mutex_lock(lock)  # never comes back
-    return compute(self, model, rows, count)
-LoraTrainer.training_step = stuck
+    return compute(self, rows, step)
+StepComputer.compute = stuck
 
 ids = [[5, 6, 7, 8, 9, 10 + n] for n in range(12)]
 rows = Dataset.from_dict({"input_ids": ids, "labels": ids, "row": [[str(n)] for n in range(12)]})

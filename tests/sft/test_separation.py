@@ -12,7 +12,7 @@ from sft_rows import encoded
 
 from families import build
 from loraplug import Encoded, Run
-from loraplug_train.separation import length_limit, separation
+from loraplug_train.engine.separation import length_limit, separation
 from loraplug_train.trainer import Sft
 
 KINDS = {

@@ -15,7 +15,7 @@ from loraplug.testing import tiny_tokenizer
 from loraplug_bnb.quantizer import BitsAndBytes
 from loraplug_export.card import write_card
 from loraplug_hf.loader import TransformersModel
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 from loraplug_train.trainer import Sft
 
 
@@ -103,6 +103,6 @@ def test_a_model_that_trls_head_does_not_fit_has_its_own_loss(tmp_path: Path) ->
 
 def test_the_forecast_reads_sizes_of_each_layer(tmp_path: Path) -> None:
     """Gemma 3n's config has a list of them."""
-    from loraplug_train.forecast import needs_checkpointing
+    from loraplug_train.engine.forecast import needs_checkpointing
 
     assert not needs_checkpointing(build("gemma3n"), 64, fast=False)

@@ -8,8 +8,8 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import InputError
-from loraplug_train.lora import Lora
-from loraplug_train.targets import find_targets
+from loraplug_train.adapters.lora import Lora
+from loraplug_train.adapters.targets import find_targets
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from command import Cli
-from loraplug_train.options import trackers
+from loraplug_train.engine.trackers import tracker_names
 from loraplug_train.trainer import Sft
 
 WANDB = ("WANDB_API_KEY", "WANDB_MODE")
@@ -36,7 +36,7 @@ def test_who_is_told(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert trackers(Sft(report_to=given)) == expected  # type: ignore[arg-type]
+    assert tracker_names(Sft(report_to=given)) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

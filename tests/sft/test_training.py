@@ -13,7 +13,7 @@ from sft_rows import encoded
 
 from forked import Server
 from loraplug import InputError, LoraplugError, Run, TrainingResult
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 
 Train = Callable[..., TrainingResult]
 
@@ -54,7 +54,7 @@ def test_losses_are_those_of_trl(train: Train, tiny_model: Path, tmp_path: Path)
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
     from trl import SFTConfig, SFTTrainer
 
-    ours = losses(train("ours", epochs=2, batch_size=4, warmup=0.0))
+    ours = losses(train("ours", epochs=2, batch_size=4, warmup_ratio=0.0))
     options = SFTConfig(
         output_dir=str(tmp_path), seed=42, num_train_epochs=2, per_device_train_batch_size=4, learning_rate=1e-2,
         lr_scheduler_type="cosine", warmup_steps=0, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
@@ -76,16 +76,16 @@ def test_losses_are_those_of_trl(train: Train, tiny_model: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "lora",
     [
-        {"rslora": True, "r": 4},
-        {"dora": True},
-        {"init": "pissa"},
-        {"init": "olora"},
+        {"use_rslora": True, "r": 4},
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
         {"init": "orthogonal"},
-        {"init": "gaussian", "dropout": 0.1},
+        {"init_lora_weights": "gaussian", "dropout": 0.1},
         {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 64.0}},
         {"target_modules": ("q_proj", "v_proj"), "modules_to_save": ("embed_tokens",)},
         {"target_modules": r".*\.layers\.1\..*(gate|up)_proj"},
-        {"plus_ratio": 16.0},
+        {"loraplus_lr_ratio": 16.0},
     ],
     ids=lambda lora: "-".join(lora),
 )
@@ -126,7 +126,7 @@ def test_the_best_adapter_is_kept_and_training_stops_early(train: Train) -> None
         epochs=40,
         validate_every=2,
         early_stopping=3,
-        keep_best=True,
+        load_best_model_at_end=True,
         learning_rate=2e-2,
     )
     lines = (result.path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[:-1]
@@ -152,7 +152,7 @@ def test_an_adapter_that_is_what_it_was_is_told() -> None:
     """Told by a hash of all its values: any one of them, of any dtype and layout, makes another."""
     import torch
 
-    from loraplug_train.health import fingerprint, moved
+    from loraplug_train.engine.health import fingerprint, moved
 
     values = [torch.zeros(3, 2), torch.ones(5, 4, dtype=torch.bfloat16)[:, :1].t(), torch.tensor(1.0)]
     before = fingerprint(values)
@@ -221,20 +221,20 @@ import psutil
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from loraplug import Encoded, Run
-from loraplug_train.loop import LoraTrainer
+from loraplug_train.engine.step import StepComputer
 from loraplug_train.trainer import Sft
 
 ids = [[5 + (n * at) % 200 for at in range(500)] for n in range(16)]
 rows = Dataset.from_dict({"input_ids": ids, "labels": ids, "row": [[str(n)] for n in range(16)]})
 run = Run("a", outputs=Path(sys.argv[2]))
 run.folder.mkdir(parents=True)
-compute = LoraTrainer.training_step
-def limited(self, *words):
-    if int(sys.argv[3]) and self.state.global_step == 0:
+compute = StepComputer.compute
+def limited(self, rows, step):
+    if int(sys.argv[3]) and step == 0:
         most = psutil.Process().memory_info().vms + int(sys.argv[3]) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-    return compute(self, *words)
-LoraTrainer.training_step = limited
+    return compute(self, rows, step)
+StepComputer.compute = limited
 options = Sft(
     samples=0, learning_rate=1e-2, batch_size=16, micro_batch=16, max_steps=3, gradient_checkpointing=False,
     kernel="plain",
@@ -253,7 +253,7 @@ def test_a_bfloat16_base_answers_with_a_module_trained_in_float32(
 ) -> None:
     """A trained output layer stays float32 beside a bfloat16 base: training and answers compute with both."""
     words = [
-        "model.dtype=bfloat16", "trainer.samples=1", f"trainer.kernel={kernel}", f"trainer.lora.dora={dora}",
+        "model.dtype=bfloat16", "trainer.samples=1", f"trainer.kernel={kernel}", f"trainer.lora.use_dora={dora}",
         'trainer.lora.modules_to_save=["lm_head"]', "trainer.max_steps=2",
     ]  # fmt: skip
     result = inside("run", recipe, *(word for setting in words for word in ("--set", setting)))

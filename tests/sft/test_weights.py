@@ -13,7 +13,7 @@ import pytest
 from sft_rows import encoded
 
 from loraplug import InputError, TrainingResult
-from loraplug_train.lora import Lora
+from loraplug_train.adapters.lora import Lora
 
 Train = Callable[..., TrainingResult]
 KERNELS = ["plain", "auto"]

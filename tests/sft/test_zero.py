@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loraplug import InputError
-from loraplug_train import zero
+from loraplug_train.engine import zero
 
 TABLE = {"stage": 1, "stage3_max_live_parameters": "auto"}
 TEXT = json.dumps({"zero_optimization": TABLE})

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loraplug import Component, Encoded
+from loraplug import Component, Encoded, InputError
 from loraplug.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_trained
 from loraplug_tools.plugins.adapter_checks import ADAPTER_CHECKS, TRANSFORM_CHECKS
 from loraplug_tools.plugins.conformance import given_paths, refuses, require, with_path
@@ -87,6 +87,36 @@ def _config_is_one(part: Any, _: Path) -> None:
     require(first.to_dict() == second.to_dict(), "config() differs from one call to the next")
 
 
+def _stored_bytes(model: Any) -> int:
+    """Bytes of a model's weights; one that is made of several tensors tells which."""
+    total = 0
+    for weight in model.parameters():
+        names = weight.__tensor_flatten__()[0] if hasattr(weight, "__tensor_flatten__") else []
+        total += sum(getattr(weight, name).nbytes for name in names) if names else weight.nbytes
+    return total
+
+
+def _tells_weights(part: Any, room: Path) -> None:
+    """Where it tells what weights become, that is what a quantised layer multiplies by."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = tiny_model(room / "told")
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).model.layers[0].mlp.up_proj
+    config = part.config(dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.float32)
+    layer = part.prepare(model=model).model.layers[0].mlp.up_proj
+    try:
+        told = part.dequantize(weight=plain.weight.detach(), dtype=torch.float32)
+    except InputError:
+        return
+    with torch.no_grad():
+        used = layer(torch.eye(plain.in_features)).T.float()
+    require(told.shape == plain.weight.shape, f"dequantize() gives a weight of shape {tuple(told.shape)}")
+    apart = float((told - used).abs().max() / used.abs().max())
+    require(apart < 0.02, f"dequantize() gives another weight than the layer multiplies by ({apart:.2g} apart)")
+
+
 def _adapters_learn(part: Any, room: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
@@ -96,7 +126,7 @@ def _adapters_learn(part: Any, room: Path) -> None:
     config = part.config(dtype=torch.float32)
     model = AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(base)
-    require(model.get_memory_footprint() < plain.get_memory_footprint(), "the model is no smaller than the base")
+    require(_stored_bytes(model) < _stored_bytes(plain), "the model is no smaller than the base")
     model = part.prepare(model=model)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
@@ -243,7 +273,11 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
         "what it tells without loading is so": _tells_the_truth,
         "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load_model(run=tiny_run(room))),
     },
-    "quantizer": {"config() is transformers' own": _config_is_one, "adapters on it learn": _adapters_learn},
+    "quantizer": {
+        "config() is transformers' own": _config_is_one,
+        "adapters on it learn": _adapters_learn,
+        "dequantize() tells what layers multiply by": _tells_weights,
+    },
     "trainer": {"trained twice, the same result": _trains_alike, "nothing to train is refused": _nothing_to_train},
     "exporter": {"exported twice, the same bytes": _exports_alike, "a spoilt adapter is refused": _bad_adapters},
 }

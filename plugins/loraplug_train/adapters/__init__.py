@@ -1,1 +1,1 @@
-"""What is trained of a model: one adapter a file."""
+"""What is trained of a model: LoRA adapters."""

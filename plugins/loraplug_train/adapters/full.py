@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field, frozen
 
 from loraplug import Adapter, Doc, InputError, Problem, Run
-from loraplug_train import shards
+from loraplug_train.engine import shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +23,7 @@ class Full(Adapter):
     """The model itself, without an adapter: every weight, or those of named modules."""
 
     name = "full"
+    makes = "model"
 
     modules: Annotated[
         tuple[str, ...],
@@ -35,6 +35,9 @@ class Full(Adapter):
         if recipe.quantizer is not None:
             what = "trains the weights themselves, which a quantizer does not let it"
             yield Problem("trainer.adapter.use", f'"full" {what}; leave out [quantizer], or take use = "lora"')
+        if self.modules and getattr(getattr(recipe, "model", None), "add_tokens", ()):
+            what = "model.add_tokens has rows that are to be trained; leave trainer.adapter.modules out"
+            yield Problem("trainer.adapter.modules", what)
         try:
             if (kind := shards.asked()) in shards.CUT:
                 how = "use_fsdp: false" if kind == "fsdp2" else "zero_stage: 2"
@@ -49,17 +52,14 @@ class Full(Adapter):
             yield Problem("trainer.adapter.modules", f'"{name}" matches no module that has weights')
 
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model itself; what is trained of it is stored in float32, and computed in what it was loaded in.
+        """The model itself; what is trained of it is stored in float32, and is to be held to `mixed_precision`.
 
         Raises:
             InputError: a name matches no module.
         """
-        import torch
-
         if unknown := self._unknown(model):
             what = f"{', '.join(unknown)}: no module of these names has weights"
             raise InputError(what, where="trainer.adapter.modules", todo="see the names of the model's modules")
-        dtype = next((weight.dtype for weight in model.parameters() if weight.dtype != torch.float32), torch.float32)
         stored = {}
         model.requires_grad_(False)
         for name, weight in model.named_parameters():
@@ -68,8 +68,6 @@ class Full(Adapter):
                 weight.data = weight.data.float()
                 weight.requires_grad_(True)
         setattr(model, _STORED, stored)
-        if dtype in (torch.bfloat16, torch.float16):
-            _compute_in(model, dtype)
         return model
 
     def trainable(self, model: Any) -> Mapping[str, Any]:
@@ -112,17 +110,3 @@ class Full(Adapter):
     def _unknown(self, model: Any) -> list[str]:
         paths = [f".{name.rpartition('.')[0]}." for name, _ in model.named_parameters()]
         return [name for name in self.modules if not any(f".{name}." in path for path in paths)]
-
-
-def _compute_in(model: Any, dtype: Any) -> None:
-    """Have calls of a model compute in `dtype`, though weights are stored in float32."""
-    import torch
-
-    forward = model.forward
-
-    @wraps(forward)
-    def autocast(*args: Any, **inputs: Any) -> Any:
-        with torch.autocast(model.device.type, dtype):
-            return forward(*args, **inputs)
-
-    model.forward = autocast

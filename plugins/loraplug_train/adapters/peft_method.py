@@ -61,6 +61,9 @@ class PeftMethod(Adapter):
                 listed = ", ".join(sorted(known[self.method]))
                 what = f"peft's {self.method} has no such option{_near(option, known[self.method])}"
                 yield Problem(place, f"{what}; it has: {listed}")
+        if getattr(getattr(recipe, "model", None), "add_tokens", ()):
+            what = "does not train the rows of model.add_tokens"
+            yield Problem("trainer.adapter.use", f'"peft" {what}; take use = "full", or [trainer.lora]')
         for number, exporter in enumerate(recipe.exporter):
             if exporter.name in _MERGING and self.method in UNMERGEABLE:
                 what = f"{self.method} changes no weights, so it cannot be merged into the base"

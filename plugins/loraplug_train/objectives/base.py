@@ -30,10 +30,14 @@ class Batch(Protocol):
     """
 
     rows: Sequence[Row]
-    sequences: int
-    index: Tensor
-    weights: Tensor
     metrics: dict[str, Any]
+
+    @property
+    def sequences(self) -> int: ...  # noqa: D102 - see above
+    @property
+    def index(self) -> Tensor: ...  # noqa: D102
+    @property
+    def weights(self) -> Tensor: ...  # noqa: D102
 
     def sums(self, values: Tensor) -> Tensor:
         """Values by label, shape (N,), summed by sequence: shape (S,)."""
@@ -93,13 +97,15 @@ class Objective(ABC):
     Attributes:
         schema: the encoded columns it takes, see `Formatter.encode`.
         needs_reference: whether `loss` is given what the reference model says: the base without its adapters, or of a
-            model that is trained whole a frozen copy.
+            model that is trained whole a frozen copy. It is asked once, before the first step, and remembered on disk.
+        metric_names: what `loss` leaves in `batch.metrics`, always all of it; None: that is found out at every step.
     """
 
     schema: ClassVar[str] = "tokens"
     needs_reference: ClassVar[bool] = False
+    metric_names: ClassVar[tuple[str, ...] | None] = None
 
-    def fault(self, row: Row) -> str | None:
+    def fault(self, row: Row) -> str | None:  # noqa: ARG002
         """Why this row cannot be trained on, in words; asked of every row before the first step."""
         return None
 
@@ -127,7 +133,7 @@ class Objective(ABC):
             return {"tokens": float(sum(one.label_count for row in step_rows for one in self.sequences(row)))}
         return {"rows": float(len(step_rows))}
 
-    def prepare(self, step_rows: Sequence[Row], model: Policy) -> Any:
+    def prepare(self, step_rows: Sequence[Row], model: Policy) -> Any:  # noqa: ARG002
         """What spans the step, made before its first micro-batch, on every process alike (`model.score` is)."""
         return None
 

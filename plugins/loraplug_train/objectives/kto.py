@@ -70,11 +70,10 @@ class Kto(Objective):
         factors = torch.where(wanted, self.desirable_weight, self.undesirable_weight)
         rows = totals["rows"]
         for name, which in (("chosen", wanted), ("rejected", ~wanted)):
-            if count := totals[name]:
-                batch.metrics[f"rewards/{name}"] = self.beta * ratios.detach()[which].sum() / count
-                batch.metrics[f"logps/{name}"] = sums.detach()[which].sum() / count
-        if divergence is not None:
-            batch.metrics["kl"] = divergence * len(batch.rows) / rows
+            count = max(totals[name], 1.0)
+            batch.metrics[f"rewards/{name}"] = self.beta * ratios.detach()[which].sum() / count
+            batch.metrics[f"logps/{name}"] = sums.detach()[which].sum() / count
+        batch.metrics["kl"] = 0.0 if divergence is None else divergence * len(batch.rows) / rows
         return (factors * losses).sum() / rows
 
     def totals(self, step_rows: Sequence[Row]) -> Mapping[str, float]:

@@ -19,7 +19,7 @@ def test_it_conforms(tmp_path: Path) -> None:
 
 
 def test_kept_modules_stay_in_full_precision(tmp_path: Path) -> None:
-    """`keep` names what is not touched."""
+    """`save_total_limit` names what is not touched."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from attrs import evolve
 
-from loraplug import InputError
+from loraplug import Encoded, InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,18 +16,19 @@ COLUMN = "token_weights"
 _NAMED = 5  # rows, in an error
 
 
-def checked(rows: Dataset, where: str) -> Dataset:
+def checked(encoded: Encoded, where: str) -> Encoded:
     """The rows, with label -100 wherever a token's weight is 0: such a token is not trained and not counted.
 
     Args:
-        rows: encoded rows. Weights of None are all 1, as where there is no such column.
+        encoded: weights of None are all 1, as where there is no such column.
         where: what the rows are; errors name it.
 
     Raises:
         InputError: a row has another number of weights than of labels, or one that is negative, NaN or infinite.
     """
+    rows = encoded.dataset
     if COLUMN not in rows.column_names:
-        return rows
+        return encoded
     wrong, masked, changed = [], [], False
     for row in rows.select_columns(["labels", COLUMN, "row"]):
         labels, weights = row["labels"], row[COLUMN]
@@ -44,42 +46,7 @@ def checked(rows: Dataset, where: str) -> Dataset:
             where=where,
             todo="give each token a finite weight of at least 0, as the formatter's documentation says",
         )
-    return _with_labels(rows, masked) if changed else rows
-
-
-def of_batch(rows: list[dict[str, Any]]) -> Any:
-    """The weights of rows laid end to end, float32 of shape (1, tokens); None where all are 1."""
-    import torch
-
-    given = [row.get(COLUMN) for row in rows]
-    if all(weights is None for weights in given):
-        return None
-    parts = [
-        np.ones(len(row["labels"])) if weights is None else weights for row, weights in zip(rows, given, strict=True)
-    ]
-    return torch.tensor(np.concatenate(parts), dtype=torch.float32)[None]
-
-
-def of_padded(rows: list[dict[str, Any]]) -> Any:
-    """The weights of padded rows, float32 of shape (rows, longest row), 0 on padding; None where all are 1."""
-    import torch
-
-    if all(row.get(COLUMN) is None for row in rows):
-        return None
-    made = torch.zeros(len(rows), max(len(row["labels"]) for row in rows))
-    for at, row in enumerate(rows):
-        given, length = row.get(COLUMN), len(row["labels"])
-        made[at, :length] = 1.0 if given is None else torch.tensor(given, dtype=torch.float32)
-    return made
-
-
-def mean(rows: list[dict[str, Any]]) -> float:
-    """The mean weight of the tokens with a label, 1.0 where there are no weights or no labels."""
-    factors = of_batch(rows)
-    if factors is None:
-        return 1.0
-    trained = np.concatenate([row["labels"] for row in rows]) != -100
-    return float(factors[0].numpy()[trained].mean()) if trained.any() else 1.0
+    return evolve(encoded, dataset=_with_labels(rows, masked)) if changed else encoded
 
 
 def _fault(weights: list[float], tokens: int) -> str | None:

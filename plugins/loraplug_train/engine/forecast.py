@@ -9,22 +9,22 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from loraplug import Estimate, adapted_share, mixed_precision, quantised_share
-from loraplug_train import kernel
-from loraplug_train.measure import forget_peak, free_memory, peak_memory, resident_memory, total_memory
-from loraplug_train.separation import separation
+from loraplug_train.adapters.attached import attached
+from loraplug_train.cpu import kernel
+from loraplug_train.engine.memory import forget_peak, free_memory, peak_memory, resident_memory, total_memory
+from loraplug_train.engine.separation import separation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from loraplug_train.targets import Targets
-    from loraplug_train.trainer import Sft
+    from loraplug_train.trainer import EngineTrainer
 
 _PROBE_TOKENS = 256
 _ALLOCATOR = 2.0  # a training's peak over what autograd keeps: measured on CPUs, where the heap is never compacted
 _LOSS_CHUNK = 256  # positions that trl's fused head holds logits of at once
 
 
-def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epochs: float) -> Estimate:
+def forecast(options: EngineTrainer, model: PreTrainedModel, lengths: Sequence[int], epochs: float) -> Estimate:
     """Bytes and seconds of training on rows of these lengths (tokens), one row at a time, every token trained.
 
     Activations are not guessed from a formula for one architecture: the tensors that autograd keeps of one forward
@@ -37,7 +37,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
 
     loading = int(peak_memory())
     forget_peak()
-    import_module("loraplug_train.loop")  # trl and what it brings are in memory when training begins
+    import_module("loraplug_train.engine.engine")  # trl and what it brings are in memory when training begins
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))
@@ -45,8 +45,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     notes = {}
     if getattr(model, "quantization_method", None) is not None:
         notes["quantised"] = quantised_share(model).sentence()
-    found: tuple[Any, Targets] = options.lora.attach(model)
-    adapted, left_out = found[0], found[1].left_out
+    adapted, left_out = attached(options, model)
     notes["adapters"] = adapted_share(adapted, left_out).sentence()
     fast = options.kernel == "auto" and kernel.install(adapted)[0]
     notes["documents"] = separation(adapted, fast).sentence()
@@ -57,8 +56,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     longest, usual = _at_once(options, lengths, fast), sorted(lengths)[len(lengths) // 2]
     checkpointing = options.gradient_checkpointing
     if needs_checkpointing(adapted, longest, fast) if checkpointing == "auto" else checkpointing:
-        adapted.gradient_checkpointing_enable()
-        adapted.enable_input_require_grads()
+        adapted.activation_checkpointing_enable({"use_reentrant": False})
     adapted.train()
     logits = 3 * min(longest, _LOSS_CHUNK) * model.config.get_text_config().vocab_size * 4
     parts = {
@@ -77,7 +75,7 @@ def forecast(options: Sft, model: PreTrainedModel, lengths: Sequence[int], epoch
     return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts, loading, notes)
 
 
-def _at_once(options: Sft, lengths: Sequence[int], fast: bool) -> int:
+def _at_once(options: EngineTrainer, lengths: Sequence[int], fast: bool) -> int:
     """The most tokens computed at once: of the longest row, or of several short ones in a micro-batch."""
     ordered = sorted(lengths, reverse=True)
     if options.micro_batch != "auto":

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from loraplug import Distributed, InputError
-from loraplug_train import zero
+from loraplug_train.engine import zero
 
 WHERE = zero.WHERE
 CUT = ("fsdp2", "zero3")  # the kinds in which a process holds a part of a weight only

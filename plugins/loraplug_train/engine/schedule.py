@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Order:
+class BatchSchedule:
     """The whole training, laid out before it begins: `steps[i]` holds the row indices of optimizer step i + 1."""
 
     steps: list[list[int]]
@@ -24,7 +24,7 @@ class Order:
         return step / self.steps_per_epoch
 
 
-def lay_out(
+def build_schedule(
     lengths: Sequence[int],
     seed: int,
     epochs: float,
@@ -32,7 +32,7 @@ def lay_out(
     batch_size: int = 4,
     tokens_per_step: int | None = None,
     sets: Sequence[str] | None = None,
-) -> Order:
+) -> BatchSchedule:
     """Every epoch's rows in an order of its own, cut into steps.
 
     An epoch's order is the one transformers' sampler would take (`randperm` seeded with seed + epoch). A step holds
@@ -62,7 +62,7 @@ def lay_out(
         steps += made
         if len(steps) >= wanted:
             break
-    return Order(steps[:max_steps], first)
+    return BatchSchedule(steps[:max_steps], first)
 
 
 def _in_sequence(order: list[int], sets: Sequence[str]) -> list[int]:
@@ -90,7 +90,7 @@ def _by_tokens(order: list[int], lengths: Sequence[int], budget: int) -> list[li
     return steps
 
 
-def shares(lengths: Sequence[int], world: int) -> list[list[int]]:
+def partition_by_length(lengths: Sequence[int], world: int) -> list[list[int]]:
     """The rows of a step that each of `world` processes computes, by position: longest first to who has least to do."""
     loads, parts = [0] * world, [[] for _ in range(world)]  # type: list[int], list[list[int]]
     for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):

@@ -30,7 +30,7 @@ class Checkpoint:
 
 @frozen
 class Checkpoints:
-    """The checkpoints of a run, `step-00000120` and so on, the newest `keep` of them."""
+    """The checkpoints of a run, `step-00000120` and so on, the newest `save_total_limit` of them."""
 
     run: Run
     keep: int = 2

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loraplug_train.kernel_math import (
+from loraplug_train.cpu.math import (
     attend,
     attend_backward,
     back,
@@ -55,6 +55,8 @@ class _Linear:
         self.packed = type(self.base).__name__ == "Linear4bit"
         if not self.packed and type(self.base) is not torch.nn.Linear:
             raise Unsupported(f"a layer is a {type(self.base).__name__}")
+        if not self.packed and type(self.base.weight.data) is not torch.Tensor:
+            raise Unsupported(f"weights are stored as {type(self.base.weight.data).__name__}")
         if any(parameter.requires_grad for parameter in self.base.parameters()):
             raise Unsupported("layers are trained whole")
         if any(part.dtype != torch.float32 for part in self.adapter):
@@ -75,10 +77,11 @@ class _Group:
     def __init__(self, adapter: str, *modules: Any) -> None:
         self.layers = [_Linear(module, adapter) for module in modules]
         self.adapters = [part for layer in self.layers for part in layer.adapter]
+        self.bare = False  # whether it computes as if there were no adapters
 
     def _stacked(self) -> Tensor | None:
         """The adapters' s·A, one below the other."""
-        parts = [layer.adapter[0].detach() * layer.scale for layer in self.layers if layer.adapter]
+        parts = [layer.adapter[0].detach() * layer.scale for layer in self.layers if layer.adapter and not self.bare]
         return torch.cat(parts) if parts else None
 
     def _split(self, low: Tensor | None) -> Iterator[tuple[_Linear, Tensor | None]]:
@@ -135,9 +138,11 @@ class Block:
         self.wide = _Group(adapter, mlp.gate_proj, mlp.up_proj)
         self.down = _Group(adapter, mlp.down_proj)
 
-    def __call__(self, x: Tensor, *place: Any) -> Tensor:
+    def __call__(self, x: Tensor, *place: Any, adapters: bool = True) -> Tensor:
         """x (tokens, hidden) after the block; `place`: (cos, sin), rows, and an index of the tokens kept."""
         groups = (self.qkv, self.out, self.wide, self.down)
+        for group in groups:
+            group.bare = not adapters
         return _Run.apply(x, self, place, *(part for group in groups for part in group.adapters))
 
     def forward(self, x: Tensor, rope: Any, rows: Sequence[slice], kept: Any) -> tuple[Tensor, list[Any]]:

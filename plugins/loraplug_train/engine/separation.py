@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from attrs import frozen
 
-from loraplug_train import kernel
-from loraplug_train.collation import Collator
-from loraplug_train.reach import RAISED, told_in_words
-
-Way = Literal["end-to-end", "padded", "one-by-one"]
+from loraplug import IGNORED, TokenSequence
+from loraplug_train.cpu import kernel
+from loraplug_train.engine.batches import Way, piece
+from loraplug_train.engine.reach import RAISED, told_in_words
 
 _FIRST, _SECOND = 24, 16  # tokens; past convolutions, and past the windows of the smallest models
 _FLOOR = {4: 1e-3, 2: 2e-2}  # nats, by bytes of the model's number format: what different kernels differ by at most
@@ -166,12 +165,11 @@ def _documents(model: Any) -> tuple[Any, Any, Any]:
 
 def _batch(documents: list[Any], way: Way, judged: Any) -> dict[str, Any]:
     """Documents as training would have them in a batch, with labels on the last tokens alone, as many as `judged`."""
-    import torch
-
-    rows = [{"input_ids": one.tolist(), "labels": [-100] * len(one)} for one in documents]
-    rows[-1]["labels"][-len(judged) + 1 :] = judged.tolist()[1:]
-    batch = Collator(pad_token_id=0)(rows, padded=way == "padded")
-    return {name: one.to(judged.device) if torch.is_tensor(one) else one for name, one in batch.items()}
+    labels = [[IGNORED] * len(one) for one in documents]
+    labels[-1][-len(judged) + 1 :] = judged.tolist()[1:]
+    found = [TokenSequence(one.tolist(), own) for one, own in zip(documents, labels, strict=True)]
+    made = piece(found, way, judged.device)
+    return {**made.inputs, "labels": made.labels}
 
 
 def _plain_scores(model: Any) -> Scores:
@@ -188,10 +186,10 @@ def _plain_scores(model: Any) -> Scores:
 
 
 def _fast_scores(model: Any) -> Scores:
-    """The mean loss in nats of the labels by the fast kernel, which gives no loss of a single token; a scalar."""
+    """The loss in nats of each token with a label, by the fast kernel; float32 of shape (labels,)."""
 
     def scores(batch: Mapping[str, Any]) -> Any:
-        return kernel.label_loss(model, batch)
+        return -kernel.log_probs(model, batch)
 
     return scores
 

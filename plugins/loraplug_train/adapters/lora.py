@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import field, frozen, validators
 
 from loraplug import Doc, InputError, attach_adapter, load_adapter, new_tokens, token_ends
-from loraplug_train.targets import Targets, find_targets
+from loraplug_train.adapters.targets import Targets, find_targets
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -24,9 +24,9 @@ class Lora:
     r: Annotated[int, Doc("rank of B·A", aka=("rank", "lora_r", "lora_rank"))] = field(
         default=16, validator=validators.ge(1)
     )
-    alpha: Annotated[float, Doc("scale of B·A, divided by r (by the root of r with rslora)", aka=("lora_alpha",))] = (
-        field(default=32, validator=validators.gt(0))
-    )
+    alpha: Annotated[
+        float, Doc("scale of B·A, divided by r (by the root of r with use_rslora)", aka=("lora_alpha",))
+    ] = field(default=32, validator=validators.gt(0))
     dropout: Annotated[float, Doc("share of inputs to A dropped in training", aka=("lora_dropout",))] = field(
         default=0.0, validator=[validators.ge(0), validators.lt(1)]
     )
@@ -40,11 +40,11 @@ class Lora:
     modules_to_save: Annotated[
         tuple[str, ...], Doc("modules trained whole and saved with the adapter, e.g. embed_tokens")
     ] = ()
-    rslora: Annotated[bool, Doc("scale by alpha/√r, for high ranks (Kalajdzievski 2023)", aka=("use_rslora",))] = False
-    dora: Annotated[bool, Doc("train magnitude and direction apart (Liu et al. 2024)", aka=("use_dora",))] = False
-    init: Annotated[
+    use_rslora: Annotated[bool, Doc("scale by alpha/√r, for high ranks (Kalajdzievski 2023)", aka=("rslora",))] = False
+    use_dora: Annotated[bool, Doc("train magnitude and direction apart (Liu et al. 2024)", aka=("dora",))] = False
+    init_lora_weights: Annotated[
         Literal["default", "gaussian", "pissa", "olora", "orthogonal"],
-        Doc("how A and B begin; default: A Kaiming-uniform, B zero", aka=("init_lora_weights",)),
+        Doc("how A and B begin; default: A Kaiming-uniform, B zero", aka=("init",)),
     ] = "default"
     rank_pattern: Annotated[dict[str, int], Doc("rank by layer name or regex, where it differs from r")] = field(
         factory=dict
@@ -53,8 +53,9 @@ class Lora:
         factory=dict
     )
 
-    plus_ratio: Annotated[
-        float | None, Doc("learning rate of B over that of A (LoRA+, Hayou et al. 2024); 16 is their advice")
+    loraplus_lr_ratio: Annotated[
+        float | None,
+        Doc("learning rate of B over that of A (LoRA+, Hayou et al. 2024); 16 is their advice", aka=("plus_ratio",)),
     ] = field(default=None, validator=validators.optional(validators.gt(0)))
     start_from: Annotated[
         Path | None, Doc("go on training this adapter folder; its own rank and layers hold, not those here")
@@ -104,9 +105,9 @@ class Lora:
             target_parameters=targets.parameters or None,
             modules_to_save=list(self.modules_to_save) or None,
             trainable_token_indices=dict(rows) if rows else None,
-            use_rslora=self.rslora,
-            use_dora=self.dora,
-            init_lora_weights=True if self.init == "default" else self.init,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            init_lora_weights=True if self.init_lora_weights == "default" else self.init_lora_weights,
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=dict(self.alpha_pattern),
         )

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loraplug import BaseFacts, InputError, Problem, Run, layer_weights
-from loraplug_train import shards
-from loraplug_train.targets import name_problems
+from loraplug_train.adapters.targets import name_problems
+from loraplug_train.engine import shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from loraplug_train.trainer import Sft
+    from loraplug_train.trainer import EngineTrainer
 
 _BY_FILE = frozenset({
     "cohere", "gemma", "gemma2", "granite", "llama", "mistral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3",
@@ -25,11 +25,13 @@ _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "token_embd")
 _HEAD = "lm_head"
 
 
-def problems(options: Sft, run: Run, recipe: Any) -> Iterator[Problem]:
+def problems(options: EngineTrainer, run: Run, recipe: Any) -> Iterator[Problem]:
     """What would stop the training."""
     facts = recipe.model.facts(run=run)
     start = options.lora.start_from
-    if start is not None:
+    if options.adapter is not None:
+        pass  # which tells for itself
+    elif start is not None:
         yield from _not_an_adapter(start, getattr(recipe.model, "add_tokens", ()))
     elif facts is not None and facts.weights and not facts.is_gguf and facts.config.get("model_type") in _BY_FILE:
         modules, linear = modules_of(facts)
@@ -53,11 +55,13 @@ def modules_of(facts: BaseFacts) -> tuple[list[str], list[str]]:
     return [*modules, *([_HEAD] if _HEAD not in modules else [])], linear
 
 
-def trained_numbers(options: Sft, run: Run, recipe: Any) -> int:
+def trained_numbers(options: EngineTrainer, run: Run, recipe: Any) -> int:
     """How many numbers are trained, about: ranks times the sides of the layers, and modules that are trained whole."""
     facts = recipe.model.facts(run=run)
     if facts is None:
         return 0
+    if options.makes() == "model":
+        return int(facts.parameters)
     wanted = options.lora.target_modules
     ends = None if isinstance(wanted, str) else set(wanted)
     total = 0

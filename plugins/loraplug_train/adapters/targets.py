@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from attrs import Factory, frozen
 
 from loraplug import InputError, adapter_refused, layer_weights
-from loraplug_train.reach import TUPLES, Reach, reach
+from loraplug_train.engine.reach import TUPLES, Reach, reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from loraplug_train.lora import Lora
+    from loraplug_train.adapters.lora import Lora
 
 _WHERE = "trainer.lora"
 GROUPS = ("all-linear", "attention", "mlp", "experts")

@@ -14,13 +14,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from loraplug import new_tokens
 from loraplug_train import compat
-from loraplug_train.kernel_block import DTYPES, Block, Unsupported
-from loraplug_train.kernel_math import back, rms, rms_backward, times
-from loraplug_train.kernel_vocabulary import Output, narrow
+from loraplug_train.cpu.block import DTYPES, Block, Unsupported
+from loraplug_train.cpu.math import back, rms, rms_backward, times
+from loraplug_train.cpu.vocabulary import Output, narrow
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPES = ("default", "linear", "llama3", "yarn")  # the others turn by the length of the whole sequence
@@ -30,46 +31,67 @@ MICRO_TOKENS = 512  # short rows together took 7% less CPU time than one by one;
 
 
 def install(model: Any) -> tuple[bool, str]:
-    """Teach the model in a `PeftModel` the fast path that `label_loss` asks for; its plain forward stays as it is.
+    """Teach the model in a `PeftModel` the fast path that `log_probs` asks for; its plain forward stays as it is.
 
     Returns:
         Whether the fast path is there, and a sentence for the user: what it does, or why it is not.
     """
     try:
-        fast = _FastLoss(model)
+        fast = _FastLogProbs(model)
     except Unsupported as reason:
         return False, f"plain kernel: {reason}"
     base = model.get_base_model()
     plain = base.forward
 
     @wraps(plain)
-    def forward(*args: Any, label_count: Tensor | float | None = None, **inputs: Any) -> Any:
-        return plain(*args, **inputs) if label_count is None else fast(label_count, **inputs)
+    def forward(*args: Any, fast_log_probs: Asked | None = None, **inputs: Any) -> Any:
+        return plain(*args, **inputs) if fast_log_probs is None else fast(fast_log_probs, **inputs)
 
     base.forward = forward
     narrow(base)
     return True, f"fast kernel: {len(fast.blocks)} {type(base).__name__} blocks"
 
 
-def label_loss(model: Any, batch: Mapping[str, Tensor], count: Tensor | float | None = None) -> Tensor:
-    """Cross-entropy times weight over the labels of `batch`, divided by `count`, else by their number; by `install`.
+@frozen
+class Asked:
+    """What the fast path is asked for: see `log_probs`."""
+
+    label_smoothing: float = 0.0
+    adapters: bool = True
+
+
+def log_probs(
+    model: Any, batch: Mapping[str, Tensor], label_smoothing: float = 0.0, *, adapters: bool = True
+) -> Tensor:
+    """Log-probabilities (nats) of the labels of `batch`, float32 of shape (labels,), in their order; by `install`.
 
     Args:
         model: The model given to `install`, or a wrapper of it such as DDP.
-        batch: `input_ids` and `labels` (-100: none), shape (rows, tokens), as the collator gives them, with either an
-            `attention_mask` that tells padding, or `position_ids` that start again at 0 with each packed row. May have
-            `token_weights`, float32 of the same shape.
-        count: Labels in the whole optimizer step.
+        batch: `input_ids` and `labels` (-100: none), shape (rows, tokens), with either an `attention_mask` that tells
+            padding, or `position_ids` that start again at 0 with each packed row. The first label of a row counts for
+            nothing.
+        label_smoothing: That much of a token drawn evenly from the vocabulary in place of the label.
+        adapters: Without them it is the base that is asked, and no gradient is to be had.
     """
-    names = {"input_ids", "labels", "attention_mask", "position_ids", "token_weights"} & batch.keys()
-    labels = (batch["labels"][:, 1:] != _IGNORED).sum().clamp(min=1) if count is None else count
-    return model(**{name: batch[name] for name in names}, label_count=labels)
+    names = {"input_ids", "labels", "attention_mask", "position_ids"} & batch.keys()
+    made: Tensor = model(**{name: batch[name] for name in names}, fast_log_probs=Asked(label_smoothing, adapters))
+    return made
 
 
-class _FastLoss:
+def label_loss(model: Any, batch: Mapping[str, Tensor], count: float | None = None) -> Tensor:
+    """The cross-entropy (nats) of the labels of `batch`, divided by `count`, else by their number; a scalar."""
+    found = log_probs(model, batch)
+    return -found.sum() / (count or max(1, len(found)))
+
+
+class _FastLogProbs:
     """The parts of a model, found and checked once."""
 
     def __init__(self, model: Any) -> None:
+        if not hasattr(model, "peft_config"):
+            raise Unsupported("the model itself is trained, without adapters")
+        if kinds := {config.peft_type.value for config in model.peft_config.values()} - {"LORA"}:
+            raise Unsupported(f"adapters of the kind {', '.join(sorted(kinds))}")
         base = model.get_base_model()
         if type(base).__name__ not in _ARCHITECTURES:
             raise Unsupported(f"{type(base).__name__} is not one of {', '.join(_ARCHITECTURES)}")
@@ -87,11 +109,11 @@ class _FastLoss:
             raise Unsupported(f"rope of type {self.backbone.rotary_emb.rope_type}")
         self.blocks = [Block(layer, model.active_adapter) for layer in self.backbone.layers]
 
-    def __call__(self, *given: Any, **inputs: Any) -> Tensor:
+    def __call__(self, asked: Asked, **inputs: Any) -> Tensor:
         with torch.autocast("cpu", enabled=False):  # it chooses itself what is computed in what
-            return self._loss(*given, **inputs)
+            return self._log_probs(asked, **inputs)
 
-    def _loss(self, count: Tensor | float, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
+    def _log_probs(self, asked: Asked, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
         mask, places = inputs.get("attention_mask"), inputs.get("position_ids")
         real = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
         starts = [0, *real.sum(1).cumsum(0).tolist()[:-1]]
@@ -100,32 +122,28 @@ class _FastLoss:
         x = self.backbone.embed_tokens(input_ids)[real].float()  # (tokens, hidden)
         bounds = [*starts, len(x)]
         targets = torch.cat([labels[real][1:], labels.new_full((1,), _IGNORED)])
-        weights = inputs.get("token_weights")
-        if weights is not None:
-            weights = torch.cat([weights[real][1:], weights.new_zeros(1)])  # of the targets
         targets[torch.tensor(bounds[1:]) - 1] = _IGNORED  # the last token of a row predicts nothing
         kept = (targets != _IGNORED).nonzero().flatten()
-        if empty := not len(kept):  # a loss of 0 that still belongs to the graph
+        if empty := not len(kept):  # nothing, that still belongs to the graph
             kept, targets[0] = kept.new_zeros(1), 0
         rows = [slice(start, end) for start, end in pairwise(bounds) if end > start]
         positions = torch.cat([torch.arange(row.stop - row.start) for row in rows])
         rope = [part[0, :, None, None].chunk(2, -1)[0] for part in self.backbone.rotary_emb(x, positions[None])]
         for block in self.blocks:
-            x = block(x, rope, rows, kept if block is self.blocks[-1] else ...)
-        factors = None if weights is None else weights[kept]
-        total: Tensor = _Head.apply(x, self.backbone.norm, self.base.lm_head, targets[kept], factors)
-        return total * 0.0 if empty else total / count
+            x = block(x, rope, rows, kept if block is self.blocks[-1] else ..., adapters=asked.adapters)
+        found: Tensor = _Head.apply(x, self.backbone.norm, self.base.lm_head, targets[kept], asked.label_smoothing)
+        return found[:0] if empty else found
 
 
 class _Head(torch.autograd.Function):  # type: ignore[misc]
-    """Last norm, vocabulary and summed cross-entropy; the gradient is made with the logits at hand, chunk by chunk."""
+    """Last norm, vocabulary and log-probabilities; their gradient is made with the logits at hand, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Any, head: Any, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """The summed loss of `x` (labels, hidden) for `targets` (labels), each times its weight (labels)."""
+    def forward(ctx: Any, x: Tensor, norm: Any, head: Any, targets: Tensor, smoothing: float) -> Tensor:
+        """The log-probabilities by `x` (labels, hidden) of `targets` (labels)."""
         width, pieces = len(head.weight), head.pieces if isinstance(head, Output) else lambda: (head.weight,)
         normed = rms(x, norm)
-        losses = x.new_empty(len(x))
+        found = x.new_empty(len(x))
         gradient = torch.empty_like(x)
         size = max(16, _LOGIT_BYTES // (4 * width))
         for at in range(0, len(x), size):
@@ -133,20 +151,19 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
             logits = times(normed[part], pieces(), width)
             compat.log_softmax_(logits)
             where = targets[part, None]
-            losses[part] = -logits.gather(1, where)[:, 0]
+            found[part] = logits.gather(1, where)[:, 0]
+            if smoothing:
+                found[part] = (1 - smoothing) * found[part] + smoothing * logits.mean(1)
             if ctx.needs_input_grad[0]:
-                logits.exp_().scatter_add_(1, where, logits.new_full(where.shape, -1.0))
-                gradient[part] = back(logits, pieces())
-        if weights is not None:
-            losses.mul_(weights)
+                logits.exp_().neg_()
+                logits.scatter_add_(1, where, logits.new_full(where.shape, 1.0 - smoothing))
+                gradient[part] = back(logits.add_(smoothing / width) if smoothing else logits, pieces())
         if ctx.needs_input_grad[0]:
-            if weights is not None:
-                gradient.mul_(weights[:, None])
             ctx.save_for_backward(rms_backward(gradient, x, norm))
-        return losses.sum()
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        """The gradient kept by `forward`, times the one from above."""
+        """The gradients kept by `forward`, each times the one from above."""
         (kept,) = ctx.saved_tensors
-        return kept * gradient, None, None, None, None
+        return kept * gradient[:, None], None, None, None, None

@@ -22,10 +22,16 @@ _SEVERAL = 20  # steps until the moving average says something
 
 @define
 class Health:
-    """Looks at every step's figures; `vocabulary` is the number of tokens the model chooses from."""
+    """Looks at every step's figures.
+
+    Attributes:
+        vocabulary: the number of tokens the model chooses from.
+        likelihood: whether the loss is a mean cross-entropy of tokens, which is held to that of a uniform guess.
+    """
 
     run: Run
     vocabulary: int
+    likelihood: bool = True
     average: float | None = None
     best: float = math.inf
     seen: int = 0
@@ -50,7 +56,7 @@ class Health:
         self.still = self.still + 1 if grad_norm == 0 and learning_rate > 0 else 0
         guessing = math.log(self.vocabulary)
         settled = self.seen >= _SEVERAL or self.still == _STILL
-        if settled and self.average > guessing + 1 and self.best < guessing + 0.5:
+        if self.likelihood and settled and self.average > guessing + 1 and self.best < guessing + 0.5:
             what = f"the loss ran away: {self.average:.2f} on average, guessing would be {guessing:.2f}"
             raise LoraplugError(what, where=_where(step, rows), todo=_SLOWER)
         if self.still == _STILL:

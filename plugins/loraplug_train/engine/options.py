@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from loraplug import InputError, Problem
-from loraplug_train import liger, shards
-from loraplug_train.interval import seconds_or_steps
+from loraplug_train.engine import liger, shards
+from loraplug_train.engine.interval import seconds_or_steps
 
 if TYPE_CHECKING:
-    from loraplug_train.trainer import Sft
+    from loraplug_train.trainer import EngineTrainer
 
 
-def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
+def problems(options: EngineTrainer, recipe: Any) -> Iterable[Problem]:
     """Options that do not go together."""
     micro = options.micro_batch
     if isinstance(micro, int) and micro < 1:
         yield Problem("trainer.micro_batch", f"{micro} is below 1")
     if options.tokens_per_step is None and isinstance(micro, int) and micro > options.batch_size:
         yield Problem("trainer.micro_batch", f"{micro} is more than batch_size {options.batch_size}")
-    for name in ("early_stopping", "keep_best"):
+    for name in ("early_stopping", "load_best_model_at_end"):
         if getattr(options, name) and options.validate_every is None:
             yield Problem(f"trainer.{name}", "needs trainer.validate_every")
     if options.validate_every is not None and not recipe.validates:
@@ -39,11 +38,13 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
     yield from expert_problems(options)
     if getattr(getattr(recipe, "model", None), "add_tokens", ()):
         yield from token_problems(options)
-    if recipe.quantizer is not None and options.lora.init in ("pissa", "olora"):
-        what = f'"{options.lora.init}" changes the base weights, which a quantizer does not let it'
-        yield Problem("trainer.lora.init", what + '; leave out [quantizer], or take "default"')
-    if options.lora.start_from is not None and options.lora.init != "default":
-        yield Problem("trainer.lora.init", "start_from goes on with values that are there; leave out one of the two")
+    if recipe.quantizer is not None and options.lora.init_lora_weights in ("pissa", "olora"):
+        what = f'"{options.lora.init_lora_weights}" changes the base weights, which a quantizer does not let it'
+        yield Problem("trainer.lora.init_lora_weights", what + '; leave out [quantizer], or take "default"')
+    if options.lora.start_from is not None and options.lora.init_lora_weights != "default":
+        yield Problem(
+            "trainer.lora.init_lora_weights", "start_from goes on with values that are there; leave out one of the two"
+        )
     try:
         wrong = shards.quantised()
         if wrong and recipe.quantizer is not None:
@@ -56,7 +57,7 @@ def problems(options: Sft, recipe: Any) -> Iterable[Problem]:
                 yield Problem("trainer.report_to", f"{name} is not installed: pip install {name}")
 
 
-def expert_problems(options: Sft) -> Iterable[Problem]:
+def expert_problems(options: EngineTrainer) -> Iterable[Problem]:
     """What does not go with adapters on experts, which peft makes as a difference of their whole tensor."""
     wanted = options.lora.target_modules
     if "experts" not in ((wanted,) if isinstance(wanted, str) else wanted):
@@ -64,13 +65,13 @@ def expert_problems(options: Sft) -> Iterable[Problem]:
     what = 'does not go with "experts" in target_modules: a fused tensor knows no dropout, DoRA or other starts'
     if options.lora.dropout:
         yield Problem("trainer.lora.dropout", f"{what}; set it to 0")
-    if options.lora.dora:
-        yield Problem("trainer.lora.dora", f"{what}; set it to false")
-    if options.lora.init not in ("default", "gaussian"):
-        yield Problem("trainer.lora.init", f'{what}; take "default"')
+    if options.lora.use_dora:
+        yield Problem("trainer.lora.use_dora", f"{what}; set it to false")
+    if options.lora.init_lora_weights not in ("default", "gaussian"):
+        yield Problem("trainer.lora.init_lora_weights", f'{what}; take "default"')
 
 
-def token_problems(options: Sft) -> Iterable[Problem]:
+def token_problems(options: EngineTrainer) -> Iterable[Problem]:
     """What does not go with tokens that the model loader adds, whose rows of embedding and output are trained."""
     what = "model.add_tokens trains the new rows of embedding and output layer"
     wanted = options.lora.target_modules
@@ -85,17 +86,3 @@ def token_problems(options: Sft) -> Iterable[Problem]:
             yield Problem(shards.WHERE, f"{what}, which a sharded model has only parts of; set {how}")
     except InputError:
         return  # told for itself
-
-
-def trackers(options: Sft) -> list[str]:
-    """What transformers reports to.
-
-    Weights & Biases takes part where it is asked for, or by itself where `WANDB_API_KEY` is set; without a key (and not
-    offline) or with the key `disabled` it is off whatever the recipe says.
-    """
-    key = os.environ.get("WANDB_API_KEY", "")
-    offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
-    usable = key != "disabled" and (bool(key) or offline)
-    if options.report_to == "auto":
-        return ["wandb"] if usable and key and find_spec("wandb") else []
-    return [name for name in options.report_to if name != "wandb" or usable]

@@ -6,14 +6,13 @@ refuses, and whatever else a model does there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from loraplug_train.reach import RAISED, told_in_words
+from loraplug_train.engine.reach import RAISED, told_in_words
 
 _IGNORED = -100
 _TOKENS = 8
@@ -28,23 +27,19 @@ def is_adapted(model: Any) -> bool:
     return isinstance(model.get_output_embeddings(), BaseTunerLayer | TrainableTokensWrapper)
 
 
-@contextmanager
-def shown_bare(model: Any) -> Iterator[None]:
-    """While open, the output layer is told of without its adapters: for trl's trainer, which then takes the model."""
-    if not is_adapted(model):
-        yield
-        return
-    base = model.get_base_model()
-    output = base.get_output_embeddings()
-    bare = output.get_base_layer() if hasattr(output, "get_base_layer") else output.original_module
-    base.get_output_embeddings = lambda: bare
-    try:
-        yield
-    finally:
-        del base.get_output_embeddings
+def install(model: Any) -> None:
+    """Give a model trl's head, which makes log-probabilities of its last hidden state in tiles; in place.
+
+    The output layer is told of without its adapters: whether such a head is right is for `differs` to find out.
+    """
+    from trl.trainer import add_fused_lm_head
+
+    add_fused_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model)
 
 
-def own(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, *, sparing: bool) -> tuple[Any, torch.Tensor]:
+def own(
+    model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, *, sparing: bool, smoothing: float = 0.0
+) -> tuple[Any, torch.Tensor]:
     """The model's output, and the log-probabilities of the labels as `log_probs` gives them.
 
     Args:
@@ -52,19 +47,25 @@ def own(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, *, sparing:
         labels: shape (rows, tokens), -100 where nothing is trained.
         sparing: make logits only where a label is; for models whose forward pass knows `logits_to_keep`, and a single
             row (or several end to end).
+        smoothing: that much of a token drawn evenly from the vocabulary in place of the label.
     """
     if not sparing or len(labels) > 1:
         out = model(**inputs, use_cache=False)
-        return out, log_probs(out.logits, labels)
+        return out, log_probs(out.logits, labels, smoothing)
     targets = labels[0, 1:]
     kept = (targets != _IGNORED).nonzero().flatten()
     asked = kept if len(kept) else kept.new_zeros(1)  # with shards every call must reach the output layer
     out = model(**inputs, use_cache=False, logits_to_keep=asked)
-    found = -cross_entropy(out.logits[0].float(), targets[asked], ignore_index=_IGNORED, reduction="none")
+    found = -_losses(out.logits[0], targets[asked], smoothing)
     return out, torch.zeros_like(targets, dtype=torch.float32).index_put((asked,), found)[None]
 
 
-def log_probs(logits: Any, labels: Any) -> Any:
+def _losses(logits: Any, targets: Any, smoothing: float) -> Any:
+    """Cross-entropies in nats, float32 of shape (labels,); 0 where the target is -100."""
+    return cross_entropy(logits.float(), targets, ignore_index=_IGNORED, reduction="none", label_smoothing=smoothing)
+
+
+def log_probs(logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
     """Log-probabilities in nats of each next token with a label.
 
     Args:
@@ -76,7 +77,7 @@ def log_probs(logits: Any, labels: Any) -> Any:
     """
     targets = labels[:, 1:].to(logits.device)
     kept = targets != -100
-    losses = cross_entropy(logits[:, :-1][kept].float(), targets[kept], reduction="none")
+    losses = _losses(logits[:, :-1][kept], targets[kept], smoothing)
     return torch.zeros(targets.shape, device=logits.device).masked_scatter(kept, -losses)
 
 

@@ -1,0 +1,12 @@
+"""The torchao quantizer."""
+
+from collections.abc import Sequence
+
+from loraplug import Quantizer, hookimpl
+from loraplug_torchao.quantizer import TorchAo
+
+
+@hookimpl
+def loraplug_quantizers() -> Sequence[type[Quantizer]]:
+    """The one quantizer."""
+    return [TorchAo]

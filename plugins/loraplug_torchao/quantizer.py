@@ -1,0 +1,61 @@
+"""Loads the base with weights of 8 bits by torchao."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attrs import frozen
+
+from loraplug import Doc, Problem, Quantizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, TorchAoConfig
+
+
+@frozen
+class TorchAo(Quantizer):
+    """The frozen base with weights of 8 bits by torchao, on a GPU or the CPU; products are those of full precision."""
+
+    name = "torchao"
+    type: Annotated[
+        Literal["int8_weight_only"], Doc("torchao's name of the format: a scale for each row of a weight")
+    ] = "int8_weight_only"
+
+    def check(self, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
+        """That torchao is there."""
+        if find_spec("torchao") is None:
+            yield Problem("quantizer.use", 'torchao is not installed: pip install "loraplug[torchao]"')
+
+    def config(self, dtype: Any) -> TorchAoConfig:  # noqa: ARG002
+        """The `transformers` config; matrix products are computed in the dtype that the model is loaded in."""
+        import logging
+
+        from transformers import TorchAoConfig
+
+        logging.getLogger("torchao").setLevel(logging.ERROR)  # it misses kernels of other machines, loudly
+        return TorchAoConfig(_weight_only())
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Freeze the base."""
+        model.requires_grad_(False)
+        return model
+
+    def dequantize(self, weight: Tensor, dtype: Any) -> Tensor:
+        """See `Quantizer.dequantize`."""
+        import torch
+        from torchao.quantization import quantize_
+
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=dtype)
+        layer.weight.data.copy_(weight)
+        quantize_(layer, _weight_only())
+        made: Tensor = layer.weight.dequantize().float()
+        return made
+
+
+def _weight_only() -> Any:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return Int8WeightOnlyConfig()

@@ -1,0 +1,28 @@
+"""A model with what a recipe wants trained in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from loraplug_train.trainer import EngineTrainer
+
+
+def attached(options: EngineTrainer, model: PreTrainedModel) -> tuple[Any, Mapping[str, str]]:
+    """By `[trainer.lora]`, or by the adapter that stands in its place; and why layers that might have one have none.
+
+    Raises:
+        InputError: the options mean nothing on this model.
+    """
+    if options.adapter is not None:
+        return options.adapter.attach(model=model), {}
+    adapted, targets = options.lora.attach(model)
+    return adapted, targets.left_out
+
+
+def is_peft(model: Any) -> bool:
+    """Whether a model has adapters of peft's in it, which can be switched off."""
+    return hasattr(model, "peft_config")

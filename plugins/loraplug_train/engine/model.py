@@ -1,0 +1,159 @@
+"""A loaded model made ready for training: adapters, kernel, shards, precision, and how much is computed at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import define
+
+from loraplug import FUSED_EXPERTS, Encoded, Placement, Run, Share, adapted_share, mixed_precision
+from loraplug_train.adapters.attached import attached, is_peft
+from loraplug_train.cpu import kernel
+from loraplug_train.engine import checks, heads, liger, shards, world, zero
+from loraplug_train.engine.batches import MicroBatchLimits
+from loraplug_train.engine.forecast import needs_checkpointing
+from loraplug_train.engine.policy import PolicyModel
+from loraplug_train.engine.separation import separation
+from loraplug_train.objectives.base import Objective
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from loraplug_train.trainer import EngineTrainer
+
+
+@define(eq=False)
+class PreparedModel:
+    """A model that can be trained.
+
+    Attributes:
+        adapted: the model with what is trained in it.
+        trained: that, by name.
+        coverage: what share of the model's layers it is on.
+    """
+
+    adapted: Any
+    policy: PolicyModel
+    trained: Mapping[str, torch.nn.Parameter]
+    coverage: Share
+
+
+def prepare_model(
+    options: EngineTrainer,
+    objective: Objective,
+    run: Run,
+    model: PreTrainedModel,
+    load_model: Callable[[Placement], PreTrainedModel],
+    encoded: Encoded,
+    lengths: Sequence[int],
+) -> PreparedModel:
+    """Attach, install, share out and measure, in place; every process alike."""
+    checks.check_router_loss(options, model)
+    dtype = model.dtype
+    adapted, left_out = attached(options, model)
+    coverage = adapted_share(adapted, left_out)
+    _say_coverage(run, coverage, "adapters on" if is_peft(adapted) else "trained:")
+    fast, said = False, "plain kernel, as asked"
+    if options.kernel == "liger":
+        said = liger.install(adapted)
+    if sharded := (kind := shards.asked()) in shards.CUT:
+        said = shards.spread(adapted)
+    elif options.kernel == "auto":
+        fast, said = kernel.install(adapted)
+    trained = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    world.same_start(run.distributed, trained.values())
+    run.say(said + _machine(model))
+    if kind.startswith("zero") and not sharded:
+        run.say(zero.whole(adapted, int(kind[-1])))
+    limits = _limits(options, run, adapted, lengths, fast)
+    _keep_apart(run, objective, adapted, limits, encoded, lengths, fast=fast, sharded=sharded)
+    if limits.checkpointing:
+        adapted.activation_checkpointing_enable({"use_reentrant": False})
+    if not fast and not heads.is_adapted(adapted):
+        heads.install(adapted)
+    mixed_precision(adapted, dtype)  # the outermost of what is wrapped around the base's forward
+    policy = PolicyModel(adapted, limits, run.distributed, fast, sharded=sharded, router_loss=options.router_loss)
+    if why := policy.choose_head():
+        run.say(f"losses are made from the model's own logits: {why}")
+    if objective.needs_reference and not is_peft(adapted):
+        policy.reference = _frozen_copy(load_model, own_head=policy.own_head)
+    return PreparedModel(adapted, policy, trained, coverage)
+
+
+def _frozen_copy(load_model: Callable[[Placement], PreTrainedModel], *, own_head: bool) -> PreTrainedModel:
+    """The base once more, for a model that has no adapters to switch off."""
+    copy = load_model(Placement(role="reference")).requires_grad_(False).eval()
+    if not own_head:
+        heads.install(copy)
+    return copy
+
+
+def _limits(options: EngineTrainer, run: Run, adapted: Any, lengths: Sequence[int], fast: bool) -> MicroBatchLimits:
+    on_gpu = adapted.device.type != "cpu"
+    wanted = options.gradient_checkpointing
+    longest = max(max(lengths), kernel.MICRO_TOKENS if fast else 0)
+    checkpointing = needs_checkpointing(adapted, longest, fast) if wanted == "auto" else wanted
+    if wanted == "auto" and checkpointing:
+        run.say("memory is short for the longest row: activations are recomputed (gradient_checkpointing)")
+    if options.micro_batch != "auto":
+        return MicroBatchLimits(options.micro_batch, None, checkpointing)
+    if fast:
+        return MicroBatchLimits(max(len(lengths), 1), kernel.MICRO_TOKENS, checkpointing)
+    # on a CPU more rows at once are no faster; on a GPU short rows fill the place that the longest one needs anyway
+    most = max(lengths) if on_gpu else None
+    return MicroBatchLimits(max(len(lengths), 1) if on_gpu else 1, most, checkpointing)
+
+
+def _keep_apart(
+    run: Run,
+    objective: Objective,
+    adapted: Any,
+    limits: MicroBatchLimits,
+    encoded: Encoded,
+    lengths: Sequence[int],
+    *,
+    fast: bool,
+    sharded: bool,
+) -> None:
+    """Have sequences computed together only in a way in which they do not see each other, in place; says where not."""
+    several = objective.schema == "pairs" or objective.needs_reference or objective.schema != "tokens"
+    packed = "seq_lengths" in encoded.dataset.column_names and any(
+        len(row or ()) > 1 for row in encoded.dataset["seq_lengths"]
+    )
+    if not packed and not several and limits.max_rows == 1:
+        return
+    found = run.distributed.broadcast(separation(adapted, fast))
+    limits.way, limits.limit = found.way, found.limit
+    if found.way == "one-by-one":
+        limits.max_rows = 1
+    longest = max(lengths)
+    most = limits.max_rows * longest if limits.max_tokens is None else max(longest, limits.max_tokens)
+    if found.limit is not None and most > found.limit:
+        limits.max_tokens = min(found.limit, limits.max_tokens or found.limit)
+        if sharded and several:  # every process must make equally many calls in the same order
+            limits.way, limits.max_rows = "one-by-one", 1
+    elif found.way == "end-to-end":
+        return
+    run.say(found.sentence())
+
+
+def _say_coverage(run: Run, coverage: Share, what: str) -> None:
+    run.say(f"{what} {coverage.sentence()}")
+    fused, _ = coverage.rest.get(FUSED_EXPERTS, (0, ()))
+    if fused:
+        run.warn(
+            f"{fused / coverage.total:.0%} of the weights of the layers are experts that get no adapter, as they are "
+            'fused in one tensor; target_modules = ["all-linear", "experts"] adapts them, for more memory and time'
+        )
+
+
+def _machine(model: PreTrainedModel) -> str:
+    """What of the machine a training on the CPU uses; `loraplug` sets the policy where the user has not."""
+    if model.device.type != "cpu":
+        return ""
+    import torch
+
+    return f"; {torch.get_num_threads()} threads, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'not set')}"

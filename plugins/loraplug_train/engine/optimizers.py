@@ -1,0 +1,88 @@
+"""Optimizers and courses of the learning rate, by the names that transformers gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from loraplug_train.trainer import EngineTrainer
+
+
+def make_optimizer(options: EngineTrainer, arguments: TrainingArguments, model: Any, ratio: float | None) -> Any:
+    """The optimizer of what is trained.
+
+    Args:
+        arguments: its name and settings in transformers' words.
+        ratio: the learning rate of B over that of A (LoRA+, Hayou et al. 2024); None: one for all.
+    """
+    from transformers import Trainer
+
+    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    if ratio is not None:
+        from peft.optimizers import create_loraplus_optimizer
+
+        decay = {"loraplus_lr_ratio": ratio, "loraplus_weight_decay": options.weight_decay}
+        return create_loraplus_optimizer(model, kind, **decay, **settings)
+    if settings.get("optim_bits") == 8:
+        _embeddings_in_32_bits(model)
+    decayed: list[Any] = []
+    plain: list[Any] = []
+    undecayed = set(_undecayed(model))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (plain if name in undecayed else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return kind(groups, **settings)
+
+
+def make_scheduler(options: EngineTrainer, optimizer: Any, steps: int) -> Any:
+    """The course of the learning rate over so many steps."""
+    from transformers import get_scheduler
+
+    warmup = int(options.warmup_ratio * steps)
+    return get_scheduler(options.scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+
+
+def _undecayed(model: Any) -> Iterator[str]:
+    """Names of biases and of what norms hold, which weight decay leaves alone."""
+    for name, module in model.named_modules():
+        norm = "norm" in type(module).__name__.lower()
+        for own, _ in module.named_parameters(recurse=False):
+            if norm or own == "bias":
+                yield f"{name}.{own}" if name else own
+
+
+def _embeddings_in_32_bits(model: Any) -> None:
+    """8 bits are too few for the moments of embeddings (Dettmers et al. 2021)."""
+    import bitsandbytes
+    from torch import nn
+
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
+
+
+def flat_state(table: Mapping[Any, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """The values of nested tables with their paths, `optimizer/0/exp_avg`."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from flat_state(value, f"{name}/{key}")
+        else:
+            yield f"{name}/{key}", value
+
+
+def nested_state(values: Mapping[str, Any], name: str) -> dict[Any, Any]:
+    """The tables that `flat_state` took apart; keys of the outermost are numbers."""
+    state: dict[Any, Any] = {}
+    for path, value in values.items():
+        kind, *keys, last = path.split("/")
+        if kind == name:
+            at = state
+            for key in keys:
+                at = at.setdefault(int(key) if at is state else key, {})
+            at[last] = value
+    return state

@@ -1,0 +1,149 @@
+"""The model in training as objectives ask it: log-probabilities, by whichever way is right and quickest for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from attrs import define, evolve
+from torch import Tensor
+
+from loraplug import Distributed, TokenSequence
+from loraplug_train.cpu import kernel
+from loraplug_train.engine import heads, schedule
+from loraplug_train.engine.batches import MicroBatchLimits, Piece, groups, piece
+
+_CHUNK = 2048  # tokens scored at once without gradients, at most, but for a longer sequence
+
+
+@define(eq=False)
+class PolicyModel:
+    """See `objectives.base.Policy`.
+
+    Attributes:
+        module: the model with what is trained in it.
+        limits: how sequences may be computed together.
+        fast: whether the fast path is installed (`cpu.kernel`).
+        own_head: whether log-probabilities are made of the model's own logits, and not by trl's head.
+        sparing: whether those logits are made only where a label is.
+        reference: the frozen model to compare with; None: `module` without its adapters.
+        router_loss: coefficient of the loss that balances the experts of a mixture; 0: none.
+        router: that loss of the last call in training; None where there is none.
+    """
+
+    module: Any
+    limits: MicroBatchLimits
+    processes: Distributed
+    fast: bool = False
+    own_head: bool = False
+    sparing: bool = False
+    sharded: bool = False
+    reference: Any = None
+    router_loss: float = 0.0
+    router: Tensor | None = None
+
+    @property
+    def device(self) -> Any:
+        """Where the model is; weights that are shared out move to this process' GPU by themselves."""
+        if self.sharded and torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return self.module.device
+
+    def log_probs(self, batch: Any, label_smoothing: float = 0.0) -> Tensor:
+        """See `Policy`."""
+        self.router = None
+        found = [self._of_piece(self.module, one, label_smoothing) for one in batch.pieces]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def choose_head(self) -> str:
+        """Take the model's own logits where trl's head over its last hidden state is not the model's; says why."""
+        if self.fast:
+            return ""
+        adapted = "the output layer is adapted itself" if heads.is_adapted(self.module) else ""
+        why = adapted or heads.differs(self.module, router=bool(self.router_loss))
+        self.own_head, self.sparing = bool(why), bool(adapted)
+        return why
+
+    def _of_piece(self, module: Any, one: Piece, smoothing: float, adapters: bool = True) -> Tensor:
+        """Log-probabilities of a piece's labels, float32 of shape (labels,)."""
+        if self.fast and module is self.module:
+            return kernel.log_probs(module, {**one.inputs, "labels": one.labels}, smoothing, adapters=adapters)
+        asked = {"output_router_logits": True} if self.router_loss and module.training else {}
+        if self.own_head or smoothing:
+            out, found = heads.own(
+                module, {**one.inputs, **asked}, one.labels, sparing=self.sparing, smoothing=smoothing
+            )
+        else:
+            out = module(**one.inputs, **asked, labels=one.labels, use_cache=False, fused_lm_head=True)
+            found = out.log_probs  # (rows, tokens - 1), 0 where untrained
+        if asked:
+            self.router = out.aux_loss if self.router is None else self.router + out.aux_loss
+        return found[one.kept.to(found.device)].float()
+
+    # without gradients
+
+    def score(self, sequences: Sequence[TokenSequence], *, reference: bool = False) -> Tensor:
+        """See `Policy`."""
+        sums = [float(one.sum()) for one in self.scored(sequences, reference=reference)]
+        return torch.tensor(sums, dtype=torch.float32, device=self.device)
+
+    def scored(self, sequences: Sequence[TokenSequence], *, reference: bool = False) -> list[Tensor]:
+        """Log-probabilities of each sequence's labels, float32 of shape (labels,), on the CPU.
+
+        On every process alike: each computes its share. Dropout is off.
+        """
+        lengths = [len(one.input_ids) for one in sequences]
+        shares = schedule.partition_by_length(lengths, self.processes.world_size)
+        together = evolve(self.limits, way="one-by-one") if self.sharded else self.limits
+        most = max((len(share) for share in shares), default=0)
+        mine = shares[self.processes.rank]
+        found: dict[int, Tensor] = {}
+        with self._asked(reference) as (module, adapters):
+            if self.sharded:  # calls are collective: as many on every process
+                for at in range(most):
+                    one = [sequences[mine[at] if at < len(mine) else 0]]
+                    made = self._of_piece(module, piece(one, "one-by-one", self.device), 0.0, adapters).cpu()
+                    found |= {mine[at]: made} if at < len(mine) else {}
+            else:
+                for positions in _chunks(mine, lengths, together):
+                    rest = iter(positions)
+                    for group in groups([sequences[at] for at in positions], together):
+                        made = self._of_piece(module, piece(group, together.way, self.device), 0.0, adapters).cpu()
+                        counts = [one.label_count for one in group]
+                        found |= {next(rest): part for part in made.split(counts)}
+        return self._everywhere(found, [one.label_count for one in sequences])
+
+    def _everywhere(self, found: dict[int, Tensor], counts: Sequence[int]) -> list[Tensor]:
+        if self.processes.world_size == 1:
+            return [found[at] for at in range(len(counts))]
+        import torch.distributed as dist
+
+        flat = torch.zeros(sum(counts), device=self.device)
+        parts = flat.split(list(counts))
+        for at, values in found.items():
+            parts[at].copy_(values)
+        dist.all_reduce(flat)
+        return [part.clone() for part in flat.cpu().split(list(counts))]
+
+    @contextmanager
+    def _asked(self, reference: bool) -> Iterator[tuple[Any, bool]]:
+        """The model to ask, in evaluation mode and without gradients; and whether with its adapters."""
+        module = self.reference if reference and self.reference is not None else self.module
+        bare = reference and self.reference is None
+        off = module.disable_adapter() if bare and not self.fast else nullcontext()
+        training = module.training
+        module.eval()
+        try:
+            with torch.no_grad(), off:
+                yield module, not bare
+        finally:
+            module.train(training)
+
+
+def _chunks(positions: Sequence[int], lengths: Sequence[int], limits: MicroBatchLimits) -> list[list[int]]:
+    most = limits.max_rows if limits.way != "one-by-one" else 1
+    mine = [lengths[at] for at in positions]
+    batches = schedule.micro_batches(mine, most, limits.max_tokens or _CHUNK, limits.way == "padded")
+    return [[positions[at] for at in batch] for batch in batches]

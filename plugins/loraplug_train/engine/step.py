@@ -1,0 +1,220 @@
+"""One optimizer step's loss and gradients: in micro-batches, on several processes, halved where memory is short."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import define, field, frozen
+
+from loraplug import LoraplugError, Run, TokenSequence
+from loraplug_train.engine import schedule
+from loraplug_train.engine.batches import MicroBatch, MicroBatchLimits, label_weights, micro_batch
+from loraplug_train.engine.policy import PolicyModel
+from loraplug_train.engine.rows import REFERENCE, documents
+from loraplug_train.objectives.base import Objective, Row
+
+
+@frozen
+class StepResult:
+    """What a step came to: its loss, what the objective told beside it, and the mean weight of its labels."""
+
+    loss: float
+    metrics: Mapping[str, float]
+    weight: float
+    rows: Sequence[str]
+
+
+@define(eq=False)
+class StepComputer:
+    """Computes steps. A step's rows are the same on every process; gradients are summed once, at its end.
+
+    What is drawn at random (dropout, NEFTune) is drawn anew for every micro-batch from seed, step and row, so that no
+    state of a random generator needs to be kept.
+    """
+
+    run: Run
+    objective: Objective
+    policy: PolicyModel
+    trained: Mapping[str, torch.nn.Parameter]
+    pad: int = 0
+    steps: int = field(default=0)  # that were computed, for tests and messages
+
+    @property
+    def limits(self) -> MicroBatchLimits:
+        """How the step is computed."""
+        return self.policy.limits
+
+    def compute(self, rows: Sequence[Row], step: int) -> StepResult:
+        """Forward and backward of the step after `step` done ones; gradients are left in the parameters.
+
+        Raises:
+            LoraplugError: a single row does not fit into memory.
+        """
+        names = [name for row in rows for name in row["row"]]
+        where = f"trainer, step {step + 1}, rows {', '.join(names)}"
+        rows = self.apart(rows)
+        totals = {name: max(1.0, total) for name, total in self.objective.totals(rows).items()}
+        prepared = self._prepared(rows, step, where)
+        while True:
+            metrics: dict[str, torch.Tensor] = {}
+            loss, failed = self._accumulate(rows, step, totals, prepared, metrics)
+            if not failed:
+                break
+            self._make_room(failed, step, where)
+        values = {"loss": loss, **metrics}
+        if self.policy.processes.world_size > 1:
+            values = self._sum_over_processes(values)
+        told = {name: float(value) for name, value in values.items()}
+        self.steps += 1
+        weights = label_weights([one for row in rows for one in self.objective.sequences(row)])
+        return StepResult(told.pop("loss"), told, float(np.mean(weights)) if weights else 1.0, names)
+
+    def apart(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows; documents of packed ones by themselves, where they may not lie end to end."""
+        limits = self.limits
+        if self.objective.schema != "tokens" or self.objective.needs_reference:
+            return rows
+        if limits.way == "end-to-end" and limits.limit is None:
+            return rows
+        return [part for row in rows for part in documents(row, limits)]
+
+    def _prepared(self, rows: Sequence[Row], step: int, where: str) -> Any:
+        """What spans the step; other processes take part in it, so that only one alone can try again."""
+        while True:
+            try:
+                return self.objective.prepare(rows, self.policy)
+            except Exception as error:
+                if not _out_of_memory(error) or self.policy.processes.world_size > 1:
+                    raise
+            self._make_room(len(rows), step, where)
+
+    def _accumulate(
+        self, rows: Sequence[Row], step: int, totals: Mapping[str, float], prepared: Any, metrics: dict[str, Any]
+    ) -> tuple[torch.Tensor, int]:
+        """The loss over this process' rows, and 0; or the size of the micro-batch that did not fit in memory."""
+        found = [self.objective.sequences(row) for row in rows]
+        labels = sum(one.label_count for sequences in found for one in sequences)
+        loss = torch.zeros((), device=self.policy.device)
+        everyone = self._micro_batches(found)
+        mine = everyone[self.policy.processes.rank]
+        for taken in mine:
+            self._seed(step, taken[0])
+            try:
+                part, batch = self._loss([rows[at] for at in taken], [found[at] for at in taken], totals, prepared)
+                part = self._with_router_loss(part, batch, labels)
+                part.backward()
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                return loss, len(taken)
+            loss += part.detach()
+            for name, value in batch.metrics.items():
+                told = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+                metrics[name] = metrics[name] + told if name in metrics else told
+        if self.policy.sharded:  # as many passes as the others, or they wait for weights; these count for nothing
+            for _ in range(max(map(len, everyone)) - len(mine)):
+                part, _ = self._loss([rows[0]], [found[0]], totals, prepared)
+                (part * 0.0).backward()
+        return loss, 0
+
+    def _loss(
+        self, rows: list[Row], found: list[Sequence[TokenSequence]], totals: Mapping[str, float], prepared: Any
+    ) -> tuple[torch.Tensor, MicroBatch]:
+        sequences = [one for part in found for one in part]
+        batch = micro_batch(rows, sequences, self.limits, self.policy.device, self.pad)
+        reference = None
+        if self.objective.needs_reference:
+            reference = torch.cat([row[REFERENCE] for row in rows]).to(self.policy.device)
+        return self.objective.loss(self.policy, batch, totals, prepared, reference), batch
+
+    def _with_router_loss(self, loss: torch.Tensor, batch: MicroBatch, labels: int) -> torch.Tensor:
+        """Each micro-batch balances the experts by its share of the step's labels."""
+        if self.policy.router is None:
+            return loss
+        share = sum(batch.label_counts) / max(1, labels)
+        return loss + self.policy.router_loss * share * self.policy.router
+
+    def validation_loss(
+        self, rows: Sequence[Row], totals: Mapping[str, float], prepared: Any
+    ) -> tuple[float, dict[str, float]]:
+        """The loss of rows, divided by these totals, without gradients; and what the objective told beside it."""
+        found = [self.objective.sequences(row) for row in rows]
+        with torch.no_grad():
+            loss, batch = self._loss(list(rows), found, totals, prepared)
+        return float(loss), {name: float(value) for name, value in batch.metrics.items()}
+
+    def _micro_batches(self, found: Sequence[Sequence[TokenSequence]]) -> list[list[list[int]]]:
+        """The positions of rows that each process computes, by what it computes at once."""
+        lengths, limits = [sum(len(one.input_ids) for one in sequences) for sequences in found], self.limits
+        parts = []
+        for share in schedule.partition_by_length(lengths, self.policy.processes.world_size):
+            padded = limits.way == "padded"
+            batches = schedule.micro_batches([lengths[at] for at in share], limits.max_rows, limits.max_tokens, padded)
+            parts.append([[share[position] for position in batch] for batch in batches])
+        return parts
+
+    def _seed(self, step: int, row: int) -> None:
+        seed = np.random.SeedSequence([self.run.seed, step, row])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+
+    def _make_room(self, failed: int, step: int, where: str) -> None:
+        """Halve the micro-batch, or give up."""
+        for parameter in self.trained.values():
+            parameter.grad = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.policy.sharded:  # the others wait for this process' part of the weights
+            raise LoraplugError(
+                f"out of memory on {failed} rows, with weights that are shared out",
+                where=where,
+                todo="set trainer.micro_batch = 1, formatter.max_length lower, or gradient_checkpointing = true; "
+                "then run with --fresh",
+            )
+        if not self.limits.halve(failed):
+            raise LoraplugError(
+                "out of memory on a single row",
+                where=where,
+                todo="set formatter.max_length lower, gradient_checkpointing = true, or bits = 4 in [quantizer]",
+            )
+        rows_at_once = f"{self.limits.max_rows} row{'s' * (self.limits.max_rows > 1)} at once"
+        self.run.warn(f"out of memory at step {step + 1}; going on with {rows_at_once}")
+
+    def _sum_over_processes(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What is trained is small: its gradients go in one piece at the end of the step, whatever each process did."""
+        import torch.distributed as dist
+
+        names = self._names(values)
+        device = next(iter(self.trained.values())).device
+        parts = [self._gradient(parameter).flatten() for parameter in self.trained.values()]
+        scalars = torch.stack([torch.as_tensor(values.get(name, 0.0)).to(device, parts[0].dtype) for name in names])
+        flat = torch.cat([scalars, *parts])
+        dist.all_reduce(flat)
+        at = len(names)
+        for parameter in self.trained.values():
+            parameter.grad = flat[at : at + parameter.numel()].view_as(parameter)
+            at += parameter.numel()
+        return dict(zip(names, flat[: len(names)].clone(), strict=True))
+
+    def _names(self, values: Mapping[str, Any]) -> list[str]:
+        """The names that any process has values for; one without rows in this step has none but the loss."""
+        if self.objective.metric_names is not None:
+            return ["loss", *self.objective.metric_names]
+        from accelerate.utils import gather_object
+
+        return sorted({name for one in gather_object([sorted(values)]) for name in one})
+
+    @staticmethod
+    def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory did not suffice, on a GPU or, in the CPU allocator's own words, here."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -1,0 +1,65 @@
+"""kill -9 at any moment of a preference training: the same command goes on and ends with the very same weights."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from harness import Server, products, stage_of
+
+pytestmark = pytest.mark.slow
+KILLS, SEED = 30, 7
+
+
+@pytest.fixture
+def pairs_recipe(recipe: Path) -> Path:
+    """The tests' recipe with pairs, steps enough for kills to meet training, and a checkpoint after every second."""
+    rows = [{"prompt": f"what is {n} and one?", "chosen": f"{n + 1}", "rejected": f"it is {n}", "task_id": str(n)}
+            for n in range(12)]  # fmt: skip
+    recipe.with_name("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    trainer = 'use = "dpo"\nmax_steps = 12\nsave_every = 2'
+    text = recipe.read_text(encoding="utf-8").replace('use = "sft"\nmax_steps = 4', trainer)
+    assert trainer in text
+    recipe.write_text(text, encoding="utf-8")
+    return recipe
+
+
+def test_thirty_kills(server: Server, pairs_recipe: Path, tmp_path: Path) -> None:
+    """Runs are killed once to three times each, at seeded random moments, then left alone; all end alike."""
+
+    def fresh(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(pairs_recipe, folder / "recipe.toml")
+        shutil.copy(tmp_path / "rows.jsonl", folder)
+        return folder
+
+    begun = time.monotonic()
+    place = fresh("undisturbed")
+    done = server.run(place, "run", "recipe.toml")
+    assert done.wait() == 0, done.said()
+    seconds, wanted = time.monotonic() - begun, products(place)
+    assert len(wanted) == 2
+    chance = random.Random(SEED)
+    where: Counter[str] = Counter()
+    number = 0
+    while where.total() < KILLS:
+        number += 1
+        folder = fresh(f"run-{number}")
+        for _ in range(min(chance.randint(1, 3), KILLS - where.total())):
+            job = server.start(folder, "run", "recipe.toml")
+            time.sleep(chance.uniform(0, seconds))
+            if job.kill() == -signal.SIGKILL:
+                where[stage_of(folder)] += 1
+        done = server.run(folder, "run", "recipe.toml")
+        assert done.wait() == 0, f"after kills in {where}: {done.said()}"
+        assert products(folder) == wanted, f"run {number}, after kills in {where}"
+    sys.stdout.write(f"\n{where.total()} kills in {number} runs survived: {dict(where)}; one run: {seconds:.1f} s\n")
+    assert len(where) >= 3, "the kills met too few stages"
