@@ -67,7 +67,7 @@ from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.weights import weight_files, weight_names
 
 if TYPE_CHECKING:
-    from loraplug.app import App
+    from loraplug.app import App, RecipeCommand
     from loraplug.pipeline.event_log import EventLog
     from loraplug.pipeline.pipeline import Outcome, Pipeline
     from loraplug.pipeline.records import RunRecord, duration, read_run, read_runs
@@ -114,6 +114,7 @@ __all__ = [
     "Progress",
     "Quantizer",
     "Recipe",
+    "RecipeCommand",
     "Registry",
     "Reporter",
     "Run",
@@ -183,7 +184,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "app": ("App",),
+    "app": ("App", "RecipeCommand"),
     "pipeline.event_log": ("EventLog",),
     "pipeline.pipeline": ("Outcome", "Pipeline"),
     "pipeline.records": ("RunRecord", "duration", "read_run", "read_runs"),
