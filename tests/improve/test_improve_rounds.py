@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from improve_helpers import RECIPE, Rule, Script, make_repository
 
+from command import ROOT, Cli
 from loraplug import InputError
 from loraplug.cli import cli
 from loraplug_swe.improve.start import start
@@ -128,8 +129,8 @@ def test_a_budget_ends_it_and_more_of_it_goes_on(place: Path) -> None:
     told = work(script, "improve.minutes=0.001")
     assert len(told["rounds"]) == 1 and "0.001 minutes" in told["why"]
     told = work(script, "improve.rounds=1")
-    assert len(told["rounds"]) == 2 and told["why"] == "1 rounds are done"
-    told = work(script, "improve.rounds=30", "improve.max_solve_rate=0.5")
+    assert len(told["rounds"]) == 2 and told["why"] == "all rounds are done"
+    told = work(script, "improve.rounds=30")
     assert "every bug is solved nearly always" in told["why"]
     asked = [name for number, name, sample in script.asked if sample == 1]
     assert len(asked) == len(set(asked))  # what is solved is not asked again
@@ -205,7 +206,8 @@ def test_the_page_escapes_what_models_say(place: Path) -> None:
 
     class Hostile(Script):
         def text(self, name: str, sample: int, gold: str) -> str:
-            return super().text(name, sample, gold) + "<script>alert(1)</script>"
+            end = "\n>>>>>>> REPLACE"
+            return super().text(name, sample, gold).replace(end, f"  # <script>alert(1)</script>{end}")
 
     work(Hostile(lambda number, name, sample: "right" if number == 1 else "wrong"), "improve.rounds=1")
     text = Path("outputs/improve/small/report.html").read_text()
@@ -219,3 +221,27 @@ def test_a_model_itself_answers(place: Path) -> None:
     told = json.loads(Path("outputs/improve/small/report.json").read_text())
     assert told["rounds"][1]["asked"]["all"]["answers"] == 18 and told["rounds"][1]["trained"]
     assert told["rounds"][1]["held"]["all"]["bugs"] == 2
+
+
+@pytest.mark.slow
+def test_a_real_model_improves_on_the_sample_package(tmp_path: Path, loraplug: Cli) -> None:
+    """One small round of SmolLM2 on data/sample_package, with its own answers."""
+    settings = {
+        "dataset.count": 24, "dataset.per_function": 2, "improve.rounds": 1, "improve.bugs.count": 24,
+        "improve.ask.bugs": 3, "improve.ask.samples": 3, "improve.ask.max_tokens": 24, "improve.keep.bugs": 3,
+        "trainer.max_steps": 3, "improve.round.trainer.max_steps": 2, "model.dtype": "float32",
+        "validation.fraction": 0.2, "trainer.samples": 0, "formatter.max_length": 640,
+    }  # fmt: skip
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    done = loraplug("improve", ROOT / "recipes" / "improve.toml", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    place = tmp_path / "outputs" / "improve" / "improve-my-repo"
+    assert told["why"] == "all rounds are done" and len(told["rounds"]) == 2
+    first = told["rounds"][1]
+    assert first["asked"]["all"]["answers"] == 9 and first["trained"] and first["rows"]["replay"] > 0
+    assert first["rows"]["answers"] + first["rows"]["gold"] >= 1
+    after = {key: value for key, value in first["losses"].items() if "_after" in key}
+    assert after and all(0 < value < 4 for value in after.values())
+    assert (tmp_path / "outputs" / "adapters" / "improve-my-repo-round-1" / "adapter_model.safetensors").is_file()
+    assert (place / "report.html").stat().st_size > 3000

@@ -19,6 +19,8 @@ OWN = "its own"
 @click.option("--repo", "repos", multiple=True, metavar="[OWNER/NAME=]PATH",
               help="The tasks' code: a git repository, a folder, or package:NAME.")  # fmt: skip
 @click.option("--recipe", type=click.Path(path_type=Path), help="Only the rows this recipe holds out, as it asks them.")
+@click.option("--set", "questions", type=click.Path(path_type=Path), metavar="FILE",
+              help="General questions of a .jsonl file, in place of bugs.")  # fmt: skip
 @click.option("--answers", type=click.Path(path_type=Path), help="Judge these {task_id, answer} lines; needs no MODEL.")
 @click.option("--base", is_flag=False, flag_value=OWN, metavar="[MODEL]",
               help="Answer with the base too: an adapter's own, or this one.")  # fmt: skip
@@ -35,6 +37,8 @@ OWN = "its own"
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers made at once.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True,
               help="Search so many answers at once; give the likeliest that changes the code.")  # fmt: skip
+@click.option("--turns", type=click.IntRange(1), default=1, show_default=True,
+              help="Tell the model what the tests said, and ask it again, so often.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=42, show_default=True, help="The same draws again.")
 @click.option("--test-command", metavar="COMMAND", help="In place of pytest; {tests} stands for test ids.")
 @click.option("--test-arg", "test_args", multiple=True, metavar="WORD", help="Further option for pytest.")
@@ -58,7 +62,7 @@ OWN = "its own"
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write the report with every case to this page.")
 @click.pass_obj
 def evaluate(app: App, /, as_json: bool, brief: bool, page: Path | None, **given: Any) -> None:
-    """Let MODEL fix bugs: its answers are applied in a sandbox and tested.
+    """Let MODEL fix bugs: its answers are applied in a sandbox and tested. Or ask it general questions, with --set.
 
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.
     """

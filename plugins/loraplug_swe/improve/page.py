@@ -21,8 +21,9 @@ def page(told: Mapping[str, Any]) -> str:
         "<h2>Held-out bugs fixed, by round</h2>", _chart(rounds, told["best"]), _rounds(rounds, told["best"]),
         "<h2>Held-out bugs fixed, by kind</h2>", _kinds(rounds, "held"),
         "<h2>Answers that passed, by kind of the bug asked about</h2>", _kinds(rounds, "asked"),
+        "<h2>Losses of rows held out</h2>", _losses(rounds),
         "<h2>Minutes</h2>", _minutes(rounds),
-        "<h2>Held-out bugs gained and lost</h2>", *_examples(rounds),
+        "<h2>Held-out bugs gained and lost</h2>", *(list(_examples(rounds)) or ["<p>None.</p>"]),
     ]  # fmt: skip
     title = escape(f"Improved: {told['name']}")
     return _PAGE.replace("{title}", title).replace("{body}", "\n".join(body))
@@ -77,10 +78,10 @@ def _row(one: Mapping[str, Any], best: int) -> list[str]:
     fixed = [f"{held['resolved']} of {held['bugs']}", share(held)] if held else ["", ""]
     paired = [str(len(one["gained"])), str(len(one["lost"])), f"{one['p']:.2g}"] if "gained" in one else ["", "", ""]
     answers = [str(asked["bugs"]), str(asked["solved"]), f"{asked['flagged']}, {asked['void']}"] if asked else [""] * 3
-    state = ("kept" if one["kept"] else f"not kept: {one['why']}") if one["round"] else "first training"
+    state = ("kept" if one["kept"] else "not kept" if one["trained"] else one["why"]) if one["round"] else ""
     return [str(one["round"]), *fixed, *paired, *answers,
             *(str(made.get(name, "")) for name in ("answers", "gold", "pairs", "replay")),
-            f"{sum(one['minutes'].values()):.1f}", state + (", best" if one["round"] == best else "")]  # fmt: skip
+            f"{sum(one['minutes'].values()):.1f}", "the best" if one["round"] == best else state]  # fmt: skip
 
 
 def _kinds(rounds: Sequence[Mapping[str, Any]], which: str) -> str:
@@ -92,6 +93,25 @@ def _kinds(rounds: Sequence[Mapping[str, Any]], which: str) -> str:
 
 def _cell(found: Mapping[str, Any] | None) -> str:
     return f"{found['resolved']} of {found['answers']} ({share(found)})" if found else ""
+
+
+def _losses(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Before and after each training, in all and of each data set: what is forgotten shows here."""
+    shown = [one for one in rounds if one.get("losses")]
+    start, end = "validation_loss_before", "validation_loss_after"
+    keys = sorted({key.removeprefix(start) for one in shown for key in one["losses"] if key.startswith(start)})
+    rows = (
+        [
+            key.lstrip("/") or "all",
+            *(_change(one["losses"].get(start + key), one["losses"].get(end + key)) for one in shown),
+        ]
+        for key in keys
+    )
+    return _table(["rows", *(_name(one["round"]) for one in shown)], rows)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else f"{before:.3f} to {after:.3f} ({after / before - 1:+.1%})"
 
 
 def _minutes(rounds: Sequence[Mapping[str, Any]]) -> str:

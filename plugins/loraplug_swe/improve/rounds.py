@@ -92,7 +92,7 @@ class Rounds:
                     return "every bug is solved nearly always: raise improve.bugs.count, or allow harder kinds"
             self._learn(number)
             after()
-        return f"{self.options.rounds} rounds are done"
+        return "all rounds are done"
 
     def adapter(self, number: int) -> Path:
         """The adapter of a round."""
