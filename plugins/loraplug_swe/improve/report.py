@@ -44,6 +44,29 @@ def report(rounds: Rounds, why: str) -> dict[str, Any]:
     return {"name": rounds.first.run.name, "why": why, "best": rounds.best, "minutes": minutes, "rounds": found}
 
 
+def difficulty(rounds: Rounds) -> list[dict[str, Any]]:
+    """How hard each bug asked about was: answers in all rounds, those that passed, and what the bug is like."""
+    answers, solved = Counter[str](), Counter[str]()
+    for number in range(1, rounds.options.rounds + 1):
+        if (rounds.folder.round(number) / "round.json").exists():
+            for one in rounds.results(number):
+                answers[one.task] += 1
+                solved[one.task] += one.status == "resolved"
+    found = []
+    for name, task in rounds.data.pool.tasks.items():
+        if not answers[name]:
+            continue
+        patch = task.bug_patch or task.gold_patch
+        changed = sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in patch.split("\n") if line)
+        rate = solved[name] / answers[name]
+        found.append({
+            "task_id": name, "kind": task.kind, "file": task.file, "function": task.function, "lines_changed": changed,
+            "failing_tests": len(task.targets), "answers": answers[name], "solved": solved[name], "rate": rate,
+            "interval": wilson(rate, answers[name]),
+        })  # fmt: skip
+    return found
+
+
 def _rates(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     """Of all bugs and of each kind: bugs, answers, those that passed, flagged and void ones, bugs solved.
 

@@ -17,11 +17,11 @@ from loraplug_swe.evaluation.bench import Checking
 from loraplug_swe.evaluation.cases import Workroom
 from loraplug_swe.improve.answers import Asking, Opener, opener
 from loraplug_swe.improve.data import make_data, set_of_bugs
-from loraplug_swe.improve.folder import Folder, write_json
+from loraplug_swe.improve.folder import Folder, write_json, write_rows
 from loraplug_swe.improve.options import Improve
 from loraplug_swe.improve.page import page
 from loraplug_swe.improve.recipes import Recipes, trains_pairs
-from loraplug_swe.improve.report import lines, report
+from loraplug_swe.improve.report import difficulty, lines, report
 from loraplug_swe.improve.rounds import Rounds
 from loraplug_swe.mutation.make import box_limits, workshop
 from loraplug_swe.sandbox.sandbox import check_isolation
@@ -129,6 +129,8 @@ def _tell(rounds: Rounds, why: str) -> dict[str, Any]:
     told = report(rounds, why)
     place = rounds.folder.place
     write_json(place / "report.json", told)
+    with atomic_output(place / "difficulty.jsonl") as fresh:
+        write_rows(fresh, difficulty(rounds))
     with atomic_output(place / "report.html") as fresh, wrap_os_errors(place):
         fresh.write_text(page(told), encoding="utf-8")
     return told
