@@ -86,3 +86,43 @@ def test_a_model_and_its_base_are_asked(tmp_path: Path, tiny_model: Path, inside
     assert inside(*words).returncode == 0 and results.read_bytes() == before
     refused = inside(*words, "--turns", "2", "--tasks", "x")
     assert refused.returncode == 2 and "--tasks, --turns is of bugs" in refused.stderr
+
+
+@pytest.mark.slow
+def test_tasks_of_the_harness(tmp_path: Path, tiny_model: Path, loraplug: Cli) -> None:
+    """Its own metrics, for the model and its base; a task of one's own; unknown tasks are told."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra harness)")
+    (tmp_path / "tasks").mkdir()
+    rows = [{"question": "hello", "choices": [" yes", " no"], "gold": 0}] * 4
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tasks" / "mine.yaml").write_text(f"""\
+task: my_choices
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: "{tmp_path / "rows.jsonl"}"}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: gold
+metric_list: [{{metric: acc}}]
+""")
+    words = ["eval", tiny_model, "--base", tiny_model, "--harness-path", "tasks", "--harness"]
+    done = loraplug(*words, "my_choices", "--limit", "3")
+    assert done.returncode == 0, done.stderr
+    [head, line] = done.stdout.splitlines()
+    assert head.split() == ["task", "metric", "model", "base"] and line.split()[:2] == ["my_choices", "acc"]
+    told = json.loads((tmp_path / "outputs" / "evals" / f"{tiny_model.name}-harness" / "harness.json").read_text())
+    assert told["models"]["model"]["my_choices"]["acc,none"] in (0.0, 1.0)
+    refused = loraplug(*words, "no_such_task")
+    assert refused.returncode == 2 and "no task no_such_task" in refused.stderr
+
+
+def test_without_the_harness_the_way_to_it_is_told(
+    tmp_path: Path, inside: Cli, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a model is loaded."""
+    import loraplug_swe.evaluation.harness as harness
+
+    monkeypatch.setattr(harness, "find_spec", lambda _: None)
+    refused = inside("eval", tiny_model, "--harness", "arc_easy")
+    assert refused.returncode == 2 and 'pip install "loraplug[harness]"' in refused.stderr

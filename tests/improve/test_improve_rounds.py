@@ -83,6 +83,26 @@ def test_a_round_that_gains_is_kept_and_one_that_loses_is_not(place: Path) -> No
     assert "outputs/runs/small-round-1/adapter" in lock.replace("\\", "/")
 
 
+def test_other_sets_are_replayed_and_watched(place: Path) -> None:
+    """Chats of the recipe have their part of a replay, and the loss of those that are only watched is told."""
+    text = (place / "recipe.toml").read_text()
+    talks = [{"instruction": f"what is {n}?", "response": f"{n}", "task_id": f"t{n}"} for n in range(20)]
+    (place / "chats.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    chats = "".join(
+        f'[[dataset]]\nuse = "jsonl"\nname = "{name}"\npath = "chats.jsonl"\nshare = {share}\n\n'
+        for name, share in (("bugs", 1), ("watch", 0))
+    )
+    text = text.replace('[dataset]\nuse = "swe-bugs"', f'{chats}[[dataset]]\nuse = "swe-bugs"\nname = "own"\nshare = 1')
+    (place / "recipe.toml").write_text(f'{text}[mix]\nexhausted = "stop"\nunit = "rows"\n')
+    told = work(lambda *_: "right", "improve.rounds=1")
+    first = told["rounds"][1]
+    assert (
+        first["rows"]["answers"] == first["rows"]["replay"] == len(rows(1, "replay-own")) + len(rows(1, "replay-bugs"))
+    )
+    assert rows(1, "replay-bugs")[0]["instruction"].startswith("what is") and len(rows(1, "replay-bugs")) == 3
+    assert {key.partition("/")[2] for key in first["losses"]} >= {"held-out-own", "held-out-watch", "held-out-bugs"}
+
+
 def test_a_killed_command_goes_on_to_the_same_end(place: Path) -> None:
     """Stopped after each few answers, and between the steps: the same rows, answers and figures as in one go."""
 
@@ -230,8 +250,8 @@ def test_a_model_itself_answers(place: Path) -> None:
 def test_a_real_model_improves_on_the_sample_package(tmp_path: Path, loraplug: Cli) -> None:
     """One small round of SmolLM2 on data/sample_package, with its own answers."""
     settings = {
-        "dataset.count": 24, "dataset.per_function": 2, "improve.rounds": 1, "improve.bugs.count": 24,
-        "improve.ask.bugs": 3, "improve.ask.samples": 3, "improve.ask.max_tokens": 24, "improve.keep.bugs": 3,
+        "dataset.count": 12, "dataset.per_function": 2, "improve.rounds": 1, "improve.bugs.count": 12,
+        "improve.ask.bugs": 2, "improve.ask.samples": 3, "improve.ask.max_tokens": 24, "improve.keep.bugs": 2,
         "trainer.max_steps": 3, "improve.round.trainer.max_steps": 2, "model.dtype": "float32",
         "validation.fraction": 0.2, "trainer.samples": 0, "formatter.max_length": 640,
     }  # fmt: skip
@@ -242,7 +262,7 @@ def test_a_real_model_improves_on_the_sample_package(tmp_path: Path, loraplug: C
     place = tmp_path / "outputs" / "improve" / "improve-my-repo"
     assert told["why"] == "all rounds are done" and len(told["rounds"]) == 2
     first = told["rounds"][1]
-    assert first["asked"]["all"]["answers"] == 9 and first["trained"] and first["rows"]["replay"] > 0
+    assert first["asked"]["all"]["answers"] == 6 and first["trained"] and first["rows"]["replay"] > 0
     assert first["rows"]["answers"] + first["rows"]["gold"] >= 1
     after = {key: value for key, value in first["losses"].items() if "_after" in key}
     assert after and all(0 < value < 4 for value in after.values())

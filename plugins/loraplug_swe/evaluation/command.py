@@ -21,6 +21,8 @@ OWN = "its own"
 @click.option("--recipe", type=click.Path(path_type=Path), help="Only the rows this recipe holds out, as it asks them.")
 @click.option("--set", "questions", type=click.Path(path_type=Path), metavar="FILE",
               help="General questions of a .jsonl file, in place of bugs.")  # fmt: skip
+@click.option("--harness", metavar="TASK,...", help="Tasks of lm-eval-harness, in place of bugs.")
+@click.option("--harness-path", type=click.Path(path_type=Path), metavar="FOLDER", help="Further tasks of the harness.")
 @click.option("--answers", type=click.Path(path_type=Path), help="Judge these {task_id, answer} lines; needs no MODEL.")
 @click.option("--base", is_flag=False, flag_value=OWN, metavar="[MODEL]",
               help="Answer with the base too: an adapter's own, or this one.")  # fmt: skip

@@ -39,6 +39,11 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
         raise InputError("give a MODEL or --answers FILE, one of them", todo="see loraplug eval --help")
     if wanted.turns > 1 and wanted.answers is not None:
         raise InputError("nobody is there to be asked again", where="--turns", todo="leave it out with --answers")
+    if wanted.harness is not None:
+        from loraplug_swe.evaluation.harness import run_harness
+
+        run_harness(app, wanted, wanted.harness, as_json)
+        return
     if wanted.questions is not None:
         from loraplug_swe.evaluation.general import run_set
 

@@ -66,6 +66,8 @@ class EvalOptions:
     fresh: bool
     questions: Path | None = None
     turns: int = 1
+    harness: str | None = None
+    harness_path: Path | None = None
 
     @property
     def sampling(self) -> Sampling:

@@ -78,10 +78,11 @@ def _make(place: Path, folder: Folder, recipes: Recipes, first: Pipeline, option
     source: Any = own.recipe.dataset
     name = "tasks.jsonl" if getattr(source, "on", "today") == "then" else "tasks"
     trained, held = _rows(first)
+    named = BUGS if len(at) == 1 else first.recipe.sets[int(at[1])].name
     tasks = next(path for path in (source.tasks_out, first.run.folder / name) if path is not None)
     bugs = recipes.bugs(options, at, folder.place / name)
     asked = set_of_bugs(bugs)[0].load_rows()
-    held_out = {_function(row) for row in held[BUGS]}
+    held_out = {_function(row) for row in held[named]}
     pool = list(iter_rows(asked))
     kept = [row for row in pool if _function(row) not in held_out]
     if not kept:
@@ -95,7 +96,7 @@ def _make(place: Path, folder: Folder, recipes: Recipes, first: Pipeline, option
         else:
             shutil.copyfile(tasks, fresh / f"held-{name}")
         write_rows(fresh / "pool.jsonl", kept)
-        write_rows(fresh / "held.jsonl", held[BUGS])
+        write_rows(fresh / "held.jsonl", held[named])
         for number, rows in enumerate(trained.values()):
             write_rows(fresh / f"trained-{number}.jsonl", rows)
         for number, rows in enumerate(held.values()):
@@ -114,15 +115,13 @@ def _share(written: float | None, rows: list[Any]) -> float:
 
 
 def _rows(first: Pipeline) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Rows to train on and rows held out, by data set; that of the bugs is called `bugs`."""
+    """Rows to train on and rows held out, by data set; one that is alone is called `bugs`."""
     if not first.recipe.sets:
         train, held = first.split_rows(first.load_rows())
         return {BUGS: list(iter_rows(train))}, {BUGS: list(iter_rows(held)) if held is not None else []}
-    named = {set_of_bugs(first)[0].recipe.dataset: BUGS}
-    names = {one.name: named.get(one.source, one.name) for one in first.recipe.sets}
     trained, held_rows = first.split_sets(first.load_sets())
-    return ({names[name]: list(iter_rows(rows)) for name, rows in trained.items()},
-            {names[name]: list(iter_rows(rows)) for name, rows in held_rows.items()})  # fmt: skip
+    return ({name: list(iter_rows(rows)) for name, rows in trained.items()},
+            {name: list(iter_rows(rows)) for name, rows in held_rows.items()})  # fmt: skip
 
 
 def set_of_bugs(pipeline: Pipeline) -> tuple[Pipeline, tuple[str | int, ...]]:
