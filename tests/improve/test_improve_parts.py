@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loraplug_swe.evaluation.results import Result
 from loraplug_swe.improve.curriculum import Rate, Record, choose
 from loraplug_swe.improve.options import Rows
+from loraplug_swe.improve.recipes import trains_pairs
 from loraplug_swe.improve.rounds import Comparison
 from loraplug_swe.improve.rows import make_rows
 
@@ -98,3 +101,17 @@ def test_a_round_is_kept_by_the_sign_test() -> None:
     assert (found.gained, found.lost, found.both) == (("c", "d", "e", "f"), ("b",), 1)
     assert found.p == 0.375 and found.keeps(0.5) and not found.keeps(0.1)
     assert not Comparison.of(after, before).keeps(1.0) and not Comparison.of(before, before).keeps(1.0)
+
+
+@pytest.mark.parametrize(
+    ("consumes", "pairs"),
+    [
+        ("pairs", True),
+        ("tokens", False),
+        (frozenset({"chosen", "rejected"}), True),
+        (frozenset({"token_weights"}), False),
+    ],
+)
+def test_trainers_of_preferences_are_known_by_what_they_consume(consumes: Any, pairs: bool) -> None:
+    """By the schema, or by the columns that they name."""
+    assert trains_pairs(SimpleNamespace(consumes=consumes)) == pairs

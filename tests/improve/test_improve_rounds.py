@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from improve_helpers import RECIPE, Rule, Script, make_repository
 from command import ROOT, Cli
 from loraplug import InputError
 from loraplug.cli import cli
+from loraplug_swe.improve import folder as folder_of_rounds
 from loraplug_swe.improve.start import start
 
 
@@ -103,8 +106,22 @@ def test_other_sets_are_replayed_and_watched(place: Path) -> None:
     assert {key.partition("/")[2] for key in first["losses"]} >= {"held-out-own", "held-out-watch", "held-out-bugs"}
 
 
-def test_a_killed_command_goes_on_to_the_same_end(place: Path) -> None:
-    """Stopped after each few answers, and between the steps: the same rows, answers and figures as in one go."""
+def test_preferences_are_trained_where_the_trainer_takes_them(place: Path) -> None:
+    """A round's trainer is only another table; rows of the first training are no preferences, so none are replayed."""
+    if not any(entry.name == "dpo" for entry in cli.registry.of_kind("trainer")):  # type: ignore[attr-defined]
+        pytest.skip("no trainer dpo is installed")
+    with pytest.raises(InputError, match=r"improve\.rows\.replay: the trainer dpo takes preferences"):
+        work(lambda *_: "right", "improve.round.trainer.use=dpo")
+    told = work(
+        lambda number, name, sample: ["wrong", "right", "other"][sample],
+        "improve.round.trainer.use=dpo", "improve.rows.replay=0", "improve.rounds=1",
+    )  # fmt: skip
+    first = told["rounds"][1]
+    assert first["trained"] and first["rows"]["pairs"] == first["bugs"] and first["losses"] == {}
+
+
+def test_a_killed_command_goes_on_to_the_same_end(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after each few answers, and after each file that ends a step: the same rows, answers and figures."""
 
     def rule(number: int, name: str, sample: int) -> str:
         return ["wrong", "right", "empty"][(int(name) + sample + number) % 3]
@@ -113,6 +130,18 @@ def test_a_killed_command_goes_on_to_the_same_end(place: Path) -> None:
     kept = {path: path.read_bytes() for path in Path("outputs/improve/small").rglob("*.jsonl")}
     adapter = Path("outputs/adapters/small-round-2/adapter_model.safetensors").read_bytes()
 
+    left: set[Path] = set()
+    write = folder_of_rounds.atomic_output
+
+    @contextmanager
+    def killed_after(path: Path) -> Iterator[Path]:
+        with write(path) as fresh:
+            yield fresh
+        if path.name in ("settings.json", "data.json", "plan.json", "unfit.json", "round.json") and path not in left:
+            left.add(path)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder_of_rounds, "atomic_output", killed_after)
     script, starts = Script(rule), 0
     script.stop_after = 5
     told = None
@@ -122,9 +151,9 @@ def test_a_killed_command_goes_on_to_the_same_end(place: Path) -> None:
         try:
             told = work(script, fresh=fresh)
         except KeyboardInterrupt:
-            script.stop_after += 7
+            script.stop_after += 20 if len(script.asked) >= script.stop_after else 0
         fresh = False
-    assert starts > 4
+    assert starts > 12 and len(left) == 10  # settings, data; plan, unfit, data, round of each round
     assert {path: path.read_bytes() for path in kept} == kept
     assert Path("outputs/adapters/small-round-2/adapter_model.safetensors").read_bytes() == adapter
     for one in (told, whole):

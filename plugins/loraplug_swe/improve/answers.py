@@ -56,15 +56,11 @@ class Model:
 
 
 def opener(registry: Registry, formatter: Formatter, run: Run) -> Opener:
-    """Opens adapters by their own recipe lock, and gives their memory back."""
+    """Opens adapters by their own recipe lock."""
 
     @contextmanager
     def opened(adapter: Path) -> Iterator[Speaker]:
-        generators = load(open_model(adapter, registry), run, adapter, False)
-        try:
-            yield Model(generators.pop(), formatter, run)
-        finally:
-            gc.collect()
+        yield Model(load(open_model(adapter, registry), run, adapter, False)[0], formatter, run)
 
     return opened
 
@@ -107,6 +103,7 @@ class Asking:
                                  todo="see that the tests of the code pass as it is")  # fmt: skip
             if cases or set(left) - known.keys():
                 self._answer(bugs, names, cases, adapter, sampling, kept, title)
+                gc.collect()  # the model, before a training loads another
             return [one for one in kept.results if one.task not in known], known
 
     def _cases(self, bugs: Bugs, title: str) -> tuple[dict[str, Case], dict[str, str]]:

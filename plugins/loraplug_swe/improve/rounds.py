@@ -89,7 +89,10 @@ class Rounds:
                 if self._is_spent(number):
                     return f"another round would not end within {self.options.minutes:g} minutes"
                 if not self._round(number):
-                    return "every bug is solved nearly always: raise improve.bugs.count, or allow harder kinds"
+                    return (
+                        "every bug is solved nearly always; for more, take another run_name, a larger "
+                        f"improve.bugs.count or harder kinds, and trainer.lora.start_from = {self.adapter(self.best)}"
+                    )
             self._learn(number)
             after()
         return "all rounds are done"
