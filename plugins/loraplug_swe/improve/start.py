@@ -83,7 +83,8 @@ def start(
     for line in lines(told):
         echo(line)
     adapter = run.outputs / "adapters" / (run.name if not rounds.best else f"{run.name}-round-{rounds.best}")
-    echo(f"\nNext: loraplug export {adapter} --to merged")
+    shown = adapter.relative_to(Path.cwd()) if adapter.is_relative_to(Path.cwd()) else adapter
+    echo(f"\nNext: loraplug export {shown} --to merged")
 
 
 def _check(recipes: Recipes, first: Pipeline, options: Improve) -> None:
