@@ -18,6 +18,7 @@ import click
 from loraplug import Entry, Registry, load_registry
 from loraplug.plugin import hookspecs
 from loraplug.plugin.components import HOOKS, KINDS
+from loraplug.plugin.contracts import recipe_tables
 from loraplug_tools.plugins.conformance import every_option
 from loraplug_tools.plugins.listing import toml
 
@@ -62,6 +63,20 @@ def option_tables() -> str:
     return "\n" + "\n".join(map(_section, _entries())) + "\n"
 
 
+def command_tables() -> str:
+    """A section for each table of recipes that a built-in command reads."""
+    found = [command for command, plugin in _registry().commands if plugin.distribution == "loraplug"]
+    tables = [(name, cls, command) for command in found for name, cls in recipe_tables(command).items()]
+    return (
+        "\n"
+        + "\n".join(
+            "\n".join([f"## table {name}", "", f"Read by `loraplug {command.name}`. {_text(cls)}", "", *_rows(cls), ""])
+            for name, cls, command in sorted(tables, key=lambda one: one[0])
+        )
+        + "\n"
+    )
+
+
 def command_help() -> str:
     """A section for each built-in command with its `--help`, subcommands included."""
     parts = []
@@ -102,14 +117,15 @@ def _entries() -> list[Entry]:
 
 
 def _section(entry: Entry) -> str:
-    lines = [f"## {entry.kind} {entry.name}", "", _text(entry.cls), ""]
+    return "\n".join([f"## {entry.kind} {entry.name}", "", _text(entry.cls), "", *_rows(entry.cls), ""])
+
+
+def _rows(cls: type) -> list[str]:
     rows = [
         f"| `{name}` | {_cell(option.type_name)} | {_default(option)} | {_cell(option.doc, code=False)} |"
-        for name, option in every_option(entry.cls)
+        for name, option in every_option(cls)
     ]
-    if not rows:
-        return "\n".join([*lines, "No options.", ""])
-    return "\n".join([*lines, "| option | type | default | |", "|---|---|---|---|", *rows, ""])
+    return ["| option | type | default | |", "|---|---|---|---|", *rows] if rows else ["No options."]
 
 
 def _default(option: Any) -> str:

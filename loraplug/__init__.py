@@ -80,7 +80,7 @@ from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.weights import weight_files, weight_names
 
 if TYPE_CHECKING:
-    from loraplug.app import App
+    from loraplug.app import App, RecipeCommand
     from loraplug.pipeline.event_log import EventLog
     from loraplug.pipeline.pipeline import Outcome, Pipeline
     from loraplug.pipeline.prompts import Prompter
@@ -137,6 +137,7 @@ __all__ = [
     "Prompter",
     "Quantizer",
     "Recipe",
+    "RecipeCommand",
     "Registry",
     "Reporter",
     "Run",
@@ -212,7 +213,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "app": ("App",),
+    "app": ("App", "RecipeCommand"),
     "pipeline.event_log": ("EventLog",),
     "pipeline.pipeline": ("Outcome", "Pipeline"),
     "pipeline.prompts": ("Prompter",),

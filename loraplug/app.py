@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 
 VERY_SLOW = 2.0
 """Seconds from which on the loading of a plugin is told of by every command."""
+
+
+class RecipeCommand(click.Command):
+    """A command that has tables of its own in recipes, which are read as strictly as a stage's.
+
+    @click.command(cls=RecipeCommand, tables={"improve": ImproveOptions})
+
+    A table is made into its class, a frozen attrs class of options, and stands in `Recipe.tables`. Runs do not depend
+    on it. Where the class has a method `check(recipe)`, its problems are told with those of the stages.
+    """
+
+    def __init__(self, *args: Any, tables: Mapping[str, type], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.recipe_tables = dict(tables)
 
 
 class App(click.Group):
@@ -78,12 +93,17 @@ class App(click.Group):
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""
+        return self.pipeline_of(self.read_layers(path, settings))
+
+    def pipeline_of(self, layers: Layers) -> Pipeline:
+        """As `pipeline`, of a table that a command has changed since it was read."""
         from loraplug.pipeline.pipeline import Pipeline
+        from loraplug.recipe.building import build
         from loraplug.recipe.lock import require_secrets
 
-        recipe = self.read_recipe(path, settings)
+        recipe = build(layers, self.registry)
         require_secrets(recipe, self.registry)
-        registry = self.registry.without(recipe.disabled, f"[plugins] disable of {path}")
+        registry = self.registry.without(recipe.disabled, f"[plugins] disable of {layers.file}")
         return Pipeline(recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
 
     def reporter(self) -> Reporter:

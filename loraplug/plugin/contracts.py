@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from loraplug.config.options import options
 from loraplug.errors import LoraplugError, PluginError
-from loraplug.plugin.components import KINDS, RESERVED, Component
+from loraplug.plugin.components import KINDS, RESERVED, TABLES, Component
 from loraplug.plugin.installed import Plugin
 
 API_VERSION = "2.0"
@@ -19,6 +20,9 @@ DECLARED = "LORAPLUG_API"
 """The name in a plugin's module that says which version of the plugin API it was made for."""
 BUILT_IN = "loraplug"
 """The distribution whose plugins are the built-in ones."""
+
+CORE_TABLES = frozenset({"run_name", "seed", "validation", "mix", "plugins", "extends", "lock", *TABLES})
+"""Keys at the top of a recipe that are the core's."""
 
 
 class IncompatibleError(PluginError):
@@ -120,6 +124,12 @@ def _check_verb(cls: Any, name: str, ours: Any) -> None:
         raise IncompatibleError(f"{cls.__name__}.{name}{theirs} cannot be called as {wanted}: {error}") from None
 
 
+def recipe_tables(command: Any) -> Mapping[str, type]:
+    """The tables of a recipe that a command reads, by name; see `loraplug.RecipeCommand`."""
+    found: Mapping[str, type] = getattr(command, "recipe_tables", {})
+    return found
+
+
 def check_others(found: dict[str, list[Any]]) -> None:
     """PluginError unless commands are click's, each with a name of its own, and observers can be called."""
     import click
@@ -131,6 +141,11 @@ def check_others(found: dict[str, list[Any]]) -> None:
         if command.name in names:
             raise PluginError(f'brings two commands called "{command.name}"')
         names.add(command.name)
+        for name, cls in recipe_tables(command).items():
+            if name in CORE_TABLES or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+                raise PluginError(f'the command {command.name} cannot have a table "{name}" in recipes')
+            if not attrs.has(cls) or not attrs.inspect(cls).is_frozen:
+                raise PluginError(f"{cls!r}, the table {name} of recipes, is not a class made by @attrs.frozen")
     for observer in found["loraplug_events"]:
         if not callable(observer):
             raise PluginError(f"{observer!r} cannot be called with an event")

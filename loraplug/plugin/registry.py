@@ -13,7 +13,7 @@ import attrs
 from loraplug.context import Event
 from loraplug.errors import PluginError
 from loraplug.plugin.components import HOOKS, Component
-from loraplug.plugin.contracts import BUILT_IN
+from loraplug.plugin.contracts import BUILT_IN, recipe_tables
 from loraplug.plugin.diagnostics import Diagnostic
 from loraplug.plugin.installed import Plugin
 from loraplug.plugin.installed import installed as on_path
@@ -107,6 +107,11 @@ class Registry:
             todo = " or ".join(f"LORAPLUG_DISABLE={other}" for other in names) + " leaves one out"
             raise PluginError(f'several plugins bring a command "{name}": {_listed(found)}', todo=todo)
         return found[0][0] if found else None
+
+    @property
+    def tables(self) -> dict[str, type]:
+        """Tables of a recipe that commands read, such as `improve`: name to the attrs class of its options."""
+        return {name: cls for command, _ in self.commands for name, cls in recipe_tables(command).items()}
 
     def without(self, disabled: Collection[str], reason: str) -> Registry:
         """The registry with these plugins disabled; commands stay, since one of them may be running."""
@@ -215,6 +220,7 @@ def _without_doubles(loaded: list[tuple[Plugin, Found]]) -> list[tuple[Plugin, F
         keys: list[tuple[str, ...]]
         keys = [(plugin.distribution, HOOKS[hook], str(cls.name)) for hook in HOOKS for cls in found.get(hook, ())]
         keys += [("command", str(command.name)) for command in found.get("loraplug_commands", ())]
+        keys += [("table", name) for command in found.get("loraplug_commands", ()) for name in recipe_tables(command)]
         twice = [(key, first.get(key, plugin)) for key in keys if key in first or keys.count(key) > 1]
         if twice:
             key, other = twice[0]

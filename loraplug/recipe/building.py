@@ -23,6 +23,7 @@ from loraplug.plugin.components import (
     Formatter,
     Transform,
 )
+from loraplug.plugin.contracts import CORE_TABLES
 from loraplug.plugin.registry import Registry
 from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.recipe.validation import validation_source
@@ -44,6 +45,8 @@ def build(layers: Layers, registry: Registry) -> Recipe:
     if recipe is not None:
         for part, view in recipe.components_seen():
             builder.problems += part.check(recipe=view)
+        for made in recipe.tables.values():
+            builder.problems += made.check(recipe=recipe) if hasattr(made, "check") else ()
         builder.problems = list(dict.fromkeys(builder.problems))  # one formatter is asked for each set
         builder.problems += [*_contracts(recipe), *_same_places(recipe)]
     if builder.problems or recipe is None:
@@ -169,9 +172,7 @@ class _Builder:
 
     def build(self) -> Recipe | None:
         table = self.layers.table
-        known = {
-            name: name for name in ("run_name", "seed", "validation", "mix", "plugins", "extends", "lock", *TABLES)
-        }
+        known = {name: name for name in (*CORE_TABLES, *self.registry.tables)}
         for key in sorted(table.keys() - known.keys()):
             self.add(key, unknown_key(key, known))
         several = isinstance(table.get("dataset"), list)
@@ -190,6 +191,11 @@ class _Builder:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
             self.check_validation(parts["dataset"], parts["validation"], several)
         parts["mix"] = self.mix(several, parts.get("sets", ()))
+        parts["tables"] = {
+            name: self.structured(cls, table[name], (name,))
+            for name, cls in self.registry.tables.items()
+            if name in table
+        }
         if self.problems:
             return None
         parts |= {"file": self.layers.file, "folder": self.layers.folder, "unfilled": self.layers.unfilled}

@@ -37,8 +37,12 @@ PINNED = {
 """What a run is held to, by the names that state and lock file have for it."""
 
 
-def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None, *, secrets: bool = False) -> Table:
+def as_table(
+    recipe: Recipe, registry: Registry, folder: Path | None = None, *, secrets: bool = False, commands: bool = False
+) -> Table:
     """The recipe with every default written out and paths relative to `folder`, or else the recipe's.
+
+    `commands = True` adds the tables that commands read: a run does not depend on them.
 
     It is for writing and showing, so what is secret in it is replaced; `secrets = True` keeps it, to be compared.
     """
@@ -63,7 +67,8 @@ def as_table(recipe: Recipe, registry: Registry, folder: Path | None = None, *, 
     elif recipe.transforms:
         tables["dataset"]["transform"] = [*map(written, recipe.transforms)]
     plugins = {"plugins": {"disable": list(recipe.disabled)}} if recipe.disabled else {}
-    table = {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables}
+    read = {name: written(part) for name, part in recipe.tables.items()} if commands else {}
+    table = {"run_name": recipe.run_name, "seed": recipe.seed, **plugins, **tables, **read}
     shown: Table = table if secrets else redacted(table)
     return shown
 

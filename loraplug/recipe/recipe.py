@@ -104,6 +104,8 @@ class Recipe:
     `sets`: where the recipe has `[[dataset]]`, every one of them, and `mix` says how they become one; `dataset` and
     `transforms` are then those of the first. Empty where it has one `[dataset]`.
 
+    `tables`: what commands read (see `loraplug.RecipeCommand`), by the name of the table; no stage sees it.
+
     `unfilled`: what the file says at keys that variables were put into, such as `exporter.0.repo` to `${OWNER}/model`.
     """
 
@@ -123,6 +125,7 @@ class Recipe:
     transforms: tuple[Transform, ...] = ()
     sets: tuple[DataSet, ...] = ()
     mix: Mix = field(factory=Mix)
+    tables: Mapping[str, Any] = field(factory=dict)
     unfilled: Mapping[str, str] = field(factory=dict)
 
     def parts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bug fixing from data to judgement: the dataset sources `swe`, `swe-synth`, `swe-bugs`, `swe-history`; and `eval`.
+"""Bug fixing from data to judgement: sources `swe`, `swe-synth`, `swe-bugs`, `swe-history`; `eval` and `improve`.
 
 | subpackage | what it is about |
 |---|---|
@@ -11,6 +11,7 @@
 | `sandbox` | where other people's code runs |
 | `edits` | the formats in which a model writes its answer |
 | `evaluation` | `loraplug eval` |
+| `improve` | `loraplug improve` |
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from loraplug_swe.conversations.swe import SweSource
 from loraplug_swe.conversations.synth import SweSynthSource
 from loraplug_swe.evaluation.command import evaluate
 from loraplug_swe.history.source import SweHistorySource
+from loraplug_swe.improve.command import improve
 from loraplug_swe.mutation.source import SweBugsSource
 from loraplug_swe.sandbox.diagnosis import sandbox_strength
 
@@ -34,8 +36,8 @@ def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
 
 @hookimpl
 def loraplug_commands() -> Sequence[click.Command]:
-    """`eval`."""
-    return [evaluate]
+    """`eval` and `improve`."""
+    return [evaluate, improve]
 
 
 @hookimpl

@@ -482,6 +482,27 @@ def test_model_against_its_base_goes_on_after_a_kill(
     assert len(mine) == 3 and mine == others
 
 
+def test_a_model_answers_again_and_goes_on_after_a_kill(
+    repo: Path, tasks: Path, tmp_path: Path, tiny_model: Path, inside: Cli
+) -> None:
+    """Each sample has its turns; results that were cut off are answered again, the same."""
+    words = ["eval", tiny_model, "--tasks", tasks, "--repo", repo, "--samples", "2", "--turns", "3",
+             "--max-tokens", "8", "--context", "none", "--json", "--out", "out"]  # fmt: skip
+    first = told(inside(*words))
+    assert first["turns"] == {"model": [0, 0, 0]} and len(first["cases"]) == 2
+    assert {one["turn"] for one in first["cases"]} == {3}
+    journal = tmp_path / "out" / "results.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    seen = [(one["turn"], one["sample"]) for one in map(json.loads, lines[1:])]
+    assert sorted(seen) == [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]
+    prompts = [one["prompt_tokens"] for one in map(json.loads, lines[1:])]
+    assert prompts[0] < prompts[2] < prompts[4]
+    journal.write_bytes(b"".join(lines[:4]) + lines[4][:40])
+    again = told(inside(*words))
+    assert sorted(map(_told, again["cases"])) == sorted(map(_told, first["cases"]))
+    assert journal.read_bytes().startswith(b"".join(lines[:4]))
+
+
 def _told(one: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in one.items() if key != "seconds"}, sort_keys=True)
 

@@ -21,6 +21,10 @@ OWN = "its own"
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="Only the validation rows of this recipe, with its prompts."
 )
+@click.option("--set", "questions", type=click.Path(path_type=Path), metavar="FILE",
+              help="General questions of a .jsonl file, in place of bugs.")  # fmt: skip
+@click.option("--harness", metavar="TASK,...", help="Tasks of lm-eval-harness, in place of bugs.")
+@click.option("--harness-path", type=click.Path(path_type=Path), metavar="FOLDER", help="Further tasks of the harness.")
 @click.option(
     "--answers",
     type=click.Path(path_type=Path),
@@ -46,6 +50,8 @@ OWN = "its own"
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers generated at once.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True,
               help="Beam search with so many beams; the likeliest answer that changes the code is taken.")  # fmt: skip
+@click.option("--turns", type=click.IntRange(1), default=1, show_default=True,
+              help="Show the model the output of the tests and ask it again, up to this many times.")  # fmt: skip
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**31 - 1),
@@ -75,7 +81,7 @@ OWN = "its own"
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write the report with every case to this page.")
 @click.pass_obj
 def evaluate(app: App, /, as_json: bool, brief: bool, page: Path | None, **given: Any) -> None:
-    """Evaluate MODEL on bugs: its answers are applied in a sandbox and tested.
+    """Evaluate MODEL on bugs: its answers are applied in a sandbox and tested. Or on general questions, with --set.
 
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.
     """

@@ -20,8 +20,9 @@ from loraplug_swe.evaluation.judge import Judge, Verdict, usable
 from loraplug_swe.evaluation.page import page as html_page
 from loraplug_swe.evaluation.plan import EvalOptions, Plan, make_plan
 from loraplug_swe.evaluation.reading import read_answers
-from loraplug_swe.evaluation.results import Journal, Result, report
+from loraplug_swe.evaluation.results import Journal, Result, last_turns, report, resolved_by_turn
 from loraplug_swe.evaluation.table import lines
+from loraplug_swe.evaluation.turns import answer_again, check_rows, may_go_on
 from loraplug_swe.mutation.make import workshop
 
 if TYPE_CHECKING:
@@ -36,8 +37,20 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
     """
     if (wanted.model is None) == (wanted.answers is None):
         raise InputError("give a MODEL or --answers FILE, one of them", todo="see loraplug eval --help")
+    if wanted.turns > 1 and wanted.answers is not None:
+        raise InputError("nobody is there to be asked again", where="--turns", todo="leave it out with --answers")
+    if wanted.harness is not None:
+        from loraplug_swe.evaluation.harness import run_harness
+
+        run_harness(app, wanted, wanted.harness, as_json)
+        return
+    if wanted.questions is not None:
+        from loraplug_swe.evaluation.general import run_set
+
+        run_set(app, wanted, wanted.questions, as_json, short, page)
+        return
     sampling = wanted.sampling
-    run = Run(name=_name(wanted), seed=wanted.seed, reporter=app.reporter())
+    run = Run(name=run_name(wanted), seed=wanted.seed, reporter=app.reporter())
     plan = make_plan(app, wanted, run)
     out = wanted.out or run.outputs / "evals" / run.name
     settings = _settings(wanted, plan, sampling)
@@ -50,9 +63,9 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
         def may_be_given(name: str, answer: str) -> bool:
             return usable(room.bench(cases[name].task), cases[name], answer)
 
-        for model, answers in _answers(app, wanted, plan, cases, journal, sampling, run, may_be_given):
-            total = len(cases) * sampling.samples if wanted.answers is None else None
-            with run.progress(f"answers of {model}", total) as bar:
+        for model, turn, answers in _answers(app, wanted, plan, cases, journal, sampling, run, may_be_given):
+            total = len(cases) * sampling.samples if wanted.answers is None and turn == 1 else None
+            with run.progress(f"answers of {model}" + (f", turn {turn}" if turn > 1 else ""), total) as bar:
                 resolved = 0
                 for name, sample, said in answers:
                     case = cases[name]
@@ -61,28 +74,36 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
                         if said.finish == "prompt-too-long"
                         else judge.judge(room.bench(case.task), case, said.text)
                     )
-                    journal.add(_result(model, case, sample, said, verdict))
+                    journal.add(make_result(model, name, case.task.kind, sample, said, verdict, turn))
                     resolved += verdict.status == "resolved"
                     bar.advance(1, resolved=resolved)
-        results = [one for one in journal.results if one.task in cases]
+        every = [one for one in journal.results if one.task in cases]
+        results = last_turns(every)
     told = report(results, {name: case.task.kind for name, case in cases.items()}, sampling.samples)
     told |= {"unfit": unfit, "settings": settings}
-    _leave(told, cases, results, out, page, run, as_json, short)
+    if wanted.turns > 1:
+        told["turns"] = resolved_by_turn(every, wanted.turns)
+    shown = {
+        name: {"kind": case.task.kind, "instruction": case.instruction, "bug": case.task.bug_patch,
+               "place": " ".join(part for part in (case.task.file, case.task.function) if part)}
+        for name, case in cases.items()
+    }  # fmt: skip
+    leave(told, shown, cases, results, out, page, run, as_json, short)
 
 
-def _leave(
-    told: Mapping[str, Any], cases: Mapping[str, Case], results: Sequence[Result], out: Path, page: Path | None,
-    run: Run, as_json: bool, short: bool,
+def leave(
+    told: Mapping[str, Any], shown: Mapping[str, Mapping[str, str]], cases: Mapping[str, Case],
+    results: Sequence[Result], out: Path, page: Path | None, run: Run, as_json: bool, short: bool,
 ) -> None:  # fmt: skip
-    """Print and write the report."""
+    """Print and write the report.
+
+    Args:
+        shown: what the page shows of each task: `kind`, `place`, `instruction` and `bug`.
+        cases: the tasks as cases, where they are bugs.
+    """
     with atomic_output(out / "report.json") as fresh, wrap_os_errors(out):
         fresh.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if page is not None:
-        shown = {
-            name: {"kind": case.task.kind, "instruction": case.instruction, "bug": case.task.bug_patch,
-                   "place": " ".join(part for part in (case.task.file, case.task.function) if part)}
-            for name, case in cases.items()
-        }  # fmt: skip
         with atomic_output(page) as fresh, wrap_os_errors(page):
             fresh.write_text(html_page(f"Bugs fixed: {run.name}", told, shown, results), encoding="utf-8")
         run.say(f"wrote {page}")
@@ -90,7 +111,7 @@ def _leave(
     if as_json:
         echo(json.dumps({**told, "cases": [asdict(one) for one in results]}))
     else:
-        for line in brief(told, cases, results) if short else [*lines(told), headline(told)]:
+        for line in brief(told, cases, results) if short and cases else [*lines(told), headline(told)]:
             echo(line)
 
 
@@ -143,8 +164,8 @@ def _answers(
     sampling: Sampling,
     run: Run,
     may_be_given: Callable[[str, str], bool],
-) -> Iterator[tuple[str, Iterator[tuple[str, int, Completion]]]]:
-    """For each model its name and the answers that are lacking: task id, number of the sample, answer."""
+) -> Iterator[tuple[str, int, Iterator[tuple[str, int, Completion]]]]:
+    """For each model and turn the answers that are lacking: task id, number of the sample, answer."""
     if wanted.answers is not None:
         given = read_answers(wanted.answers)
         if strange := [name for name in given if name not in {task.id for task in plan.tasks}]:
@@ -154,19 +175,32 @@ def _answers(
         lacking = (
             (name, at, Completion(text, "given", 0, 0, 0.0)) for name, at, text in every if (name, at) not in done
         )
-        yield "answers", lacking
+        yield "answers", 1, lacking
         return
     names = list(cases)
     everything = {(name, sample) for name in names for sample in range(sampling.samples)}
     labels = ["model", "base"] if wanted.base is not None else ["model"]
-    if all(everything <= journal.done(label) for label in labels):
+    if all(everything <= journal.done(label) and not _next_turn(journal, label, cases, wanted) for label in labels):
         return  # nothing to load a model for
-    for label, speaker in _speakers(app, wanted, run):
-        asked = prompts(_rows(plan, cases), plan.formatter, speaker.model, speaker.tokenizer, run)
-        yield label, speaker.answers(asked, names, journal.done(label), sampling, may_be_given)
+    rows = _rows(plan, cases)
+    check_rows(rows, wanted.turns)
+    for label, speaker in speakers(app, wanted, run):
+        asked = prompts(rows, plan.formatter, speaker.model, speaker.tokenizer, run)
+        yield label, 1, speaker.answers(asked, names, journal.done(label), sampling, may_be_given)
+        while turn := _next_turn(journal, label, cases, wanted):
+            mine = [one for one in journal.results if one.model == label and one.task in cases]
+            yield label, turn, answer_again(speaker, rows, plan.formatter, cases, mine, turn, sampling, run)
 
 
-def _speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, AnswerGenerator]]:
+def _next_turn(journal: Journal, label: str, cases: Mapping[str, Case], wanted: EvalOptions) -> int:
+    """The first turn in which an answer of a model is lacking; 0 where there is none."""
+    mine = [one for one in journal.results if one.model == label and one.task in cases]
+    open_ = [one.turn for one in last_turns(mine) if one.turn < wanted.turns and may_go_on(one)]
+    return min(open_) + 1 if open_ else 0
+
+
+def speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, AnswerGenerator]]:
+    """`model`, and `base` where it is wanted, one after the other."""
     other = None if wanted.base in (None, OWN) else wanted.base
     opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
     if opened.adapter is None and wanted.base == OWN:
@@ -195,10 +229,13 @@ def _rows(plan: Plan, cases: Mapping[str, Case]) -> Any:
     )
 
 
-def _result(model: str, case: Case, sample: int, said: Completion, verdict: Verdict) -> Result:
+def make_result(
+    model: str, task: str, kind: str, sample: int, said: Completion, verdict: Verdict, turn: int = 1
+) -> Result:
+    """An answer with its verdict."""
     return Result.of(
-        verdict, model=model, task=case.task.id, sample=sample, kind=case.task.kind, answer=said.text,
-        finish=said.finish, prompt_tokens=said.prompt_tokens, tokens=said.tokens, seconds=round(said.seconds, 3),
+        verdict, model=model, task=task, sample=sample, kind=kind, answer=said.text, finish=said.finish, turn=turn,
+        prompt_tokens=said.prompt_tokens, tokens=said.tokens, seconds=round(said.seconds, 3),
     )  # fmt: skip
 
 
@@ -206,8 +243,8 @@ def _settings(wanted: EvalOptions, plan: Plan, sampling: Sampling) -> dict[str, 
     """All that results depend on."""
     tasks = hashlib.sha256(json.dumps([asdict(task) for task in plan.tasks]).encode()).hexdigest()[:16]
     settings = {
-        "model": wanted.model, "weights": _weights(wanted.model), "base": wanted.base,
-        "base_weights": _weights(wanted.base), "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit,
+        "model": wanted.model, "weights": weights(wanted.model), "base": wanted.base,
+        "base_weights": weights(wanted.base), "tasks": tasks, "repos": dict(plan.repos), "edit": plan.asked.edit,
         "context": plan.asked.context, "recipe": None if wanted.recipe is None else str(wanted.recipe),
         "test_command": wanted.test_command, "test_args": list(plan.checking.arguments),
         "python": plan.checking.python, "roots": list(plan.checking.roots), "suite": wanted.suite,
@@ -217,10 +254,10 @@ def _settings(wanted: EvalOptions, plan: Plan, sampling: Sampling) -> dict[str, 
     }  # fmt: skip
     if wanted.answers is not None:
         return settings | {"answers": hashlib.sha256(wanted.answers.read_bytes()).hexdigest()[:16]}
-    return settings | {"sampling": asdict(sampling)}
+    return settings | {"sampling": asdict(sampling)} | ({"turns": wanted.turns} if wanted.turns > 1 else {})
 
 
-def _weights(model: str | None) -> str | None:
+def weights(model: str | None) -> str | None:
     """Names the weights in a local folder: an adapter by its bytes, a whole model by sizes and times."""
     folder = Path(model).expanduser() if model else Path()
     if not model or not folder.is_dir():
@@ -233,7 +270,7 @@ def _weights(model: str | None) -> str | None:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
-def _name(wanted: EvalOptions) -> str:
+def run_name(wanted: EvalOptions) -> str:
     """A name for the folder of results."""
     if wanted.answers is not None:
         return wanted.answers.stem

@@ -56,10 +56,10 @@ def _table(told: Mapping[str, Any]) -> str:
 def _case(name: str, case: Mapping[str, str], results: Sequence[Result]) -> str:
     badges = " ".join(f"<span class='{one.status}'>{escape(one.model)}: {one.status}</span>" for one in results[:8])
     answers = "".join(_answer(one) for one in results)
+    bug = f"<h3>the bug, as it was put in</h3>{_diff(case['bug'])}" if case["bug"] else ""
     return (
         f"<details><summary><b>{escape(name)}</b> {escape(case['kind'])} <code>{escape(case['place'])}</code> {badges}"
-        f"</summary><h3>asked</h3><pre>{escape(case['instruction'])}</pre>"
-        f"<h3>the bug, as it was put in</h3>{_diff(case['bug'])}{answers}</details>"
+        f"</summary><h3>asked</h3><pre>{escape(case['instruction'])}</pre>{bug}{answers}</details>"
     )
 
 

@@ -64,6 +64,10 @@ class EvalOptions:
     sandbox: str | None
     out: Path | None
     fresh: bool
+    questions: Path | None = None
+    turns: int = 1
+    harness: str | None = None
+    harness_path: Path | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -90,6 +94,20 @@ class Plan:
     checking: Checking
     rows: Any = None
     broken: Sequence[InputError] = ()
+
+
+def formatter_of(app: App, wanted: EvalOptions) -> Formatter:
+    """The recipe's formatter, else the chat template's."""
+    if wanted.recipe is not None:
+        return app.pipeline(wanted.recipe).recipe.formatter
+    made: Any = app.registry.find("formatter", "chat-template")()
+    return made  # type: ignore[no-any-return]
+
+
+def limits_of(wanted: EvalOptions) -> Limits:
+    """What code may take and reach that is run for no repository."""
+    return Limits(memory_mb=wanted.memory_mb or BoxLimits().memory_mb, weak=wanted.sandbox == "weak",
+                  readable=wanted.readable, python=wanted.python)  # fmt: skip
 
 
 def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:

@@ -22,6 +22,7 @@ class Result:
     Attributes:
         model: `model`, `base` or `answers`.
         finish: why the answer ended: "stop", "length", "prompt-too-long", or "given".
+        turn: 1, or a later one, in which the model has been told what the tests said of the answer before.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Result:
     exact: bool = True
     diff: str = ""
     failing: Sequence[str] = ()
+    turn: int = 1
 
     @classmethod
     def of(cls, verdict: Verdict, **more: Any) -> Result:
@@ -98,7 +100,7 @@ class Journal:
         self.results.append(result)
 
     def done(self, model: str) -> set[tuple[str, int]]:
-        """Task and sample of all results of a model."""
+        """Task and sample of all results of a model, in whatever turn."""
         return {(one.task, one.sample) for one in self.results if one.model == model}
 
     def _write(self, line: bytes) -> None:
@@ -112,6 +114,26 @@ def _difference(line: bytes, settings: Mapping[str, Any]) -> str:
         return ", ".join(f"{key}: {str(old.get(key))[:60]}" for key in settings if old.get(key) != settings[key])
     except (ValueError, AttributeError):
         return "its first line is no settings"
+
+
+def last_turns(results: Iterable[Result]) -> list[Result]:
+    """Of each answer that was given anew in further turns only the last."""
+    last: dict[tuple[str, str, int], Result] = {}
+    for one in results:
+        key = one.model, one.task, one.sample
+        if key not in last or one.turn > last[key].turn:
+            last[key] = one
+    return list(last.values())
+
+
+def resolved_by_turn(results: Iterable[Result], turns: int) -> dict[str, list[int]]:
+    """For each model how many answers were resolved within 1, 2, ... turns."""
+    found: dict[str, list[int]] = {}
+    for one in results:
+        counts = found.setdefault(one.model, [0] * turns)
+        for turn in range(one.turn, turns + 1):
+            counts[turn - 1] += one.status == "resolved"
+    return found
 
 
 def summary(results: Iterable[Result], tasks: Sequence[str], ks: Sequence[int]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
             yield f"{model}, not resolved: {told_reasons}"
     if pair := told.get("paired"):
         yield paired_line(pair)
+    for model, counts in told.get("turns", {}).items():
+        yield f"{model}, resolved within 1, 2, … turns: {', '.join(map(str, counts))}"
     if told.get("unfit"):
         yield f"left out: {len(told['unfit'])} tasks (" + ", ".join(unfit_counts(told["unfit"])) + ")"
 

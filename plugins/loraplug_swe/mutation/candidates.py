@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attrs import field, frozen
 
-from loraplug import Run
+from loraplug import InputError, Run
 from loraplug_swe.mutation.functions import Span
 from loraplug_swe.mutation.language import BaselineRun, Language, Mutation
 
@@ -100,7 +100,7 @@ def find(
                 left["file cannot be read"] = left.get("file cannot be read", 0) + 1
                 bar.advance(1)
                 continue
-            for one in language.mutations(texts[path]):
+            for one in _mutations(language, texts[path], kinds):
                 if kinds and one.kind not in kinds:
                     continue
                 span = spans.get(one.function)
@@ -111,6 +111,28 @@ def find(
                     functions.setdefault(f"{path}::{one.function}", []).append(Candidate(path, one, tests, span))
             bar.advance(1, functions=len(functions))
     return Found(texts, functions, left)
+
+
+def chosen_kinds(language: Language, words: Sequence[str]) -> tuple[str, ...]:
+    """The kinds that a recipe's `kinds` means: names, `small` and `large`; () stands for all small ones.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    groups = {"small": tuple(language.kinds), "large": tuple(getattr(language, "large_kinds", ()))}
+    known = [kind for group in groups.values() for kind in group]
+    if unknown := sorted({*words} - {*known, *groups}):
+        told = ", ".join([*known, *groups])
+        raise InputError(f"no kind of bug {unknown[0]!r}", where="dataset.kinds", todo=f"known: {told}")
+    return tuple(dict.fromkeys(kind for word in words for kind in groups.get(word, (word,))))
+
+
+def _mutations(language: Language, text: str, kinds: Sequence[str]) -> list[Mutation]:
+    """Every bug of a file; large ones only where they are asked for."""
+    small = list(language.mutations(text))
+    wanted = {*kinds} & {*getattr(language, "large_kinds", ())}
+    large: Any = getattr(language, "large_mutations", None)
+    return [*small, *large(text, small)] if wanted and large is not None else small
 
 
 def _aside(span: Span | None, one: Mutation, tests: tuple[int, ...]) -> str | None:

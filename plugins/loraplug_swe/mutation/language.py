@@ -155,6 +155,8 @@ class Language(Protocol):
     A language may also have `controls(texts, tests, draw)`, see `loraplug_swe.sandbox.controls.python_controls`, and
     its tester `report(tests, seconds, stop_after)`, see `loraplug_swe.mutation.python.PytestTester.report`: what passes
     in `eval`, and bugs that `swe-bugs` keeps, are then confirmed in a fresh process, beside tests that must fail.
+    Bugs of more than one statement come from `large_mutations(text, small)`, given those of `mutations`, of the kinds
+    `large_kinds`; recipes have them only where they name them.
 
     Attributes:
         name: as the recipe names it; also the mark of code fences.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict
 
 from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
-from loraplug_swe.mutation.candidates import find
+from loraplug_swe.mutation.candidates import chosen_kinds, find
 from loraplug_swe.mutation.hunt import Bug, Hunt, HuntOptions, usable_cpus
 from loraplug_swe.mutation.language import BaselineRun, Language, Suite, language
 from loraplug_swe.mutation.survey import checked
@@ -40,10 +40,7 @@ def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
         LoraplugError: the tests cannot be run.
     """
     tongue = language(source.language)
-    if unknown := sorted(set(source.kinds) - set(tongue.kinds)):
-        raise InputError(
-            f"no kind of bug {unknown[0]!r}", where="dataset.kinds", todo=f"known: {', '.join(tongue.kinds)}"
-        )
+    chosen_kinds(tongue, source.kinds)
     with workshop(run.cache / "bugs") as scratch:
         staged = stage(source.path, source.revision, source.repo, source.tests_path, scratch)
         suite = tongue.suite(source.tests, source.test_args, source.python)
@@ -62,7 +59,8 @@ def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
 def _hunt(
     source: SweBugsSource, staged: Staged, suite: Suite, tongue: Language, survey: BaselineRun, journal: Path, run: Run
 ) -> tuple[list[Bug], dict[str, str]]:
-    found = find(staged.tree, tongue, survey, run, include=source.include, exclude=source.exclude, kinds=source.kinds)
+    found = find(staged.tree, tongue, survey, run, include=source.include, exclude=source.exclude,
+                 kinds=chosen_kinds(tongue, source.kinds))  # fmt: skip
     if not found.functions:
         told = (
             ", ".join(f"{count} {reason}" for reason, count in found.left.items()) or "no file has a function that runs"

@@ -18,6 +18,7 @@ from attrs import frozen
 from loraplug import LoraplugError
 from loraplug_swe.mutation.functions import python_functions
 from loraplug_swe.mutation.language import BaselineRun, Failure, Mutation, Outcome, Report, Verdict
+from loraplug_swe.mutation.large import LARGE_KINDS, large_mutations
 from loraplug_swe.mutation.survey import checked_report
 from loraplug_swe.sandbox.channel import WORD, Forged, Kept, Line, Reader, close, read_reply
 from loraplug_swe.sandbox.controls import python_controls
@@ -45,6 +46,7 @@ class Python:
     name: str = "python"
     suffixes: Sequence[str] = (".py",)
     kinds: Sequence[str] = KINDS
+    large_kinds: Sequence[str] = LARGE_KINDS
 
     def is_test(self, path: str) -> bool:
         """Whether pytest would look into the file, or it helps the tests."""
@@ -65,6 +67,10 @@ class Python:
         from loraplug_swe.mutation.proposals import python_mutations
 
         return python_mutations(text)
+
+    def large_mutations(self, text: str, small: Sequence[Mutation]) -> Sequence[Mutation]:
+        """See `large_mutations`."""
+        return large_mutations(text, small)
 
     def suite(self, tests: Sequence[str], arguments: Sequence[str], command: str) -> PytestSuite:
         """pytest with these arguments, run by the Python `command`."""

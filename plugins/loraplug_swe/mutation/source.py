@@ -48,7 +48,10 @@ class SweBugsSource(DatasetSource):
     max_failing: Annotated[int, Doc("a bug that breaks more tests than this is too coarse")] = field(
         default=10, validator=validators.ge(1)
     )
-    kinds: Annotated[tuple[str, ...], Doc("kinds of bugs, such as off_by_one; all where empty")] = ()
+    kinds: Annotated[
+        tuple[str, ...],
+        Doc("kinds of bugs, such as off_by_one; small and large stand for all of those; all small ones where empty"),
+    ] = ()
     seed: Annotated[int | None, Doc("seed of the draw; by default the run's")] = None
     workers: Annotated[int, Doc("processes that run tests at once; 0: one a processor")] = field(
         default=0, validator=validators.ge(0)

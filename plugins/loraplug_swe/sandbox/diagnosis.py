@@ -16,5 +16,5 @@ def sandbox_strength(run: Run) -> Iterator[Finding]:  # noqa: ARG001
         yield Finding("sandbox", "strict: tests and answers run without network, files and processes of yours")
         return
     parts = "; ".join(f"{name}: {why}" for name, why in missing.items())
-    todo = 'swe-bugs and eval refuse to run; allow it, or write sandbox = "weak" for code that you trust'
+    todo = 'swe-bugs, eval and improve refuse to run; allow it, or write sandbox = "weak" for code that you trust'
     yield Finding("sandbox", f"cannot shut other people's code in ({parts})", "warning", todo)

@@ -67,8 +67,7 @@ class Sandbox:
         if not self.source.is_dir():
             raise LoraplugError("no such folder", where=tree, todo="name the folder of the code and its tests")
         check_readable(self.limits.readable)
-        if not self.limits.weak and (missing := probe(self.limits.network)):
-            raise _cannot(missing)
+        check_isolation(self.limits)
         if home is not None:
             home.mkdir(parents=True, exist_ok=True)
         self.root = Path(tempfile.mkdtemp(prefix="loraplug-box-", dir=home)).resolve()
@@ -319,6 +318,12 @@ def probe(network: bool = False) -> dict[str, str]:
         words = process.stderr.decode("utf-8", "replace").strip()
         return {"files": words[-200:] or f"exit code {process.returncode}"}
     return why
+
+
+def check_isolation(limits: Limits) -> None:
+    """InputError where this system cannot shut commands in, and `limits.weak` is not set."""
+    if not limits.weak and (missing := probe(limits.network)):
+        raise _cannot(missing)
 
 
 def _cannot(missing: Mapping[str, str]) -> InputError:

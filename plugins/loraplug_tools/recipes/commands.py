@@ -68,7 +68,7 @@ def show(app: App, path: Path, settings: tuple[str, ...], as_json: bool, resolve
         return _show_resolved(app, path, settings, as_json)
     from loraplug import as_table
 
-    table = as_table(app.read_recipe(path, settings), app.registry)
+    table = as_table(app.read_recipe(path, settings), app.registry, commands=True)
     if as_json:
         return echo(json.dumps(table, indent=2))
     import tomli_w

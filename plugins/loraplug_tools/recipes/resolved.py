@@ -33,7 +33,7 @@ def values(app: App, path: Path, settings: tuple[str, ...] = ()) -> list[Value]:
 
     layers = app.read_layers(path, settings)
     recipe = build(layers, app.registry)
-    table = as_table(recipe, app.registry, Path.cwd())
+    table = as_table(recipe, app.registry, Path.cwd(), commands=True)
     return [
         Value(".".join(map(_part, place)), value, _origin(layers.origins.get(place)))
         for place, value in _leaves(table, ())

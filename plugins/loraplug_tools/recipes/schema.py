@@ -85,6 +85,7 @@ def schema(registry: Registry) -> Schema:
             },
             "mix": _table(Mix) | {"description": "how several data sets become one"},
             "validation": _table(Validation) | {"description": "rows held out before training"},
+            **{name: _table(cls) | {"description": _sentence(cls)} for name, cls in registry.tables.items()},
             "plugins": _table(Plugins) | {"description": "plugins this recipe does without"},
             "lock": {"type": "object", "description": "written by a run; such a file ignores the environment"},
         },
@@ -170,7 +171,7 @@ def _names(entry: Entry, entries: list[Entry]) -> list[str]:
 
 
 def _summary(entry: Entry) -> str:
-    return (inspect.getdoc(entry.cls) or "").split("\n\n", 1)[0].replace("\n", " ")
+    return _sentence(entry.cls)
 
 
 def _either(values: list[Schema]) -> Schema:
@@ -183,6 +184,10 @@ def _component(entry: Entry) -> Schema:
     brought = f"{_summary(entry)} Brought by {entry.plugin.distribution} {entry.plugin.version}."
     table["properties"] = {"use": {"type": "string", "description": brought}} | table["properties"]
     return {"title": entry.name, "description": brought} | table
+
+
+def _sentence(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").split("\n\n", 1)[0].replace("\n", " ")
 
 
 def _table(cls: type) -> Schema:

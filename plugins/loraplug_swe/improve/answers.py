@@ -1,0 +1,155 @@
+"""A model asked about bugs, and its answers judged by the tests."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import field, frozen
+
+from loraplug import InputError, Run, open_model
+from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit, Workroom, by_commit
+from loraplug_swe.evaluation.generator import Completion, Sampling, load, prompts
+from loraplug_swe.evaluation.judge import Judge, Verdict
+from loraplug_swe.evaluation.results import Journal, Result
+from loraplug_swe.improve.data import Bugs
+from loraplug_swe.improve.folder import read_json, write_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from loraplug import Formatter, Registry
+
+MODEL = "model"
+
+
+class Speaker(Protocol):
+    """Something that answers prompts."""
+
+    def answers(
+        self, rows: Dataset, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling
+    ) -> Iterator[tuple[str, int, Completion]]:
+        """Answers to the rows called `names`, each with its sample's number, but those that are `done`."""
+
+
+Opener = Callable[[Path], AbstractContextManager[Speaker]]
+"""Loads the model with the adapter of a folder."""
+
+
+@frozen
+class Model:
+    """A model in memory."""
+
+    generator: Any
+    formatter: Formatter
+    run: Run
+
+    def answers(
+        self, rows: Dataset, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling
+    ) -> Iterator[tuple[str, int, Completion]]:
+        """See `Speaker.answers`."""
+        asked = prompts(rows, self.formatter, self.generator.model, self.generator.tokenizer, self.run)
+        yield from self.generator.answers(asked, names, done, sampling)
+
+
+def opener(registry: Registry, formatter: Formatter, run: Run) -> Opener:
+    """Opens adapters by their own recipe lock."""
+
+    @contextmanager
+    def opened(adapter: Path) -> Iterator[Speaker]:
+        yield Model(load(open_model(adapter, registry), run, adapter, False)[0], formatter, run)
+
+    return opened
+
+
+@frozen
+class Asking:
+    """Where answers are judged, and who gives them."""
+
+    room: Workroom
+    opened: Opener
+    run: Run
+    judge: Judge = field(factory=Judge)
+
+    def ask(
+        self, bugs: Bugs, adapter: Path, sampling: Sampling, journal: Path, unfit: Path, title: str
+    ) -> tuple[list[Result], dict[str, str]]:
+        """Results of all bugs, going on with those in the journal; and bugs that cannot be asked about, with reasons.
+
+        Args:
+            journal: a file of results as they come.
+            unfit: a file of the bugs that could not be made ready when they were first tried.
+
+        Raises:
+            InputError: none of them can be asked about here.
+        """
+        settings = {"adapter": adapter.parent.name, "bugs": list(bugs.tasks), "sampling": repr(sampling)}
+        with Journal(journal, settings, False) as kept:
+            done = kept.done(MODEL)
+            known = read_json(unfit) if unfit.exists() else None
+            names = [name for name in bugs.tasks if name not in (known or {})]
+            wanted = [name for name in names if any((name, at) not in done for at in range(sampling.samples))]
+            cases, left = self._cases(bugs.only(wanted), title)
+            if known is None:
+                known = left
+                write_json(unfit, known)
+                names = [name for name in names if name not in known]
+            if not names:
+                reasons = ", ".join(sorted(set(known.values())))
+                raise InputError(f"no bug can be asked about here ({reasons})", where=title,
+                                 todo="see that the tests of the code pass as it is")  # fmt: skip
+            if cases or set(left) - known.keys():
+                self._answer(bugs, names, cases, adapter, sampling, kept, title)
+                gc.collect()  # the model, before a training loads another
+            return [one for one in kept.results if one.task not in known], known
+
+    def _cases(self, bugs: Bugs, title: str) -> tuple[dict[str, Case], dict[str, str]]:
+        cases: dict[str, Case] = {}
+        unfit: dict[str, str] = {}
+        with self.run.progress(f"{title}: bugs", len(bugs.tasks)) as bar:
+            for task in by_commit(list(bugs.tasks.values())):
+                case = self.room.prepare(task, PromptOptions())
+                if isinstance(case, Unfit):
+                    unfit[task.id] = case.reason
+                else:
+                    cases[task.id] = case
+                bar.advance(1, fit=len(cases))
+        return cases, unfit
+
+    def _answer(
+        self, bugs: Bugs, names: Sequence[str], cases: dict[str, Case], adapter: Path, sampling: Sampling,
+        kept: Journal, title: str,
+    ) -> None:  # fmt: skip
+        """Answers to all of `names` but those that are kept; what is made together does not depend on these."""
+        from datasets import Dataset
+
+        rows = Dataset.from_list([dict(bugs.rows[name]) for name in names])
+        done = kept.done(MODEL)
+        resolved = 0
+        with self.opened(adapter) as speaker, self.run.progress(
+            f"{title}: answers", len(names) * sampling.samples - len(done)
+        ) as bar:  # fmt: skip
+            for name, sample, said in speaker.answers(rows, names, done, sampling):
+                verdict = self._verdict(cases.get(name), said)
+                kept.add(_result(bugs.tasks[name].kind, name, sample, said, verdict))
+                resolved += verdict.status == "resolved"
+                bar.advance(1, resolved=resolved)
+
+    def _verdict(self, case: Case | None, said: Completion) -> Verdict:
+        if case is None:
+            return Verdict(
+                "void", "cannot be made ready any more", "its tests ended otherwise when they were tried again"
+            )
+        if said.finish == "prompt-too-long":
+            return Verdict("invalid", said.finish, "the prompt leaves no room for an answer")
+        return self.judge.judge(self.room.bench(case.task), case, said.text)
+
+
+def _result(kind: str, name: str, sample: int, said: Completion, verdict: Verdict) -> Result:
+    return Result.of(
+        verdict, model=MODEL, task=name, sample=sample, kind=kind, answer=said.text, finish=said.finish,
+        prompt_tokens=said.prompt_tokens, tokens=said.tokens, seconds=round(said.seconds, 3),
+    )  # fmt: skip

@@ -1,0 +1,247 @@
+"""The rounds: ask, judge, make rows, train, compare; each step leaves a file, and what is there is not done again."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field, frozen
+
+from loraplug import Run, atomic_output, wrap_os_errors
+from loraplug_swe.evaluation.generator import Sampling
+from loraplug_swe.evaluation.results import Result
+from loraplug_swe.evaluation.statistics import sign_test
+from loraplug_swe.improve.answers import Asking
+from loraplug_swe.improve.curriculum import Record, choose
+from loraplug_swe.improve.data import Data
+from loraplug_swe.improve.folder import Folder, read_json, write_json, write_rows
+from loraplug_swe.improve.options import Improve
+from loraplug_swe.improve.recipes import Recipes, trains_pairs
+from loraplug_swe.improve.rows import Made, make_rows
+
+if TYPE_CHECKING:
+    from loraplug import Pipeline
+
+_FOLD = 1_000_003  # seeds of rounds that lie far apart
+
+
+@frozen
+class Comparison:
+    """A model against another on the same held-out bugs, by their first answers."""
+
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+    both: int
+
+    @classmethod
+    def of(cls, before: Sequence[Result], after: Sequence[Result]) -> Comparison:
+        """By the results of both, of bugs that both answered."""
+        old, new = ({one.task: one.status == "resolved" for one in results} for results in (before, after))
+        common = [task for task in new if task in old]
+        return cls(
+            tuple(task for task in common if new[task] and not old[task]),
+            tuple(task for task in common if old[task] and not new[task]),
+            sum(new[task] and old[task] for task in common),
+        )
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of the sign test."""
+        return sign_test(len(self.gained), len(self.lost))
+
+    def keeps(self, p: float) -> bool:
+        """Whether the later model is better, and chance alone would say so with at most this probability."""
+        return len(self.gained) > len(self.lost) and self.p <= p
+
+
+@define
+class Rounds:
+    """All rounds of one recipe, in the folder of what they leave.
+
+    A round leaves, in this order: `plan.json` (bugs to ask about), `answers.jsonl` (answers and verdicts, as they
+    come), `data/` (rows), the run of its training, `held-out.jsonl` (answers to bugs held out), `round.json` (the
+    decision).
+    """
+
+    folder: Folder
+    recipes: Recipes
+    options: Improve
+    first: Pipeline
+    data: Data
+    asking: Asking
+    run: Run
+    _record: Record = field(factory=Record)
+    _unlearnt: list[Result] = field(factory=list)
+    best: int = 0
+    """The round whose adapter is the best so far; 0 is the first training."""
+
+    def work(self, after: Callable[[], object] = lambda: None) -> str:
+        """All rounds that there is time for; says why they ended. `after` is called after each."""
+        held = self.held_out(0)
+        rate = sum(one.status == "resolved" for one in held)
+        self.run.say(f"before the first round: {rate} of {len(held)} held-out bugs are fixed")
+        for number in range(1, self.options.rounds + 1):
+            place = self.folder.round(number)
+            if not (place / "round.json").exists():
+                if self._is_spent(number):
+                    return f"another round would not end within {self.options.minutes:g} minutes"
+                if not self._round(number):
+                    return (
+                        "every bug is solved nearly always; for more, take another run_name, a larger "
+                        f"improve.bugs.count or harder kinds, and trainer.lora.start_from = {self.adapter(self.best)}"
+                    )
+            self._learn(number)
+            after()
+        return "all rounds are done"
+
+    def adapter(self, number: int) -> Path:
+        """The adapter of a round."""
+        name = self.first.run.name if not number else self._name(number)
+        return self.first.run.outputs / "runs" / name / "adapter"
+
+    def results(self, number: int) -> list[Result]:
+        """Answers of a round, judged."""
+        return read_results(self.folder.round(number) / "answers.jsonl")
+
+    def held(self, number: int) -> list[Result]:
+        """What the adapter of a round that is finished answered to the bugs held out."""
+        return read_results(self.folder.round(number) / "held-out.jsonl")
+
+    def held_out(self, number: int) -> list[Result]:
+        """What the adapter of a round answers to the bugs held out."""
+        place = self.folder.round(number)
+        place.mkdir(parents=True, exist_ok=True)
+        ask = self.options.ask
+        with self.folder.timed(f"round-{number}/compare"):
+            found, unfit = self.asking.ask(
+                self.data.held, self.adapter(number), Sampling(max_tokens=ask.max_tokens, batch=ask.batch),
+                place / "held-out.jsonl", self.folder.place / "held-out.unfit.json", f"round {number}, held out",
+            )  # fmt: skip
+        if unfit and not number:
+            self.run.warn(f"{len(unfit)} held-out bugs are left out ({sorted(set(unfit.values()))[0]})")
+        return found
+
+    def _name(self, number: int) -> str:
+        return f"{self.first.run.name}-round-{number}"
+
+    def _is_spent(self, number: int) -> bool:
+        if self.options.minutes is None:
+            return False
+        longest = max((self.folder.seconds(one) for one in range(1, number)), default=0.0)
+        return sum(self.folder.clock.values()) + longest > 60 * self.options.minutes
+
+    def _learn(self, number: int) -> None:
+        """What a finished round says to those after it."""
+        results = self.results(number)
+        self._record.add(results)
+        if read_json(self.folder.round(number) / "round.json")["kept"]:
+            self.best, self._unlearnt = number, []
+        else:
+            self._unlearnt += results
+
+    def _round(self, number: int) -> bool:
+        """One round, going on with what it has left; False where there is no bug to ask about."""
+        place = self.folder.round(number)
+        place.mkdir(parents=True, exist_ok=True)
+        names = self._plan(number)
+        if not names:
+            return False
+        results, unfit = self._ask(number, names)
+        made = make_rows([*self._unlearnt, *results], self.data.pool.rows, self.options.rows)
+        told: dict[str, Any] = {"round": number, "from": self.best, "bugs": len(names), "unfit": unfit,
+                                "counts": made.counts}  # fmt: skip
+        solved = len({one.task for one in results if one.status == "resolved"})
+        self.run.say(f"round {number}: {made.counts['passed']} answers passed, to {solved} of {len(names)} bugs")
+        if not made.counts["passed"]:
+            self.run.warn(f"round {number}: none of {len(results)} answers passed")
+        sets = self._write(number, made)
+        if not sets:
+            write_json(place / "round.json", told | {"kept": False, "why": "no row to train on", "trained": False})
+            self.run.warn(f"round {number}: no row to train on; nothing is trained")
+            return True
+        with self.folder.timed(f"round-{number}/train"):
+            watched = {} if trains_pairs(self._pipeline(number, sets, {}).recipe.trainer) else self.data.watched
+            outcome = self._pipeline(number, sets, watched).execute()
+        paired = Comparison.of(self.held(self.best), self.held_out(number))
+        kept = paired.keeps(self.options.keep.p)
+        why = f"{len(paired.gained)} gained, {len(paired.lost)} lost, p = {paired.p:.2g}"
+        self.run.say(f"round {number}: {'kept' if kept else 'not kept'}: {why}")
+        write_json(place / "round.json", told | {
+            "kept": kept, "why": why, "trained": True, "gained": paired.gained, "lost": paired.lost,
+            "both": paired.both, "p": paired.p,
+            "rows": read_json(place / "data" / "data.json"),
+            "losses": {key: value for key, value in outcome.figures.items() if key.startswith("validation_loss")},
+        })  # fmt: skip
+        return True
+
+    def _plan(self, number: int) -> list[str]:
+        path = self.folder.round(number) / "plan.json"
+        if not path.exists():
+            kinds = {name: task.kind for name, task in self.data.pool.tasks.items()}
+            unfit = {
+                name for one in range(1, number) for name in read_json(self.folder.round(one) / "round.json")["unfit"]
+            }
+            seed = f"{self.first.recipe.seed} round {number}"
+            wanted = self.options.ask.bugs
+            names = choose(kinds, self._record, wanted, self.options.max_solve_rate, seed, unfit)
+            write_json(path, {"from": self.best, "bugs": names})
+        found: list[str] = read_json(path)["bugs"]
+        return found
+
+    def _ask(self, number: int, names: Sequence[str]) -> tuple[list[Result], dict[str, str]]:
+        ask, place = self.options.ask, self.folder.round(number)
+        sampling = Sampling(ask.temperature, ask.top_p, ask.max_tokens, ask.samples, ask.batch,
+                            (self.first.recipe.seed + _FOLD * number) % 2**31)  # fmt: skip
+        with self.folder.timed(f"round-{number}/ask"):
+            return self.asking.ask(self.data.pool.only(names), self.adapter(self.best), sampling,
+                                   place / "answers.jsonl", place / "unfit.json", f"round {number}")  # fmt: skip
+
+    def _write(self, number: int, made: Made) -> dict[str, Path]:
+        """The round's files of rows, by data set; none where there is nothing new to train on."""
+        place = self.folder.round(number) / "data"
+        pairs = trains_pairs(self._pipeline(number, {"answers": place / "answers.jsonl"}, {}).recipe.trainer)
+        new = made.pairs if pairs else [*made.answers, *made.gold]
+        replay = {} if pairs else self._replay(number, len(new))
+        if not place.exists():
+            with atomic_output(place) as fresh, wrap_os_errors(place):
+                fresh.mkdir()
+                write_rows(fresh / "answers.jsonl", [*made.answers, *made.gold])
+                write_rows(fresh / "preferences.jsonl", made.pairs)
+                for name, rows in replay.items():
+                    write_rows(fresh / f"{name}.jsonl", rows)
+                counts = {"answers": len(made.answers), "gold": len(made.gold), "pairs": len(made.pairs),
+                          "replay": sum(map(len, replay.values()))}  # fmt: skip
+                write_json(fresh / "data.json", counts)
+        if not new:
+            return {}
+        name = "preferences" if pairs else "answers"
+        return {name: place / f"{name}.jsonl"} | {
+            name: place / f"{name}.jsonl" for name, rows in replay.items() if rows
+        }
+
+    def _replay(self, number: int, new: int) -> dict[str, list[Mapping[str, Any]]]:
+        """Rows of the first training, drawn anew each round, so many that they have their share beside `new` others."""
+        share = self.options.rows.replay
+        wanted = new * share / (1 - share)
+        total = sum(part for _, part in self.data.trained.values())
+        drawn: dict[str, list[Mapping[str, Any]]] = {}
+        for name, (path, part) in self.data.trained.items():
+            rows = [json.loads(line) for line in path.read_bytes().splitlines()] if wanted and total else []
+            count = min(len(rows), round(wanted * part / total)) if total else 0
+            seed = f"{self.first.recipe.seed} replay {number} {name}"
+            drawn[f"replay-{name}"] = random.Random(seed).sample(rows, count)  # noqa: S311 - a draw, not a secret
+        return drawn
+
+    def _pipeline(self, number: int, trained: Mapping[str, Path], watched: Mapping[str, Path]) -> Pipeline:
+        return self.recipes.round(self.options, self._name(number), self.adapter(self.best), trained,
+                                  {f"held-out-{name}": path for name, path in watched.items()})  # fmt: skip
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results of a journal that is finished."""
+    with wrap_os_errors(path):
+        lines = path.read_bytes().splitlines()[1:]
+    return [Result(**json.loads(line)) for line in lines]
