@@ -211,8 +211,8 @@ def _gguf(one: _Family) -> Cell:
     from export_llama import LlamaCpp
     from test_export_gguf import sure_next_tokens
 
-    from loraplug_export.gguf_config import carried
-    from loraplug_export.gguf_file import GgufExporter
+    from loraplug_gguf.exporter import GgufExporter
+    from loraplug_gguf.settings import carried
 
     if problems := carried(json.loads((one.base / "config.json").read_text())):
         return Cell("no" if "models are not written" in problems[0] else f"no: {problems[0]}", "refused")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from loraplug.testing import tiny_trained
-from loraplug_export.gguf_config import carried
-from loraplug_export.gguf_write import write_gguf
+from loraplug_gguf.settings import carried
+from loraplug_gguf.write import write_gguf
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7, "num_attention_heads": 2,
          "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 8,

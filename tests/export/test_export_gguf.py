@@ -8,9 +8,9 @@ import export_tokenizers as small
 import pytest
 
 from loraplug import ExportContext, InputError, LoraplugError, Run
-from loraplug_export.gguf_file import GgufExporter
-from loraplug_export.gguf_write import write_gguf
 from loraplug_export.merged import MergedExporter
+from loraplug_gguf.exporter import GgufExporter
+from loraplug_gguf.write import write_gguf
 
 HARD = [
     "Hello, world! It's 2024-11-22, 1234567 and 3.14.",

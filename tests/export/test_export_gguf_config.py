@@ -8,9 +8,9 @@ from dataclasses import fields
 import pytest
 
 from loraplug import BaseFacts, Problem
-from loraplug_export.gguf_config import BESIDE, CARRIED, FAMILIES, GEMMA3, OF_GEMMA3, carried
-from loraplug_export.gguf_file import GgufExporter
-from loraplug_export.ollama import OllamaExporter
+from loraplug_gguf.exporter import GgufExporter
+from loraplug_gguf.ollama import OllamaExporter
+from loraplug_gguf.settings import BESIDE, CARRIED, FAMILIES, GEMMA3, OF_GEMMA3, carried
 
 MISTRAL = {"model_type": "mistral", "max_position_embeddings": 32768, "num_hidden_layers": 2}
 QWEN = {"model_type": "qwen2", "max_position_embeddings": 32768, "num_hidden_layers": 4, "use_sliding_window": True}
