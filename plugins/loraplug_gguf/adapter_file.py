@@ -103,11 +103,11 @@ def _header(writer: Any, result: ExportContext, alpha: float) -> None:
     from gguf import GGUFType, Keys
 
     said = metadata(result)
-    writer.add_name(said["general.name"])
-    writer.add_finetune(said["general.finetune"])
-    if "general.license" in said:
-        writer.add_license(said["general.license"])
-    for base in said.get("general.base_models", ()):
+    writer.add_name(said["name"])
+    writer.add_finetune(said["finetune"])
+    if "license" in said:
+        writer.add_license(said["license"])
+    for base in said.get("base_models", ()):
         writer.add_base_model_count(1)
         writer.add_base_model_name(0, base["name"])
         writer.add_base_model_organization(0, base["organization"])

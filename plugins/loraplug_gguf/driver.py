@@ -87,13 +87,14 @@ def _open(job: Mapping[str, Any]) -> Any:
     settings = conversion.ModelBase.load_hparams(folder, False)
     made = conversion.get_model_class(conversion.get_model_architecture(settings, conversion.ModelType.TEXT))
     _name_splitting(conversion, folder)
-    header = Path(sys.argv[1]).with_name("metadata.json")
-    header.write_text(json.dumps(job.get("metadata") or {}), encoding="utf-8")
+    # the converter would guess at names from the folder's, and tell what paths a config holds
+    header = gguf.Metadata(**job.get("metadata") or {}, **_sampling(folder))
+    gguf.Metadata.load = staticmethod(lambda *_: header)
     kinds = {"f32": "ALL_F32"}
     kind = job.get("type", "f16")
     model = made(
         folder, gguf.LlamaFileType[kinds.get(kind, f"MOSTLY_{kind.upper()}")], Path(job.get("out", "none.gguf")),
-        metadata_override=header, split_max_size=job.get("split", 0),
+        split_max_size=job.get("split", 0),
     )  # fmt: skip
     if (folder / "tokenizer.json").is_file():
         if _in_pieces(folder):
@@ -101,6 +102,15 @@ def _open(job: Mapping[str, Any]) -> Any:
         model.set_vocab = partial(_with_ends, model.set_vocab, model.gguf_writer, folder)
     model.set_gguf_parameters = partial(_with_scale, model.set_gguf_parameters, model.gguf_writer, settings)
     return model
+
+
+def _sampling(folder: Path) -> dict[str, Any]:
+    """What the generation config says of sampling, for engines that begin with it."""
+    path = folder / "generation_config.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+    found = {f"sampling_{theirs}": said.get(ours) for ours, theirs in names.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _with_scale(set_parameters: Callable[[], None], writer: Any, settings: Mapping[str, Any]) -> None:

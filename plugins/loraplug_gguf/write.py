@@ -86,15 +86,14 @@ def _importance(exporter: GgufExporter, folder: Path, result: ExportContext) -> 
 
 
 def metadata(result: ExportContext) -> dict[str, Any]:
-    """Name, licence and base, as the converter reads them."""
-    said: dict[str, Any] = {"general.name": result.run.name, "general.finetune": result.run.name}
+    """Name, licence and base, by the names of the fields of gguf's `Metadata`."""
+    said: dict[str, Any] = {"name": result.run.name, "finetune": result.run.name}
     if licence := base_licence(result.base):
-        said["general.license"] = licence
+        said["license"] = licence
     base = loadable_base(result)
     if not Path(base).is_absolute():
         owner, _, name = base.partition("/")
-        url = f"https://huggingface.co/{base}"
-        said["general.base_models"] = [{"name": name, "organization": owner, "repo_url": url}]
+        said["base_models"] = [{"name": name, "organization": owner, "repo_url": f"https://huggingface.co/{base}"}]
     return said
 
 

@@ -139,11 +139,3 @@ def smollm(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _converter() -> None:
-    """llama.cpp's converter, from the user's cache: the runs of these tests have caches of their own."""
-    from loraplug_gguf.converter import VARIABLE, find_converter
-
-    os.environ.setdefault(VARIABLE, str(find_converter(Run(name="converter", outputs=Path()))[0]))

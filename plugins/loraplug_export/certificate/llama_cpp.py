@@ -56,9 +56,11 @@ class LlamaCppEngine(Engine):
 
     def continued(self, ids: Sequence[int], answer: Sequence[int]) -> list[Listed]:
         """As `Engine`; one token at a time, of which it reads only the last anew."""
+        # the token that is drawn is one of whole characters: with others the server keeps the probabilities back
+        whole = ask(f"{self.address}/tokenize", content="a")["tokens"][-1]
         found: list[Listed] = []
         for count in range(len(answer)):
-            told = self._complete([*ids, *answer[:count]], 1, n_probs=_LIKELIEST, ignore_eos=True)
+            told = self._complete([*ids, *answer[:count]], 1, n_probs=_LIKELIEST, logit_bias=[[whole, _SURE]])
             top = told["completion_probabilities"][0]["top_logprobs"]
             found.append({int(one["id"]): float(one["logprob"]) for one in top if one["logprob"] is not None})
         return found
