@@ -36,9 +36,10 @@ os.environ.setdefault("LORAPLUG_AUTO_DTYPE", "float32")
 @pytest.fixture(scope="session", autouse=True)
 def _converter() -> None:
     """llama.cpp's converter, from the user's cache: the runs of the tests have caches of their own."""
+    from loraplug import Run
     from loraplug_gguf.converter import VARIABLE, find_converter
 
-    os.environ.setdefault(VARIABLE, str(find_converter(testing.tiny_run(Path()))[0]))
+    os.environ.setdefault(VARIABLE, str(find_converter(Run("converter"))[0]))
 
 
 @pytest.fixture(scope="session")

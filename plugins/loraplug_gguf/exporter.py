@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from attrs import field, frozen, validators
 
 from loraplug import Doc, ExportContext, Problem, Run
-from loraplug_export import MergedExporter, OntoName
+from loraplug_export import MergedExporter, OntoName, write_card
 from loraplug_export.certificate import FILE, PAGE, ProvedExporter
 from loraplug_gguf.choices import TypeName
 
@@ -75,6 +75,8 @@ class GgufExporter(ProvedExporter):
             write_gguf(folder, out, self, result)
             if self.proves(result) and find_spec("xllamacpp") is not None:
                 self._certify(result, out, folder)
+        if out.is_dir():
+            write_card(result, out, "gguf")
         return out
 
     def _certify(self, result: ExportContext, out: Path, folder: Path) -> None:

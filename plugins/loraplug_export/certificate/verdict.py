@@ -118,11 +118,13 @@ def settle(certificate: Certificate, data: Path, readable: Path, refused: Path) 
     Raises:
         LoraplugError: an engine does not agree.
     """
+    report = refused.with_name(refused.name + ".refused.json")
     if certificate.passed:
         certificate.write(data, readable)
+        for old in (report, report.with_suffix(".md")):
+            old.unlink(missing_ok=True)
         return
     refused.parent.mkdir(parents=True, exist_ok=True)
-    report = refused.with_name(refused.name + ".refused.json")
     certificate.write(report, report.with_suffix(".md"))
     found = [f"{one.name}: {problem}" for one in certificate.engines for problem in one.problems]
     more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
