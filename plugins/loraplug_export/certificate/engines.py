@@ -45,11 +45,10 @@ class Engine(ABC):
 
     @abstractmethod
     def continued(self, ids: Sequence[int], answer: Sequence[int]) -> list[Listed] | None:
-        """What follows after `ids`, and after each token of `answer` but the last: log-probabilities each time."""
+        """What follows after `ids`, and after each token of `answer` but the last: log-probabilities each time.
 
-    @abstractmethod
-    def answer(self, ids: Sequence[int], count: int) -> list[int] | None:
-        """At most `count` greedy token ids, its end token with them where it has come to that."""
+        The likeliest of each is what it would say greedily, as long as it has said the same.
+        """
 
     @abstractmethod
     def ends_at(self, messages: Sequence[Message], ids: Sequence[int], token: int) -> bool | None:
@@ -104,7 +103,7 @@ class TorchEngine(Engine):
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     def answer(self, ids: Sequence[int], count: int) -> list[int]:
-        """As `Engine`."""
+        """At most `count` greedy token ids, the end token with them where it comes to that."""
         import torch
         from transformers import GenerationConfig
 

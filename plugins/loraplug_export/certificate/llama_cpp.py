@@ -65,10 +65,6 @@ class LlamaCppEngine(Engine):
             found.append({int(one["id"]): float(one["logprob"]) for one in top if one["logprob"] is not None})
         return found
 
-    def answer(self, ids: Sequence[int], count: int) -> list[int]:
-        """As `Engine`."""
-        return [int(number) for number in self._complete(list(ids), count, return_tokens=True)["tokens"]]
-
     def ends_at(self, messages: Sequence[Message], ids: Sequence[int], token: int) -> bool:  # noqa: ARG002
         """As `Engine`: it is made to say the token, and a word after it."""
         told = self._complete(list(ids), 2, logit_bias=[[token, _SURE]])

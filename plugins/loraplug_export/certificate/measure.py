@@ -18,6 +18,7 @@ MARGIN = 4.0
 """A greedy token may be another where the reference's own two are no further apart (nats) than this many times the root
 of the limit: noise of that divergence moves log-probabilities by about its root."""
 _ON, _UNSURE = 0.5, 0.15
+_SPOKEN = 2  # conversations that are answered once more through the chat path, where that is not the only one
 
 
 @frozen
@@ -182,9 +183,15 @@ def _prompt(
         equal = list(got) == list(asked.ids)
         if not equal:
             problems.append(f"prompt {number}: {_other_prompt(reference, asked.ids, got)}")
-    listed: Sequence[Listed] = engine.continued(asked.ids, asked.answer) or ()
-    answer = engine.answer(asked.ids, len(asked.answer))
-    chat = engine.chat(asked.messages, ANSWER) if asked.messages is not None else None
+    listed: Sequence[Listed] | None = engine.continued(asked.ids, asked.answer)
+    spoken = listed is None or number <= _SPOKEN  # its chat says the same again where its tokens are known
+    chat = engine.chat(asked.messages, ANSWER) if asked.messages is not None and spoken else None
+    if listed is None:
+        listed = chat.listed if chat is not None else ()
+        answer = _likeliest(listed)
+        listed = _while_equal(asked.answer, answer, listed)
+    else:
+        answer = _likeliest(listed)
     if chat is not None:
         if chat.prompt_tokens is not None and equal is not False:
             equal = chat.prompt_tokens == len(asked.ids)
@@ -192,21 +199,18 @@ def _prompt(
                 more = chat.prompt_tokens - len(asked.ids)
                 what = f"has {chat.prompt_tokens} tokens there and {len(asked.ids)} in training{_first(more)}"
                 problems.append(f"prompt {number}: {what}")
-        if answer is None and chat.listed:
-            answer = [max(row, key=lambda key: row[key]) if row else -1 for row in chat.listed]
-            listed = _while_equal(asked.answer, answer, chat.listed)
-        elif answer is not None and equal and not _says(reference, answer, chat.text):
+        if equal and answer == list(asked.answer) and not _says(reference, answer, chat.text):
             problems.append(f"prompt {number}: its chat says {chat.text[:60]!r} where its tokens say otherwise")
     kl = [divergence(asked.logs[at], row) for at, row in enumerate(listed)]
     difference = None
-    if answer is not None:
+    if answer:
         difference = _difference(reference, asked, answer, limit)
         if difference is not None and not difference.explained:
             problems.append(
                 f"prompt {number}, token {difference.position}: says {difference.there} for {difference.here}, "
                 f"which is {difference.margin:.2g} nats likelier"
             )
-    compared = 0 if answer is None else len(asked.answer) if difference is None else difference.position - 1
+    compared = 0 if not answer else len(asked.answer) if difference is None else difference.position - 1
     return PromptReport(number, len(asked.ids), equal, kl, compared, difference), listed
 
 
@@ -225,6 +229,10 @@ def _other_prompt(reference: Reference, wanted: Sequence[int], got: Sequence[int
     here = reference.shown(wanted[at]) if at < len(wanted) else "its end"
     there = reference.shown(got[at]) if at < len(got) else "its end"
     return f"token {at + 1} is {there} there and {here} in training"
+
+
+def _likeliest(listed: Sequence[Listed]) -> list[int]:
+    return [max(row, key=lambda key: row[key]) if row else -1 for row in listed]
 
 
 def _while_equal(wanted: Sequence[int], got: Sequence[int], listed: Sequence[Listed]) -> Sequence[Listed]:

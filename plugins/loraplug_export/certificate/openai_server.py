@@ -39,10 +39,6 @@ class OpenAIEngine(Engine):
         """As `Engine`: it continues its own answers alone, see `chat`."""
         return
 
-    def answer(self, ids: Sequence[int], count: int) -> None:  # noqa: ARG002
-        """As `Engine`: it is not asked in token ids."""
-        return
-
     def ends_at(self, messages: Sequence[Message], ids: Sequence[int], token: int) -> bool | None:  # noqa: ARG002
         """As `Engine`: it is made to say the token, and a word after it."""
         from loraplug import LoraplugError
