@@ -43,6 +43,7 @@ class LlamaCppEngine(Engine):
         params = xllamacpp.CommonParams()
         params.model.path = str(file)
         params.n_ctx, params.n_parallel, params.cpuparams.n_threads = context, 1, os.cpu_count() or 1
+        params.cpuparams.poll = 0  # on a busy machine its threads would burn what others need
         params.warmup, params.verbosity, params.use_jinja = False, 0, True
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter)) for adapter in adapters]
         server = xllamacpp.Server(params)
