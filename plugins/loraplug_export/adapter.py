@@ -8,11 +8,12 @@ from typing import Annotated
 
 from attrs import frozen
 
-from loraplug import Doc, ExportContext, Exporter, Run
+from loraplug import Doc, ExportContext, Run
+from loraplug_export.certificate.options import ProvedExporter
 
 
 @frozen
-class AdapterExporter(Exporter):
+class AdapterExporter(ProvedExporter):
     """The adapter with tokenizer, model card, recipe lock and metrics; loads with peft."""
 
     name = "adapter"
@@ -40,5 +41,14 @@ class AdapterExporter(Exporter):
             shutil.copyfile(path, out / name)
         write_generation_config(result.base, out, out)
         copy_licences(result.base, out)
+        if self.prove == "always":  # as it stands it is base + adapter: only a server can differ from that
+            self._certify(result, out)
         write_card(result, out, "adapter")
         return out
+
+    def _certify(self, result: ExportContext, out: Path) -> None:
+        from loraplug_export.certificate import FILE, PAGE, adapter_claim, certify, server_claims, settle
+
+        claim = adapter_claim(result.base, out)
+        certificate = certify(result, [claim, *server_claims(self, result, claim.limit)])
+        settle(certificate, out / FILE, out / PAGE, self.place(run=result.run))

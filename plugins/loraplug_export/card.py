@@ -77,6 +77,7 @@ def write_card(result: ExportContext, out: Path, kind: Kind, proof: Mapping[str,
         *made_from_section(result.adapter),
         *_recipe(result),
         *_figures(result, proof or {}),
+        *_certificate(out),
         "## How to load\n\n" + load,
     ]
     text = redact(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
@@ -169,6 +170,15 @@ def _recipe(result: ExportContext) -> list[str]:
         if not isinstance(value, dict)
     ]
     return ["## Data\n\n" + "\n".join(rows)] * bool(rows) + [f"## Recipe\n\n```toml\n{text}\n```"]
+
+
+def _certificate(out: Path) -> list[str]:
+    """The certificate's page, where there is one in the folder."""
+    from loraplug_export.certificate import FILE, PAGE
+
+    if not (out / FILE).is_file():
+        return []
+    return [f"## Certificate\n\nIt answers as base + adapter does: [{PAGE}]({PAGE}), [{FILE}]({FILE})."]
 
 
 def _figures(result: ExportContext, proof: Mapping[str, Any]) -> list[str]:

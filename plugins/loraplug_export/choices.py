@@ -3,4 +3,3 @@
 from typing import Literal
 
 OntoName = Literal["original", "dequantized"]
-TypeName = Literal["f16", "bf16", "q8_0", "q4_k_m"]

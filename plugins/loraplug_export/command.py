@@ -39,15 +39,31 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the exporter: type=q8_0.")
 @click.option("--name", help="Name of what is made; default: the adapter folder's.")
 @click.option("--base", metavar="MODEL", help="Base of the adapter, in place of the one it names.")
+@click.option("--prove", is_flag=True, help="Certify that what is made answers as base + adapter does.")
+@click.option("--server", metavar="URL", help="With --prove: ask this server (OpenAI API) the same.")
+@click.option("--server-model", metavar="NAME", help="What the server calls the model; default: the export's name.")
 @click.option("--trust", is_flag=True, help="Believe the recipe lock beside the adapter, whoever wrote it.")
 @click.pass_obj
 def export(
-    app: App, adapter: Path, to: str, settings: tuple[str, ...], name: str | None, base: str | None, trust: bool
+    app: App,
+    adapter: Path,
+    to: str,
+    settings: tuple[str, ...],
+    name: str | None,
+    base: str | None,
+    prove: bool,
+    server: str | None,
+    server_model: str | None,
+    trust: bool,
 ) -> None:
     """Export a trained ADAPTER folder in another form; `loraplug plugins show NAME` lists an exporter's options.
 
     An earlier export at the same place is replaced once the new one is complete.
     """
+    if prove:
+        settings = (*settings, *_proving(server, server_model))
+    elif server or server_model:
+        raise InputError("asks nothing without --prove", where="--server", todo="add --prove")
     exporter = find_exporter(to, app.registry, settings)
     adapter = adapter.expanduser().absolute()
     if not (adapter / "adapter_config.json").is_file():
@@ -83,6 +99,12 @@ def export(
             remember_lock(new.read_bytes(), run)
     shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
     echo(f"{to}: {shown}")
+
+
+def _proving(server: str | None, model: str | None) -> list[str]:
+    """The options of a `ProvedExporter` that the command's say, as `--set` takes them."""
+    said = {"prove": "always", "server": server, "server_model": model}
+    return [f"{key}={json.dumps(value)}" for key, value in said.items() if value]
 
 
 def _figures(metrics: Path | None, adapter: Path) -> dict[str, float]:

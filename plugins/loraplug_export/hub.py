@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, ExportContext, Exporter, InputError, LoraplugError, Problem, Run, redact
+from loraplug import Doc, ExportContext, InputError, LoraplugError, Problem, Run, redact
 from loraplug_export.adapter import AdapterExporter
+from loraplug_export.certificate.options import ProvedExporter
 from loraplug_export.merged import MergedExporter
 
 
 @frozen
-class HubExporter(Exporter):
+class HubExporter(ProvedExporter):
     """A push of adapter or merged model with its card to the Hugging Face Hub; private unless said otherwise."""
 
     name = "hub"
@@ -37,17 +38,19 @@ class HubExporter(Exporter):
         if self.what == "adapter" and recipe.trainer.makes() == "model":
             yield Problem("exporter.what", 'the trainer makes a whole model, and no adapter; set what = "merged"')
 
-    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
         """A name that is none, no token or a wrong one, a public repository; the hub is asked."""
         from loraplug_export.hub_ask import push_problems
 
         yield from push_problems(self.repo, self.private)
+        yield from self.proving_problems(run, recipe)
 
     def export(self, result: ExportContext, out: Path) -> Path:
         """Push, then write the receipt `out`. HF_TOKEN, or a login of the `hf` command, says who pushes.
 
         Raises:
-            InputError: no token, no right to push, or a public repository of that name and `private` set.
+            InputError: no token, no right to push, or a public repository of that name and `private` set; what would be
+                pushed has a certificate that has not passed.
             LoraplugError: the hub cannot be reached or refuses.
         """
         import shutil
@@ -66,14 +69,19 @@ class HubExporter(Exporter):
             shutil.rmtree(own, ignore_errors=True)
             own.mkdir()
             if made is None or not made.is_dir():
-                exporter = AdapterExporter() if self.what == "adapter" else MergedExporter()
-                made = exporter.export(result=result, out=own / "made")
+                made = self._made(result, own / "made")
+            check_certified(made)
             receipt = self._push(pushed(made, own / "pushed"), result)
         finally:
             shutil.rmtree(own, ignore_errors=True)
         out.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
         result.run.say(f"hub: pushed to {receipt['url']} ({'private' if receipt['private'] else 'public'})")
         return out
+
+    def _made(self, result: ExportContext, out: Path) -> Path:
+        if self.what == "adapter":
+            return AdapterExporter(prove=self.prove).export(result=result, out=out)
+        return MergedExporter(prove=self.prove, server=self.server, server_model=self.server_model).export(result, out)
 
     def _push(self, folder: Path, result: ExportContext) -> dict[str, Any]:
         from httpx2 import HTTPError
@@ -112,6 +120,26 @@ class HubExporter(Exporter):
                 f"the hub was not reached ({_line(error)})", where=where, todo="check the network"
             ) from None
         return {"url": str(url), "private": not public, "branch": self.branch, "commit": commit.oid, "what": self.what}
+
+
+def check_certified(folder: Path) -> None:
+    """Refuse to push what has a certificate that it does not agree, or one that cannot be read.
+
+    Raises:
+        InputError: so it is.
+    """
+    from loraplug_export.certificate import FILE
+
+    path = folder / FILE
+    if not path.is_file():
+        return
+    try:
+        passed = json.loads(path.read_text(encoding="utf-8"))["passed"] is True
+    except (ValueError, KeyError, TypeError):
+        passed = False
+    if not passed:
+        what = "its certificate says that it does not answer as base + adapter does, or cannot be read"
+        raise InputError(what, where=path, todo="export it again")
 
 
 def _line(error: Exception) -> str:

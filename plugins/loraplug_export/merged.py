@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import asdict, frozen
 
-from loraplug import Doc, ExportContext, Exporter, InputError, Run
+from loraplug import Doc, ExportContext, InputError, Problem, Run
+from loraplug_export.certificate.options import ProvedExporter
 from loraplug_export.choices import OntoName
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class MergedExporter(Exporter):
+class MergedExporter(ProvedExporter):
     """The base with the adapter merged in, written tensor by tensor; loads with transformers alone."""
 
     name = "merged"
@@ -38,6 +39,10 @@ class MergedExporter(Exporter):
     def place(self, run: Run) -> Path:
         """`<out>/<run name>`."""
         return (self.out or run.outputs / "merged") / run.name
+
+    def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
+        """What a certificate would lack."""
+        yield from self.proving_problems(run, recipe)
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
         """As many bytes as the base's weights have in full precision."""
@@ -77,8 +82,20 @@ class MergedExporter(Exporter):
         facts = {"base": result.base_id, "onto": self.onto, "proof": proof or None}
         (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         _lock_with_proof(result, facts, out)
+        if self.proves(result):
+            self._certify(result, out)
         write_card(result, out, "merged", proof)
         return out
+
+    def _certify(self, result: ExportContext, out: Path) -> None:
+        from loraplug_export.certificate import FILE, PAGE, certify, folder_claim, server_claims, settle
+
+        if self.onto == "dequantized":
+            result.run.say("merged: no certificate: merged onto rounded weights, it is not base + adapter")
+            return
+        claim = folder_claim(out)
+        certificate = certify(result, [claim, *server_claims(self, result, claim.limit)])
+        settle(certificate, out / FILE, out / PAGE, self.place(run=result.run))
 
     def _stream(
         self, result: ExportContext, plan: Plan, onto: Mapping[str, WeightTransform], out: Path

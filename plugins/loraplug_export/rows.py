@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from loraplug import ExportContext
 from loraplug_export.folders import has_tokenizer
@@ -31,3 +32,17 @@ def rows_for_proof(result: ExportContext, tokenizer_folder: Path, vocabulary: in
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
     encoded = [tokenizer(text)["input_ids"][-LENGTH:] for text in texts[:ROWS]]
     return [[number for number in row if number < vocabulary] for row in encoded if row]
+
+
+def rows_of_samples(result: ExportContext, folder: Path, length: int = 512) -> Sequence[Sequence[int]]:
+    """The run's samples, prompt and answer, as token ids of the folder's tokenizer; a few sentences of ours else.
+
+    Args:
+        length: the most tokens of a row.
+    """
+    from transformers import AutoTokenizer
+
+    texts = [sample.prompt + sample.after for sample in result.samples] or list(_TEXTS)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"][:length] for text in texts]
+    return [row for row in rows if row]

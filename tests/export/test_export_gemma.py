@@ -9,9 +9,9 @@ import export_tokenizers as small
 import pytest
 import torch
 
-from loraplug.testing import tiny_trained
-from loraplug_export.gguf_config import carried
-from loraplug_export.gguf_write import write_gguf
+from loraplug.testing import tiny_run
+from loraplug_gguf.converter import run_converter
+from loraplug_gguf.settings import carried
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7, "num_attention_heads": 2,
          "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 8,
@@ -35,7 +35,7 @@ def test_gemma_answers_alike_from_gguf(tmp_path: Path) -> None:
             else:
                 value.data.copy_(value.data.half().float())  # what f16 holds
     model.save_pretrained(folder)
-    write_gguf(folder, tmp_path / "gemma.gguf", "f16", tiny_trained(tmp_path))
+    run_converter(tiny_run(tmp_path), "convert", folder, out=str(tmp_path / "gemma.gguf"), type="f16")
     read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="gemma.gguf", dtype=torch.float32).eval()
     ids = torch.arange(40)[None] + 5
     with torch.no_grad():

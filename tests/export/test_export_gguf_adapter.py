@@ -10,8 +10,8 @@ import export_tokenizers as small
 import pytest
 
 from loraplug import BaseFacts, InputError, LoraplugError, Run
-from loraplug_export.gguf_adapter import GgufAdapterExporter
-from loraplug_export.ollama import OllamaExporter
+from loraplug_gguf.adapter import GgufAdapterExporter
+from loraplug_gguf.ollama import OllamaExporter
 
 FAMILIES = {
     "llama": ({"tie_word_embeddings": True}, {}),

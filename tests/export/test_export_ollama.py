@@ -10,9 +10,9 @@ import export_tokenizers as small
 import pytest
 
 from loraplug import Artefact, InputError
-from loraplug_export.gguf_file import GgufExporter
-from loraplug_export.ollama import OllamaExporter
-from loraplug_export.ollama_template import find_pieces, renderer, stop_texts
+from loraplug_gguf.exporter import GgufExporter
+from loraplug_gguf.ollama import OllamaExporter
+from loraplug_gguf.ollama_template import find_pieces, renderer, stop_texts
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content + "

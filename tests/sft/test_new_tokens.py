@@ -142,8 +142,8 @@ def test_merged_and_written_to_gguf(train: Train, base: Path, tmp_path: Path) ->
     """Onto the base as it came: more rows, the config's vocabulary, the same answers, in transformers and from GGUF."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from loraplug_export.gguf_file import GgufExporter
     from loraplug_export.merged import MergedExporter
+    from loraplug_gguf.exporter import GgufExporter
 
     result = train("merging")
     made = ExportContext(tiny_run(tmp_path, "merging"), result.path, base, str(base))
@@ -179,7 +179,7 @@ def test_merged_by_peft_where_it_must_be(train: Train, base: Path, tmp_path: Pat
 
 def test_an_adapter_for_llama_cpp_has_no_place_for_rows(train: Train, base: Path, tmp_path: Path) -> None:
     """It would answer as if they were not there: refused by the exporter, and before the work by the recipe."""
-    from loraplug_export.gguf_adapter import GgufAdapterExporter, adapter_problems
+    from loraplug_gguf.adapter import GgufAdapterExporter, adapter_problems
 
     class Recipe:
         model, trainer = TransformersModel(id=str(base), add_tokens=NEW), Sft()

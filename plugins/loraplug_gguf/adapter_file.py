@@ -8,33 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
-from loraplug import ExportContext, InputError, atomic_output
-from loraplug_export.choices import TypeName
-from loraplug_export.edits import LowRank
-from loraplug_export.lora_files import WEIGHTS, open_adapter
-from loraplug_export.tensors import open_checkpoint, same_values
+from loraplug import ExportContext, InputError, LoraplugError, atomic_output
+from loraplug_export import (
+    WEIGHTS,
+    LowRank,
+    Plan,
+    UnsupportedAdapterError,
+    make_plan,
+    open_adapter,
+    open_checkpoint,
+    public_name,
+    same_values,
+)
+from loraplug_gguf.choices import TypeName
+from loraplug_gguf.converter import run_converter
+from loraplug_gguf.write import metadata, write_gguf
 
 if TYPE_CHECKING:
-    import numpy as np
-    from gguf import GGMLQuantizationType, GGUFWriter
+    from torch import Tensor
 
-    from loraplug_export.gguf_adapter import AdapterType
-    from loraplug_export.gguf_model import Family
-    from loraplug_export.plan import Plan
+    from loraplug_gguf.adapter import AdapterType
+    from loraplug_gguf.exporter import GgufExporter
 
 TODO = "export gguf, which merges it; or make a plain LoRA of it: loraplug convert ADAPTER --to lora --rank N"
 
 
 @frozen
 class _Pair:
-    """A LoRA pair: the model's name of the weight it is on, GGUF's, and the pair itself."""
+    """A LoRA pair: GGUF's name of the weight it is on, the order of its rows there if it is another, the pair."""
 
-    source: str
     name: str
+    rows: list[int] | None
     pair: LowRank
 
 
@@ -48,14 +56,11 @@ def write_adapter(result: ExportContext, out: Path, wanted: AdapterType) -> None
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    from loraplug_export.gguf_model import read_family
-
-    family = read_family(result.base)
-    pairs = _pairs(result, family)
+    arch, pairs = _pairs(result)
     first = pairs[0].pair
     alpha = first.scale * first.a.shape[0]
     kind = GGMLQuantizationType[wanted.upper()]
-    writer = GGUFWriter(None, family.arch)
+    writer = GGUFWriter(None, arch)
     _header(writer, result, alpha)
     for one in pairs:
         for half, tensor in (("a", one.pair.a), ("b", one.pair.b)):
@@ -67,39 +72,53 @@ def write_adapter(result: ExportContext, out: Path, wanted: AdapterType) -> None
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for one in pairs:
-            for values in _values(one, family, alpha, kind):
+            for values in _values(one, alpha, wanted):
                 writer.write_tensor_data(values)
     finally:
         writer.close()
     result.run.say(f"gguf-adapter: {len(pairs)} LoRA pairs, alpha {alpha:g}")
 
 
-def _values(
-    one: _Pair, family: Family, alpha: float, kind: GGMLQuantizationType
-) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+def _values(one: _Pair, alpha: float, wanted: AdapterType) -> Iterator[Any]:
     """The bytes of A, then of B with its rows in llama.cpp's order."""
-    from loraplug_export.gguf_types import encode
-
-    yield encode(one.pair.a.read(), kind, f"{one.name}.lora_a").reshape(-1)
-    rows = family.arranged(one.source, one.pair.b.read()).float()
+    yield _bytes(one.pair.a.read(), wanted, f"{one.name}.lora_a")
+    rows = one.pair.b.read().float()
+    if one.rows is not None:
+        rows = rows[one.rows]
     over = one.pair.scale * one.pair.a.shape[0] / alpha
-    yield encode(rows if over == 1 else rows * over, kind, f"{one.name}.lora_b").reshape(-1)
+    yield _bytes(rows if over == 1 else rows * over, wanted, f"{one.name}.lora_b")
 
 
-def _header(writer: GGUFWriter, result: ExportContext, alpha: float) -> None:
+def _bytes(values: Tensor, wanted: AdapterType, name: str) -> Any:
+    import torch
+
+    made = values.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[wanted]).contiguous()
+    if wanted == "f16" and not made.isfinite().all():
+        what = f"{name} has values too large for f16"
+        raise LoraplugError(what, where="exporter.gguf-adapter", todo='use type = "bf16"')
+    return made.view(torch.uint8).numpy().reshape(-1)
+
+
+def _header(writer: Any, result: ExportContext, alpha: float) -> None:
     from gguf import GGUFType, Keys
 
-    from loraplug_export.gguf_write import general
-
-    general(writer, result)
+    said = metadata(result)
+    writer.add_name(said["name"])
+    writer.add_finetune(said["finetune"])
+    if "license" in said:
+        writer.add_license(said["license"])
+    for base in said.get("base_models", ()):
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, base["name"])
+        writer.add_base_model_organization(0, base["organization"])
+        writer.add_base_model_repo_url(0, base["repo_url"])
     writer.add_type(GGUFType.ADAPTER)
     writer.add_string(Keys.Adapter.TYPE, "lora")
     writer.add_float32(Keys.Adapter.LORA_ALPHA, alpha)
 
 
-def _pairs(result: ExportContext, family: Family) -> list[_Pair]:
-    from loraplug_export.plan import UnsupportedAdapterError, make_plan
-
+def _pairs(result: ExportContext) -> tuple[str, list[_Pair]]:
+    """GGUF's name of the architecture, and the pairs."""
     where = result.adapter / WEIGHTS
     try:
         plan = make_plan(open_adapter(result.adapter), open_checkpoint(result.base))
@@ -108,8 +127,13 @@ def _pairs(result: ExportContext, family: Family) -> list[_Pair]:
     if problems := sorted(set(_not_carried(plan))):
         text = f"a GGUF adapter carries LoRA pairs on linear layers alone, and this one {'; '.join(problems)}"
         raise InputError(text, where=where, todo=TODO)
-    found = [(name, edit.low_rank) for name, edit in plan.edits.items()]
-    return [_Pair(name, family.tensor_name(name, result.base), pair) for name, pair in found if pair is not None]
+    found = {name: edit.low_rank for name, edit in plan.edits.items() if edit.low_rank is not None}
+    shapes = {name: (pair.b.shape[0], pair.a.shape[1]) for name, pair in found.items()}
+    told = run_converter(result.run, "layout", result.base, shapes=shapes)
+    if lost := sorted(found.keys() - told["places"].keys()):
+        what = f"{len(lost)} of the adapted weights are not in a GGUF file as they are in the model: {lost[0]}"
+        raise InputError(what, where=where, todo="export gguf, which merges it")
+    return told["arch"], [_Pair(**told["places"][name], pair=pair) for name, pair in found.items()]
 
 
 def _not_carried(plan: Plan) -> Iterator[str]:
@@ -132,25 +156,21 @@ def _not_carried(plan: Plan) -> Iterator[str]:
 
 def base_name(result: ExportContext, wanted: TypeName) -> str:
     """File name of the base as GGUF: the last part of what the recipe calls it, and the type."""
-    from loraplug_export.card import public_name
-
     last = public_name(result.base_id).rpartition("/")[2].removesuffix(".gguf")
     return f"{last}-{wanted}.gguf"
 
 
-def write_base(result: ExportContext, folder: Path, wanted: TypeName) -> Path:
+def write_base(result: ExportContext, folder: Path, exporter: GgufExporter) -> Path:
     """Write the base itself into the folder, unless it is there.
 
     Raises:
         InputError, LoraplugError: as `GgufExporter.export`.
     """
-    from loraplug_export.gguf_write import write_gguf
-
-    place = folder / base_name(result, wanted)
+    place = folder / base_name(result, exporter.type)
     if place.is_file():
         result.run.say(f"gguf-adapter: the base is there already: {place}")
         return place
     with atomic_output(place) as fresh:
-        write_gguf(result.base, fresh, wanted, evolve(result, run=evolve(result.run, name=place.stem)))
+        write_gguf(result.base, fresh, exporter, evolve(result, run=evolve(result.run, name=place.stem)))
     result.run.say(f"gguf-adapter: the base: {place}")
     return place

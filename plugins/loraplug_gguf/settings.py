@@ -1,16 +1,16 @@
-"""What a model's config says that a GGUF file written here would not: told before any work, by config.json alone."""
+"""What a model's config says that llama.cpp would not heed: told before any work, by config.json alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-WAY_OUT = "export `merged`, and run llama.cpp's convert_hf_to_gguf.py on that folder"
+WAY_OUT = "export merged in its place; LORAPLUG_CONVERTER names a checkout of llama.cpp, if a newer one takes it"
 
 GEMMA3 = ("gemma3_text", "gemma3")
 """Gemma 3's models of text alone; a GGUF file of one calls itself by the second name."""
-FAMILIES = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3", **dict.fromkeys(GEMMA3, "GEMMA3")}
-"""transformers' `model_type` to the name in `gguf.MODEL_ARCH`."""
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", *GEMMA3)
+"""transformers' `model_type` of those whose settings are judged; of others the certificate alone tells."""
 
 CARRIED = frozenset(
     {
@@ -58,7 +58,7 @@ def carried(config: Mapping[str, Any]) -> list[str]:
     """
     family = str(config.get("model_type"))
     if family not in FAMILIES:
-        return [f"{family} models are not written to GGUF here (only {', '.join(FAMILIES)})"]
+        return []
     if family in GEMMA3:
         return [*_unknown({key: value for key, value in config.items() if key not in OF_GEMMA3}), *_gemma3(config)]
     config = _DEFAULTS.get(family, {}) | dict(config)

