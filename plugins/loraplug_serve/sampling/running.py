@@ -182,7 +182,7 @@ class Running:
             )  # fmt: skip
             tops = _tops(logits, max(one.top for one in mine))
             for at, one, token, logprob, top in zip(
-                rows, mine, tokens.tolist(), logprobs.tolist(), tops or [()] * len(mine), strict=True
+                rows, mine, tokens.tolist(), logprobs.tolist(), tops or [[] for _ in mine], strict=True
             ):
                 found[at] = self._said(one, token, logprob, top[: one.top])
         return [(part.answers[at], found[at]) for at in range(len(part.answers))]
