@@ -16,16 +16,6 @@ from typing import Any
 
 import httpx2
 
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "adds",
-        "parameters": {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}},
-    },
-}
-ASKED = [{"role": "user", "content": "what is 3 and one?"}]
-
 
 def free_port() -> int:
     """A port nobody listens on just now."""

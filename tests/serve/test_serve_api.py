@@ -16,8 +16,9 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from serve_helpers import ASKED, TOOL, Served, post, serving
+from serve_helpers import Served, post, serving
 
+from calling import ASKED, TOOL
 from loraplug_serve.sampling import Drawing, Prompt, Sampler
 
 

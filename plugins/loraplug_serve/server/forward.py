@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from starlette.responses import Response, StreamingResponse
 
 from loraplug_serve.server.errors import ApiError
 from loraplug_serve.server.served import Forwarded
+
+_MODEL = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
 
 
 async def forward(
@@ -49,10 +52,11 @@ def unreachable(model: Forwarded, error: Exception) -> ApiError:
 
 
 async def _events(found: httpx2.Response, model: Forwarded) -> AsyncIterator[bytes]:
-    theirs, ours = (f'"model":{json.dumps(name)}'.encode() for name in (model.theirs, model.name))
+    ours = f'"model":{json.dumps(model.name)}'.encode()
     try:
         async for chunk in found.aiter_bytes():
-            yield chunk if theirs == ours else chunk.replace(theirs, ours)
+            # llama.cpp names the file; within a text the quotes would be escaped
+            yield _MODEL.sub(lambda _: ours, chunk) if model.renamed else chunk
     except httpx2.HTTPError as error:
         yield f"data: {json.dumps(unreachable(model, error).body())}\n\n".encode()
     finally:

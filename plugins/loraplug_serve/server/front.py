@@ -13,6 +13,7 @@ from loraplug_serve.guard import Names, foreign, headers_of
 from loraplug_serve.server.errors import ApiError
 
 _DRAIN_SECONDS = 5
+_BODY_SECONDS = 60
 _OPEN = ("/health",)
 
 
@@ -40,9 +41,14 @@ class Front:
         headers = headers_of(scope)
         try:
             self._admit(scope, headers)
-            body = await self._body(headers, receive)
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await self._body(headers, receive)
         except ApiError as error:
             await _refuse(error, receive, send)
+            return
+        except TimeoutError:
+            late = ApiError(408, f"the body did not come within {_BODY_SECONDS} seconds", code="timeout")
+            await _refuse(late, receive, send)
             return
         await self.app(scope, _replayed(body, receive), send)
 

@@ -108,6 +108,6 @@ def start(
 
     def model(called: str, on: int | None) -> Forwarded:
         lora = [{"id": at, "scale": float(at == on)} for at in range(len(infos))]
-        return Forwarded(called, address, called, {"lora": lora} if infos else {}, key)
+        return Forwarded(called, address, called, {"lora": lora} if infos else {}, key, renamed=True)
 
     return [model(name, None), *(model(called, at) for at, called in enumerate(adapters))], server

@@ -13,12 +13,12 @@ from attrs import frozen
 
 from loraplug import InputError, ModelReference, Prompter, Registry, Run, open_model
 from loraplug_hf import gguf_file
+from loraplug_serve.remote import KEY, address_of, is_url, models_at
 from loraplug_serve.sampling import Prefixes, Running
 from loraplug_serve.server import llama
 from loraplug_serve.server.served import Forwarded, Sampled, Served
 from loraplug_serve.server.worker import Worker
 
-URL_KEY = "LORAPLUG_API_KEY"
 _NAMED = re.compile(r"([\w][\w./-]{0,98})=(.+)", re.DOTALL)
 
 
@@ -50,7 +50,7 @@ def wanted(models: Sequence[str]) -> list[Wanted]:
     """
     found = []
     for model in models:
-        named = None if Path(model).exists() or _is_url(model) else _NAMED.fullmatch(model)
+        named = None if Path(model).exists() or is_url(model) else _NAMED.fullmatch(model)
         place = named[2] if named else model
         found.append(Wanted(named[1] if named else _name(place), place))
     names = [one.name for one in found]
@@ -67,10 +67,6 @@ def _name(place: str) -> str:
     return path.stem if path.suffix == ".gguf" else path.absolute().name
 
 
-def _is_url(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
-
-
 def load(models: Sequence[Wanted], settings: Settings, registry: Registry, run: Run) -> Served:
     """Load all models, saying which engine each is answered by.
 
@@ -78,7 +74,7 @@ def load(models: Sequence[Wanted], settings: Settings, registry: Registry, run: 
         InputError: one cannot be served.
     """
     served = Served()
-    urls = [one for one in models if _is_url(one.place)]
+    urls = [one for one in models if is_url(one.place)]
     ggufs = [one for one in models if one.place.endswith(".gguf") and one not in urls]
     if settings.engine == "sampler" or (ggufs and not llama.is_there()):
         if settings.engine == "llama.cpp":
@@ -104,35 +100,10 @@ def _add(served: Served, models: Sequence[Forwarded | Sampled]) -> None:
 
 def _at_url(one: Wanted, run: Run) -> list[Forwarded]:
     """The models that a server at a URL tells of."""
-    address, key = one.place.rstrip("/").removesuffix("/v1"), os.environ.get(URL_KEY)
+    address, key = address_of(one.place), os.environ.get(KEY) or None
     names = models_at(address, key)
     run.say(f"{', '.join(names)}: passed on to {address}")
     return [Forwarded(name, address, name, {}, key) for name in names]
-
-
-def models_at(address: str, key: str | None) -> list[str]:
-    """Names of the models that a server has.
-
-    Raises:
-        InputError: it does not answer, or not as OpenAI's does.
-    """
-    import httpx2
-
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    todo = f"see that a server with OpenAI's interface runs there; a key for it goes into {URL_KEY}"
-    try:
-        found = httpx2.get(f"{address}/v1/models", headers=headers, timeout=10, trust_env=False)
-        found.raise_for_status()
-        names = [str(model["id"]) for model in found.json()["data"]]
-    except httpx2.HTTPStatusError as error:
-        raise InputError(f"answers with status {error.response.status_code}", where=address, todo=todo) from None
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise InputError(f"cannot be reached ({type(error).__name__})", where=address, todo=todo) from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError("does not answer as a server with OpenAI's interface", where=address, todo=todo) from None
-    if not names:
-        raise InputError("serves no model", where=address, todo=todo)
-    return names
 
 
 def _by_llama(ggufs: Sequence[Wanted], settings: Settings, served: Served, run: Run) -> list[Forwarded]:

@@ -85,6 +85,7 @@ class Forwarded:
         theirs: the model's name there.
         more: what is put into each request.
         key: what the server asks for; None asks for none.
+        renamed: answers name the model otherwise.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Forwarded:
     theirs: str
     more: Mapping[str, Any] = {}
     key: str | None = field(default=None, repr=False)
+    renamed: bool = False
 
 
 Model = Sampled | Forwarded
