@@ -87,6 +87,50 @@ def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str
     return adapted.eval()
 
 
+def put_beside(adapted: Any, folder: Path, names: Collection[str], name: str) -> None:
+    """Give a `PeftModel` a further adapter, in place; which one is on stays as it is.
+
+    Args:
+        adapted: what `put_on` made.
+        names: what `tensor_names` found in the folder.
+        name: by which peft is to know the adapter.
+
+    Raises:
+        InputError: the adapter belongs to another base, or changes more of the base than its linear layers, so that it
+            cannot lie beside others.
+    """
+    import warnings
+
+    from peft import PeftConfig, get_peft_model_state_dict
+
+    from loraplug.adapters.precision import store_in_float32
+
+    todo = "name the base it was trained on with --base"
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        more = [key for key in ("modules_to_save", "trainable_token_indices", "target_parameters", "bias")
+                if getattr(config, key, None) not in (None, [], {}, "none")]  # fmt: skip
+        if more:
+            raise InputError(
+                f"has {', '.join(more)}, and cannot lie beside others", where=folder, todo="serve it alone"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is an error below
+            adapted.load_adapter(
+                str(folder), name, is_trainable=False, local_files_only=True, use_safetensors=True,
+                autocast_adapter_dtype=True,
+            )  # fmt: skip
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"does not fit this base: {text}", where=folder, todo=todo) from error
+    wanted = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False).keys()
+    if lacking := {*wanted} ^ {*names}:
+        what = f"does not fit this base: {len(lacking)} tensors, such as {min(lacking)}"
+        raise InputError(what, where=folder, todo=todo)
+    store_in_float32(adapted)
+    adapted.eval()
+
+
 def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     """A `PeftModel`: the model with the folder's adapter, its values in float32 as they were saved; see `precision`.
 

@@ -86,6 +86,33 @@ class ModelReference:
             raise type(error)(what, where=where, todo=todo) from error
         return put_on(model, folder, names, run.warn), tokenizer
 
+    def load_beside(self, model: Any, name: str) -> None:
+        """Give a `PeftModel` that another reference to the same base has loaded this one's adapter too, in place.
+
+        Args:
+            name: by which peft is to know it.
+
+        Raises:
+            InputError: the adapter is broken, of another shape, or of a kind that lies beside no other.
+        """
+        from loraplug.adapters.load import put_beside, tensor_names
+
+        assert self.adapter is not None  # noqa: S101 - asked of references to adapters alone
+        put_beside(model, self.adapter, tensor_names(self.adapter), name)
+
+    def load_tokenizer(self, run: Run) -> Any:
+        """The tokenizer saved with the adapter, else the base's.
+
+        Raises:
+            InputError: it cannot be read, or brings code that is not believed.
+        """
+        folder = self.adapter
+        if folder is None or not has_tokenizer(folder):
+            return self.loader.load_tokenizer(run=run)
+        if (code := _tokenizer_code(folder)) and not self.trusted:
+            raise InputError(f"brings Python code of its own ({code})", where=folder / TOKENIZER, todo=TRUST)
+        return self._saved_tokenizer(folder)
+
     def _saved_tokenizer(self, folder: Path) -> Any:
         """The tokenizer beside an adapter, with the training's template."""
         from transformers import AutoTokenizer

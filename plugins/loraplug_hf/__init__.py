@@ -1,10 +1,24 @@
 """The transformers model loader."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from loraplug import Diagnostic, ModelLoader, hookimpl
 from loraplug_hf.loader import TransformersModel
 from loraplug_hf.login import hub_login
+
+__all__ = ["TransformersModel", "gguf_file"]
+
+
+def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
+    """The file that `model.id` means where it ends in .gguf: a path, or `package:NAME/FILE.gguf`.
+
+    Raises:
+        InputError: no such package or file.
+    """
+    from loraplug_hf.places import gguf_file
+
+    return gguf_file(id)
 
 
 @hookimpl

@@ -12,8 +12,7 @@ from loraplug import InputError, LoraplugError, Run, echo, open_model
 
 if TYPE_CHECKING:
     from loraplug import App
-    from loraplug_serve.chat_model import ChatModel
-    from loraplug_serve.generate import Sampling
+    from loraplug_serve.chat_model import Sampling, Speaker
 
 _HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops an answer; ctrl-d leaves'
 
@@ -51,18 +50,28 @@ def chat(
     base: str | None,
     trust: bool,
 ) -> None:
-    """Talk to MODEL: a merged or adapter folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf."""
+    """Talk to MODEL: a merged or adapter folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf.
+
+    Or to a server with OpenAI's interface: http://127.0.0.1:8000, and #NAME behind it where it has several models. The
+    key for it is in LORAPLUG_API_KEY.
+    """
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped()
     if prompt is not None and not prompt.strip():
         raise InputError("the prompt is empty", todo="give it with --prompt, through a pipe, or at a terminal")
-    opened = open_model(model, app.registry, base, trust)
     run = Run(name="chat", reporter=app.reporter())
     # not at the top: these load torch
-    from loraplug_serve.generate import Sampling
-    from loraplug_serve.loading import load
+    from loraplug_serve.chat_model import Sampling
+    from loraplug_serve.remote import RemoteModel, is_url
 
-    talk = _Talk(load(opened, run, model).tuned, system, Sampling(temperature, top_p, max_tokens, seed), as_json)
+    speaker: Speaker
+    if is_url(model):
+        speaker = RemoteModel.at(model)
+    else:
+        from loraplug_serve.loading import load
+
+        speaker = load(open_model(model, app.registry, base, trust), run, model).tuned
+    talk = _Talk(speaker, system, Sampling(temperature, top_p, max_tokens, seed), as_json)
     if prompt is not None:
         return talk.say(prompt)
     run.say(_HELP)
@@ -79,26 +88,48 @@ def _piped() -> str:
 class _Talk:
     """A conversation and its history."""
 
-    def __init__(self, voice: ChatModel, system: str | None, sampling: Sampling, as_json: bool) -> None:
-        self.voice, self.sampling, self.as_json = voice, sampling, as_json
+    def __init__(self, speaker: Speaker, system: str | None, sampling: Sampling, as_json: bool) -> None:
+        self.speaker, self.sampling, self.as_json = speaker, sampling, as_json
         self.messages = [] if system is None else [{"role": "system", "content": system}]
+        self.figures = ""
 
     def say(self, text: str) -> None:
-        """Answer `text` on stdout, and remember both; what there is of a stopped answer is remembered too."""
-        from attrs import asdict
+        """Answer `text` on stdout, and remember both; what there is of a stopped answer is remembered too.
 
+        Reasoning goes to stderr, calls of functions to stdout.
+        """
         from loraplug_serve.chat_model import Answer
 
         made = Answer()
         asked = [*self.messages, {"role": "user", "content": text}]
+        shown = _Shown()
         try:
-            for piece in self.voice.answer(asked, self.sampling, made):
+            for kind, piece in self.speaker.answer(asked, self.sampling, made):
                 if not self.as_json:
-                    echo(piece, nl=False)
+                    shown.add(kind, piece)
         finally:
-            echo(json.dumps(asdict(made), ensure_ascii=False) if self.as_json else "")
+            echo(json.dumps(made.told(), ensure_ascii=False) if self.as_json else "")
+            self.figures = f"{made.tokens} tokens, {made.rate:.1f} a second" if made.rate else f"{made.tokens} tokens"
             if made.text:
                 self.messages = [*asked, {"role": "assistant", "content": made.text}]
+
+
+class _Shown:
+    """Pieces of an answer on the terminal, a line feed between those of different kinds."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def add(self, kind: str, piece: str) -> None:
+        if self.last == "reasoning" and kind != "reasoning":
+            echo(err=True)
+        if kind == "call":
+            echo(("\n" if self.last in ("content", "call") else "") + f"calls {piece}", nl=False, bold=True)
+        elif kind == "reasoning":
+            echo(piece, nl=False, err=True, dim=True)
+        else:
+            echo(piece, nl=False)
+        self.last = kind
 
 
 def _converse(talk: _Talk, run: Run) -> None:
@@ -113,6 +144,7 @@ def _converse(talk: _Talk, run: Run) -> None:
             continue
         try:
             talk.say(text)
+            run.say(f"({talk.figures})")
         except KeyboardInterrupt:
             run.say("(stopped)")
         except LoraplugError as error:

@@ -1,23 +1,55 @@
-"""A loaded model that answers messages, in pieces of text."""
+"""What answers messages, in pieces: a model in memory, by the sampler; `remote` has one at a URL."""
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
-from attrs import define, field
+from attrs import asdict, define, field, frozen
 
-from loraplug import Prompter
-from loraplug_serve.generate import PrefixCache, Sampling, generate
+from loraplug import InputError, Prompter
+from loraplug_serve.drawing import drawing_of, own_temperature
+from loraplug_serve.forms import THINK, Call, Form, Parts, form_of, shown_tokens
+from loraplug_serve.sampling import Prefixes, Running, context_of
+from loraplug_serve.text import Pieces
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+Piece = tuple[str, str]
+"""("reasoning", text), ("content", text) or ("call", the function's name and its arguments as JSON)."""
+
+
+@frozen
+class Sampling:
+    """How an answer's tokens are chosen; None leaves it to the model's generation config.
+
+    Attributes:
+        temperature: 0 takes the likeliest token each time.
+        top_p: only the likeliest tokens that together have this probability.
+        max_tokens: the longest answer, in tokens.
+        seed: makes the same draws again; None draws anew.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int = 1024
+    seed: int | None = None
 
 
 @define
 class Answer:
-    """An answer on its way; `finish` is "stop", "length" or, while it is not at its end, "interrupted"."""
+    """An answer on its way; `finish` is "stop", "length" or, while it is not at its end, "interrupted".
+
+    Attributes:
+        text: all that was said, as it was written.
+        content: the part of it that is meant for the reader.
+        reasoning: the part of it that is reasoning.
+        calls: of functions.
+        first_token_seconds: from the beginning to the first token.
+        seconds: from the beginning to the last.
+    """
 
     text: str = ""
     finish: str = "interrupted"
@@ -25,16 +57,57 @@ class Answer:
     tokens: int = 0
     first_token_seconds: float = 0.0
     seconds: float = 0.0
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second behind the first; 0 where there are none."""
+        taken = self.seconds - self.first_token_seconds
+        return (self.tokens - 1) / taken if self.tokens > 1 and taken > 0 else 0.0
+
+    def take(self, parts: Sequence[tuple[str, Any]]) -> Iterator[Piece]:
+        """Keep what parts of an answer hold, and give them as pieces to show."""
+        for kind, what in parts:
+            if kind == "call":
+                self.calls.append(what)
+                yield kind, f"{what.name} {what.arguments}"
+            else:
+                if kind == "reasoning":
+                    self.reasoning += what
+                else:
+                    self.content += what
+                yield kind, what
+
+    def told(self) -> dict[str, Any]:
+        """As a table for JSON."""
+        return {**asdict(self), "tokens_per_second": round(self.rate, 2)}
+
+
+class Speaker(Protocol):
+    """What answers."""
+
+    @property
+    def temperature(self) -> float:
+        """What is taken where none is asked for."""
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[Piece]:
+        """Yield the answer's pieces as they come, and keep the whole of it with its figures in `made`.
+
+        Raises:
+            InputError: the conversation cannot be answered.
+        """
 
 
 @define
 class ChatModel:
-    """A model that answers.
+    """A model in memory.
 
     Attributes:
         prompter: its tokenizer, and what ends its answers.
         encode: ids of a conversation that is open for an answer.
-        around: entered for each forward pass.
+        adapter_context: entered while the model computes.
     """
 
     model: Any
@@ -42,13 +115,21 @@ class ChatModel:
     encode: Callable[[Sequence[Message]], list[int]]
     adapter_context: Callable[[], AbstractContextManager[Any]] = nullcontext
     stops: frozenset[int] = field(init=False)
-    _memory: PrefixCache = field(init=False, factory=PrefixCache)
+    form: Form | None = field(init=False)
+    prefixes: Prefixes = field(init=False, factory=Prefixes)
+    _shared: bool | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self.stops = self.prompter.stops(self.model.generation_config)
+        self.form = form_of(self.prompter)
 
-    def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[str]:
-        """Yield the answer's text as it comes, and keep the whole of it with its figures in `made`.
+    @property
+    def temperature(self) -> float:
+        """The generation config's."""
+        return own_temperature(self.model.generation_config)
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[Piece]:
+        """See `Speaker.answer`. What was read for an answer before is not read again where texts begin alike.
 
         Raises:
             InputError: the chat template refuses the messages, or they are longer than the model's context.
@@ -56,53 +137,34 @@ class ChatModel:
         begun = time.perf_counter()
         ids = self.encode(messages)
         made.prompt_tokens = len(ids)
-        pieces = _Pieces(self.prompter.tokenizer)
-        for token in generate(self.model, ids, self.stops, sampling, self._memory, self.adapter_context):
-            made.seconds = time.perf_counter() - begun
-            if token in self.stops:
-                made.finish = "stop"
-                break
-            made.tokens += 1
-            made.first_token_seconds = made.first_token_seconds or made.seconds
-            if piece := pieces.add(token):
-                made.text += piece
-                yield piece
-        else:
-            made.finish = "length"
-        if rest := pieces.rest():
-            made.text += rest
-            yield rest
-
-
-class _Pieces:
-    """Token ids to text, holding back what is not a whole character yet.
-
-    A token is decoded behind the few that were said before it, since decoders treat the first of a text apart.
-    """
-
-    PATIENCE = 8
-    """Tokens held back at most: a character has four bytes, so what waits longer never becomes one."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._said: list[int] = []
-        self._held: list[int] = []
-
-    def add(self, token: int) -> str:
-        """The text that can be said now."""
-        self._held.append(token)
-        piece = self._piece()
-        if not piece or (piece.endswith("\ufffd") and len(self._held) < self.PATIENCE):
-            return ""
-        self._said, self._held = self._held, []
-        return piece
-
-    def rest(self) -> str:
-        """What is still held back when no token follows."""
-        return self._piece()
-
-    def _piece(self) -> str:
-        return self._decoded(self._said + self._held)[len(self._decoded(self._said)) :]
-
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        context = context_of(self.model)
+        if len(ids) >= context:
+            what = f"the conversation has {len(ids)} tokens, and the model reads at most {context}"
+            raise InputError(what, todo="begin a new conversation")
+        seed = secrets.randbelow(2**63) if sampling.seed is None else sampling.seed
+        drawing = drawing_of(
+            self.model.generation_config, sampling.max_tokens, seed, sampling.temperature, sampling.top_p
+        )
+        tokenizer = self.prompter.tokenizer
+        pieces = Pieces(tokenizer, shown_tokens(tokenizer))
+        parts = Parts(self.form, thinking=str(tokenizer.decode(ids[-16:])).rstrip().endswith(THINK))
+        running = Running(self.model, self.stops, self.adapter_context, self._shared, self.prefixes)
+        (one,) = running.join(ids, drawing)
+        self._shared = running.shared
+        try:
+            while not one.finish:
+                ((_, token),) = running.step()
+                made.seconds = time.perf_counter() - begun
+                text = ""
+                if token.finish != "stop":
+                    made.tokens += 1
+                    made.first_token_seconds = made.first_token_seconds or made.seconds
+                    text = pieces.add(token.id)
+                made.finish = token.finish or made.finish
+                made.text += text
+                yield from made.take(parts.add(text))
+        finally:
+            running.leave([one])
+        rest = pieces.rest()
+        made.text += rest
+        yield from made.take([*parts.add(rest), *parts.rest()])

@@ -111,34 +111,53 @@ class Guard:
 
     def _refusal(self, scope: Any) -> tuple[int, str]:
         """Status and reason; 0 where there is none."""
-        headers: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-        hosts, origins = headers.get("host", []), headers.get("origin", [])
-        name = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if name is None or not self.names.trusts((name[1] or name[2]).lower().rstrip(".")):
-            return 403, "this page is not called by that name; loraplug web --trusted-host NAME lets it be"
-        if not all(self._is_own(origin, hosts[0]) for origin in origins):
-            return 403, "asked by another site"
-        site, mode = (headers.get(f"sec-fetch-{what}", [""])[0] for what in ("site", "mode"))
-        reads = scope["method"] in ("GET", "HEAD")
-        if site in ("cross-site", "same-site") and not (reads and mode == "navigate"):
-            return 403, "asked by another site"
+        if why := foreign(scope, headers_of(scope), self.names, "loraplug web"):
+            return 403, why
         path = scope["path"]
+        reads = scope["method"] in ("GET", "HEAD")
         known, below = (_READ, _READ_BELOW) if reads else (_SENT, _SENT_BELOW)
         if not (path in known or path.startswith(below)) or scope["method"] not in ("GET", "HEAD", "POST"):
             return 404, "there is no such thing here"
         return 0, ""
 
-    def _is_own(self, origin: str, host: str) -> bool:
-        """Whether a request comes from the page itself: from where it is called, or from a name that is trusted."""
-        try:
-            parts = urlsplit(origin)
-            return parts.scheme in ("http", "https") and (
-                parts.netloc.lower() == host.lower() or (parts.hostname or "") in self.names.named
-            )
-        except ValueError:
-            return False
+
+def headers_of(scope: Any) -> dict[str, list[str]]:
+    """The headers of an ASGI request, by name in lower case."""
+    headers: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return headers
+
+
+def foreign(scope: Any, headers: dict[str, list[str]], names: Names, command: str) -> str:
+    """Why a request is not let in, by the name it calls and the site it comes from; empty where it is.
+
+    Args:
+        headers: what `headers_of` gives.
+        command: whose option lets further names in.
+    """
+    hosts, origins = headers.get("host", []), headers.get("origin", [])
+    name = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if name is None or not names.trusts((name[1] or name[2]).lower().rstrip(".")):
+        return f"this page is not called by that name; {command} --trusted-host NAME lets it be"
+    if not all(_is_own(origin, hosts[0], names) for origin in origins):
+        return "asked by another site"
+    site, mode = (headers.get(f"sec-fetch-{what}", [""])[0] for what in ("site", "mode"))
+    reads = scope["method"] in ("GET", "HEAD")
+    if site in ("cross-site", "same-site") and not (reads and mode == "navigate"):
+        return "asked by another site"
+    return ""
+
+
+def _is_own(origin: str, host: str, names: Names) -> bool:
+    """Whether a request comes from the page itself: from where it is called, or from a name that is trusted."""
+    try:
+        parts = urlsplit(origin)
+        return parts.scheme in ("http", "https") and (
+            parts.netloc.lower() == host.lower() or (parts.hostname or "") in names.named
+        )
+    except ValueError:
+        return False
 
 
 async def _body(receive: Any) -> bytes | None:

@@ -7,18 +7,26 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from loraplug import ModelReference, Prompter, Run
-from loraplug_serve.chat_model import ChatModel, Message
+from loraplug_serve.chat_model import ChatModel, Message, Speaker
 
 
 @frozen
 class Loaded:
     """A model ready to answer, and its base; `base` is None where the model is not known to come from another."""
 
+    tuned: Speaker
+    base: Speaker | None = None
+
+
+@frozen
+class InMemory(Loaded):
+    """The same of models in this process."""
+
     tuned: ChatModel
     base: ChatModel | None = None
 
 
-def load(opened: ModelReference, run: Run, where: object) -> Loaded:
+def load(opened: ModelReference, run: Run, where: object) -> InMemory:
     """Load model and tokenizer; with an adapter, one model in memory speaks with it and without it.
 
     Args:
@@ -34,4 +42,4 @@ def load(opened: ModelReference, run: Run, where: object) -> Loaded:
         return opened.encode_prompt(messages, tokenizer, run)
 
     base = None if opened.adapter is None else ChatModel(model, prompter, encode, model.disable_adapter)
-    return Loaded(ChatModel(model, prompter, encode), base)
+    return InMemory(ChatModel(model, prompter, encode), base)

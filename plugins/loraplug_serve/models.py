@@ -9,8 +9,9 @@ from pathlib import Path
 from attrs import define, field
 
 from loraplug import InputError, Registry, Run, open_model
-from loraplug_serve.chat_model import ChatModel
-from loraplug_serve.loading import Loaded, load
+from loraplug_serve.chat_model import ChatModel, Speaker
+from loraplug_serve.loading import InMemory, Loaded, load
+from loraplug_serve.remote import RemoteModel, is_url
 
 
 def finished_runs(outputs: Path) -> dict[str, Path]:
@@ -53,24 +54,27 @@ class Models:
             self._loaded, self._name = self._load(name), name
         return self._loaded
 
-    def both(self, name: str) -> tuple[ChatModel, ChatModel]:
+    def both(self, name: str) -> tuple[Speaker, Speaker]:
         """The base's voice and the fine-tuned one's.
 
         Raises:
             InputError: the model does not say what it was made from, or its base cannot be loaded.
         """
         loaded = self.get(name)
-        if loaded.base is None:
+        if loaded.base is None and isinstance(loaded, InMemory):
             base = load(open_model(_base_of(self._place(name)), self.registry), self.run, f"base of {name}").tuned
             # one prompt for both: the fine-tuned model's
-            self._loaded = loaded = Loaded(
+            self._loaded = loaded = InMemory(
                 loaded.tuned, ChatModel(base.model, loaded.tuned.prompter, loaded.tuned.encode)
             )
-        assert loaded.base is not None  # noqa: S101 - for the type checker
+        if loaded.base is None:
+            raise InputError("is at a URL, where nothing tells its base", where=name, todo="choose another model")
         return loaded.base, loaded.tuned
 
     def _load(self, name: str) -> Loaded:
         place = self._place(name)
+        if is_url(str(place)):
+            return Loaded(RemoteModel.at(str(place)))
         asked = name == self.first  # what the user said of this one holds for no other
         opened = open_model(place, self.registry, self.base if asked else None, self.trust and asked)
         return load(opened, self.run, place)

@@ -15,8 +15,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 
 from loraplug import LoraplugError, printable
-from loraplug_serve.chat_model import Answer, ChatModel, Message
-from loraplug_serve.generate import Sampling, own_temperature
+from loraplug_serve.chat_model import Answer, Message, Sampling, Speaker
+from loraplug_serve.forms import Call
 from loraplug_serve.guard import Guard, Names
 from loraplug_serve.models import Models
 from loraplug_serve.runs_page import Runs
@@ -29,7 +29,7 @@ _LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
 def build(models: Models) -> gr.Blocks:
     """The page: a chat, base and fine-tuned side by side, and runs at work."""
-    temperature = own_temperature(models.get(models.first).tuned.model.generation_config)
+    temperature = models.get(models.first).tuned.temperature
     with gr.Blocks(title="loraplug", analytics_enabled=False, fill_height=True) as page:
         model = gr.Dropdown(models.names(), value=models.first, label="Model", elem_id="model")
         with gr.Accordion("System prompt and sampling", open=False, elem_id="settings"):
@@ -59,6 +59,7 @@ def _chat_tab(models: Models, settings: Sequence[Any]) -> None:
     # gradio's own buttons would copy escaped text, and share on a public site
     shown = gr.Chatbot(label="Chat", height="50vh", render_markdown=False, buttons=[], elem_id="chatbot")
     history = gr.State([])
+    figures = gr.HTML("", elem_id="figures")
     with gr.Row():
         said = gr.Textbox(placeholder="Say something", show_label=False, scale=8, elem_id="said", autofocus=True)
         send = gr.Button("Send", variant="primary", elem_id="send", min_width=80)
@@ -70,17 +71,19 @@ def _chat_tab(models: Models, settings: Sequence[Any]) -> None:
             return
         made = Answer()
         with _as_gradio_errors():
-            voice = models.get(name).tuned
-            for _ in voice.answer([*_system(system), *messages], _sampling(*controls), made):
-                now = [*messages, {"role": "assistant", "content": made.text}]
-                yield _shown(now), now
+            speaker = models.get(name).tuned
+            for _ in speaker.answer([*_system(system), *_sent(messages)], _sampling(*controls), made):
+                now = [*messages, _kept(made)]
+                yield _shown(now), now, _figures(made)
+            now = [*messages, _kept(made)]
+            yield _shown(now), now, _figures(made)
 
     begun = gr.on([said.submit, send.click], _asked, [said, history], [said, shown, history], **_LIGHT)
-    going = begun.then(answer, [history, *settings], [shown, history], show_progress="minimal", **_ONE_MODEL)
+    going = begun.then(answer, [history, *settings], [shown, history, figures], show_progress="minimal", **_ONE_MODEL)
     stop.click(None, cancels=[going], **_LIGHT)
     # in two steps: a piece that is on its way when the answer is stopped would bring the conversation back
     stopped = gr.on([clear.click, shown.clear], None, cancels=[going], **_LIGHT)
-    stopped.then(lambda: ([], []), None, [shown, history], **_LIGHT)
+    stopped.then(lambda: ([], [], ""), None, [shown, history, figures], **_LIGHT)
 
 
 def _asked(said: str, messages: list[Message]) -> tuple[str, list[Message], list[Message]]:
@@ -91,9 +94,41 @@ def _asked(said: str, messages: list[Message]) -> tuple[str, list[Message], list
     return "", _shown(messages), messages
 
 
+def _kept(made: Answer) -> Message:
+    """An answer as the page remembers it: as it was written, and taken apart."""
+    return {
+        "role": "assistant", "content": made.text, "reasoning": made.reasoning, "said": made.content,
+        "calls": [[call.name, call.arguments] for call in made.calls],
+    }  # fmt: skip
+
+
+def _sent(messages: Sequence[Message]) -> list[Message]:
+    """The conversation for the model."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
 def _shown(messages: Sequence[Message]) -> list[Message]:
-    """Texts as they are, tags and all: what a model really wrote matters here. The chat box would take them as HTML."""
-    return [{**message, "content": escape(message["content"], quote=False)} for message in messages]
+    """Texts as they are, which the chat box would take as HTML; reasoning and calls folded, above and below them."""
+    found: list[Message] = []
+    for message in messages:
+        found += _folded("Reasoning", [message["reasoning"]] if message.get("reasoning") else [])
+        said, calls = message.get("said", message["content"]), message.get("calls") or []
+        if said.strip() or not (calls or message.get("reasoning")):
+            found.append({"role": message["role"], "content": escape(said, quote=False)})
+        for call in (Call(*one) for one in calls):
+            found += _folded(f"Calls {call.name}", [call.arguments])
+    return found
+
+
+def _folded(title: str, texts: Sequence[str]) -> list[Message]:
+    told = {"title": escape(printable(title)), "status": "done"}
+    return [{"role": "assistant", "content": escape(text, quote=False), "metadata": told} for text in texts]
+
+
+def _figures(made: Answer) -> str:
+    """Tokens, and how fast they came."""
+    rate = f", {made.rate:.1f} a second" if made.rate else ""
+    return f"<small>{made.tokens} tokens{rate}; the first after {made.first_token_seconds:.2f} s</small>"
 
 
 def _compare_tab(models: Models, settings: Sequence[Any]) -> None:
@@ -139,11 +174,11 @@ def _runs_tab(runs: Runs, tab: Any) -> Any:
 
 
 def side_by_side(
-    voices: Sequence[ChatModel], messages: Sequence[Message], sampling: Sampling
+    speakers: Sequence[Speaker], messages: Sequence[Message], sampling: Sampling
 ) -> Iterator[tuple[str, ...]]:
-    """Answers of several voices to one prompt, a piece of each in turn; yields the texts so far."""
-    made = [Answer() for _ in voices]
-    streams = [voice.answer(messages, sampling, answer) for voice, answer in zip(voices, made, strict=True)]
+    """Answers of several models to one prompt, a piece of each in turn; yields the texts so far."""
+    made = [Answer() for _ in speakers]
+    streams = [speaker.answer(messages, sampling, answer) for speaker, answer in zip(speakers, made, strict=True)]
     for _ in zip_longest(*streams):
         yield tuple(answer.text for answer in made)
 

@@ -30,7 +30,8 @@ def web(
 ) -> None:
     """Talk to MODEL in a browser and compare it with its base; the page also offers other finished runs.
 
-    MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file or package:NAME/FILE.gguf.
+    MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf, or the URL of a
+    server with OpenAI's interface (#NAME behind it where it has several models; its key is in LORAPLUG_API_KEY).
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("web needs gradio, which is not installed", todo='pip install "loraplug[web]"')

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from calling import calling_model
 from forked import Server
 
 RECIPE = """\
@@ -96,3 +97,9 @@ def unhurried(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             weights[f"{start}layers.{int(number) + copy * layers}.{end}"] = weight.clone()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that thinks, and calls a function."""
+    return calling_model(tiny_model, tmp_path_factory.mktemp("caller") / "caller")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loraplug import Conversation, InputError, Prompter
 from loraplug_chat.mask import Masker
-from loraplug_serve.chat_model import _Pieces
+from loraplug_serve.text import Pieces
 
 WORDS = st.sampled_from(
     ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>", "the bug", "\n", " ", "é", "🎉"]
@@ -103,7 +103,7 @@ def test_a_template_that_refuses_is_told(tokenizer: Any) -> None:
 def test_pieces_come_to_the_whole_text(tokenizer: Any, text: str) -> None:
     """Streamed pieces joined are the decoded answer, and no piece ends within a character."""
     ids = tokenizer(text, split_special_tokens=True)["input_ids"]
-    pieces = _Pieces(tokenizer)
+    pieces = Pieces(tokenizer)
     said = [pieces.add(number) for number in ids]
     assert "".join([*said, pieces.rest()]) == tokenizer.decode(ids, skip_special_tokens=True)
     if "\ufffd" not in text:

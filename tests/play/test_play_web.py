@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from calling import ASKED
 from command import Cli
 from loraplug import printable
 
@@ -68,21 +70,29 @@ def test_without_gradio_the_command_to_get_it_is_named(cold: Cli, merged: Path, 
 @pytest.fixture(scope="module")
 def address(finished: Path, unhurried: Path) -> Iterator[str]:
     """The page of the endless model, slowed down, with the runs of `finished` to choose from."""
+    with paging(finished, unhurried) as found:
+        yield found
+
+
+@contextmanager
+def paging(finished: Path, model: Path, **more: str) -> Iterator[str]:
+    """The page of a model in a process of its own; gives its address."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip("gradio is not installed: pip install loraplug[web]")
     port = free_port()
     # whatever asks for another machine is written down, and does not reach it
-    (finished / "watch").mkdir()
+    (finished / "watch").mkdir(exist_ok=True)
     (finished / "watch/sitecustomize.py").write_text(WATCH.format(log=str(finished / "asked.txt")))
     path = os.pathsep.join([str(finished / "watch"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "loraplug", "web", str(unhurried), "--port", str(port)]
+    command = [sys.executable, "-m", "loraplug", "web", str(model), "--port", str(port)]
     env = os.environ | {"LORAPLUG_CACHE": str(finished / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    env |= {"GRADIO_TEMP_DIR": str(finished / "kept")}
-    with (finished / "web.log").open("w") as log:
+    env |= {"GRADIO_TEMP_DIR": str(finished / "kept"), **more}
+    said = finished / f"web-{port}.log"
+    with said.open("w") as log:
         server = subprocess.Popen(command, cwd=finished, env=env, stdout=log, stderr=log)
     try:
-        until(lambda: "ctrl-c ends it" in (finished / "web.log").read_text() or server.poll() is not None, 300)
-        assert server.poll() is None, (finished / "web.log").read_text()
+        until(lambda: "ctrl-c ends it" in said.read_text() or server.poll() is not None, 300)
+        assert server.poll() is None, said.read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()
@@ -252,6 +262,22 @@ def test_an_answer_streams_and_can_be_stopped_and_cleared(page: Page) -> None:
     until(lambda: page.said("user") == [] and page.said("bot") == [])
     time.sleep(1)
     assert page.said("bot") == []
+
+
+@pytest.mark.slow
+def test_reasoning_and_calls_are_folded(driver: Any, finished: Path, caller: Path) -> None:
+    """Above and below the text, closed until they are opened; tokens a second stand below the chat."""
+    with paging(finished, caller) as address:
+        driver.get(address)
+        page = Page(driver)
+        page.press("#settings button")
+        page.write("#system textarea", "tools: add")
+        page.write("#said textarea", ASKED[0]["content"] + "\n")
+        until(lambda: [one for one in page.all("#chatbot button") if "Calls add" in one.text])
+        assert [one for one in page.all("#chatbot button") if "Reasoning" in one.text]
+        until(lambda: any("a second" in one.text for one in page.all("#figures")))
+        if place := os.environ.get("LORAPLUG_SCREENSHOTS"):
+            driver.save_screenshot(str(Path(place) / "web-calls.png"))
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ A published library beside the core: it knows nothing of recipes, runs and chat 
 """
 
 from loraplug_serve.sampling.drawing import Drawing
-from loraplug_serve.sampling.sampler import Completion, Prompt, Sampler
+from loraplug_serve.sampling.prefixes import Prefixes
+from loraplug_serve.sampling.running import Answer, Running, Token
+from loraplug_serve.sampling.sampler import Completion, Prompt, Sampler, context_of
 
-__all__ = ["Completion", "Drawing", "Prompt", "Sampler"]
+__all__ = ["Answer", "Completion", "Drawing", "Prefixes", "Prompt", "Running", "Sampler", "Token", "context_of"]

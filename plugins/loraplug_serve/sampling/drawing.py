@@ -19,12 +19,19 @@ class Drawing:
         top_p: only the likeliest tokens that together have this probability.
         max_tokens: the longest answer, in tokens.
         seed: the same draws again.
+        top_k: only so many of the likeliest tokens; 0 is all.
+        min_p: only tokens with at least this share of the likeliest one's probability.
+        repetition_penalty: what the logits of tokens that stand in the text are divided by where they are positive, and
+            multiplied with where not (Keskar et al. 2019); 1 changes nothing.
     """
 
     temperature: float = field(default=0.0, validator=validators.ge(0))
     top_p: float = field(default=1.0, validator=[validators.gt(0), validators.le(1)])
     max_tokens: int = field(default=512, validator=validators.ge(1))
     seed: int = 42
+    top_k: int = field(default=0, validator=validators.ge(0))
+    min_p: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
+    repetition_penalty: float = field(default=1.0, validator=validators.gt(0))
 
 
 def stream(seed: int, prompt: Sequence[int], sample: int) -> np.ndarray:
@@ -39,13 +46,20 @@ def uniform(key: np.ndarray, position: int) -> float:
     return (int(drawn) >> 11) * 2.0**-53
 
 
-def choose(logits: Any, keys: Sequence[np.ndarray], position: int, drawing: Drawing) -> tuple[Any, Any, Any]:
+def choose(
+    logits: Any,
+    keys: Sequence[np.ndarray],
+    position: int | Sequence[int],
+    drawing: Drawing,
+    texts: Sequence[Sequence[int]] = (),
+) -> tuple[Any, Any, Any]:
     """The next token of each answer.
 
     Args:
         logits: shape (answers, vocabulary), any float dtype.
         keys: those of `stream`, one for each answer.
-        position: number of the token in its answer, from 0.
+        position: number of the token in its answer, from 0; one for all answers, or one for each.
+        texts: ids of prompt and answer so far, for each answer, which a repetition penalty needs.
 
     Returns:
         Three tensors of shape (answers,): token ids (int64); their log-probabilities in nats under the model itself, at
@@ -54,12 +68,25 @@ def choose(logits: Any, keys: Sequence[np.ndarray], position: int, drawing: Draw
     """
     logits = logits.float()
     logprobs = logits.log_softmax(-1)
+    positions = [position] * len(keys) if isinstance(position, int) else position
+    if drawing.repetition_penalty != 1:
+        logits = _penalised(logits, texts, drawing.repetition_penalty)
     if drawing.temperature == 0:
         best = logits.topk(2)
         tokens, margins = best.indices[:, 0], (best.values[:, 0] - best.values[:, 1]).double()
     else:
-        tokens, margins = _drawn(logits, [uniform(key, position) for key in keys], drawing)
+        tokens, margins = _drawn(logits, [uniform(*one) for one in zip(keys, positions, strict=True)], drawing)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0], margins
+
+
+def _penalised(logits: Any, texts: Sequence[Sequence[int]], penalty: float) -> Any:
+    import torch
+
+    logits = logits.clone()
+    for row, text in zip(logits, texts, strict=True):
+        seen = torch.tensor(sorted(set(text)), device=logits.device)
+        row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+    return logits
 
 
 def _drawn(logits: Any, numbers: Sequence[float], drawing: Drawing) -> tuple[Any, Any]:
@@ -70,7 +97,12 @@ def _drawn(logits: Any, numbers: Sequence[float], drawing: Drawing) -> tuple[Any
     import torch
 
     shares = (logits / drawing.temperature).softmax(-1).double()
+    if 0 < drawing.top_k < shares.shape[1]:
+        shares = shares * (shares >= shares.topk(drawing.top_k).values[:, -1:])
+    if drawing.min_p:
+        shares = shares * (shares >= drawing.min_p * shares.amax(-1, keepdim=True))
     if drawing.top_p < 1:
+        shares = shares / shares.sum(-1, keepdim=True)
         sorted_shares, order = shares.sort(descending=True)
         before = sorted_shares.cumsum(-1) - sorted_shares
         kept = torch.zeros_like(shares, dtype=torch.bool).scatter(1, order, before < drawing.top_p)

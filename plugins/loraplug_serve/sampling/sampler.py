@@ -16,7 +16,8 @@ from loraplug_serve.sampling.drawing import Drawing, choose, stream
 
 _ENDLESS = 1 << 30
 _DENSE = 0.75  # a batch with fewer of its answers unended is made smaller
-_ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
+"""The attention that is shared is put into models for one caller at a time."""
 
 
 @frozen
@@ -103,7 +104,7 @@ class Sampler:
     @property
     def context(self) -> int:
         """Tokens the model reads at most."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or _ENDLESS
+        return context_of(self.model)
 
     def completions(
         self, prompts: Sequence[Prompt], drawing: Drawing, done: Collection[tuple[int, int]] = ()
@@ -131,7 +132,7 @@ class Sampler:
                 group = [one for one in group if one.prompt == group[0].prompt]
             wanted = [one for one in group if (one.prompt, one.sample) not in done]
             begun = time.perf_counter()
-            with _ONE_AT_A_TIME:
+            with ONE_AT_A_TIME:
                 if wanted and not self._make(group, prompts, drawing):  # not together: again, prompt by prompt
                     self.shared = False
                     continue
@@ -188,3 +189,8 @@ class Sampler:
                 rows, tokens = [rows[at] for at in left], tokens[left]
             logits = step.next(tokens)
             position += 1
+
+
+def context_of(model: Any) -> int:
+    """Tokens a model reads at most."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or _ENDLESS

@@ -33,10 +33,13 @@ class Group:
     Attributes:
         prompts: for each prompt and layer its keys and values, each of shape (heads of keys, tokens, width).
         counts: how many answers to each prompt are being made; they lie in the batch in the order of the prompts.
+        starts: shape (answers,): where the own tokens of each answer begin in the cache, for answers that joined when
+            others were under way; None where all begin at 0.
     """
 
     prompts: list[list[tuple[torch.Tensor, torch.Tensor]]]
     counts: list[int]
+    starts: torch.Tensor | None = None
 
 
 # the one that is at work in this process, as transformers hands its attention functions nothing of the caller's
@@ -94,6 +97,20 @@ class Room(DynamicLayer):  # type: ignore[misc] # mypy does not follow transform
     def _show(self, end: int) -> None:
         self.keys, self.values = self.all_keys[:, :, :end], self.all_values[:, :, :end]
 
+    def add(self, count: int) -> None:
+        """Make place for further answers; what lies before their start is never read."""
+        end = self.keys.shape[-2]
+        self.all_keys, self.all_values = (
+            torch.cat([kept, kept.new_zeros(count, *kept.shape[1:])]) for kept in (self.all_keys, self.all_values)
+        )
+        self._show(end)
+
+    def forget(self, tokens: int) -> None:
+        """Drop so many tokens from the front, which no answer has as its own."""
+        end = self.keys.shape[-2] - tokens
+        self.all_keys, self.all_values = self.all_keys[:, :, tokens:], self.all_values[:, :, tokens:]
+        self._show(end)
+
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with these answers alone."""
         end = self.keys.shape[-2]
@@ -106,11 +123,11 @@ def own_tokens(layers: int) -> Cache:
     return Cache(layers=[Room() for _ in range(layers)])
 
 
-def keys_and_values(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-    """Those of a prompt that was computed alone, by layer; None if the cache holds anything else."""
+def keys_and_values(cache: Any, row: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """Those of one row of a cache, by layer; None if the cache holds anything else."""
     if any(type(layer) is not DynamicLayer for layer in getattr(cache, "layers", [None])):
         return None
-    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+    return [(layer.keys[row], layer.values[row]) for layer in cache.layers]
 
 
 def _attention(
@@ -128,6 +145,9 @@ def _attention(
     groups = key.shape[1]
     scaled = (query * (width**-0.5 if scaling is None else scaling)).view(answers, groups, heads // groups, width)
     own = scaled @ key.transpose(-1, -2)
+    if _group.starts is not None:
+        before = torch.arange(key.shape[2], device=key.device) < _group.starts[:, None]
+        own = own.masked_fill(before[:, None, None, :], -torch.inf)
     found, at = [], 0
     for prompt, count in zip(_group.prompts, _group.counts, strict=True):
         if count:

@@ -66,6 +66,34 @@ class Together:
         self.positions = self.positions + 1
         return found
 
+    def add(self, other: Together) -> None:
+        """Take in answers to further prompts, none of which has a token yet; they come behind the others."""
+        length = self.cache.get_seq_length()
+        starts = self.group.starts
+        if starts is None:
+            starts = torch.zeros_like(self.positions[:, 0])
+        begun = other.positions.new_full((len(other.positions),), length)
+        self.group.starts = torch.cat([starts, begun])
+        self.group.prompts += other.group.prompts
+        self.group.counts += other.group.counts
+        self.positions = torch.cat([self.positions, other.positions])
+        for layer in self.cache.layers:
+            if layer.is_initialized:
+                layer.add(len(begun))
+
+    def states(self, row: int) -> list[tuple[Any, Any]]:
+        """Keys and values of one answer and its prompt by layer, each of shape (heads of keys, tokens, width)."""
+        ends = torch.tensor(self.group.counts).cumsum(0)
+        prompt = self.group.prompts[int(torch.searchsorted(ends, row, right=True))]
+        start = 0 if self.group.starts is None else int(self.group.starts[row])
+        return [
+            tuple(
+                torch.cat([read, own[row, :, start:]], 1) if layer.is_initialized else read
+                for read, own in zip(kept, (layer.keys, layer.values), strict=True)
+            )
+            for kept, layer in zip(prompt, self.cache.layers, strict=True)
+        ]
+
     def keep(self, rows: Any) -> None:
         """Go on with these answers alone."""
         prompt_of = torch.repeat_interleave(torch.arange(len(self.group.counts)), torch.tensor(self.group.counts))[
@@ -76,6 +104,20 @@ class Together:
         for layer in self.cache.layers:
             if layer.is_initialized:
                 layer.keep(rows)
+        if self.group.starts is not None:
+            self.group.starts = self.group.starts[rows]
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of prompts that are answered, and of tokens that were said before all who are still at it joined."""
+        left = [at for at, count in enumerate(self.group.counts) if count]
+        self.group.prompts = [self.group.prompts[at] for at in left]
+        self.group.counts = [self.group.counts[at] for at in left]
+        if self.group.starts is not None and len(self.group.starts) and (past := int(self.group.starts.min())):
+            self.group.starts = self.group.starts - past
+            for layer in self.cache.layers:
+                if layer.is_initialized:
+                    layer.forget(past)
 
 
 def _step(model: Any, group: Group, tokens: Any, positions: Any, cache: Any) -> Any:
@@ -108,6 +150,11 @@ class Alone:
             return self.model(input_ids=self.said, use_cache=False, logits_to_keep=1).logits[:, -1]
         out = self.model(input_ids=given, **with_cache(self.model, self.cache))
         return out.logits[:, -1]
+
+    def states(self, row: int) -> list[tuple[Any, Any]] | None:
+        """See `Together.states`; None where the cache cannot be gone on from at any place."""
+        found = None if self.cache is None else keys_and_values(self.cache, row)
+        return found and [(keys.clone(), values.clone()) for keys, values in found]
 
     def keep(self, rows: Any) -> None:
         """See `Together.keep`."""

@@ -1,0 +1,1 @@
+"""`loraplug serve`: models behind an HTTP interface like OpenAI's."""

@@ -1,0 +1,117 @@
+"""What stands before the server: who may ask, with what key, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from typing import Any
+
+from attrs import define
+
+from loraplug_serve.guard import Names, foreign, headers_of
+from loraplug_serve.server.errors import ApiError
+
+_DRAIN_SECONDS = 5
+_BODY_SECONDS = 60
+_OPEN = ("/health",)
+
+
+@define
+class Front:
+    """ASGI middleware: refuses foreign names and origins, a wrong key, and bodies that are too large.
+
+    Attributes:
+        names: by which the server may be called.
+        most: bytes of a body.
+        key: what clients have to bring as a bearer token; None asks for none. `/health` is open to all.
+    """
+
+    app: Any
+    names: Names
+    most: int
+    key: str | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer why not."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return
+        headers = headers_of(scope)
+        try:
+            self._admit(scope, headers)
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await self._body(headers, receive)
+        except ApiError as error:
+            await _refuse(error, receive, send)
+            return
+        except TimeoutError:
+            late = ApiError(408, f"the body did not come within {_BODY_SECONDS} seconds", code="timeout")
+            await _refuse(late, receive, send)
+            return
+        await self.app(scope, _replayed(body, receive), send)
+
+    def _admit(self, scope: Any, headers: dict[str, list[str]]) -> None:
+        if why := foreign(scope, headers, self.names, "loraplug serve"):
+            raise ApiError(403, why, code="foreign_caller")
+        if self.key is None or scope["path"] in _OPEN:
+            return
+        given = headers.get("authorization", [""])[0]
+        if not hmac.compare_digest(given.encode(), f"Bearer {self.key}".encode()):
+            what = "this server asks for a key: send it as Authorization: Bearer KEY"
+            raise ApiError(401, what, code="invalid_api_key")
+
+    async def _body(self, headers: dict[str, list[str]], receive: Any) -> bytes:
+        told = headers.get("content-length", ["0"])[0]
+        if told.isdecimal() and int(told) > self.most:
+            raise self._too_large()
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                break
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self.most:
+                raise self._too_large()
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body is larger than the {self.most} bytes that are read", code="body_too_large")
+
+
+async def _refuse(error: ApiError, receive: Any, send: Any) -> None:
+    """Answer at once; what is still being sent is dropped for a while, as most clients read only when they are done."""
+    body = json.dumps(error.body()).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _replayed(body: bytes, receive: Any) -> Any:
+    """A `receive` that gives a body that was read already, then what comes."""
+    given = False
+
+    async def again() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
