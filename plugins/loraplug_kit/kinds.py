@@ -141,12 +141,22 @@ def _adapters_learn(part: Any, room: Path) -> None:
 # trainers
 
 
-def _training_rows() -> Any:
+def _training_rows(schema: str, *, trained: bool = True) -> Any:
     tokenizer = tiny_tokenizer()
     rows = []
     for n in range(4):
-        prompt, answer = (tokenizer(text)["input_ids"] for text in (f"what is {n} and one?", f" it is {n + 1}"))
-        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer, "row": [f"row {n}"]})
+        texts = (f"what is {n} and one?", f" it is {n + 1}", " who knows")
+        prompt, answer, other = (tokenizer(text)["input_ids"] for text in texts)
+        labels = answer if trained else [-100] * len(answer)
+        row: dict[str, Any] = {"row": [f"row {n}"]}
+        if schema == "pairs":
+            row |= {"prompt_ids": prompt, "chosen_ids": answer, "chosen_labels": labels, "rejected_ids": other,
+                    "rejected_labels": other if trained else [-100] * len(other)}  # fmt: skip
+        elif schema == "labelled":
+            row |= {"prompt_ids": prompt, "completion_ids": answer, "completion_labels": labels, "label": n % 2 == 0}
+        else:
+            row |= {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + labels}
+        rows.append(row)
     return as_dataset(rows)
 
 
@@ -175,7 +185,7 @@ _FILES = {
 def _trains_alike(part: Any, room: Path) -> None:
     digests = []
     for name in ("one", "two"):
-        result = _trained(part, room / name, _training_rows())
+        result = _trained(part, room / name, _training_rows(part.consumes))
         files = {path.name for path in result.path.iterdir()}
         require(
             result.kind == part.makes(), f"makes() gives {part.makes()}, and train() made a result of {result.kind}"
@@ -191,7 +201,7 @@ def _trains_alike(part: Any, room: Path) -> None:
 
 
 def _nothing_to_train(part: Any, room: Path) -> None:
-    rows = _training_rows().map(lambda row: {"labels": [-100] * len(row["labels"])})
+    rows = _training_rows(part.consumes, trained=False)
     refuses("rows without a trained token", lambda: _trained(part, room, rows))
 
 
