@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from loraplug import Component, Encoded, InputError
 from loraplug.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_trained
 from loraplug_kit.adapting import ADAPTER_CHECKS, TRANSFORM_CHECKS
 from loraplug_kit.conformance import given_paths, refuses, require, with_path
-from loraplug_kit.rows import FORMATTER_CHECKS, SOURCE_CHECKS, as_dataset
+from loraplug_kit.rows import FORMATTER_CHECKS, SOURCE_CHECKS
+from loraplug_kit.schemas import schemas_are_kept, training_rows
 
 
 def quiet() -> None:
@@ -141,26 +144,7 @@ def _adapters_learn(part: Any, room: Path) -> None:
 # trainers
 
 
-def _training_rows(schema: str, *, trained: bool = True) -> Any:
-    tokenizer = tiny_tokenizer()
-    rows = []
-    for n in range(4):
-        texts = (f"what is {n} and one?", f" it is {n + 1}", " who knows")
-        prompt, answer, other = (tokenizer(text)["input_ids"] for text in texts)
-        labels = answer if trained else [-100] * len(answer)
-        row: dict[str, Any] = {"row": [f"row {n}"]}
-        if schema == "pairs":
-            row |= {"prompt_ids": prompt, "chosen_ids": answer, "chosen_labels": labels, "rejected_ids": other,
-                    "rejected_labels": other if trained else [-100] * len(other)}  # fmt: skip
-        elif schema == "labelled":
-            row |= {"prompt_ids": prompt, "completion_ids": answer, "completion_labels": labels, "label": n % 2 == 0}
-        else:
-            row |= {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + labels}
-        rows.append(row)
-    return as_dataset(rows)
-
-
-def _trained(part: Any, room: Path, rows: Any) -> Any:
+def _trained(part: Any, room: Path, rows: Encoded) -> Any:
     from transformers import AutoModelForCausalLM
 
     base = tiny_model(room / "base")
@@ -171,8 +155,8 @@ def _trained(part: Any, room: Path, rows: Any) -> Any:
         run=run,
         load_model=lambda placement: model,  # noqa: ARG005 - there is one place here
         tokenizer=tiny_tokenizer(),
-        train=Encoded(rows, part.consumes),
-        validation=Encoded(rows.select([0]), part.consumes),
+        train=rows,
+        validation=evolve(rows, dataset=rows.dataset.select([0])),
     )
 
 
@@ -185,7 +169,7 @@ _FILES = {
 def _trains_alike(part: Any, room: Path) -> None:
     digests = []
     for name in ("one", "two"):
-        result = _trained(part, room / name, _training_rows(part.consumes))
+        result = _trained(part, room / name, training_rows(part.consumes))
         files = {path.name for path in result.path.iterdir()}
         require(
             result.kind == part.makes(), f"makes() gives {part.makes()}, and train() made a result of {result.kind}"
@@ -201,7 +185,9 @@ def _trains_alike(part: Any, room: Path) -> None:
 
 
 def _nothing_to_train(part: Any, room: Path) -> None:
-    rows = _training_rows(part.consumes, trained=False)
+    if part.consumes == "rollouts":  # all of whose tokens are trained
+        return
+    rows = training_rows(part.consumes, trained=False)
     refuses("rows without a trained token", lambda: _trained(part, room, rows))
 
 
@@ -274,7 +260,7 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
         "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load(run=tiny_run(room))),
     },
     "transform": TRANSFORM_CHECKS,
-    "formatter": FORMATTER_CHECKS,
+    "formatter": {**FORMATTER_CHECKS, "schemas beside tokens are kept": schemas_are_kept},
     "adapter": ADAPTER_CHECKS,
     "model": {
         "base() is a safetensors folder": _base_is_a_folder,

@@ -87,7 +87,10 @@ def _encoded(part: Any, room: Path, rows: list[dict[str, Any]]) -> tuple[Any, li
 
 
 def _shapes_taken(part: Any, room: Path) -> dict[str, Any]:
-    taken, refused = {}, []
+    taken: dict[str, Any] = {}
+    refused: list[str] = []
+    if "tokens" not in part.produces:
+        return taken
     for shape, rows in ROWS.items():
         try:
             taken[shape], said = _encoded(part, room, rows)
@@ -131,6 +134,8 @@ def _untrained_stays_untrained(part: Any, room: Path) -> None:
     said = ("what is one?", "zebra"), ("and two?", "it is two")
     messages = [{"role": who, "content": text} for pair in said for who, text in zip(_SPEAKERS, pair, strict=True)]
     messages[1]["weight"] = 0  # type: ignore[assignment]
+    if "tokens" not in part.produces:
+        return
     try:
         encoded, _ = _encoded(part, room, [{"messages": messages}])
     except LoraplugError:
