@@ -131,7 +131,9 @@ def overhead(turns: int, tokens: int) -> None:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         firsts, rates = [], []
-        with httpx2.Client(timeout=600, trust_env=False) as client:
+        # each request on a connection of its own: one that is kept is closed after seconds
+        fresh = httpx2.Limits(max_keepalive_connections=0)
+        with httpx2.Client(timeout=600, trust_env=False, limits=fresh) as client:
             for turn in range(turns + 1):
                 text = f"Write about the number {turn}."
                 ways = [(model.address, model.key or ""), (ours, "")]

@@ -227,3 +227,37 @@ def test_the_one_way_a_prompt_is_made(tmp_path: Path) -> None:
     tokenizer.chat_template = "{% if tools %}{{ tools[0]['name'] }} {% endif %}" + tokenizer.chat_template
     told = Sides().encode_prompt(messages, tokenizer, tiny_run(tmp_path), tools=[{"name": "bash"}])
     assert tokenizer.decode(told).startswith("bash ")
+
+
+def test_conformance_knows_every_schema(tmp_path: Path) -> None:
+    """A formatter of preferences is held to its columns; rows for trainers are sound, or without a label."""
+    from loraplug_tools.plugins.conformance import CheckError
+    from loraplug_tools.plugins.schemas import schemas_are_kept, training_rows
+
+    for schema in SCHEMAS:
+        rows = training_rows(schema)
+        assert SCHEMAS[schema].columns.keys() <= set(rows.dataset.column_names)
+        assert all(one.label_count for row in rows.dataset for one in token_sequences(schema, row))
+    bare = training_rows("pairs", trained=False)
+    assert not any(one.label_count for row in bare.dataset for one in token_sequences("pairs", row))
+    with pytest.raises(CheckError, match="schema odd"):
+        training_rows("odd")
+
+    @frozen
+    class Short(Sides):
+        def encode(self, rows: Any, tokenizer: Any, run: Any, schema: str = "tokens") -> Any:
+            if "instruction" not in rows.column_names:
+                rows = rows.map(lambda row: {"instruction": str(row["prompt"]), "response": str(row["chosen"]),
+                                             "task_id": "a"})  # fmt: skip
+            return super().encode(rows, tokenizer, run, schema)
+
+    schemas_are_kept(Short(), tmp_path / "sound")
+
+    @frozen
+    class Lacking(Short):
+        def encode(self, rows: Any, tokenizer: Any, run: Any, schema: str = "tokens") -> Any:
+            made = super().encode(rows, tokenizer, run, schema)
+            return Encoded(made.dataset.remove_columns("rejected_labels"), schema)
+
+    with pytest.raises(CheckError, match="pairs: lacks the columns rejected_labels"):
+        schemas_are_kept(Lacking(), tmp_path / "lacking")

@@ -49,6 +49,16 @@ class ChatTemplate(Encoding):
             raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
         return super().recognise(columns, schema)
 
+    def check(self, recipe: Any) -> Iterator[Problem]:
+        """Options that mean nothing for rows of judged answers."""
+        if recipe.trainer.consumes == "tokens":
+            return
+        if self.train_on == "all":
+            what = f'"all" would train prompts, and {recipe.trainer.name} compares answers; take "assistant"'
+            yield Problem("formatter.train_on", what)
+        if self.packing is True:
+            yield Problem("formatter.packing", f"rows for {recipe.trainer.name} are not packed; leave it out")
+
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
         """A base without a chat template, or with one that does not render."""
         from loraplug_chat.preflight import template_problem

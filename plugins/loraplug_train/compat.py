@@ -1,6 +1,6 @@
 """The private parts of torch and transformers that training takes; nowhere else in this package are any used.
 
-`tests/sft/test_sft_compat.py` holds what is relied on, and says what another version broke.
+`tests/sft/test_train_compat.py` holds what is relied on, and says what another version broke.
 """
 
 from __future__ import annotations

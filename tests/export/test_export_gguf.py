@@ -47,7 +47,6 @@ FAMILIES = {
     "llama, yarn with mscale": yarn(4.0, mscale=0.3, mscale_all_dim=2.0),
     "llama, biases everywhere": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"model_type": "mistral", "sliding_window": None},
-    "phi3": {"model_type": "phi3", "pad_token_id": 0},
     "gpt_neox": {"model_type": "gpt_neox"},
     "olmo2": {"model_type": "olmo2"},
     "mistral, a window as long as the context": {"model_type": "mistral", "sliding_window": 128},

@@ -1,4 +1,4 @@
-"""kill -9 at any moment of a preference training: the same command goes on and ends with the very same weights."""
+"""kill -9 at any moment of other trainings than sft's: the same command ends with the very same weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ pytestmark = pytest.mark.slow
 KILLS, SEED = 30, 7
 
 
-@pytest.fixture
-def pairs_recipe(recipe: Path) -> Path:
-    """The tests' recipe with pairs, steps enough for kills to meet training, and a checkpoint after every second."""
+@pytest.fixture(params=["dpo", "full"])
+def job(request: pytest.FixtureRequest, recipe: Path) -> Path:
+    """The tests' recipe with pairs, or with a whole model: steps enough for kills to meet training, and checkpoints."""
+    if request.param == "full":
+        whole = 'max_steps = 12\nsave_every = 2\n[trainer.adapter]\nuse = "full"\n'
+        text = recipe.read_text(encoding="utf-8").replace("max_steps = 4\nlearning_rate = 1e-2\nsamples = 0\n", whole)
+        assert whole in text
+        recipe.write_text(text.replace('[[exporter]]\nuse = "adapter"\n', ""), encoding="utf-8")
+        return recipe
     rows = [{"prompt": f"what is {n} and one?", "chosen": f"{n + 1}", "rejected": f"it is {n}", "task_id": str(n)}
             for n in range(12)]  # fmt: skip
     recipe.with_name("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -31,13 +37,13 @@ def pairs_recipe(recipe: Path) -> Path:
     return recipe
 
 
-def test_thirty_kills(server: Server, pairs_recipe: Path, tmp_path: Path) -> None:
+def test_thirty_kills(server: Server, job: Path, tmp_path: Path) -> None:
     """Runs are killed once to three times each, at seeded random moments, then left alone; all end alike."""
 
     def fresh(name: str) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        shutil.copy(pairs_recipe, folder / "recipe.toml")
+        shutil.copy(job, folder / "recipe.toml")
         shutil.copy(tmp_path / "rows.jsonl", folder)
         return folder
 
@@ -46,7 +52,7 @@ def test_thirty_kills(server: Server, pairs_recipe: Path, tmp_path: Path) -> Non
     done = server.run(place, "run", "recipe.toml")
     assert done.wait() == 0, done.said()
     seconds, wanted = time.monotonic() - begun, products(place)
-    assert len(wanted) == 2
+    assert wanted
     chance = random.Random(SEED)
     where: Counter[str] = Counter()
     number = 0
@@ -54,9 +60,9 @@ def test_thirty_kills(server: Server, pairs_recipe: Path, tmp_path: Path) -> Non
         number += 1
         folder = fresh(f"run-{number}")
         for _ in range(min(chance.randint(1, 3), KILLS - where.total())):
-            job = server.start(folder, "run", "recipe.toml")
+            run = server.start(folder, "run", "recipe.toml")
             time.sleep(chance.uniform(0, seconds))
-            if job.kill() == -signal.SIGKILL:
+            if run.kill() == -signal.SIGKILL:
                 where[stage_of(folder)] += 1
         done = server.run(folder, "run", "recipe.toml")
         assert done.wait() == 0, f"after kills in {where}: {done.said()}"

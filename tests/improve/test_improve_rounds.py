@@ -77,7 +77,7 @@ def test_a_round_that_gains_is_kept_and_one_that_loses_is_not(place: Path) -> No
     assert all(row["instruction"] == by_bug[row["task_id"]]["instruction"] for row in made)
     hard = {one["task_id"]: one for one in lines(Path("outputs/improve/small/difficulty.jsonl"))}
     assert hard.keys() >= by_bug.keys() and all(one["answers"] in (3, 6) for one in hard.values())
-    assert all(one["lines_changed"] > 0 and 0 <= one["rate"] < 1 for one in hard.values())
+    assert all(one["lines_changed"] > 0 and 0 < one["rate"] <= 1 for one in hard.values())
     pairs = rows(1, "preferences")
     assert len(pairs) == first["bugs"] and first["rows"]["replay"] == len(rows(1, "replay-bugs"))
     assert set(pairs[0]) == {"prompt", "chosen", "rejected", "task_id", "group"}

@@ -57,14 +57,14 @@ def test_losses_are_those_of_a_plain_loop(kind: str, train: Any, tiny_model: Pat
     """Of peft's IA3, and of all weights."""
     from transformers import AutoModelForCausalLM
 
-    rows, rate = token_rows(14), 1e-2 if kind == "ia3" else 1e-3
+    rows, rate = token_rows(14), 5e-2 if kind == "ia3" else 1e-3
     part = PeftMethod(method="ia3", options=IA3) if kind == "ia3" else Full()
     result = train(Sft, rows, adapter=part, learning_rate=rate, **PLAIN)
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     losses = plain_loop(part.attach(model).train(), rows, rate)
     assert told(result) == pytest.approx(losses, rel=1e-4)
     untrained = plain_loop(part.attach(AutoModelForCausalLM.from_pretrained(tiny_model)).train(), rows, 0.0)
-    assert max(abs(one - other) for one, other in zip(losses, untrained, strict=True)) > 1e-2
+    assert max(abs(one - other) for one, other in zip(losses, untrained, strict=True)) > 1e-3
     assert result.kind == ("adapter" if kind == "ia3" else "model")
     assert (result.path / ("adapter_config.json" if kind == "ia3" else "config.json")).is_file()
 

@@ -114,3 +114,11 @@ def test_a_training_that_is_stopped_ends_as_one_that_is_not(
     adapters = [(result.path / "adapter_model.safetensors").read_bytes() for result in (whole, resumed)]
     assert adapters[0] == adapters[1]
     assert len(rows) not in asked
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto"])
+def test_they_do_what_every_trainer_must(kind: str, tmp_path: Path) -> None:
+    """The checks that plugin authors have."""
+    from loraplug_tools.plugins.conformance import assert_conforms
+
+    assert_conforms(TRAINERS[kind](max_steps=2, samples=0, batch_size=2), tmp_path)

@@ -29,6 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
         {"target_modules": r".*\.(q|v)_proj"},
         {"target_modules": ("lm_head", "q_proj")},
         {"modules_to_save": ("lm_head", "embed_tokens", "norm")},
+        {"layers_to_transform": (1,)},
         {"rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 8}, "alpha_pattern": {"down_proj": 4.0}},
     ],
     ids=str,
@@ -38,7 +39,14 @@ def test_names_that_match_are_taken(lora: dict[str, Any], model: Any) -> None:
     find_targets(Lora(**lora), model)
 
 
+def test_layers_are_chosen_by_number(model: Any) -> None:
+    """Of the targets that are named, those of these layers."""
+    found = find_targets(Lora(target_modules=("q_proj", "lm_head"), layers_to_transform=(1,)), model)
+    assert found.modules == ["model.layers.1.self_attn.q_proj"]
+
+
 WRONG = {
+    "a layer that is none": ({"layers_to_transform": (0, 7)}, ["no target lies in layer 7 (layers: 0 to 1)"]),
     "one of two": ({"target_modules": ("q_proj", "w_proj")}, ['"w_proj" matches no module']),
     "a near miss": ({"target_modules": ("qproj",)}, ["did you mean q_proj?"]),
     "a list in a text": ({"target_modules": "q_proj,v_proj"}, ['write ["q_proj", "v_proj"]']),

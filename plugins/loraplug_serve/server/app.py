@@ -186,7 +186,9 @@ def build(served: Served, limits: Limits, names: Names, key: str | None = None) 
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
         for worker in served.workers:
             worker.start()
-        async with httpx2.AsyncClient(trust_env=False) as paths.client:
+        # a connection that is kept may be closed by the other server just when it is used again
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx2.AsyncClient(trust_env=False, limits=limits) as paths.client:
             yield
         for worker in served.workers:
             await asyncio.to_thread(worker.close)

@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from loraplug import Component, Encoded, InputError
 from loraplug.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_trained
 from loraplug_tools.plugins.adapter_checks import ADAPTER_CHECKS, TRANSFORM_CHECKS
 from loraplug_tools.plugins.conformance import given_paths, refuses, require, with_path
-from loraplug_tools.plugins.row_checks import FORMATTER_CHECKS, SOURCE_CHECKS, as_dataset
+from loraplug_tools.plugins.row_checks import FORMATTER_CHECKS, SOURCE_CHECKS
+from loraplug_tools.plugins.schemas import schemas_are_kept, training_rows
 
 
 def quiet() -> None:
@@ -141,16 +144,7 @@ def _adapters_learn(part: Any, room: Path) -> None:
 # trainers
 
 
-def _training_rows() -> Any:
-    tokenizer = tiny_tokenizer()
-    rows = []
-    for n in range(4):
-        prompt, answer = (tokenizer(text)["input_ids"] for text in (f"what is {n} and one?", f" it is {n + 1}"))
-        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer, "row": [f"row {n}"]})
-    return as_dataset(rows)
-
-
-def _trained(part: Any, room: Path, rows: Any) -> Any:
+def _trained(part: Any, room: Path, rows: Encoded) -> Any:
     from transformers import AutoModelForCausalLM
 
     base = tiny_model(room / "base")
@@ -161,8 +155,8 @@ def _trained(part: Any, room: Path, rows: Any) -> Any:
         run=run,
         load_model=lambda placement: model,  # noqa: ARG005 - there is one place here
         tokenizer=tiny_tokenizer(),
-        train=Encoded(rows, part.consumes),
-        validation=Encoded(rows.select([0]), part.consumes),
+        train=rows,
+        validation=evolve(rows, dataset=rows.dataset.select([0])),
     )
 
 
@@ -175,7 +169,7 @@ _FILES = {
 def _trains_alike(part: Any, room: Path) -> None:
     digests = []
     for name in ("one", "two"):
-        result = _trained(part, room / name, _training_rows())
+        result = _trained(part, room / name, training_rows(part.consumes))
         files = {path.name for path in result.path.iterdir()}
         require(
             result.kind == part.makes(), f"makes() gives {part.makes()}, and train() made a result of {result.kind}"
@@ -191,7 +185,9 @@ def _trains_alike(part: Any, room: Path) -> None:
 
 
 def _nothing_to_train(part: Any, room: Path) -> None:
-    rows = _training_rows().map(lambda row: {"labels": [-100] * len(row["labels"])})
+    if part.consumes == "rollouts":  # all of whose tokens are trained
+        return
+    rows = training_rows(part.consumes, trained=False)
     refuses("rows without a trained token", lambda: _trained(part, room, rows))
 
 
@@ -264,7 +260,7 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
         "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load(run=tiny_run(room))),
     },
     "transform": TRANSFORM_CHECKS,
-    "formatter": FORMATTER_CHECKS,
+    "formatter": {**FORMATTER_CHECKS, "schemas beside tokens are kept": schemas_are_kept},
     "adapter": ADAPTER_CHECKS,
     "model": {
         "base() is a safetensors folder": _base_is_a_folder,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from loraplug import Encoded, LoraplugError, conversation, iter_rows, shape_of
+from loraplug import Encoded, LoraplugError, conversation, iter_rows, preference, shape_of
 from loraplug.testing import tiny_run, tiny_tokenizer
 from loraplug_tools.plugins.conformance import CheckError, require
 
@@ -47,12 +47,22 @@ def as_dataset(rows: list[dict[str, Any]]) -> Any:
 # dataset sources
 
 
+def _shape(columns: list[str]) -> str:
+    """The shape of rows, preferences included; of those with a label it is that of prompt and completion."""
+    try:
+        return shape_of(columns, "pairs")
+    except LoraplugError:
+        return shape_of(columns)
+
+
 def _rows_have_a_shape(part: Any, room: Path) -> None:
     rows = part.load(run=tiny_run(room))
     require(len(rows), "gave no rows")
-    shape = shape_of(rows.column_names)
+    shape = _shape(rows.column_names)
     for index, row in enumerate(iter_rows(rows)):
-        if shape == "text":
+        if shape == "preference":
+            preference(row, index)
+        elif shape == "text":
             require(isinstance(row["text"], str), f"row {index}: text is {type(row['text']).__name__}")
         else:
             conversation(row, shape, index)
@@ -77,7 +87,10 @@ def _encoded(part: Any, room: Path, rows: list[dict[str, Any]]) -> tuple[Any, li
 
 
 def _shapes_taken(part: Any, room: Path) -> dict[str, Any]:
-    taken, refused = {}, []
+    taken: dict[str, Any] = {}
+    refused: list[str] = []
+    if "tokens" not in part.produces:
+        return taken
     for shape, rows in ROWS.items():
         try:
             taken[shape], said = _encoded(part, room, rows)
@@ -121,6 +134,8 @@ def _untrained_stays_untrained(part: Any, room: Path) -> None:
     said = ("what is one?", "zebra"), ("and two?", "it is two")
     messages = [{"role": who, "content": text} for pair in said for who, text in zip(_SPEAKERS, pair, strict=True)]
     messages[1]["weight"] = 0  # type: ignore[assignment]
+    if "tokens" not in part.produces:
+        return
     try:
         encoded, _ = _encoded(part, room, [{"messages": messages}])
     except LoraplugError:

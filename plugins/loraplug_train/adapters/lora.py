@@ -37,6 +37,9 @@ class Lora:
             'too), names such as ["q_proj", "v_proj"], any of them in a list, or a regex'
         ),
     ] = "all-linear"
+    layers_to_transform: Annotated[
+        tuple[int, ...], Doc("numbers of the decoder layers whose targets get adapters, from 0; none: those of all")
+    ] = field(default=(), validator=validators.deep_iterable(validators.ge(0)))
     modules_to_save: Annotated[
         tuple[str, ...], Doc("modules trained whole and saved with the adapter, e.g. embed_tokens")
     ] = ()

@@ -61,6 +61,8 @@ def find_targets(lora: Lora, model: PreTrainedModel) -> Targets:
     if problems:
         raise _refusal(problems, linear)
     parameters = fused if "experts" in _words(lora.target_modules) else []
+    if lora.layers_to_transform:
+        parameters = _of_layers(parameters, lora.layers_to_transform)[0]
     return Targets(list(dict.fromkeys(named)), parameters, left_out)
 
 
@@ -93,6 +95,10 @@ def _held(
     """The modules that get an adapter by their names, and what of the names and patterns matches nothing."""
     leaves = sorted({name.rsplit(".", 1)[-1] for name in groups["all-linear"]})
     named, problems = _targets(lora.target_modules, modules, adaptable, groups, fused, leaves)
+    if lora.layers_to_transform and not problems:
+        stacked = fused if "experts" in _words(lora.target_modules) else ()
+        inside, problems = _of_layers([*named, *stacked], lora.layers_to_transform)
+        named = [name for name in named if name in {*inside}]
     for name in lora.modules_to_save:
         if not _named(name, modules):
             ends = {module.rsplit(".", 1)[-1] for module in modules}
@@ -102,6 +108,19 @@ def _held(
         for pattern in getattr(lora, option):
             problems += _pattern_problem(option, pattern, [*named, *parameters])
     return named, problems
+
+
+def _of_layers(named: Iterable[str], layers: Sequence[int]) -> tuple[list[str], list[str]]:
+    """The modules in these layers, by the first number in their names; and layers that none is in."""
+    by_layer: dict[int, list[str]] = {}
+    for name in named:
+        number = next((int(part) for part in name.split(".") if part.isdigit()), None)
+        if number is not None:
+            by_layer.setdefault(number, []).append(name)
+    lacking = sorted(set(layers) - set(by_layer))
+    known = f"0 to {max(by_layer)}" if by_layer else "none"
+    problems = [f"layers_to_transform: no target lies in layer {number} (layers: {known})" for number in lacking]
+    return [name for number in sorted(set(layers)) for name in by_layer.get(number, ())], problems
 
 
 def _refusal(problems: list[str], linear: list[str]) -> InputError:

