@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loraplug import load_registry
 from loraplug_swe.evaluation.results import Result
 from loraplug_swe.improve.curriculum import Rate, Record, choose
 from loraplug_swe.improve.options import Rows
@@ -103,15 +102,7 @@ def test_a_round_is_kept_by_the_sign_test() -> None:
     assert not Comparison.of(after, before).keeps(1.0) and not Comparison.of(before, before).keeps(1.0)
 
 
-@pytest.mark.parametrize(
-    ("consumes", "pairs"),
-    [
-        ("pairs", True),
-        ("tokens", False),
-        (frozenset({"chosen", "rejected"}), True),
-        (frozenset({"token_weights"}), False),
-    ],
-)
-def test_trainers_of_preferences_are_known_by_what_they_consume(consumes: Any, pairs: bool) -> None:
-    """By the schema, or by the columns that they name."""
-    assert trains_pairs(SimpleNamespace(consumes=consumes)) == pairs
+def test_trainers_of_preferences_are_known_by_what_they_consume() -> None:
+    """By the schema of the rows they are given."""
+    registry = load_registry()
+    assert trains_pairs(registry.find("trainer", "dpo")()) and not trains_pairs(registry.find("trainer", "sft")())

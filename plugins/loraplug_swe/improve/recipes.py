@@ -11,7 +11,7 @@ from attrs import frozen
 from loraplug_swe.improve.options import Improve
 
 if TYPE_CHECKING:
-    from loraplug import App, Pipeline
+    from loraplug import App, Pipeline, Trainer
 
 _Place = tuple[str | int, ...]
 
@@ -70,10 +70,9 @@ def _said(layers: Any, place: _Place) -> Any:
     return layers.origin(place) or layers.origin(("run_name",))
 
 
-def trains_pairs(trainer: Any) -> bool:
+def trains_pairs(trainer: Trainer) -> bool:
     """Whether a trainer takes preferences: a prompt with a chosen and a rejected answer."""
-    consumed: Any = trainer.consumes
-    return consumed == "pairs" or (not isinstance(consumed, str) and {"chosen", "rejected"} <= set(consumed))
+    return trainer.consumes == "pairs"
 
 
 def _leaves(value: Mapping[str, Any], place: _Place) -> Iterator[tuple[_Place, Any]]:
