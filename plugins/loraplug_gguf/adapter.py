@@ -88,7 +88,7 @@ def _not_carried(lora: Any) -> Mapping[str, str]:
         found["dora"] = "trains magnitudes"
     if modules := getattr(lora, "modules_to_save", ()):
         found["modules_to_save"] = f"trains {', '.join(modules)} whole"
-    if (init := getattr(lora, "init", "default")) in ("pissa", "olora"):
+    if (init := getattr(lora, "init_lora_weights", "default")) in ("pissa", "olora"):
         found["init"] = f'"{init}" changes the base weights'
     targets = getattr(lora, "target_modules", ())
     if not isinstance(targets, str) and "embed_tokens" in targets:

@@ -56,6 +56,8 @@ class OpenAIEngine(Engine):
         tokens = (choice.get("logprobs") or {}).get("content") or ()
         listed = [self._listed(one) for one in tokens]
         usage = told.get("usage") or {}
+        if usage.get("completion_tokens") not in (len(listed), len(listed) + (choice["finish_reason"] == "stop")):
+            listed = []  # some servers leave out tokens that are parts of characters: which is which cannot be told
         text = choice["message"].get("content") or ""
         return ChatAnswer(text, usage.get("prompt_tokens"), choice["finish_reason"] == "stop", listed)
 
