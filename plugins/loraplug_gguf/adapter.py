@@ -85,11 +85,11 @@ def _not_carried(lora: Any) -> Mapping[str, str]:
     """Options of a `[trainer.lora]` table, whichever trainer it is of, to what they do."""
     found = {}
     if getattr(lora, "use_dora", False):
-        found["dora"] = "trains magnitudes"
+        found["use_dora"] = "trains magnitudes"
     if modules := getattr(lora, "modules_to_save", ()):
         found["modules_to_save"] = f"trains {', '.join(modules)} whole"
     if (init := getattr(lora, "init_lora_weights", "default")) in ("pissa", "olora"):
-        found["init"] = f'"{init}" changes the base weights'
+        found["init_lora_weights"] = f'"{init}" changes the base weights'
     targets = getattr(lora, "target_modules", ())
     if not isinstance(targets, str) and "embed_tokens" in targets:
         found["target_modules"] = "adapts embed_tokens"
