@@ -270,11 +270,16 @@ def test_reasoning_and_calls_are_folded(driver: Any, finished: Path, caller: Pat
     with paging(finished, caller) as address:
         driver.get(address)
         page = Page(driver)
+        until(lambda: page.all("#said textarea"))
+        # while the page loads, a veil takes clicks
+        until(lambda: [one for one in page.all("#settings button") if not page.all("[data-testid=status-tracker]")])
         page.press("#settings button")
         page.write("#system textarea", "tools: add")
         page.write("#said textarea", ASKED[0]["content"] + "\n")
-        until(lambda: [one for one in page.all("#chatbot button") if "Calls add" in one.text])
-        assert [one for one in page.all("#chatbot button") if "Reasoning" in one.text]
+        until(lambda: [one.text for one in page.all("#chatbot [role=button]")] == ["Reasoning", "Calls add"])
+        assert "hm" not in page.all("#chatbot")[0].text and '"a": 3' not in page.all("#chatbot")[0].text
+        page.all("#chatbot [role=button]")[1].click()
+        until(lambda: '{"a": 3, "b": 1}' in page.all("#chatbot")[0].text)
         until(lambda: any("a second" in one.text for one in page.all("#figures")))
         if place := os.environ.get("LORAPLUG_SCREENSHOTS"):
             driver.save_screenshot(str(Path(place) / "web-calls.png"))
