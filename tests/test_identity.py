@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from datasets import Dataset
 
 from command import Cli
-from loraplug import LoraplugError, Run, published
+from loraplug import Encoded, LoraplugError, Run, published
 from loraplug.pipeline.digests import (
     differing_rows,
     encoding_facts,
@@ -161,11 +162,12 @@ def test_another_encoding_by_another_version_is_told_with_the_rows_that_differ(
 
     real = ChatTemplate.encode
 
-    def mended(self: ChatTemplate, rows: Dataset, tokenizer: object, run: Run) -> Dataset:
-        made = real(self, rows, tokenizer, run)  # type: ignore[arg-type]
-        return made.map(
+    def mended(self: ChatTemplate, rows: Dataset, tokenizer: object, run: Run, schema: str = "tokens") -> Encoded:
+        made = real(self, rows, tokenizer, run, schema)  # type: ignore[arg-type]
+        untrained = made.dataset.map(
             lambda row, at: {"labels": [-100] * len(row["labels"]) if at < 2 else row["labels"]}, with_indices=True
         )
+        return evolve(made, dataset=untrained)
 
     monkeypatch.setattr(ChatTemplate, "encode", mended)
     done = inside("run", lock, "--set", "run_name=again")

@@ -131,11 +131,9 @@ ORDER = 'exporter=[{ use = "weigh" }, { use = "note" }]'
 def test_stages_that_do_not_fit_are_problems_of_the_recipe(built: Callable[..., Recipe]) -> None:
     """All at once, at the table that would have to change."""
     with pytest.raises(RecipeError) as caught:
-        built('trainer={ use = "pairs" }')
+        built('trainer={ use = "pairs" }', 'formatter={ use = "text" }')
     told = {problem.path: problem.message for problem in caught.value.problems}
-    assert told["formatter.use"].startswith(
-        "chat-template makes rows of the schema tokens, and the trainer pairs takes"
-    )
+    assert told["formatter.use"].startswith("text makes rows of the schema tokens, and the trainer pairs takes")
     assert told["exporter[0].use"].startswith("adapter takes an adapter, and the trainer pairs makes a whole model")
     with pytest.raises(
         RecipeError, match=r'weigh works with what note makes; write \[\[exporter\]\] use = "note", too'

@@ -29,7 +29,7 @@ class Turn:
         end: one behind its end-of-turn token (or behind its text, where the template writes no such token).
         same_prompt: text[:start] is what inference puts in front of it.
         stops: whether an end-of-turn token is inside, or comes as `implicit_eos`.
-        handover: a token to put behind the whole text: with it the model hands over where templates write none.
+        implicit_eos: a token to put behind the whole text: with it the model hands over where templates write none.
     """
 
     message: int

@@ -86,7 +86,7 @@ class AnnotatedText:
         text: the rendered text.
         spans: (start, end, owner) in order; see `template.merged`.
         marks: the control tokens the template wrote.
-        lookalikes: (start, end) of control-token text that rows brought; to be plain text.
+        escaped_special: (start, end) of control-token text that rows brought; to be plain text.
         inside: whether rows brought text of other added tokens, which stay the words they are.
     """
 

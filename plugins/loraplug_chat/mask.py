@@ -30,8 +30,8 @@ class Encoded:
         trained: for each token its weight in the loss, length L; 0 or False where it is not trained.
         same_prompts: whether each trained turn stands behind exactly what inference would put there.
         stops: whether every trained turn ends in a token that makes the model stop.
-        hostile: whether the row brought text that looks like control tokens.
-        forced: whether a token had to be cut at the beginning or the end of a turn, as inference cuts it.
+        has_special_text: whether the row brought text that looks like control tokens.
+        boundary_split: whether a token had to be cut at the beginning or the end of a turn, as inference cuts it.
         turns: (message, first token, one behind its last token) of each trained turn.
         dropped: whose reasoning the template leaves out: none, only that of earlier answers, or that of the last one.
     """

@@ -192,9 +192,9 @@ def test_preflight_reads_the_recipe(lora, places, prepare, tmp_path):
     recipe = SimpleNamespace(trainer=SimpleNamespace(lora=Lora(**lora)), model=SimpleNamespace(facts=lambda run: facts))
     found = [problem.path for problem in GgufAdapterExporter().preflight(Run("x", outputs=tmp_path), recipe)]
     assert found == places
-    foreign = SimpleNamespace(facts=lambda run: BaseFacts(base, {"model_type": "gpt2"}))
+    foreign = SimpleNamespace(facts=lambda run: BaseFacts(base, {"architectures": ["UnheardOfForCausalLM"]}))
     told = list(GgufAdapterExporter().preflight(Run("x"), SimpleNamespace(trainer=recipe.trainer, model=foreign)))
-    assert "gpt2" in told[0].message and len(told) == 1 + len(places)
+    assert "UnheardOfForCausalLM" in told[0].message and len(told) == 1 + len(places)
 
 
 def test_ollama_puts_the_adapter_on_a_base_of_its_own(llama_cpp, prepare):

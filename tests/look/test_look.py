@@ -95,7 +95,7 @@ def test_plan_counts_what_a_run_would_use(call: Any, chats: Path) -> None:
     assert sum(count for _, _, count in train["histogram"]) == 41
     assert 0 < train["trained_tokens"] < train["tokens"]
     assert figures["near_duplicates"] == {"within_train": 1, "across_split": 0}
-    assert train["lookalikes"] == 1
+    assert train["escaped_special"] == 1
     text = call("plan", chats, "--no-measure", "--set", "formatter.packing=true").stdout
     assert re.search(r"packs +\d+, \d+% full", text)
     assert "41 of 41" in text

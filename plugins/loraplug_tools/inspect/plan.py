@@ -116,7 +116,7 @@ def tokens_of(encoded: Encoded) -> dict[str, Any]:
     report = encoded.report
     for key in (
         "kept", "truncated", "lost", "examples", "weighted", "columns", "keys",
-        "other_prompts", "endless", "lookalikes",
+        "other_prompts", "missing_eos", "escaped_special",
     ):  # fmt: skip
         if report.get(key):
             figures[key] = report[key]
@@ -201,10 +201,10 @@ def _show_part(name: str, part: dict[str, Any]) -> None:
         echo(f"  weighted       {part['weighted']} rows with weights other than 0 and 1")
     if part.get("other_prompts"):
         echo(f"  other prompts  {part['other_prompts']} rows: the template rewrites what is before a trained turn")
-    if part.get("endless"):
-        echo(f"  no end         {part['endless']} rows: the template writes no end-of-turn token")
-    if part.get("lookalikes"):
-        echo(f"  made plain     {part['lookalikes']} rows with text that looks like control tokens")
+    if part.get("missing_eos"):
+        echo(f"  no end         {part['missing_eos']} rows: the template writes no end-of-turn token")
+    if part.get("escaped_special"):
+        echo(f"  made plain     {part['escaped_special']} rows with text that looks like control tokens")
     most = max(count for _, _, count in part["histogram"])
     for low, high, count in part["histogram"]:
         bar = "█" * round(WIDTH * count / most) or ("▏" if count else "")
