@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,15 @@ def test_batch_scripts_are_bash_with_options_before_the_first_command(path: Path
     assert lines[0] == "#!/bin/bash"
     last = max(at for at, line in enumerate(lines) if line.startswith("#SBATCH "))
     assert all(line.startswith("#") for line in lines[: last + 1])
+
+
+def test_batch_scripts_pass_shellcheck() -> None:
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = [str(path) for path in FILES if path.suffix == ".sbatch"]
+    done = subprocess.run([program, *scripts], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_kubernetes_job_mounts_volumes_that_it_has() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from worker_jobs import Squares
 
-from loraplug import InputError, Run, Workers
+from loraplug import InputError, Progress, Reporter, Run, Workers
 from loraplug.workers import cluster as module
 from loraplug_chat import workers as encoding_workers
 from loraplug_chat.formatter import ChatTemplate
@@ -97,29 +98,48 @@ def test_encoded_rows_are_the_same(workers: Workers, tmp_path: Path, monkeypatch
     assert here[:] == there[:]
 
 
-def _hunted(tmp_path: Path, name: str, workers: Workers) -> tuple[list[Any], list[str]]:
-    run = Run(name, outputs=tmp_path / name / "out", cache=tmp_path / name / "cache", workers=workers)
-    rows = list(SweBugsSource(str(SAMPLE), count=12, timeout=20.0).rows(run))
+class _Kills(Reporter):
+    """Calls a function once a few bugs were tried."""
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        super().__init__()
+        self.kill, self.killed_at = kill, 0.0
+
+    @contextmanager
+    def progress(self, title: str, total: float | None) -> Iterator[Progress]:
+        reporter = self
+
+        class Bar(Progress):
+            def advance(self, steps: float = 1, **figures: Any) -> None:
+                if figures.get("tried", 0) >= 4 and not reporter.killed_at:
+                    reporter.killed_at = time.monotonic()
+                    reporter.kill()
+
+        yield Bar()
+
+
+def _hunted(tmp_path: Path, name: str, workers: Workers, reporter: Reporter) -> tuple[list[Any], list[str]]:
+    run = Run(
+        name, outputs=tmp_path / name / "out", cache=tmp_path / name / "cache", workers=workers, reporter=reporter
+    )
+    rows = list(SweBugsSource(str(SAMPLE), count=24, timeout=20.0).rows(run))
     tasks = sorted((run.folder / "tasks").glob("*.json"))
     return rows, [json.dumps(json.loads(path.read_text()), sort_keys=True) for path in tasks]
 
 
-def test_hunting_on_two_nodes_makes_the_same_and_a_killed_node_changes_nothing(
+def test_hunting_on_two_nodes_makes_the_same_also_where_one_is_killed(
     ray_cluster: Any, workers: Workers, tmp_path: Path
 ) -> None:
     """The last test of the file: a node is gone after it."""
-    here = _hunted(tmp_path, "here", Workers())
-    assert len(here[0]) == 12
-    assert _hunted(tmp_path, "there", workers) == here
+    here = _hunted(tmp_path, "here", Workers(), Reporter())
+    assert len(here[0]) == len(here[1]) == 24
+    assert _hunted(tmp_path, "there", workers, Reporter()) == here
 
     other = next(node for node in ray_cluster.worker_nodes if node.node_ip_address == _OTHER)
-    done = workers.map(Squares(seconds=0.3), range(60))
-    first = [next(done) for _ in range(6)]
-    ray_cluster.remove_node(other, allow_graceful=False)
-    begun = time.monotonic()
-    assert [*first, *done] == [(item, item * item) for item in range(60)]
-    assert time.monotonic() - begun < 120
-    while set(module.connect(workers.address).nodes.values()) != {_HEAD}:  # the head notices after some seconds
-        assert time.monotonic() - begun < 180
-        time.sleep(1)
-    assert _hunted(tmp_path, "one node left", workers) == here
+    reporter = _Kills(lambda: ray_cluster.remove_node(other, allow_graceful=False))
+    assert _hunted(tmp_path, "killed", workers, reporter) == here
+    assert reporter.killed_at
+    assert time.monotonic() - reporter.killed_at < 180
+
+    done = workers.map(Squares(), range(60))  # the one that is left does all
+    assert list(done) == [(item, item * item) for item in range(60)]
