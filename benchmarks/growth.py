@@ -7,7 +7,8 @@
 Each size is measured in a process of its own, from an empty cache, on made-up code and rows that grow with the size:
 `bugs` is the source swe-bugs on one package of a function for every four bugs; `rows` encodes chats of two turns (ids,
 masks, file) with a small tokenizer; `repositories` makes five bugs in each of so many git repositories. CPU seconds are
-of all processes, memory is the largest of the process and of any it started. The slope is that of the logarithms, over
+those of all processes that were waited for: of the tests of bugs, which are ended, they miss a part, so that wall-clock
+time counts there. Memory is the largest of the process and of any it started. The slope is that of the logarithms, over
 all sizes and between the last two, where fixed costs weigh least: 1 is in proportion to the work, 2 its square.
 """
 
@@ -147,13 +148,13 @@ def slope(points: list[tuple[int, float]]) -> float:
 
 def curve(kind: str, sizes: list[int]) -> None:
     """Measure all sizes of one kind, and print them with their slopes."""
-    print(f"{kind:14}  wall s    CPU s    MB    CPU ms each", flush=True)
+    print(f"{kind:14}  wall s    CPU s    MB    ms each", flush=True)
     told = {}
     for size in sizes:
         told[size] = took = measure(kind, size)
-        each = 1000 * took["cpu"] / size
-        print(f"{size:14,} {took['wall']:7.1f} {took['cpu']:8.1f} {took['memory']:5.0f} {each:14.2f}", flush=True)
-    for name, words in (("cpu", "CPU seconds"), ("memory", "memory")) if len(sizes) > 1 else ():
+        each = 1000 * took["wall"] / size
+        print(f"{size:14,} {took['wall']:7.1f} {took['cpu']:8.1f} {took['memory']:5.0f} {each:10.2f}", flush=True)
+    for name, words in (("wall", "time"), ("cpu", "CPU seconds"), ("memory", "memory")) if len(sizes) > 1 else ():
         points = [(size, took[name]) for size, took in told.items()]
         print(f"slope of {words}: {slope(points):.2f}, between the last two {slope(points[-2:]):.2f}", flush=True)
 
