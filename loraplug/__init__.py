@@ -78,6 +78,7 @@ from loraplug.recipe.provenance import is_own as is_own_lock
 from loraplug.recipe.provenance import remember as remember_lock
 from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.weights import weight_files, weight_names
+from loraplug.workers import Job, Workers
 
 if TYPE_CHECKING:
     from loraplug.app import App, RecipeCommand
@@ -118,6 +119,7 @@ __all__ = [
     "Finding",
     "Formatter",
     "InputError",
+    "Job",
     "Labelled",
     "Lock",
     "LoraplugError",
@@ -152,6 +154,7 @@ __all__ = [
     "TrainingResult",
     "Transform",
     "Validation",
+    "Workers",
     "__version__",
     "adapted_share",
     "adapter_refused",

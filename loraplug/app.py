@@ -88,8 +88,8 @@ class App(click.Group):
         """
         from loraplug.recipe.building import build_source
 
-        source, transforms, name, seed = build_source(self.read_layers(path, settings), self.registry, named)
-        return source, transforms, Run(name, seed, reporter=self.reporter())
+        source, transforms, name, seed, workers = build_source(self.read_layers(path, settings), self.registry, named)
+        return source, transforms, Run(name, seed, reporter=self.reporter(), workers=workers)
 
     def pipeline(self, path: Path, settings: tuple[str, ...] = ()) -> Pipeline:
         """The recipe's stages, ready to run, reporting to the terminal."""
@@ -104,7 +104,9 @@ class App(click.Group):
         recipe = build(layers, self.registry)
         require_secrets(recipe, self.registry)
         registry = self.registry.without(recipe.disabled, f"[plugins] disable of {layers.file}")
-        return Pipeline(recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter()))
+        return Pipeline(
+            recipe, registry, Run(recipe.run_name, recipe.seed, reporter=self.reporter(), workers=recipe.workers)
+        )
 
     def reporter(self) -> Reporter:
         """A reporter on the terminal's stderr."""

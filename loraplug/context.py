@@ -17,6 +17,7 @@ from loraplug import files
 from loraplug.config.secrets import redact, redacted
 from loraplug.errors import LoraplugError
 from loraplug.pipeline.distributed import Distributed
+from loraplug.workers.workers import Workers
 
 PUBLISHED = "published.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,98}")
@@ -105,7 +106,7 @@ class Run:
     `outputs` holds adapters/, merged/, runs/ …; `cache` what can be made again: downloads, clones, dequantised bases.
     `date` is the local time at which the run was begun: a chat template that writes the date is given this one, also
     when the run goes on another day. What is said, warned of and told to observers is rid of secrets. `distributed` is
-    the one place that knows of several processes.
+    the one place that knows of several processes. `workers` does what falls into independent items.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Run:
     observe: Callable[[Event], None] = _no_observers
     date: datetime = field(factory=lambda: datetime.now().replace(microsecond=0))
     distributed: Distributed = field(factory=Distributed.launched)
+    workers: Workers = field(factory=Workers)
 
     @property
     def folder(self) -> Path:

@@ -41,6 +41,7 @@ def preflight(recipe: Recipe, run: Run, registry: Registry, stages: Sequence[str
         for problem in _asked(registry, part, path, part.preflight, run=run, recipe=_view(views, path) or recipe)
     ]
     found += _validation(recipe, run, registry) if "dataset" in stages else ()
+    found += run.workers.preflight() if "dataset" in stages else ()
     found += _places(run, parts)
     found += _room(recipe, run, registry, parts)
     if deep:

@@ -21,7 +21,7 @@ DECLARED = "LORAPLUG_API"
 BUILT_IN = "loraplug"
 """The distribution whose plugins are the built-in ones."""
 
-CORE_TABLES = frozenset({"run_name", "seed", "validation", "mix", "plugins", "extends", "lock", *TABLES})
+CORE_TABLES = frozenset({"run_name", "seed", "workers", "validation", "mix", "plugins", "extends", "lock", *TABLES})
 """Keys at the top of a recipe that are the core's."""
 
 

@@ -27,6 +27,7 @@ from loraplug.plugin.contracts import CORE_TABLES
 from loraplug.plugin.registry import Registry
 from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.recipe.validation import validation_source
+from loraplug.workers.workers import Workers
 
 _TRY = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
 _OPTIONAL = ("validation", "quantizer")
@@ -56,8 +57,8 @@ def build(layers: Layers, registry: Registry) -> Recipe:
 
 def build_source(
     layers: Layers, registry: Registry, named: str | None = None
-) -> tuple[DatasetSource, tuple[Transform, ...], str, int]:
-    """Make the source of `[dataset]` and its transforms alone, with the name and seed of a run, written or not.
+) -> tuple[DatasetSource, tuple[Transform, ...], str, int, Workers]:
+    """Make the source of `[dataset]` and its transforms alone, with a run's name, seed and workers, written or not.
 
     Args:
         named: of several `[[dataset]]`, the name of the one that is meant.
@@ -70,9 +71,10 @@ def build_source(
     place = _named_place(table.get("dataset"), named, layers.file)
     source, transforms = builder.source(place), builder.transforms(place)
     name, seed = builder.run_name(table.get("run_name", "data")), builder.seed(table.get("seed", 42))
+    workers = builder.workers()
     if builder.problems or not isinstance(source, DatasetSource):
         raise RecipeError(builder.problems, where=layers.file, todo=_TRY)
-    return source, tuple(part for part in transforms if isinstance(part, Transform)), name, seed
+    return source, tuple(part for part in transforms if isinstance(part, Transform)), name, seed, workers
 
 
 def _named_place(tables: Any, named: str | None, file: Path) -> Place:
@@ -190,6 +192,7 @@ class _Builder:
         if "validation" in table:
             parts["validation"] = self.structured(Validation, table["validation"], ("validation",))
             self.check_validation(parts["dataset"], parts["validation"], several)
+        parts["workers"] = self.workers()
         parts["mix"] = self.mix(several, parts.get("sets", ()))
         parts["tables"] = {
             name: self.structured(cls, table[name], (name,))
@@ -200,6 +203,10 @@ class _Builder:
             return None
         parts |= {"file": self.layers.file, "folder": self.layers.folder, "unfilled": self.layers.unfilled}
         return Recipe(lock=table.get("lock"), disabled=self.disabled, **parts)
+
+    def workers(self) -> Any:
+        table = self.layers.table.get("workers")
+        return Workers() if table is None else self.structured(Workers, table, ("workers",))
 
     def sets(self, tables: list[Any], formatter: Any) -> tuple[DataSet, ...]:
         """The sets of `[[dataset]]`; those without a problem."""

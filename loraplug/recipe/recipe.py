@@ -26,6 +26,7 @@ from loraplug.plugin.components import (
     held,
 )
 from loraplug.recipe.validation import OWN
+from loraplug.workers.workers import Workers
 
 _OPTIONAL = ("validation", "quantizer")
 _SET_NAME = re.compile(r"(?=.*[A-Za-z_])[A-Za-z0-9_-]{1,64}")
@@ -105,6 +106,8 @@ class Recipe:
     `transforms` are then those of the first. Empty where it has one `[dataset]`.
 
     `tables`: what commands read (see `loraplug.RecipeCommand`), by the name of the table; no stage sees it.
+    `workers`: where parallel work is done. As it changes nothing that is made, a run may go on with others, and a lock
+    file does not have it.
 
     `unfilled`: what the file says at keys that variables were put into, such as `exporter.0.repo` to `${OWNER}/model`.
     """
@@ -127,6 +130,7 @@ class Recipe:
     mix: Mix = field(factory=Mix)
     tables: Mapping[str, Any] = field(factory=dict)
     unfilled: Mapping[str, str] = field(factory=dict)
+    workers: Workers = field(factory=Workers)
 
     def parts(self) -> dict[str, Any]:
         """What stands in each table, in the order of the stages; None where a table is left out."""

@@ -128,7 +128,7 @@ class Encoding(Formatter):
         from loraplug_chat import parity_check as gate
         from loraplug_chat import store, workers
 
-        processes = workers.count(len(rows))
+        processes = workers.count(len(rows), run.workers)
         with run.progress("encoding", len(rows)) as bar, tempfile.TemporaryDirectory(dir=path.parent) as folder:
             if processes == 1:
                 lines = self.lines(schema, rows.column_names, tokenizer)
@@ -136,7 +136,9 @@ class Encoding(Formatter):
             else:
                 whole = Part(path, Report(0))
                 files = []
-                for part in workers.parts(self, rows, tokenizer, Path(folder), processes, run.date, schema):
+                for part in workers.parts(
+                    self, rows, tokenizer, Path(folder), run.workers, processes, run.date, schema
+                ):
                     whole.take(part)
                     files.append(part.path)
                     bar.advance(part.report.rows)

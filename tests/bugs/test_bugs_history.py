@@ -68,7 +68,7 @@ def tree_with(history: History, out: Path, row: dict[str, Any], *patches: str) -
 
 def pytest_says(tree: Path, tests: list[str]) -> int:
     """The exit code of a plain pytest."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]
     env = os.environ | {"PYTHONPATH": str(tree)}
     return subprocess.run(command, cwd=tree, env=env, capture_output=True, check=False).returncode
 

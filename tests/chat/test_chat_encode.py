@@ -325,7 +325,7 @@ def test_several_processes_give_what_one_gives(
     rows = rows_of(*talks)
     formatter = ChatTemplate(packing=packing, max_length=200)
     alone = formatter.encode(rows, chatml, run)
-    monkeypatch.setattr(workers, "count", lambda rows: 2)
+    monkeypatch.setattr(workers, "count", lambda rows, workers: 2)
     other = attrs.evolve(run, cache=run.cache / "other")
     together = formatter.encode(rows, chatml, other)
     assert together.dataset[:] == alone.dataset[:]

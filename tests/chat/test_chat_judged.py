@@ -162,7 +162,7 @@ def test_a_worker_makes_the_same_rows(chatml: Any, run: Run, monkeypatch: pytest
 
     rows = as_rows(*[PAIRS["text"], PAIRS["several turns"]] * 3)
     one = ChatTemplate(max_dropped=0.2).encode(rows, chatml, run, "pairs").dataset
-    monkeypatch.setattr(workers, "count", lambda rows: 2)
+    monkeypatch.setattr(workers, "count", lambda rows, workers: 2)
     two = ChatTemplate(max_dropped=0.21).encode(rows, chatml, run, "pairs").dataset
     assert one[:] == two[:]
     assert talk("one turn").messages  # the helper's own talks stay as they are

@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict
+from attrs import asdict, frozen
 
-from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
+from loraplug import InputError, Job, LoraplugError, Run, Workers, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_swe.history.commits import Commit, Fix, NoFix, list_commits, read_fix
 from loraplug_swe.history.environments import NOT_INSTALLED
 from loraplug_swe.history.judge import Judge, Now, Then
 from loraplug_swe.history.rows import Row, then_row, today_row, today_task
 from loraplug_swe.history.verify import Verdict, as_line, as_verdict
-from loraplug_swe.mutation.hunt import usable_cpus
 from loraplug_swe.mutation.language import language
 from loraplug_swe.mutation.make import workshop
 from loraplug_swe.mutation.task import write_tasks
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     from loraplug_swe.history.source import SweHistorySource
 
 _VERSION = 1  # of what the journal holds
-_AHEAD = 2  # commits a worker has in its queue
 
 
 def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
@@ -57,9 +53,15 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
                 source, tongue, scratch, journal.parent / "environments", tip
             )
             total = len(commits)
-            with judge, run.progress("commits", total) as bar, journal.open("a", encoding="utf-8") as file:
+            with (
+                judge,
+                run.progress("commits", total) as bar,
+                journal.open("a", encoding="utf-8") as file,
+                ExitStack() as stack,  # left first: the workers end before the judge does
+            ):
                 judge.check(known)
-                for fix, verdict in _decided(source, place, commits, judge, known, file):
+                decided = stack.enter_context(closing(_decided(source, commits, judge, known, file)))
+                for fix, verdict in decided:
                     tally[verdict.reason] += 1
                     if fix is not None and verdict.reason == "fix":
                         rows.append(Row(fix, verdict))
@@ -82,40 +84,48 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
     yield from made
 
 
-def _decided(
-    source: SweHistorySource, place: Path, commits: list[Commit], judge: Judge, known: Mapping[str, Verdict], file: Any
-) -> Iterator[tuple[Fix | None, Verdict]]:
-    """What each commit changes, and its verdict, in their order; the list is read a little ahead."""
-    lock = threading.Lock()
-    tongue = language(source.language)
+Decided = tuple[Fix | None, Verdict]
 
-    def decide(commit: Commit) -> tuple[Fix | None, Verdict]:
+
+@frozen
+class _HistoryJob(Job[Commit, Decided]):
+    """Decides commits; on this machine, whose repository and environments it works with."""
+
+    source: SweHistorySource
+    judge: Judge
+    known: Mapping[str, Verdict]
+
+    @contextmanager
+    def start(self, folder: Path | None) -> Iterator[Callable[[Commit], Decided]]:  # noqa: ARG002 - see the class
+        """See `Job.start`."""
+        yield self._decide
+
+    def _decide(self, commit: Commit) -> Decided:
+        source = self.source
         try:
-            fix = read_fix(place, commit, tongue, source.merges == "squash")
+            fix = read_fix(Path(source.path), commit, language(source.language), source.merges == "squash")
         except NoFix as why:
             return None, Verdict(str(why))
-        if commit.name in known:
-            return fix, known[commit.name]
-        verdict = judge.judge(fix)
-        if verdict.reason != NOT_INSTALLED:  # which may be the network's fault
-            with lock:
-                file.write(as_line(commit.name, verdict))
-                file.flush()
-        return fix, verdict
+        known = self.known.get(commit.name)
+        return fix, self.judge.judge(fix) if known is None else known
 
-    workers = source.workers or usable_cpus()
-    stream = iter(commits)
-    waiting: deque[Future[tuple[Fix | None, Verdict]]] = deque()
-    pool = ThreadPoolExecutor(workers, "history")
-    try:
-        while True:
-            for one in islice(stream, workers * _AHEAD - len(waiting)):
-                waiting.append(pool.submit(decide, one))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+def _decided(
+    source: SweHistorySource, commits: list[Commit], judge: Judge, known: Mapping[str, Verdict], file: Any
+) -> Generator[Decided]:
+    """What each commit changes, and its verdict, in their order."""
+
+    def record(commit: Commit, decided: Decided) -> None:
+        fix, verdict = decided
+        if (
+            fix is not None and commit.name not in known and verdict.reason != NOT_INSTALLED
+        ):  # maybe the network's fault
+            file.write(as_line(commit.name, verdict))
+            file.flush()
+
+    job = _HistoryJob(source, judge, known)
+    with closing(Workers().map(job, commits, count=source.workers, record=record)) as done:
+        yield from (decided for _, decided in done)
 
 
 def _tell(source: SweHistorySource, rows: list[Row], tally: Counter[str], run: Run) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 
-from loraplug import InputError, LoraplugError, Run
+from loraplug import InputError, Job, LoraplugError, Run
 from loraplug_swe.mutation.candidates import Candidate, Found
 from loraplug_swe.mutation.language import BaselineRun, Failure, Outcome, Report, Suite, Tester
 from loraplug_swe.sandbox.controls import Controls, judged
@@ -24,7 +22,6 @@ from loraplug_swe.sandbox.sandbox import Sandbox
 
 _PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
 _FORGED = "works on its own verdict"
-_AHEAD = 4  # candidates a worker has in its queue
 
 
 @frozen
@@ -68,7 +65,7 @@ class HuntOptions:
     max_failing: int
     timeout: float
     seed: int
-    workers: int
+    workers: int = 0
 
 
 @frozen
@@ -95,71 +92,55 @@ class Hunt:
         kept: list[Bug] = []
         seen: set[str] = set()
         by_function: Counter[str] = Counter()
-        with run.progress("bugs", wanted.count) as bar, _WorkerPool(self, found, wanted) as crew:
-            stream = (one for one in found.in_order(wanted.seed) if by_function[one.group] < wanted.per_function)
-            for one, verdict in crew.decide(stream, known):
-                reason = verdict.reason
-                if by_function[one.group] >= wanted.per_function:
-                    continue
-                if reason == "bug":
-                    reason = "like another" if verdict.signature in seen else reason
-                    seen.add(verdict.signature)
-                self.tally[reason] += 1
-                self.kinds.setdefault(one.mutation.kind, Counter())[reason] += 1
-                if reason == "bug":
-                    kept.append(Bug(one, verdict.failures, verdict.ran))
-                    by_function[one.group] += 1
-                bar.advance(int(reason == "bug"), tried=self.tally.total())
-                if len(kept) == wanted.count:
-                    break
+        stream = (one for one in found.in_order(wanted.seed) if by_function[one.group] < wanted.per_function)
+        with run.progress("bugs", wanted.count) as bar, self.journal.open("a", encoding="utf-8") as file:
+
+            def record(one: Candidate, verdict: Verdict) -> None:
+                file.write(json.dumps({"key": one.key, **asdict(verdict)}) + "\n")
+                file.flush()
+
+            decided = run.workers.map(
+                HuntJob(self, found, wanted), stream, count=wanted.workers, record=record,
+                recall=lambda one: known.get(one.key),
+            )  # fmt: skip
+            with closing(decided):
+                for one, verdict in decided:
+                    reason = verdict.reason
+                    if by_function[one.group] >= wanted.per_function:
+                        continue
+                    if reason == "bug":
+                        reason = "like another" if verdict.signature in seen else reason
+                        seen.add(verdict.signature)
+                    self.tally[reason] += 1
+                    self.kinds.setdefault(one.mutation.kind, Counter())[reason] += 1
+                    if reason == "bug":
+                        kept.append(Bug(one, verdict.failures, verdict.ran))
+                        by_function[one.group] += 1
+                    bar.advance(int(reason == "bug"), tried=self.tally.total())
+                    if len(kept) == wanted.count:
+                        break
         return kept
 
 
-class _WorkerPool:
-    """Threads, each with a sandbox and a warm tester of its own, that decide candidates in order."""
+class HuntJob(Job[Candidate, Verdict]):
+    """Decides candidates, each worker with a sandbox and a warm tester of its own."""
 
     def __init__(self, hunt: Hunt, found: Found, wanted: HuntOptions) -> None:
-        self._hunt, self._texts, self._wanted = hunt, found.texts, wanted
+        self.folder = hunt.tree
+        self._hunt, self._texts, self._wanted = evolve(hunt, tally=Counter(), kinds={}), dict(found.texts), wanted
         self._names = list(hunt.survey.tests)
-        self._own = threading.local()
-        self._benches: list[_Bench] = []
-        self._lock = threading.Lock()
-        self._steady: dict[tuple[str, ...], Outcome] = {}
+        self._steady: dict[tuple[str, ...], Outcome] = {}  # of those that share this object, the workers of one machine
 
-    def __enter__(self) -> _WorkerPool:
-        self._pool = ThreadPoolExecutor(self._wanted.workers, "bugs")
-        self._file = self._hunt.journal.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for bench in self._benches:
+    @contextmanager
+    def start(self, folder: Path | None) -> Iterator[Callable[[Candidate], Verdict]]:
+        """See `Job.start`."""
+        tree = folder or self._hunt.tree
+        scratch = self._hunt.scratch if tree == self._hunt.tree else tree.parent
+        bench = _Bench(evolve(self._hunt, tree=tree, scratch=scratch))
+        try:
+            yield partial(self._judge, bench)
+        finally:
             bench.close()
-        self._file.close()
-
-    def decide(self, stream: Iterator[Candidate], known: Mapping[str, Verdict]) -> Iterator[tuple[Candidate, Verdict]]:
-        """Every candidate with its verdict, in the order of `stream`, which is read a little ahead."""
-        waiting: deque[tuple[Candidate, Verdict | Future[Verdict]]] = deque()
-        while True:
-            for one in islice(stream, self._wanted.workers * _AHEAD - len(waiting)):
-                waiting.append((one, known.get(one.key) or self._pool.submit(self._try, one)))
-            if not waiting:
-                return
-            one, verdict = waiting.popleft()
-            yield one, verdict.result() if isinstance(verdict, Future) else verdict
-
-    def _try(self, one: Candidate) -> Verdict:
-        bench: _Bench | None = getattr(self._own, "bench", None)
-        if bench is None:
-            bench = self._own.bench = _Bench(self._hunt)
-            with self._lock:
-                self._benches.append(bench)
-        verdict = self._judge(bench, one)
-        line = json.dumps({"key": one.key, **asdict(verdict)})
-        with self._lock:
-            self._file.write(line + "\n")
-            self._file.flush()
-        return verdict
 
     def _judge(self, bench: _Bench, one: Candidate) -> Verdict:
         """A bug is kept if some tests fail with it, fail again alone in the same way, and pass alone without it.
@@ -272,8 +253,3 @@ def _counts(run: Outcome) -> dict[str, int]:
 
 def _failure(told: Mapping[str, Any]) -> Failure:
     return Failure(**{**told, "trace": [tuple(place) for place in told["trace"]]})
-
-
-def usable_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,7 +17,7 @@ from attrs import asdict
 
 from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_swe.mutation.candidates import chosen_kinds, find
-from loraplug_swe.mutation.hunt import Bug, Hunt, HuntOptions, usable_cpus
+from loraplug_swe.mutation.hunt import Bug, Hunt, HuntOptions
 from loraplug_swe.mutation.language import BaselineRun, Language, Suite, language
 from loraplug_swe.mutation.survey import checked
 from loraplug_swe.mutation.task import make_row, make_task, write_tasks
@@ -40,6 +40,8 @@ def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
         LoraplugError: the tests cannot be run.
     """
     tongue = language(source.language)
+    if unfit := list(source.unfit_machines(run)):  # `loraplug data` asks no preflight
+        raise InputError("; ".join(problem.message for problem in unfit), where=unfit[0].path)
     chosen_kinds(tongue, source.kinds)
     with workshop(run.cache / "bugs") as scratch:
         staged = stage(source.path, source.revision, source.repo, source.tests_path, scratch)
@@ -68,7 +70,7 @@ def _hunt(
         raise InputError(f"the tests run no function that could get a bug ({told})", where=source.path,
                          todo="see that the tests import the code from this folder, not an installed copy")  # fmt: skip
     wanted = HuntOptions(source.count, source.per_function, source.max_failing, source.timeout,
-                    run.seed if source.seed is None else source.seed, source.workers or usable_cpus())  # fmt: skip
+                    run.seed if source.seed is None else source.seed, source.workers)  # fmt: skip
     hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent, source.roots,
                 getattr(tongue, "controls", None))  # fmt: skip
     bugs = hunt.bugs(found, wanted, run)

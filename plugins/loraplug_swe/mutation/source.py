@@ -92,10 +92,17 @@ class SweBugsSource(DatasetSource):
         return Dataset.from_list(list(self.rows(run)), features=Features(columns))
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Code that is not there."""
+        """Code that is not there, and workers on other machines that cannot run its tests."""
+        yield from self.unfit_machines(run)
         if not self.path.startswith("package:") and not Path(self.path).is_dir():
             todo = "name a git repository, a folder with code and tests, or package:NAME"
             yield Problem("dataset.path", f"{self.path}: no such folder; {todo}")
+
+    def unfit_machines(self, run: Run) -> Iterator[Problem]:
+        """What keeps workers on other machines from running the tests; nothing where there are none."""
+        from loraplug_swe.sandbox.machine import Needs
+
+        yield from run.workers.preflight(Needs(self.python, self.limits.network, self.sandbox == "weak"))
 
     def rows(self, run: Run) -> Iterator[dict[str, object]]:
         """The rows of `load` one by one; the tasks are written before the first."""

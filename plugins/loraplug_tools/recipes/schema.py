@@ -40,7 +40,7 @@ _HELD = "held."
 
 def schema(registry: Registry) -> Schema:
     """The schema of a whole recipe. A recipe that `extends` another may leave anything out."""
-    from loraplug import Mix, Plugins, Validation
+    from loraplug import Mix, Plugins, Validation, Workers
 
     definitions: Schema = {}
     for kind in (*_KINDS, *_INSIDE):
@@ -86,6 +86,7 @@ def schema(registry: Registry) -> Schema:
             "mix": _table(Mix) | {"description": "how several data sets become one"},
             "validation": _table(Validation) | {"description": "rows held out before training"},
             **{name: _table(cls) | {"description": _sentence(cls)} for name, cls in registry.tables.items()},
+            "workers": _table(Workers) | {"description": "the machines that parallel work is done on"},
             "plugins": _table(Plugins) | {"description": "plugins this recipe does without"},
             "lock": {"type": "object", "description": "written by a run; such a file ignores the environment"},
         },

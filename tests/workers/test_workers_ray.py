@@ -1,0 +1,145 @@
+"""The same on a local Ray cluster of two nodes, one of which is killed in mid-work."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_jobs import Squares
+
+from loraplug import InputError, Progress, Reporter, Run, Workers
+from loraplug.workers import cluster as module
+from loraplug_chat import workers as encoding_workers
+from loraplug_chat.formatter import ChatTemplate
+from loraplug_swe.mutation.source import SweBugsSource
+from loraplug_swe.sandbox.machine import Needs
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("ray")
+SAMPLE = Path(__file__).parents[2] / "data" / "sample_package"
+# Ray takes 127.0.0.1 for the machine's outer address; these are the loopback's, too
+_HEAD, _OTHER = "127.0.0.2", "127.0.0.3"
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[Any]:
+    """Two nodes of two processors, as Ray counts them; no dashboard, little memory."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 2, "object_store_memory": 100 << 20}
+    head = {**small, "include_dashboard": False, "node_ip_address": _HEAD}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(**small, node_ip_address=_OTHER)
+    cluster.wait_for_nodes()
+    module.connect.cache_clear()
+    yield cluster
+    import ray
+
+    ray.shutdown()
+    cluster.shutdown()
+    module.connect.cache_clear()
+
+
+@pytest.fixture
+def workers(ray_cluster: Any) -> Workers:
+    return Workers("ray", ray_cluster.address)
+
+
+def test_the_nodes_have_what_is_needed(workers: Workers) -> None:
+    assert list(workers.preflight(Needs())) == []
+    assert set(module.connect(workers.address).nodes.values()) == {_HEAD, _OTHER}
+
+
+def test_other_versions_are_refused_with_both_told(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = module.own_versions()
+    monkeypatch.setattr(module, "own_versions", lambda: {**ours, "loraplug": "99.1"})
+    (problem,) = workers.preflight()
+    assert f"loraplug {ours['loraplug']}, here 99.1" in problem.message
+
+
+def test_what_a_node_lacks_is_told_with_its_address(workers: Workers) -> None:
+    problems = [problem.message for problem in workers.preflight(Needs(python="/no/such/python"))]
+    assert sorted(told.partition(":")[0] for told in problems) == [_HEAD, _OTHER]
+    assert all("there is no interpreter /no/such/python" in told for told in problems)
+
+
+def test_a_folder_is_sent_and_errors_come_back(workers: Workers, tmp_path: Path) -> None:
+    (tmp_path / "offset").write_text("7")
+    done = workers.map(Squares(folder=tmp_path), [*range(9), -1])
+    assert [result for _, result in (next(done) for _ in range(9))] == [item * item + 7 for item in range(9)]
+    with pytest.raises(InputError, match="is negative") as caught:
+        next(done)
+    assert caught.value.todo == "give another"
+
+
+def test_encoded_rows_are_the_same(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset
+
+    from loraplug.testing import tiny_tokenizer
+
+    rows = Dataset.from_list([
+        {"messages": [{"role": "user", "content": f"question {at}"}, {"role": "assistant", "content": f"answer {at}"}]}
+        for at in range(300)
+    ])  # fmt: skip
+    here = ChatTemplate().encode(rows, tiny_tokenizer(), Run("here", cache=tmp_path / "a")).dataset
+    monkeypatch.setattr(encoding_workers, "count", lambda rows, workers: 0)
+    monkeypatch.setattr(encoding_workers, "CHUNK", 50)
+    run = Run("there", cache=tmp_path / "b", workers=workers)
+    there = ChatTemplate().encode(rows, tiny_tokenizer(), run).dataset
+    assert here.column_names == there.column_names
+    assert here[:] == there[:]
+
+
+class _Kills(Reporter):
+    """Calls a function once a few bugs were tried."""
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        super().__init__()
+        self.kill, self.killed_at = kill, 0.0
+
+    @contextmanager
+    def progress(self, title: str, total: float | None) -> Iterator[Progress]:
+        reporter = self
+
+        class Bar(Progress):
+            def advance(self, steps: float = 1, **figures: Any) -> None:
+                if figures.get("tried", 0) >= 4 and not reporter.killed_at:
+                    reporter.killed_at = time.monotonic()
+                    reporter.kill()
+
+        yield Bar()
+
+
+def _hunted(tmp_path: Path, name: str, workers: Workers, reporter: Reporter) -> tuple[list[Any], list[str]]:
+    run = Run(
+        name, outputs=tmp_path / name / "out", cache=tmp_path / name / "cache", workers=workers, reporter=reporter
+    )
+    rows = list(SweBugsSource(str(SAMPLE), count=24, timeout=20.0).rows(run))
+    tasks = sorted((run.folder / "tasks").glob("*.json"))
+    return rows, [json.dumps(json.loads(path.read_text()), sort_keys=True) for path in tasks]
+
+
+def test_hunting_on_two_nodes_makes_the_same_also_where_one_is_killed(
+    ray_cluster: Any, workers: Workers, tmp_path: Path
+) -> None:
+    """The last test of the file: a node is gone after it."""
+    here = _hunted(tmp_path, "here", Workers(), Reporter())
+    assert len(here[0]) == len(here[1]) == 24
+    assert _hunted(tmp_path, "there", workers, Reporter()) == here
+
+    other = next(node for node in ray_cluster.worker_nodes if node.node_ip_address == _OTHER)
+    reporter = _Kills(lambda: ray_cluster.remove_node(other, allow_graceful=False))
+    assert _hunted(tmp_path, "killed", workers, reporter) == here
+    assert reporter.killed_at
+    assert time.monotonic() - reporter.killed_at < 180
+
+    done = workers.map(Squares(), range(60))  # the one that is left does all
+    assert list(done) == [(item, item * item) for item in range(60)]
