@@ -7,7 +7,7 @@ CANARY := .canary
 # tests that load a model whose number format they leave to the machine: run as on a processor with AMX, too
 AFFECTED := tests/test_loader.py tests/play tests/look
 
-.PHONY: quickstart test lint fast matrix families gpu docs site canary clean
+.PHONY: quickstart test shuffled lint fast matrix families gpu docs site canary clean
 
 TUNED := outputs/adapters/quickstart
 quickstart: $(READY)  ## trains the embedded model to fix bugs, and tests its fixes: a few minutes on two cores
@@ -18,8 +18,11 @@ quickstart: $(READY)  ## trains the embedded model to fix bugs, and tests its fi
 	@echo "    $(BIN)/loraplug run recipes/fix_my_repo.toml --set dataset.path=../my-package"
 
 test: $(READY) lint  ## everything CI runs
+	$(BIN)/python -m pytest -n 2 -p no:randomly
+	LORAPLUG_AUTO_DTYPE=bfloat16 $(BIN)/python -m pytest -n 2 -p no:randomly -m "not slow" $(AFFECTED)
+
+shuffled: $(READY)  ## the same tests in an order drawn anew, whose seed is printed
 	$(BIN)/python -m pytest -n 2
-	LORAPLUG_AUTO_DTYPE=bfloat16 $(BIN)/python -m pytest -n 2 -m "not slow" $(AFFECTED)
 
 fast: $(READY) lint  ## the tests that take no real model
 	$(BIN)/python -m pytest -n 2 -m "not slow"
