@@ -126,7 +126,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
     """Match an adapter with its base.
 
     Raises:
-        NotPlannableError: peft has to merge it.
+        UnsupportedAdapterError: peft has to merge it.
         InputError: adapter and base do not belong together, naming the first tensor that does not fit.
     """
     if adapter.unknown:
@@ -252,7 +252,7 @@ def _check_rows(name: str, edit: Edit, stored: tuple[int, ...], adapter: Adapter
     """Whether rows of tokens fit a weight of the base and leave no gap behind its last row.
 
     Raises:
-        NotPlannableError: another change is on the same weight.
+        UnsupportedAdapterError: another change is on the same weight.
         InputError: they do not fit.
     """
     if edit.rows is None:

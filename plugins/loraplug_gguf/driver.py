@@ -100,7 +100,9 @@ def _open(job: Mapping[str, Any]) -> Any:
         if _in_pieces(folder):
             model.set_vocab = partial(write_pieces, model.gguf_writer, folder, model.hparams["vocab_size"])
         model.set_vocab = partial(_with_ends, model.set_vocab, model.gguf_writer, folder)
-    model.set_gguf_parameters = partial(_with_scale, model.set_gguf_parameters, model.gguf_writer, settings)
+    if settings.get("model_type") == "gpt_neox":  # transformers 5 keeps it under another key than the converter reads
+        model.hparams.setdefault("rotary_pct", _rope(settings).get("partial_rotary_factor", 0.25))
+    model.set_gguf_parameters = partial(_with_rope, model.set_gguf_parameters, model.gguf_writer, settings)
     return model
 
 
@@ -113,14 +115,19 @@ def _sampling(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _with_scale(set_parameters: Callable[[], None], writer: Any, settings: Mapping[str, Any]) -> None:
+def _rope(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    return settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+
+
+def _with_rope(set_parameters: Callable[[], None], writer: Any, settings: Mapping[str, Any]) -> None:
     from loraplug_gguf.rope import attention_scale
     from loraplug_gguf.settings import FAMILIES
 
     set_parameters()
+    if settings.get("model_type") == "gpt_neox" and "rope_theta" in _rope(settings):
+        writer.add_rope_freq_base(float(_rope(settings)["rope_theta"]))
     if settings.get("model_type") in FAMILIES:
-        rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-        scale = attention_scale(rope, settings["max_position_embeddings"])
+        scale = attention_scale(_rope(settings), settings["max_position_embeddings"])
         if scale is not None:
             writer.add_rope_scaling_attn_factors(scale)
 

@@ -202,12 +202,12 @@ def test_full_disk(pair, tmp_path):
     base, adapter = pair
     script = f"""
 import pathlib, resource, signal
-from loraplug import Run, Trained
+from loraplug import ExportContext, Run
 from loraplug_export.merged import MergedExporter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 run = Run(name="tiny", outputs=pathlib.Path({str(tmp_path)!r}))
-result = Trained(run=run, adapter=pathlib.Path({str(adapter)!r}), base=pathlib.Path({str(base)!r}), base_id="b")
+result = ExportContext(run=run, adapter=pathlib.Path({str(adapter)!r}), base=pathlib.Path({str(base)!r}), base_id="b")
 try:
     MergedExporter().export(result, pathlib.Path({str(tmp_path / "out")!r}))
 except OSError as error:

@@ -80,7 +80,7 @@ def test_losses_are_those_of_trl(train: Train, tiny_model: Path, tmp_path: Path)
         {"use_dora": True},
         {"init_lora_weights": "pissa"},
         {"init_lora_weights": "olora"},
-        {"init": "orthogonal"},
+        {"init_lora_weights": "orthogonal"},
         {"init_lora_weights": "gaussian", "dropout": 0.1},
         {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 64.0}},
         {"target_modules": ("q_proj", "v_proj"), "modules_to_save": ("embed_tokens",)},
