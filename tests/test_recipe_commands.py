@@ -54,7 +54,7 @@ def test_diff_compares_what_recipes_come_to(recipe: Path, loraplug: Cli, tmp_pat
     assert "seed" not in done.stdout
     assert "trainer.learning_rate\n  A  0.01\n" in loraplug("recipe", "diff", recipe, _plain(tmp_path)).stdout
     data = {one["key"]: one for one in json.loads(loraplug("recipe", "diff", recipe, other, "--json").stdout)}
-    assert data.keys() == {"exporter.adapter.use"}
+    assert data.keys() == {"exporter.adapter.use", "exporter.adapter.prove"}
     assert data["exporter.adapter.use"]["a"]["value"] == "adapter"
     assert data["exporter.adapter.use"]["b"]["value"] is None
     assert loraplug("recipe", "diff", recipe, recipe).stdout == "no difference\n"

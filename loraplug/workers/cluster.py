@@ -273,7 +273,7 @@ class _Hand:
 
 def _packed(folder: Path) -> bytes:
     held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode="w") as archive:
+    with tarfile.TarFile(fileobj=held, mode="w") as archive:
         archive.add(folder, "tree")
     return held.getvalue()
 
@@ -283,7 +283,7 @@ def _unpacked(packed: bytes) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="loraplug-worker-"))
     place.chmod(0o755)  # what is shut in runs as another user
     try:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        with tarfile.TarFile(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(place, filter="tar")
         yield place / "tree"
     finally:

@@ -50,7 +50,8 @@ class GgufExporter(ProvedExporter):
         """An architecture or tokenizer that llama.cpp does not take, settings it ignores, a quantiser not installed."""
         from loraplug_gguf.preflight import gguf_problems
 
-        yield from gguf_problems(recipe.model.facts(run=run), self.type, f"exporter.{self.name}", run)
+        proved = self.prove == "always"
+        yield from gguf_problems(recipe.model.facts(run=run), self.type, f"exporter.{self.name}", run, proved)
         yield from self.proving_problems(run, recipe)
         if self.prove == "always" and find_spec("xllamacpp") is None:
             yield Problem("exporter.prove", "a certificate asks llama.cpp, and xllamacpp is not installed")
@@ -70,7 +71,7 @@ class GgufExporter(ProvedExporter):
         """
         from loraplug_gguf.write import check_before, merged_folder, write_gguf
 
-        check_before(result.base, self.type, result.run)  # the merge takes its time
+        check_before(result.base, self.type, result.run, self.prove == "always")  # the merge takes its time
         out.parent.mkdir(parents=True, exist_ok=True)
         with merged_folder(result, out, MergedExporter(onto=self.onto, verify=self.verify, prove="never")) as folder:
             write_gguf(folder, out, self, result)

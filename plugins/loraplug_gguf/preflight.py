@@ -11,12 +11,14 @@ from typing import Any
 from loraplug import BaseFacts, InputError, Problem, Run
 from loraplug_gguf.choices import CONVERTED, TypeName
 from loraplug_gguf.converter import architectures, find_converter
-from loraplug_gguf.settings import WAY_OUT, carried
+from loraplug_gguf.settings import WAY_OUT, carried, unproved
 from loraplug_gguf.vocabulary import check_tokenizer
 
 
-def gguf_problems(facts: BaseFacts | None, kind: TypeName, where: str, run: Run) -> Iterator[Problem]:
-    """What would stop an export to GGUF."""
+def gguf_problems(
+    facts: BaseFacts | None, kind: TypeName, where: str, run: Run, proved: bool = False
+) -> Iterator[Problem]:
+    """What would stop an export to GGUF; `proved`: whether a certificate is asked for."""
     name = where.partition(".")[2]
     if kind not in CONVERTED and find_spec("xllamacpp") is None:
         todo = "pip install xllamacpp; or export f16, and run llama.cpp's llama-quantize on it"
@@ -26,6 +28,8 @@ def gguf_problems(facts: BaseFacts | None, kind: TypeName, where: str, run: Run)
     try:
         for wrong in config_problems(facts.config, run):
             yield Problem("exporter", f"{name}: {wrong}; {WAY_OUT}")
+        if not proved and (lacking := unproved(facts.config)):
+            yield Problem("exporter", f"{name}: {lacking}")
         if not facts.is_gguf:
             _tokenizer(facts.folder, run)
     except InputError as error:
@@ -44,15 +48,18 @@ def config_problems(config: Mapping[str, Any], run: Run) -> Iterator[str]:
         yield f"llama.cpp's converter has no {named[0]} ({config.get('model_type')})"
 
 
-def check_folder(folder: Path, run: Run) -> None:
+def check_folder(folder: Path, run: Run, proved: bool = False) -> None:
     """The same of a model folder that is here.
 
     Raises:
         InputError: llama.cpp does not take such a model, or its tokenizer.
     """
     path = folder / "config.json"
-    if problems := list(config_problems(json.loads(path.read_text(encoding="utf-8")), run)):
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if problems := list(config_problems(config, run)):
         raise InputError("; ".join(problems), where=path, todo=WAY_OUT)
+    if not proved and (wrong := unproved(config)):
+        raise InputError(wrong, where=path, todo="ask for a certificate, or export merged")
     _tokenizer(folder, run)
 
 

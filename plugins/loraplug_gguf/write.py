@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _MEASURED = ("iq1", "iq2", "iq3", "q2")  # types that are measured for by default begin so
 
 
-def check_before(base: Path, wanted: TypeName, run: Run) -> None:
-    """Find before the merge what would stop the export after it.
+def check_before(base: Path, wanted: TypeName, run: Run, proved: bool) -> None:
+    """Find before the merge what would stop the export after it; `proved`: whether there will be a certificate.
 
     Raises:
-        InputError: llama.cpp does not take such a model, or there is no quantiser.
+        InputError: llama.cpp does not take such a model, or is not known to take it rightly; there is no quantiser.
     """
-    check_folder(base, run)
+    check_folder(base, run, proved)
     if wanted not in CONVERTED:
         from loraplug_gguf.encoding import llama_cpp
 

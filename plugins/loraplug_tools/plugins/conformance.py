@@ -11,8 +11,10 @@ Nothing here knows a plugin: each check is made of what the base classes promise
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,10 +56,18 @@ def refuses(what: str, action: Callable[[], object]) -> None:
     raise CheckError(f"{what} is taken without a word")
 
 
-def tried(subject: str, check: str, action: Callable[[], object]) -> Finding:
-    """Run one check; whatever it raises is a finding, not the end of the checking."""
+def tried(subject: str, check: str, action: Callable[[], object], optional: frozenset[str] = frozenset()) -> Finding:
+    """Run one check; whatever it raises is a finding, not the end of the checking.
+
+    Args:
+        optional: modules that need not be installed; a check that finds one of them lacking has not run.
+    """
     try:
         action()
+    except ModuleNotFoundError as error:
+        lacks = (error.name or "").partition(".")[0]
+        status: Literal["failed", "not run"] = "not run" if lacks in optional else "failed"
+        return Finding(subject, check, status, f"{lacks} is not installed")
     except CheckError as error:
         return Finding(subject, check, "failed", str(error))
     except Exception as error:
@@ -83,8 +93,17 @@ def conformance(part: Component, folder: Path) -> list[Finding]:
     for number, (title, act) in enumerate(CHECKS[part.kind].items()):
         room = folder / f"{part.name}-{number}"
         room.mkdir(parents=True)
-        found.append(tried(subject, title, partial(act, part, room)))
+        found.append(tried(subject, title, partial(act, part, room), _optional(type(part))))
     return found
+
+
+def _optional(cls: type) -> frozenset[str]:
+    """What the distribution that a class is from requires for its extras alone, by the names of modules."""
+    package = cls.__module__.partition(".")[0]
+    wanted = [line for name in packages_distributions().get(package, ()) for line in requires(name) or ()]
+    return frozenset(
+        re.split(r"[^\w.-]", line, maxsplit=1)[0].replace("-", "_") for line in wanted if "extra ==" in line
+    )
 
 
 def check_class(cls: type[Component]) -> list[Finding]:
