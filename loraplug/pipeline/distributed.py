@@ -38,7 +38,7 @@ class Distributed:
         """Meet the others, by NCCL on GPUs, else gloo; the other methods do so by themselves."""
         if self.world_size > 1:
             import torch
-            from accelerate import PartialState
+            from accelerate import PartialState  # type: ignore[import-untyped, unused-ignore]
 
             PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
 
@@ -55,7 +55,7 @@ class Distributed:
         if self.world_size == 1:
             return value
         self.join()
-        from accelerate.utils import broadcast_object_list
+        from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped, unused-ignore]
 
         values: list[Any] = list(broadcast_object_list([value], from_process=0))
         return values[0]  # type: ignore[no-any-return]

@@ -44,7 +44,7 @@ class Cluster:
     @property
     def nodes(self) -> Mapping[str, str]:
         """Ids of the machines that are there and have a processor to work with, to their addresses."""
-        import ray
+        ray = _ray()
 
         return {
             node["NodeID"]: node["NodeManagerAddress"]
@@ -55,7 +55,7 @@ class Cluster:
     @property
     def cpus(self) -> int:
         """Processors of all machines, as Ray counts them."""
-        import ray
+        ray = _ray()
 
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
@@ -269,6 +269,12 @@ class _Hand:
         """Let go of what is held."""
         self._held.close()
         return None, None
+
+
+def _ray() -> Any:
+    import ray  # whose functions are typed in part
+
+    return ray
 
 
 def _packed(folder: Path) -> bytes:

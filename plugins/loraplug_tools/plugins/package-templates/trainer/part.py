@@ -31,13 +31,14 @@ class MyPart(Trainer):
         run: Run,
         load_model: Callable[[Placement], PreTrainedModel],
         tokenizer: PreTrainedTokenizerBase,
-        train: Encoded,
+        train: Encoded | None,
         validation: Encoded | None,
     ) -> TrainingResult:
         """Train, and leave the adapter with its tokenizer in `run.folder / "adapter"`."""
         import torch
         from peft import LoraConfig, get_peft_model
 
+        assert train is not None  # only of several processes that train together some have no rows
         rows = train.dataset
         if all(label == -100 for labels in rows["labels"] for label in labels):
             raise InputError("no token is trained", where="trainer", todo="see `loraplug preview` for the masks")
