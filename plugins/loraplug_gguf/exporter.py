@@ -71,7 +71,8 @@ class GgufExporter(ProvedExporter):
         """
         from loraplug_gguf.write import check_before, merged_folder, write_gguf
 
-        check_before(result.base, self.type, result.run, self.prove == "always")  # the merge takes its time
+        source = result.adapter if result.kind == "model" else result.base
+        check_before(source, self.type, result.run, self.prove == "always")  # the merge takes its time
         out.parent.mkdir(parents=True, exist_ok=True)
         with merged_folder(result, out, MergedExporter(onto=self.onto, verify=self.verify, prove="never")) as folder:
             write_gguf(folder, out, self, result)

@@ -8,12 +8,12 @@ from typing import Any
 import attrs
 import export_tokenizers
 import pytest
-from loraplug_export.gguf_file import GgufExporter
 
 from loraplug import ExportContext
 from loraplug_export.adapter import AdapterExporter
 from loraplug_export.hub import HubExporter
 from loraplug_export.merged import MergedExporter
+from loraplug_gguf.exporter import GgufExporter
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness import Server, products, stage_of
+from harness import products, stage_of
+
+from forked import Server
 
 pytestmark = pytest.mark.slow
 KILLS, SEED = 30, 7

@@ -19,7 +19,7 @@ from typing import Any
 from matrix_cells import SEEN, STEPS, Cell
 
 from loraplug import Event, InputError, Reporter, Run, hookimpl, load_registry
-from loraplug_train.engine import measure
+from loraplug_train.engine import evaluation
 
 ANSWER = 12
 
@@ -35,14 +35,17 @@ def run_cell(cell: Cell, folder: Path, model: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     begun = time.monotonic()
     result: dict[str, Any] = {"cell": cell.table()}
-    most, measure._ANSWER_TOKENS = measure._ANSWER_TOKENS, ANSWER  # 96 tokens tell no more, and take most of the time
+    most, evaluation._ANSWER_TOKENS = (
+        evaluation._ANSWER_TOKENS,
+        ANSWER,
+    )  # 96 tokens tell no more, and take most of the time
     try:
         result |= _run(cell, folder, model)
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         result |= {"verdict": "failed", "reason": text[:600], "trace": traceback.format_exc()}
     finally:
-        measure._ANSWER_TOKENS = most
+        evaluation._ANSWER_TOKENS = most
     return result | {"seconds": round(time.monotonic() - begun, 2)}
 
 
