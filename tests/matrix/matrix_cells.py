@@ -56,7 +56,7 @@ learning_rate = 1e-2
 kernel = "{kernel}"
 validate_every = 2
 save_every = 1
-keep = {steps}
+save_total_limit = {steps}
 samples = 1
 [trainer.lora]
 {lora}
