@@ -87,6 +87,7 @@ def test_a_merged_model_is_compared_with_the_base_it_names(
     """Its loraplug.json says which; the page's choice of runs leads there too, and a folder without one is told."""
     from loraplug_serve.models import Models, finished_runs
 
+    monkeypatch.setenv("LORAPLUG_AUTO_DTYPE", "float32")  # what was read before rounds otherwise in bfloat16
     monkeypatch.chdir(finished)
     assert {"tiny (adapter)", "tiny (merged)"} <= set(finished_runs(finished / "outputs"))
     models = Models(str(tiny_model), load_registry(), Run("web"))
