@@ -97,7 +97,7 @@ class Guard:
             found = await _body(receive)
             status, why = (413, "too large") if found is None else (0, "")
             body = found or b""
-            receive = _replayed(body, receive)
+            receive = replayed(body, receive)
         if status:
             await _answer(send, status, why)
             return
@@ -175,7 +175,7 @@ async def _body(receive: Any) -> bytes | None:
     return b"".join(parts)
 
 
-def _replayed(body: bytes, receive: Any) -> Any:
+def replayed(body: bytes, receive: Any) -> Any:
     """A `receive` that gives a body that was read already, then what comes."""
     given = False
 

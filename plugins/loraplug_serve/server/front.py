@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import define
 
-from loraplug_serve.guard import Names, foreign, headers_of
+from loraplug_serve.guard import Names, foreign, headers_of, replayed
 from loraplug_serve.server.errors import ApiError
 
 _DRAIN_SECONDS = 5
@@ -50,7 +50,7 @@ class Front:
             late = ApiError(408, f"the body did not come within {_BODY_SECONDS} seconds", code="timeout")
             await _refuse(late, receive, send)
             return
-        await self.app(scope, _replayed(body, receive), send)
+        await self.app(scope, replayed(body, receive), send)
 
     def _admit(self, scope: Any, headers: dict[str, list[str]]) -> None:
         if why := foreign(scope, headers, self.names, "loraplug serve"):
@@ -101,17 +101,3 @@ async def _refuse(error: ApiError, receive: Any, send: Any) -> None:
     except TimeoutError:
         pass
     await send({"type": "http.response.body", "body": b""})
-
-
-def _replayed(body: bytes, receive: Any) -> Any:
-    """A `receive` that gives a body that was read already, then what comes."""
-    given = False
-
-    async def again() -> Any:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
