@@ -18,7 +18,7 @@ MODULES = [
 
 
 def foreign(text: str) -> list[str]:
-    """The private names of others that a module imports, or asks for by `getattr` or `hasattr`."""
+    """The private names of others that a module imports, asks for by `getattr` or `hasattr`, or gives as keywords."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] not in OURS:
@@ -30,6 +30,9 @@ def foreign(text: str) -> list[str]:
             name = node.args[1] if len(node.args) > 1 else None
             if isinstance(name, ast.Constant) and _private(str(name.value)):
                 found.append(ast.unparse(node))
+        elif isinstance(node, ast.Dict):
+            keys = [key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+            found += [key for key in keys if _private(key) and key.isidentifier()]
     return found
 
 
@@ -41,8 +44,9 @@ def test_the_check_sees_them() -> None:
     """Each of the ways, and none that is ours."""
     text = (
         "import a._b\nfrom a import _c\nfrom _d import e\ngetattr(f, '_g')\nfrom loraplug import _h\nimport i.__j__\n"
+        "k(**{'_l': 1})\n"
     )
-    assert foreign(text) == ["a._b", "from a import _c", "from _d import _d", "getattr(f, '_g')"]
+    assert foreign(text) == ["a._b", "from a import _c", "from _d import _d", "getattr(f, '_g')", "_l"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())

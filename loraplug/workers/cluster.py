@@ -24,6 +24,7 @@ from typing import Any
 from attrs import frozen
 
 from loraplug.errors import InputError, LoraplugError
+from loraplug.workers.compat import at_address
 from loraplug.workers.crew import Crew, Worker, WorkerLostError
 from loraplug.workers.job import In, Job, Out
 
@@ -126,7 +127,7 @@ def connect(address: str) -> Cluster:
 
     if not ray.is_initialized():
         host = address.rpartition(":")[0]
-        own: Any = {"_node_ip_address": host} if host.startswith("127.") else {}
+        own = at_address(host) if host.startswith("127.") else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except ConnectionError:
