@@ -7,7 +7,14 @@ CANARY := .canary
 # tests that load a model whose number format they leave to the machine: run as on a processor with AMX, too
 AFFECTED := tests/test_loader.py tests/play tests/look
 
-.PHONY: quickstart test shuffled lint fast matrix families gpu docs site canary clean
+# other Pythons: what reads recipes, plugins, code and patches differs by version, and one run of each stage
+PYTHONS ?= python3.12 python3.13 python3.14 $(HOME)/.pyenv/versions/3.1[234].*/bin/python
+PORTABLE := tests/test_cli.py tests/test_recipe.py tests/test_recipe_tables.py tests/test_registry.py tests/test_odd_plugins.py \
+	tests/test_held_components.py tests/test_rows.py tests/test_run.py tests/kit/test_kit_scaffold.py tests/swe \
+	tests/chat/test_chat_masks.py tests/bugs/test_bugs_mutate.py tests/bugs/test_bugs_source.py tests/bugs/test_bugs_sandbox.py \
+	tests/sft/test_resume.py tests/workers
+
+.PHONY: quickstart test shuffled lint fast pythons portable matrix families gpu docs site canary clean
 
 TUNED := outputs/adapters/quickstart
 quickstart: $(READY)  ## trains the embedded model to fix bugs, and tests its fixes: a few minutes on two cores
@@ -26,6 +33,16 @@ shuffled: $(READY)  ## the same tests in an order drawn anew, whose seed is prin
 
 fast: $(READY) lint  ## the tests that take no real model
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+pythons:  ## a part of the tests on every other Python that is there, each in an environment of its own
+	@for one in $(PYTHONS); do $$one -c "import sys; print(sys.executable)" 2> /dev/null; done | sort -u | while read -r one; do \
+		name=$$($$one -c "import sys; print('%d.%d' % sys.version_info[:2])"); \
+		$(MAKE) --no-print-directory PYTHON=$$one VENV=$(VENV)-$$name portable || exit 1; \
+	done
+
+portable: $(READY)
+	$(BIN)/python --version
+	$(BIN)/python -m pytest -n 2 -p no:randomly -m "not slow" $(PORTABLE)
 
 matrix: $(READY)  ## every number format, kernel, adapter and layout; the table in docs/precision.md
 	$(BIN)/python tests/matrix/matrix_table.py $(VENV)/matrix

@@ -190,6 +190,8 @@ def driver() -> Iterator[Any]:
 @pytest.fixture
 def page(driver: Any, address: str) -> Page:
     """A fresh page."""
+    driver.get("about:blank")
+    driver.get_log("performance")  # what earlier pages asked for, of other servers too, is let go of
     driver.get(address)
     made = Page(driver)
     until(lambda: made.all("#said textarea"))
