@@ -27,8 +27,8 @@ UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 HEAD = """# Benchmarks
 
 `python benchmarks/record.py` makes this page from `benchmarks/results/`; every figure is as the script printed it.
-Programs that are compared take turns in one run, so load on the machine affects all of them alike. Absolute figures hold
-for the named machine only; ratios are more general. For their meaning see [Training](training.md),
+Programs that are compared take turns in one run, so load on the machine affects all of them alike. Absolute figures
+hold for the named machine only; ratios are more general. For their meaning see [Training](training.md),
 [Evaluation](eval.md), [Transform rows](data-transforms.md#speed-and-memory) and [Your repository](fix-my-repo.md).
 
 Nothing has been measured on a GPU.
