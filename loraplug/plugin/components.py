@@ -41,31 +41,30 @@ class Component(ByUse, ABC):
     __slots__ = ()
 
     def check(self, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
-        """Conflicts between these options and the rest of the recipe, found without loading anything."""
+        """Yield problems of these options with each other or the rest of the recipe, without loading anything."""
         return ()
 
     def preflight(self, run: Run, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
-        """What would stop this stage although its options are valid: a missing file, an unsuitable base model.
+        """Yield what would stop this stage although its options are valid: a missing file, a base that does not fit.
 
-        Called for every stage by `recipe check`, and by `plan` and `run` before they do any work; all problems are
-        reported at once. It may only look at facts that take a fraction of a second, without torch: whether files
-        exist, their first rows, `recipe.model.facts(run)`. A raised InputError counts as one problem, in addition to
-        those yielded before it.
+        Called for every stage by `recipe check`, and by `plan` and `run` before any work; all problems are shown at
+        once. Must take a fraction of a second, without torch: whether files are there, their first rows,
+        `recipe.model.facts(run)`. An InputError that is raised is one problem; those yielded before it count.
         """
         return ()
 
     def disk(self, run: Run, recipe: Recipe) -> Mapping[Path, int]:  # noqa: ARG002
-        """Estimated bytes that this stage will write, by the folder or file they go into (which need not exist yet).
+        """Bytes that this stage will write, approximately, by folder or file (which need not exist yet).
 
-        Before any work, the sum over all stages is compared with the free space of each disk.
+        Compared with the free disk space before any work, together with what other stages will write there.
         """
         return {}
 
     def preflight_model(self, run: Run, recipe: Recipe, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
-        """Problems that only the model's modules show; `model` has no weights: its parameters are on the meta device.
+        """Yield problems that need the model's modules; `model` has its parameters on the meta device.
 
-        Called by `plan`, `run` and `recipe check --deep`, after `preflight`. All stages share the model: do not change
-        it.
+        Asked by `plan`, `run` and `recipe check --deep`, after `preflight`. All components are given the same model: do
+        not change it.
         """
         return ()
 
@@ -92,9 +91,9 @@ class DatasetSource(Component):
 
     @classmethod
     def reads(cls, path: str) -> bool:  # noqa: ARG003
-        """Whether this source reads such a file, pattern or folder through its option `path`.
+        """Whether this source can read such a file, pattern or folder through its option `path`.
 
-        Decides, by file extensions alone, which source reads `[validation] path`.
+        Used to choose the source of `[validation] path`, by file extensions only.
         """
         return False
 
@@ -111,7 +110,7 @@ class DatasetSource(Component):
 
 
 class Transform(Component):
-    """Transforms rows between source and formatter: `[[dataset.transform]]`, in the order of the recipe.
+    """Transforms rows between source and formatter: `[[dataset.transform]]`, in the order they are written.
 
     `for_validation` says whether the rows of `[validation] path` go through it, too. It should be true for a transform
     that changes rows, so that validation rows look the same, and false for one that selects or orders training rows.
@@ -135,7 +134,7 @@ class Transform(Component):
 
 
 class Formatter(Component):
-    """Turns rows into tokens and decides which of them are trained. Packing is the formatter's job.
+    """Encodes rows as tokens with labels, and packs them if configured.
 
     `produces` is the set of schemas it can encode into (see `encode`); the trainer uses one of them.
     """
@@ -145,13 +144,13 @@ class Formatter(Component):
     produces: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:  # noqa: ARG002
-        """A short description of rows with these columns, for the user; called as soon as there are rows.
+        """A short description of rows with these columns, for the log; called once the rows are loaded.
 
         Args:
             schema: the schema they will be encoded into, one of `produces`.
 
         Raises:
-            InputError: this formatter cannot encode such rows into the schema; says what it accepts.
+            InputError: this formatter cannot encode such rows; the message says which it can.
         """
         return f"columns {', '.join(columns)}"
 
@@ -187,9 +186,9 @@ class Formatter(Component):
         run: Run,  # noqa: ARG002
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """The token ids of the prompt for an answer to these messages; every prompt is made by this method.
+        """The prompt's token ids for these messages; every command makes prompts with this method.
 
-        The default uses the chat template; text in messages never becomes a control token.
+        By default through the chat template; text in messages never becomes a control token.
 
         Args:
             messages: with `role` and `content` (text), and other keys that the chat template reads.
@@ -205,7 +204,7 @@ class Formatter(Component):
 
 @frozen
 class BaseFacts:
-    """Facts from the files of a base model, without loading it.
+    """Facts of a base model, read from its files without loading it.
 
     Attributes:
         folder: the model's folder, or the folder of its `.gguf` file.
@@ -231,12 +230,12 @@ class BaseFacts:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters, from the shapes of the weights."""
+        """The number of parameters, from the weights' shapes."""
         return sum(prod(shape) for _, shape in self.weights.values())
 
 
 class ModelLoader(Component):
-    """Finds a base model and loads it."""
+    """Loads a base model and its tokenizer."""
 
     __slots__ = ()
     kind: ClassVar[str] = "model"
@@ -249,33 +248,33 @@ class ModelLoader(Component):
     def load_model(
         self, run: Run, quantization: Quantizer | None = None, placement: Placement = ANYWHERE
     ) -> PreTrainedModel:
-        """The base model in evaluation mode, quantised by `quantization` if given, placed as `placement` says."""
+        """The base model in evaluation mode, quantized with `quantization` if given, on the device of `placement`."""
 
     @abstractmethod
     def base(self, run: Run) -> Path:
         """A local folder with the full-precision base model: safetensors, config and tokenizer.
 
-        Quantizers load it and exporters merge into it; a GGUF file is therefore dequantised once, into `run.cache`.
+        Quantizers load it and exporters merge into it, so a GGUF file is dequantized into `run.cache` once.
         """
 
     def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
-        """Facts from the files of the base model, read in a fraction of a second, without torch.
+        """The base's facts, read from its files in a fraction of a second, without torch.
 
-        None if the files are not local or cannot be read; this loader's `preflight` reports why.
+        None if they are not available; this loader's `preflight` reports the reason.
         """
         return None
 
     def load_empty(self, run: Run) -> PreTrainedModel | None:  # noqa: ARG002
-        """The model without weights, on the meta device, in a few seconds; None if this loader cannot make one.
+        """The model without weights, on the meta device, in a few seconds; None if this loader does not support it.
 
         Raises:
-            InputError: this loader cannot load the base model.
+            InputError: this loader cannot load the base.
         """
         return None
 
 
 class Quantizer(Component):
-    """Loads the base model in fewer bits."""
+    """Loads the base in fewer bits per weight."""
 
     __slots__ = ()
     kind: ClassVar[str] = "quantizer"
@@ -285,13 +284,13 @@ class Quantizer(Component):
         """The `transformers` quantization config; `dtype` is the torch compute dtype."""
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Prepare a freshly loaded quantised model for training adapters."""
+        """Prepare a freshly loaded quantized model for training adapters."""
         return model
 
     def dequantize(self, weight: Tensor, dtype: Any) -> Tensor:  # noqa: ARG002
-        """The weight with the values that it has in the quantised model: quantised and dequantised, in float32.
+        """A weight as the quantized model has it: quantized and dequantized, in float32.
 
-        Exporters call it to merge an adapter into the weights that it was trained on (`onto = "dequantized"`).
+        Called by exporters that merge an adapter into the weights it was trained with (`onto = "dequantized"`).
 
         Args:
             weight: weight of a linear layer, shape (outputs, inputs), in full precision.
@@ -300,8 +299,8 @@ class Quantizer(Component):
         Raises:
             InputError: this quantizer does not support it.
         """
-        what = f"the quantizer {self.name} does not tell what a weight becomes by it"
-        raise InputError(what, where="exporter.onto", todo='use onto = "original"')
+        what = f"the quantizer {self.name} cannot dequantize a weight"
+        raise InputError(what, where="exporter.onto", todo='set onto = "original"')
 
 
 @frozen
@@ -315,7 +314,7 @@ class Sample:
 
 @frozen
 class TrainingResult:
-    """The result of a training.
+    """The result of a trainer.
 
     Attributes:
         path: its folder, with tokenizer and chat template. An adapter has adapter_model.safetensors and
@@ -335,7 +334,7 @@ class TrainingResult:
 
 @frozen
 class Estimate:
-    """The expected cost of a training.
+    """The estimated needs of a training.
 
     Attributes:
         memory_bytes: peak memory during training.
@@ -353,7 +352,7 @@ class Estimate:
 
 
 class Trainer(Component):
-    """Trains an adapter or a model on encoded rows.
+    """Trains on encoded rows, and saves an adapter or a model.
 
     Attributes:
         consumes: the schema of its encoded rows, see `Formatter.encode`.
@@ -392,15 +391,15 @@ class Trainer(Component):
         """
 
     def makes(self) -> Made:
-        """The kind of result, judging by the options; exporters that do not accept it are refused before the run."""
+        """The kind of its result, by its options: exporters that do not support it are refused before the run."""
         return "adapter"
 
     def placement(self, run: Run) -> Placement:  # noqa: ARG002
-        """Where it will load the model; called in every process, before processes first communicate."""
+        """Where it will load the model; called in every process before the process group is initialised."""
         return ANYWHERE
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
-        """Memory and time for encoded rows of these lengths (in tokens); None if the trainer cannot estimate them."""
+        """Memory and time for encoded rows of these lengths (tokens); None if the trainer cannot estimate them."""
         return None
 
 
@@ -415,7 +414,7 @@ class Artefact:
 
 @frozen
 class ExportContext:
-    """A trained adapter as exporters see it; can be made from any adapter folder, whoever trained it.
+    """A finished adapter as exporters are given it; can be made from any adapter folder.
 
     Attributes:
         adapter: the folder that the trainer wrote: an adapter, or a complete model if `kind` says so.
@@ -459,18 +458,18 @@ class Exporter(Component):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def place(self, run: Run) -> Path:
-        """The final path of the artefact, a file or a folder."""
+        """The path of the artefact, a file or a folder."""
         return run.outputs / self.name / run.name
 
     @abstractmethod
     def export(self, result: ExportContext, out: Path) -> Path:
-        """Make the artefact at `out`, a temporary path beside its final one; the core renames it on success.
+        """Write the artefact to `out`, a temporary path beside its place; the core renames it on success.
 
         Returns:
             `out`, or None if nothing stays on disk (a push to a hub).
 
         Raises:
-            LoraplugError: it cannot be made. The core removes incomplete files.
+            LoraplugError: it cannot be made. The core removes what was written.
         """
 
 
@@ -486,11 +485,13 @@ class Adapter(Component):
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> Any:
-        """The model with trainable parameters attached, all others frozen; its output must equal that of the base."""
+        """Attach what is to be trained, and freeze everything else; before training the model must compute the same as
+        the base.
+        """
 
     @abstractmethod
     def trainable(self, model: Any) -> Mapping[str, Any]:
-        """The trainable parameters by name, of a model returned by `attach` or `load`; at least one."""
+        """The trained parameters by name, of a model from `attach` or `load`; at least one."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
@@ -498,15 +499,15 @@ class Adapter(Component):
 
     @abstractmethod
     def load(self, model: PreTrainedModel, folder: Path) -> Any:
-        """The base model with what `save` wrote, restored bit for bit.
+        """Load what `save` wrote onto the base, bit for bit.
 
         Raises:
-            InputError: the folder does not contain it, or its shapes do not match the base model.
+            InputError: the folder does not contain it, or it does not fit this base.
         """
 
     @abstractmethod
     def mergeable(self, config: Mapping[str, Any]) -> bool:
-        """Whether what `save` wrote can be merged into the base; `config` is the JSON object of its settings."""
+        """Whether what `save` wrote can be merged into the base; `config` is the saved settings, a JSON object."""
 
 
 KINDS: dict[str, type[Component]] = {
