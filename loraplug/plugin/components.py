@@ -513,7 +513,7 @@ class Adapter(Component):
 KINDS: dict[str, type[Component]] = {
     cls.kind: cls for cls in (DatasetSource, Transform, Formatter, ModelLoader, Quantizer, Adapter, Trainer, Exporter)
 }
-"""Every kind of component, by name, in the order in which a run uses them."""
+"""Every kind of component, by name, in the order a run comes to them."""
 TABLES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 """The kinds that are tables of a recipe; the others are nested in these."""
 HOOKS = {
