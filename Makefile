@@ -64,7 +64,7 @@ families: $(READY)  ## what works with which family of models, into docs/models.
 	$(BIN)/python benchmarks/model_families.py --write
 
 site: $(READY)  ## the documentation as pages to read from the disk: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 	@echo "built: open site/index.html"
 
 # the bounds of pyproject.toml left out, in an environment of its own; CANARY_PIP="--pre" tries release candidates too

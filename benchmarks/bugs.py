@@ -1,4 +1,4 @@
-"""Making bugs: verified bugs a minute, and mutants decided a minute beside mutmut and cosmic-ray.
+"""Bug generation: verified bugs per minute, and mutants decided per minute, compared with mutmut and cosmic-ray.
 
     python benchmarks/bugs.py                                        # data/sample_package, ours only
     python benchmarks/bugs.py FOLDER --module pkg/part.py --tests tests/test_part.py --tools VENV

@@ -1,4 +1,4 @@
-"""From the start of the process to the first token on stdout: `loraplug chat` beside a bare transformers script.
+"""Time from process start to the first token on stdout: `loraplug chat` compared with a plain transformers script.
 
     python benchmarks/chat_start.py
 

@@ -1,4 +1,4 @@
-"""llama.cpp's converter beside the writer that loraplug had: peak memory, CPU and wall time, and equality.
+"""llama.cpp's converter compared with loraplug's former writer: peak memory, CPU and wall time, and equality.
 
     python benchmarks/converter.py --old REVISION [--large] [--types f16 q8_0] [--repeat 3]
 

@@ -1,4 +1,4 @@
-"""Encoding chat rows: ours against trl's own preparation of the same rows, in one run.
+"""Encoding chat rows: loraplug compared with trl's own preparation of the same rows, in one run.
 
     python benchmarks/encode.py                    # 20,000 rows, both, tokens per second of process CPU time
     python benchmarks/encode.py --rows 200000 --ours-only   # peak memory, time by number of rows

@@ -1,4 +1,4 @@
-"""How time and memory grow with the work: bugs made, rows encoded, repositories gone through.
+"""How time and memory grow with the number of bugs made, rows encoded and repositories processed.
 
     python benchmarks/growth.py                          # bugs to 1,000, rows to 1,000,000, repositories to 30
     python benchmarks/growth.py bugs --sizes 10,100,1000,10000

@@ -1,4 +1,4 @@
-"""What judging costs: the right answers of the sample tasks, judged by this tree and by another one in turns.
+"""The cost of judging: correct answers to the sample tasks, judged by this checkout and by another one in turns.
 
     python benchmarks/judging.py                                  # this tree alone
     python benchmarks/judging.py --beside OTHER/.venv/bin/python  # and the loraplug of another environment

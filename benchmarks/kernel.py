@@ -1,4 +1,4 @@
-"""The trainer's fast path against trl's `SFTTrainer` at its best flags, step by step on the same rows in one process.
+"""The trainer's fast path compared with trl's `SFTTrainer` at its best flags, step by step on the same rows.
 
     python benchmarks/kernel.py                         # chat rows, 12 steps
     python benchmarks/kernel.py --rows swe --steps 4    # bug reports and patches, up to 2,048 tokens

@@ -1,4 +1,4 @@
-"""Merging a 1.1-billion-parameter bf16 Llama: loraplug's streaming merge beside peft's `merge_and_unload`.
+"""Merging a 1.1-billion-parameter bf16 Llama: loraplug's streaming merge compared with peft's `merge_and_unload`.
 
     python benchmarks/merge.py                      # about 10 GB of disk in a temporary folder, removed at the end
     python benchmarks/merge.py --layers 4 --rounds 1

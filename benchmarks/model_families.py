@@ -1,12 +1,12 @@
-"""What works with which family of models: each is trained, packed, quantised, merged and exported in the small.
+"""Which features work with which model family: a tiny model of each is trained, packed, quantised, merged and exported.
 
     make families                                   all of them, into docs/models.md and what `plan` reads
     python benchmarks/model_families.py llama lfm2        some, printed
 
-Every cell is done, not looked up: the model is trained for some steps in float32, bfloat16 and on an NF4 base,
-documents laid end to end are held against each other, the merged folder's logits against base + adapter's, and the GGUF
-file's next tokens, in llama.cpp, against the merged folder's. A cell is right, refused (in words, before the work) or
-wrong.
+Every cell is measured: the model is trained for a few steps in float32, in bfloat16 and on an NF4 base; documents laid
+end to end are checked not to see each other; the logits of the merged folder are compared with those of base + adapter;
+the next tokens of the GGUF file in llama.cpp are compared with those of the merged folder. A cell is right, refused
+(with a message, before the work) or wrong.
 """
 
 from __future__ import annotations
@@ -39,23 +39,26 @@ COLUMNS = {
     "packs": "documents together",
     "nf4": "NF4, weights in 4 bits",
     "bfloat16": "bfloat16",
-    "merge": "merge proved by",
+    "merge": "merge verified by",
     "gguf": "GGUF",
     "kernel": "fast kernel",
 }
-HEAD = """# Families of models
+HEAD = """# Model families
 
-What works with which family, measured on tiny random models of each by `make families`, with transformers
-{transformers} and on a CPU: {families} families, of whose cells {right} are right, {refused} refused in words before
-the work, {wrong} wrong. `loraplug plan` tells the row of the model at hand.
+Which features work with which model family. `make families` measures it on tiny random models of each family, with
+transformers {transformers} on a CPU. Of the cells of {families} families, {right} work, {refused} are refused with a
+message before any work, and {wrong} are wrong. `loraplug plan` shows the row of your model.
 
-- **adapters on**: the share of the layers' weights that `target_modules = "all-linear"` adapts; experts in one tensor
-  are not among them, `"experts"` adapts them.
-- **documents together**: laid end to end in one row, in padded rows, or one at a time: whichever of these leaves each
-  document as it is alone.
+- **adapters on**: the share of the layers' weights that `target_modules = "all-linear"` adapts. Experts stored in one
+  tensor are not included; `"experts"` adapts them.
+- **documents together**: how documents share a batch so that none changes another: end to end in one row, in padded
+  rows, or one at a time.
 - **NF4**: the share of the layers' weights that `[quantizer]` stores in 4 bits.
-- **merge proved by**: comparing so many modules one by one, or the whole model's logits.
-- **fast kernel**: whether training on a CPU takes it.
+- **merge verified by**: the number of modules compared one by one, or the logits of the whole model.
+- **GGUF**: whether llama.cpp predicts the same next tokens from the GGUF file. "with a certificate": exported only with
+  `prove = "always"`, which compares the file with the model ([certificate](certificate.md)); "no" alone: the converter
+  does not support the architecture.
+- **fast kernel**: whether training on a CPU uses it.
 """
 Verdict = Literal["right", "refused", "wrong"]
 LOGITS, LEAK = 1e-3, 1e-3  # relative to the logits' size; fp32
@@ -213,10 +216,13 @@ def _gguf(one: _Family) -> Cell:
     from test_export_gguf import sure_next_tokens
 
     from loraplug_gguf.exporter import GgufExporter
+    from loraplug_gguf.settings import unproved
 
     try:
         file = GgufExporter(verify=False).export(_trained(one), one.folder / "tiny.gguf")
     except InputError as error:
+        if error.what == unproved(json.loads((one.base / "config.json").read_text())):
+            return Cell("with a certificate", "refused")
         return Cell("no" if "converter has no" in error.what else f"no: {error.what[:120]}", "refused")
     rows = [[(start * 37 + at * 11) % 240 + 5 for at in range(48)] for start in range(12)]
     wanted, server = sure_next_tokens(one.folder / "merged", rows), LlamaCpp(file)

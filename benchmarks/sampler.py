@@ -1,4 +1,4 @@
-"""Answers a second: the sampler beside `generate` of transformers at its best batch, in one process and in turns.
+"""Answers per second: the sampler compared with transformers' `generate` at its best batch size, in one process.
 
     python benchmarks/sampler.py                       # SmolLM2-135M: 8 prompts of 400 tokens, 8 answers of 32 each
     python benchmarks/sampler.py --prompts 4 --turns 1

@@ -1,4 +1,4 @@
-"""`loraplug serve` under load, and beside bare llama.cpp.
+"""`loraplug serve` under load, and compared with plain llama.cpp.
 
     python benchmarks/serve.py                    # both parts
     python benchmarks/serve.py --part load --turns 3

@@ -1,4 +1,4 @@
-"""How long the commands that only look take, beside the bare imports of what they stand on.
+"""Startup time of the commands that only list or check, compared with the bare imports of the libraries they use.
 
     python benchmarks/startup.py                # as installed
     python benchmarks/startup.py --plugins 20   # with twenty more distributions that bring a formatter each

@@ -1,4 +1,4 @@
-"""Rows per second of the `swe` source, beside the straightforward way, and its memory over many tasks.
+"""Rows per second of the `swe` source, compared with a straightforward implementation, and its memory over many tasks.
 
     python benchmarks/swe_rows.py                         # everything, on repositories made here
     python benchmarks/swe_rows.py --repo DIR --tasks FILE # the first figure on a repository of yours

@@ -1,4 +1,4 @@
-"""Training speed and memory: loraplug beside trl's own `SFTTrainer`, on the same rows, in one run.
+"""Training speed and memory: loraplug compared with trl's own `SFTTrainer`, on the same rows, in one run.
 
     python benchmarks/trainer.py --data DIR                      # chat rows: trl as it comes, trl at its best, ours
     python benchmarks/trainer.py --data DIR --rows swe

@@ -1,4 +1,4 @@
-"""Long and large trainings with loraplug: does a step keep its time and memory, and what does QLoRA save.
+"""Long and large trainings with loraplug: do step time and memory stay constant, and what does QLoRA save?
 
     python benchmarks/trainer_long.py tiny                    # 1,000 steps of a random two-layer model
     python benchmarks/trainer_long.py small                   # 100 steps of SmolLM2-135M

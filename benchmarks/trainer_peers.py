@@ -1,4 +1,4 @@
-"""Training speed and memory beside LLaMA-Factory and LitGPT, on the same rows and masks as in trainer.py.
+"""Training speed and memory compared with LLaMA-Factory and LitGPT, on the same rows and masks as in trainer.py.
 
     python benchmarks/trainer_peers.py --data DIR --venvs DIR2               # makes the two environments where missing
     python benchmarks/trainer_peers.py --data DIR --venvs DIR2 --sides ours,litgpt:batch=1

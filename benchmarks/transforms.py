@@ -1,4 +1,4 @@
-"""What it costs to fetch, deduplicate, decontaminate and mix many rows: rows a minute and peak memory.
+"""The cost of fetching, deduplicating, decontaminating and mixing many rows: rows per minute and peak memory.
 
     python benchmarks/transforms.py                   # 200,000 rows, every step in a process of its own
     python benchmarks/transforms.py --rows 20000 --steps deduplicate mix

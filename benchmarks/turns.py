@@ -1,4 +1,4 @@
-"""Trainers in processes of their own that take a step each in turn, so that a busy machine is busy for all of them.
+"""Trainers in separate processes that take steps in turn, so that load on the machine affects all of them alike.
 
 A child calls `Gate.open` where its training begins and `Gate.step` after every optimizer step; both hold it until the
 parent gives it the next turn. Peak memory is the child's own `VmHWM`; CPU time is that of all its threads. A child that

@@ -1,9 +1,9 @@
-"""The kinds of component. A component is a frozen attrs class: fields are options, one verb is its job.
+"""The kinds of component. A component is a frozen attrs class: its fields are options, its main method does the work.
 
-A field whose type is one of these bases, a list of them or an optional one, is a table with a `use` of its own: a
-component may hold components of any kind. Verbs are called by keyword.
+A field whose type is one of these bases, a list of them or an optional one, is a table with its own `use`: a component
+may contain components of any kind. Methods are called with keyword arguments.
 
-Annotate every field with `Doc`; `plugins show`, the JSON schema and the docs are made from it. Import torch,
+Annotate every field with `Doc`; `plugins show`, the JSON schema and the docs are generated from it. Import torch,
 transformers, datasets and the like inside methods, never at module level: listing plugins must stay fast.
 """
 
@@ -36,34 +36,35 @@ Made = Literal["adapter", "model"]
 
 
 class Component(ByUse, ABC):
-    """Base of all kinds. Not to be used directly."""
+    """Base of all kinds. Do not subclass it directly."""
 
     __slots__ = ()
 
     def check(self, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
-        """Problems of these options together with the rest of the recipe, found without loading anything."""
+        """Yield problems of these options with each other or the rest of the recipe, without loading anything."""
         return ()
 
     def preflight(self, run: Run, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
-        """What would stop this stage though its options are in order: a file that is missing, a base that does not fit.
+        """Yield what would stop this stage although its options are valid: a missing file, a base that does not fit.
 
-        Asked of every stage by `recipe check`, and by `plan` and `run` before their first work; all problems are told
-        at once. Only facts that are had in a fraction of a second, without torch: whether files are there, their first
-        rows, `recipe.model.facts(run)`. An InputError that is raised is one problem; those yielded before it count.
+        Called for every stage by `recipe check`, and by `plan` and `run` before any work; all problems are shown at
+        once. Must take a fraction of a second, without torch: whether files are there, their first rows,
+        `recipe.model.facts(run)`. An InputError that is raised is one problem; those yielded before it count.
         """
         return ()
 
     def disk(self, run: Run, recipe: Recipe) -> Mapping[Path, int]:  # noqa: ARG002
-        """Bytes that this stage will write, about, by a folder or file they go below (it need not be there yet).
+        """Bytes that this stage will write, approximately, by folder or file (which need not exist yet).
 
-        Held against the room on its disk before the first work, together with what the other stages will write there.
+        Compared with the free disk space before any work, together with what other stages will write there.
         """
         return {}
 
     def preflight_model(self, run: Run, recipe: Recipe, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
-        """What only the modules of the model tell; `model` has no weights: its parameters are on the meta device.
+        """Yield problems that need the model's modules; `model` has its parameters on the meta device.
 
-        Asked by `plan`, `run` and `recipe check --deep`, after `preflight`. All see one model: leave it as it is.
+        Asked by `plan`, `run` and `recipe check --deep`, after `preflight`. All components are given the same model: do
+        not change it.
         """
         return ()
 
@@ -90,29 +91,29 @@ class DatasetSource(Component):
 
     @classmethod
     def reads(cls, path: str) -> bool:  # noqa: ARG003
-        """Whether a file, pattern or folder is of the kind that this source reads through its option `path`.
+        """Whether this source can read such a file, pattern or folder through its option `path`.
 
-        Asked, by endings alone, for the source of `[validation] path`.
+        Used to choose the source of `[validation] path`, by file extensions only.
         """
         return False
 
     @abstractmethod
     def load(self, run: Run) -> Dataset:
-        """Rows of a shape the formatter knows (see `shape_of`); nested values (messages, tools) go in `Json` columns.
+        """Rows of a shape the formatter knows (see `shape_of`); nested values (messages, tools) go into `Json` columns.
 
-        Optional columns: `instance_id` or `task_id` name a row in messages to the user; `group` (a list of strings,
-        coarse to fine, such as repository then task) keeps related rows on one side of the validation split.
+        Optional columns: `instance_id` or `task_id` names a row in messages to the user; `group` (a list of strings,
+        coarse to fine, such as repository, then task) keeps related rows on the same side of the validation split.
 
         Raises:
-            InputError: the data cannot be read or has no rows, naming file and line or row.
+            InputError: the data cannot be read or has no rows; names the file and the line or row.
         """
 
 
 class Transform(Component):
-    """Makes rows out of rows, between source and formatter: `[[dataset.transform]]`, in the order they are written.
+    """Transforms rows between source and formatter: `[[dataset.transform]]`, in the order they are written.
 
-    `for_validation` says whether the rows of `[validation] path` go through it, too: yes for what changes rows, which
-    must then look alike; no for what chooses among the training rows or orders them.
+    `for_validation` says whether the rows of `[validation] path` go through it, too. It should be true for a transform
+    that changes rows, so that validation rows look the same, and false for one that selects or orders training rows.
     """
 
     __slots__ = ()
@@ -121,20 +122,21 @@ class Transform(Component):
 
     @abstractmethod
     def apply(self, rows: Dataset, run: Run) -> Dataset:
-        """The rows that the next transform, or the formatter, is given; `rows` itself stays as it is.
+        """The rows for the next transform, or for the formatter; `rows` itself must not be changed.
 
-        The same rows, options and `run.seed` must give the same rows, as a run that goes on makes them again. The core
-        tells how many went in and came out; what is left out for a reason of its own is told through `run`.
+        The same rows, options and `run.seed` must give the same result, because a resumed run computes it again. The
+        core reports the number of rows before and after. Report rows that are left out for another reason through
+        `run`.
 
         Raises:
-            InputError: the rows cannot be transformed, naming column or row.
+            InputError: the rows cannot be transformed; names the column or row.
         """
 
 
 class Formatter(Component):
-    """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone.
+    """Encodes rows as tokens with labels, and packs them if configured.
 
-    `produces` are the schemas it can encode into (see `encode`); the trainer takes one of them.
+    `produces` is the set of schemas it can encode into (see `encode`); the trainer uses one of them.
     """
 
     __slots__ = ()
@@ -142,39 +144,39 @@ class Formatter(Component):
     produces: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:  # noqa: ARG002
-        """A word for the user on what rows of these columns are; asked as soon as there are rows.
+        """A short description of rows with these columns, for the log; called once the rows are loaded.
 
         Args:
-            schema: what they are to be encoded into, one of `produces`.
+            schema: the schema they will be encoded into, one of `produces`.
 
         Raises:
-            InputError: they are nothing this formatter can encode so; says what is.
+            InputError: this formatter cannot encode such rows; the message says which it can.
         """
         return f"columns {', '.join(columns)}"
 
     @abstractmethod
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
-        """Token ids and labels (-100 = not trained), as `Encoded` of the schema that is asked for.
+        """Token ids and labels (-100 = not trained), as `Encoded` of the requested schema.
 
-        Columns; `row` is a list of str everywhere, the ids of the rows inside:
+        Columns; `row` is always a list of str, the ids of the rows that were encoded:
 
-        - `tokens`: `input_ids` (list of int, length L), `labels` (list of int, length L), `row`; where rows were packed
-          together `seq_lengths` (list of int, summing to L), and where a token has a weight other than 0 and 1
-          `token_weights` (list of float, length L: the factor of its loss; 0 where not trained).
-        - `pairs`: `prompt_ids`, and of each side behind it `chosen_ids`, `chosen_labels`, `rejected_ids`,
+        - `tokens`: `input_ids` (list of int, length L), `labels` (list of int, length L), `row`; for packed rows
+          `seq_lengths` (list of int, summing to L); if a token has a weight other than 0 and 1, `token_weights` (list
+          of float, length L: the factor of its loss; 0 if not trained).
+        - `pairs`: `prompt_ids`, then for each of the two answers `chosen_ids`, `chosen_labels`, `rejected_ids`,
           `rejected_labels` (lists of int, labels as long as their ids), `row`.
         - `labelled`: `prompt_ids`, `completion_ids`, `completion_labels` (lists of int), `label` (bool: whether the
-          completion is wanted), `row`.
+          completion is desirable), `row`.
         - `rollouts`: `prompt_ids`, `completion_ids` (lists of int), `old_log_probs` (list of float, as long as the
           completion), `advantage` (float), `group` (str), `row`.
 
-        Rows left out are counted and told through `run`.
+        Rows that are left out are counted and reported through `run`.
 
         Args:
             schema: one of `produces`.
 
         Raises:
-            InputError: the rows cannot be encoded, naming the row.
+            InputError: the rows cannot be encoded; names the row.
         """
 
     def encode_prompt(
@@ -184,16 +186,16 @@ class Formatter(Component):
         run: Run,  # noqa: ARG002
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """The token ids that stand before the answer to these messages; the one way that a prompt is made.
+        """The prompt's token ids for these messages; every command makes prompts with this method.
 
-        By default through the chat template, where text of messages never becomes a control token.
+        By default through the chat template; text in messages never becomes a control token.
 
         Args:
-            messages: with `role` and `content` (text), and what else the chat template reads.
+            messages: with `role` and `content` (text), and other keys that the chat template reads.
             tools: JSON schemas of functions that the model may call.
 
         Raises:
-            InputError: the chat template is missing, or refuses them.
+            InputError: there is no chat template, or it refuses the messages.
         """
         from loraplug.pipeline.prompts import encode_prompt
 
@@ -202,20 +204,19 @@ class Formatter(Component):
 
 @frozen
 class BaseFacts:
-    """What the files of a base model say, without loading it.
+    """Facts of a base model, read from its files without loading it.
 
     Attributes:
-        folder: where they lie: the model's folder, or that of its `.gguf` file.
-        config: config.json as it stands; of a GGUF file `model_type`, `vocab_size` and what else its header tells.
-        weights: tensor name to number format and shape, by the headers of the files ("BF16", (576, 49152)); names and
-            formats are those of the file, so a GGUF file's are `blk.0.attn_q.weight` and "Q4_K". Empty where no file
-            is at hand.
-        vocabulary: tokens the tokenizer knows; None where that is not told.
-        chat_template: its text; None where there is none.
+        folder: the model's folder, or the folder of its `.gguf` file.
+        config: the contents of config.json; for a GGUF file `model_type`, `vocab_size` and what else its header says.
+        weights: tensor name to number format and shape, from the headers of the files ("BF16", (576, 49152)). Names
+            and formats are those of the file: in a GGUF file `blk.0.attn_q.weight` and "Q4_K". Empty if there is no
+            local file.
+        vocabulary: number of tokens of the tokenizer; None if unknown.
+        chat_template: its text; None if there is none.
         is_gguf: whether names and formats are GGUF's.
-        added_tokens: texts that the tokenizer keeps whole wherever they stand, special tokens among them; None where
-            that is not told.
-        template_advice: of a base without a chat template, which ones by name fit its tokenizer; for messages.
+        added_tokens: texts that the tokenizer never splits, including special tokens; None if unknown.
+        template_advice: for a base without a chat template, names of templates that fit its tokenizer; for messages.
     """
 
     folder: Path
@@ -229,77 +230,77 @@ class BaseFacts:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the weights are, by their shapes."""
+        """The number of parameters, from the weights' shapes."""
         return sum(prod(shape) for _, shape in self.weights.values())
 
 
 class ModelLoader(Component):
-    """Finds a base model and loads it."""
+    """Loads a base model and its tokenizer."""
 
     __slots__ = ()
     kind: ClassVar[str] = "model"
 
     @abstractmethod
     def load_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:
-        """The tokenizer with its chat template."""
+        """The tokenizer, with its chat template."""
 
     @abstractmethod
     def load_model(
         self, run: Run, quantization: Quantizer | None = None, placement: Placement = ANYWHERE
     ) -> PreTrainedModel:
-        """The base model in evaluation mode, quantised by `quantization` where there is one, where `placement` says."""
+        """The base model in evaluation mode, quantized with `quantization` if given, on the device of `placement`."""
 
     @abstractmethod
     def base(self, run: Run) -> Path:
-        """A local folder with the full-precision base as safetensors, config and tokenizer.
+        """A local folder with the full-precision base model: safetensors, config and tokenizer.
 
-        Quantizers load it and exporters merge onto it, so a GGUF file is dequantised into `run.cache` once.
+        Quantizers load it and exporters merge into it, so a GGUF file is dequantized into `run.cache` once.
         """
 
     def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
-        """What the base's files tell in a fraction of a second, without torch.
+        """The base's facts, read from its files in a fraction of a second, without torch.
 
-        None where they are not at hand or cannot be read; why not is for this loader's own `preflight` to say.
+        None if they are not available; this loader's `preflight` reports the reason.
         """
         return None
 
     def load_empty(self, run: Run) -> PreTrainedModel | None:  # noqa: ARG002
-        """The model without weights, on the meta device, in a few seconds; None where this loader cannot make one.
+        """The model without weights, on the meta device, in a few seconds; None if this loader does not support it.
 
         Raises:
-            InputError: the base is none that this loader could load.
+            InputError: this loader cannot load the base.
         """
         return None
 
 
 class Quantizer(Component):
-    """Loads the base in fewer bits."""
+    """Loads the base in fewer bits per weight."""
 
     __slots__ = ()
     kind: ClassVar[str] = "quantizer"
 
     @abstractmethod
     def config(self, dtype: Any) -> Any:
-        """The `transformers` quantization config; `dtype` is the torch dtype to compute in."""
+        """The `transformers` quantization config; `dtype` is the torch compute dtype."""
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Make a freshly loaded quantised model fit for training adapters."""
+        """Prepare a freshly loaded quantized model for training adapters."""
         return model
 
     def dequantize(self, weight: Tensor, dtype: Any) -> Tensor:  # noqa: ARG002
-        """A weight as the quantised model has it: rounded to the few bits and back, in float32.
+        """A weight as the quantized model has it: quantized and dequantized, in float32.
 
-        Asked by exporters that merge an adapter onto the very weights it was trained on (`onto = "dequantized"`).
+        Called by exporters that merge an adapter into the weights it was trained with (`onto = "dequantized"`).
 
         Args:
-            weight: of a linear layer, shape (outputs, inputs), in full precision.
+            weight: weight of a linear layer, shape (outputs, inputs), in full precision.
             dtype: the torch dtype that the model was loaded in.
 
         Raises:
-            InputError: this quantizer cannot tell.
+            InputError: this quantizer does not support it.
         """
-        what = f"the quantizer {self.name} does not tell what a weight becomes by it"
-        raise InputError(what, where="exporter.onto", todo='use onto = "original"')
+        what = f"the quantizer {self.name} cannot dequantize a weight"
+        raise InputError(what, where="exporter.onto", todo='set onto = "original"')
 
 
 @frozen
@@ -313,16 +314,16 @@ class Sample:
 
 @frozen
 class TrainingResult:
-    """What a trainer leaves.
+    """The result of a trainer.
 
     Attributes:
-        path: the folder with it, tokenizer and chat template included. Of an adapter adapter_model.safetensors and
-            adapter_config.json; of a model config.json and its safetensors files.
-        figures: numbers for the summary and the lock; well-known: `validation_loss_before`, `validation_loss_after`
+        path: its folder, with tokenizer and chat template. An adapter has adapter_model.safetensors and
+            adapter_config.json; a model has config.json and its safetensors files.
+        figures: numbers for the summary and the lock. Common names: `validation_loss_before`, `validation_loss_after`
             (mean cross-entropy in nats per trained token), `train_loss`, `trained_tokens`, `tokens_per_second`,
             `seconds`, `peak_memory_bytes` (of training, after loading), `loading_memory_bytes`, `steps`.
-        samples: prompts answered before and after.
-        kind: what it made, as `Trainer.makes` has it.
+        samples: prompts answered before and after training.
+        kind: what was made, as returned by `Trainer.makes`.
     """
 
     path: Path
@@ -333,14 +334,14 @@ class TrainingResult:
 
 @frozen
 class Estimate:
-    """What a training is expected to need.
+    """The estimated needs of a training.
 
     Attributes:
-        memory_bytes: the most held at once while it trains.
-        seconds: of training; None where that is not known.
-        parts: `memory_bytes` by what it is for.
-        loading_bytes: the most held at once before, while data and model are loaded, where that was measured.
-        notes: sentences on what was found on the model, by what they are about (such as `adapters`).
+        memory_bytes: peak memory during training.
+        seconds: duration of training; None if unknown.
+        parts: `memory_bytes` by purpose.
+        loading_bytes: peak memory before training, while data and model are loaded; None if it was not measured.
+        notes: sentences on findings about the model, by subject (such as `adapters`).
     """
 
     memory_bytes: int
@@ -351,14 +352,15 @@ class Estimate:
 
 
 class Trainer(Component):
-    """Trains on encoded rows, and leaves an adapter or a model.
+    """Trains on encoded rows, and saves an adapter or a model.
 
     Attributes:
-        consumes: the schema of encoded rows that it takes, see `Formatter.encode`.
-        columns: what it heeds beyond that: the encoded column `token_weights`, and columns of rows that judge answers
-            (`chosen`, `label`, `score` …) and are not of its schema. Data with such a column is refused where the
-            trainer does not name it, as it would be trained as if the column were not there.
-        distributed: whether several processes may train together; see `Run.distributed`. Others are refused there.
+        consumes: the schema of its encoded rows, see `Formatter.encode`.
+        columns: further columns that it uses: the encoded column `token_weights`, and columns that judge answers
+            (`chosen`, `label`, `score` …) and are not part of its schema. Data with such a column is refused if the
+            trainer does not list it, because training would ignore the column.
+        distributed: whether several processes may train together; see `Run.distributed`. If false, a launcher of
+            several processes is refused.
     """
 
     __slots__ = ()
@@ -376,34 +378,34 @@ class Trainer(Component):
         train: Encoded | None,
         validation: Encoded | None,
     ) -> TrainingResult:
-        """Train on rows of the schema `consumes`; leave what is made whole in `run.folder / "adapter"` or `"model"`.
+        """Train on rows of the schema `consumes`; write the complete result to `run.folder / "adapter"` or `"model"`.
 
-        Where several processes train together, all but the first are given None for the rows and write nothing.
+        If several processes train together, all but the first get None for the rows and write nothing.
 
         Args:
-            load_model: gives the model of the recipe, quantised where it says so. `load_model(Placement())` will do for
-                most; a model that is compared with may be loaded beside it.
+            load_model: loads the model of the recipe, quantised if the recipe says so. `load_model(Placement())` is
+                enough for most trainers; a second call loads a reference model.
 
         Raises:
-            LoraplugError: training cannot start or has gone wrong, naming step and rows.
+            LoraplugError: training cannot start or has failed; names the step and rows.
         """
 
     def makes(self) -> Made:
-        """What it will leave, as far as its options tell: exporters that do not take it are refused beforehand."""
+        """The kind of its result, by its options: exporters that do not support it are refused before the run."""
         return "adapter"
 
     def placement(self, run: Run) -> Placement:  # noqa: ARG002
-        """Where it will load the model; asked of every process, before it is first told anything by another one."""
+        """Where it will load the model; called in every process before the process group is initialised."""
         return ANYWHERE
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
-        """Memory and time for encoded rows of these lengths (tokens); None where the trainer cannot tell."""
+        """Memory and time for encoded rows of these lengths (tokens); None if the trainer cannot estimate them."""
         return None
 
 
 @frozen
 class Artefact:
-    """What an exporter of this run made: its name, where it lies, and the options it was made with."""
+    """An artefact of this run: the name of its exporter, its path, and the options it was made with."""
 
     exporter: str
     place: Path
@@ -412,17 +414,17 @@ class Artefact:
 
 @frozen
 class ExportContext:
-    """A finished adapter as exporters see it; can be made from any adapter folder, ours or not.
+    """A finished adapter as exporters are given it; can be made from any adapter folder.
 
     Attributes:
-        adapter: the folder that the trainer left: an adapter, or where `kind` says so a whole model.
-        base: local folder of the full-precision base (see `ModelLoader.base`).
-        base_id: the base as the recipe names it; for cards.
+        adapter: the folder that the trainer wrote: an adapter, or a complete model if `kind` says so.
+        base: local folder of the full-precision base model (see `ModelLoader.base`).
+        base_id: the base model as named in the recipe; for model cards.
         extras: further files that belong beside an adapter (lock, metrics, plot), file name to path.
-        figures, samples: as in `TrainingResult`; empty for an adapter of somebody else's.
-        artefacts: what exporters of this run made before, in that order.
-        kind: as in `TrainingResult`; one of what the exporter `takes`.
-        quantizer: what the base was loaded by in training, if by any, and if that is known.
+        figures, samples: as in `TrainingResult`; empty for an adapter that loraplug did not train.
+        artefacts: artefacts of earlier exporters of this run, in order.
+        kind: as in `TrainingResult`; one that the exporter `takes`.
+        quantizer: the quantizer of the training; None if there was none, or if it is unknown.
     """
 
     run: Run
@@ -437,17 +439,17 @@ class ExportContext:
     quantizer: Quantizer | None = None
 
     def artefact(self, exporter: str, **options: Any) -> Path | None:
-        """The place of what an exporter made with these options, of several the last; None where there is none."""
+        """The path of the last artefact that an exporter made with these options; None if there is none."""
         found = (one for one in reversed(self.artefacts) if one.exporter == exporter)
         return next((one.place for one in found if options.items() <= one.options.items()), None)
 
 
 class Exporter(Component):
-    """Makes something out of what was trained.
+    """Exports what was trained.
 
     Attributes:
         takes: kinds of result that it can export, see `TrainingResult`.
-        needs: names of exporters whose artefacts it works with: they must be in the recipe too, and run before it.
+        needs: names of exporters whose artefacts it uses; they must be in the recipe too, before this one.
     """
 
     __slots__ = ()
@@ -456,23 +458,23 @@ class Exporter(Component):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def place(self, run: Run) -> Path:
-        """Where the artefact will lie, a file or a folder."""
+        """The path of the artefact, a file or a folder."""
         return run.outputs / self.name / run.name
 
     @abstractmethod
     def export(self, result: ExportContext, out: Path) -> Path:
-        """Make the artefact at `out`, a fresh path beside its place; the core renames it when it is whole.
+        """Write the artefact to `out`, a temporary path beside its place; the core renames it on success.
 
         Returns:
-            `out`, or None in `out`'s stead where nothing is left on disk (a push to a hub).
+            `out`, or None if nothing stays on disk (a push to a hub).
 
         Raises:
-            LoraplugError: it cannot be made. What was begun is removed by the core.
+            LoraplugError: it cannot be made. The core removes what was written.
         """
 
 
 class Adapter(Component):
-    """What is trained of a model: LoRA, another method of peft's, or the whole model. For trainers that hold one.
+    """Decides what is trained of a model: LoRA, another peft method, or the whole model. For trainers that use one.
 
     `makes` says what `save` writes: an adapter in peft's format, or a model as transformers writes it.
     """
@@ -483,27 +485,29 @@ class Adapter(Component):
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> Any:
-        """The model with what is to be trained in it, everything else frozen; a fresh one answers as the base does."""
+        """Attach what is to be trained, and freeze everything else; before training the model must compute the same as
+        the base.
+        """
 
     @abstractmethod
     def trainable(self, model: Any) -> Mapping[str, Any]:
-        """Name to parameter of what is trained in a model that was attached to or loaded; at least one."""
+        """The trained parameters by name, of a model from `attach` or `load`; at least one."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
-        """Write what was trained into `folder`, as safetensors and JSON."""
+        """Write the trained parameters into `folder`, as safetensors and JSON."""
 
     @abstractmethod
     def load(self, model: PreTrainedModel, folder: Path) -> Any:
-        """The base with what `save` wrote put onto it again, bit for bit.
+        """Load what `save` wrote onto the base, bit for bit.
 
         Raises:
-            InputError: the folder does not hold it, or it is of another base's shape.
+            InputError: the folder does not contain it, or it does not fit this base.
         """
 
     @abstractmethod
     def mergeable(self, config: Mapping[str, Any]) -> bool:
-        """Whether the base can take in what `save` wrote; `config` is the JSON object it wrote as its settings."""
+        """Whether what `save` wrote can be merged into the base; `config` is the saved settings, a JSON object."""
 
 
 KINDS: dict[str, type[Component]] = {
@@ -511,7 +515,7 @@ KINDS: dict[str, type[Component]] = {
 }
 """Every kind of component, by name, in the order a run comes to them."""
 TABLES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
-"""The kinds that are tables of a recipe; the others stand inside these."""
+"""The kinds that are tables of a recipe; the others are nested in these."""
 HOOKS = {
     "loraplug_dataset_sources": "dataset",
     "loraplug_transforms": "transform",

@@ -1,7 +1,7 @@
 """The hooks a plugin may implement. A plugin is a module named by an entry point in the group `loraplug`.
 
 Every hook is called once, without arguments, when the registry is built. The component hooks return *classes*; a class
-is made into an object when a recipe names it, with the recipe's options as fields.
+is instantiated when a recipe names it, with the recipe's options as fields.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -61,7 +61,7 @@ def loraplug_quantizers() -> Sequence[type[Quantizer]]:
 
 @hookspec
 def loraplug_adapters() -> Sequence[type[Adapter]]:
-    """Adapters, for the tables of trainers that hold one, such as `[trainer.adapter] use = "…"`."""
+    """Adapters, for trainers that use one, such as `[trainer.adapter] use = "…"`."""
 
 
 @hookspec

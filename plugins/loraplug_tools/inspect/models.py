@@ -31,7 +31,7 @@ def family_row(facts: BaseFacts | None) -> dict[str, Any] | None:
 
 def sentence(row: dict[str, Any]) -> str:
     """The row in one line."""
-    gguf = "GGUF" if row["gguf"] == "yes" else "no GGUF"
+    gguf = {"yes": "GGUF", "with a certificate": "GGUF with a certificate"}.get(row["gguf"], "no GGUF")
     return (
         f"{row['family']}, by a tiny one with transformers {row['transformers']}: adapters on {row['covered']} of the "
         f"layers' weights, documents {row['packs']}, NF4 {row['nf4']}, bfloat16 {row['bfloat16']}, merge proved by "
