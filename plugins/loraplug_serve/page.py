@@ -14,7 +14,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-from loraplug import LoraplugError, printable
+from loraplug import InputError, LoraplugError, printable
 from loraplug_serve.chat_model import Answer, Message, Sampling, Speaker
 from loraplug_serve.forms import Call
 from loraplug_serve.guard import Guard, Names
@@ -39,7 +39,15 @@ def build(models: Models) -> gr.Blocks:
                     gr.Slider(0, 2, temperature, step=0.05, label="Temperature", info="0 takes the likeliest token"),
                     gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="draw from the likeliest tokens only"),
                     gr.Slider(16, 4096, 512, step=16, label="Longest answer", info="tokens"),
-                    gr.Number(None, label="Seed", info="empty draws anew", precision=0, minimum=0),
+                    # a Number shows an empty box as 0
+                    gr.Textbox(
+                        "",
+                        label="Seed",
+                        info="a whole number draws the same again",
+                        max_lines=1,
+                        placeholder="empty: another each time",
+                        elem_id="seed",
+                    ),
                 ]
         settings = [model, system, *controls]
         with gr.Tab("Chat", id="chat") as chat:
@@ -72,7 +80,7 @@ def _chat_tab(models: Models, settings: Sequence[Any]) -> None:
         made = Answer()
         with _as_gradio_errors():
             speaker = models.get(name).tuned
-            for _ in speaker.answer([*_system(system), *_sent(messages)], _sampling(*controls), made):
+            for _ in speaker.answer([*_system(system), *_sent(messages)], sampling_of(*controls), made):
                 now = [*messages, _kept(made)]
                 yield _shown(now), now, _figures(made)
             now = [*messages, _kept(made)]
@@ -148,7 +156,7 @@ def _compare_tab(models: Models, settings: Sequence[Any]) -> None:
         yield "", ""
         with _as_gradio_errors():
             messages = [*_system(system), {"role": "user", "content": prompt}]
-            yield from side_by_side(models.both(name), messages, _sampling(*controls))
+            yield from side_by_side(models.both(name), messages, sampling_of(*controls))
 
     going = gr.on(
         [prompt.submit, send.click], answers, [prompt, *settings], columns, show_progress="minimal", **_ONE_MODEL
@@ -187,8 +195,16 @@ def _system(text: str) -> list[Message]:
     return [{"role": "system", "content": text}] if text.strip() else []
 
 
-def _sampling(temperature: float, top_p: float, max_tokens: float, seed: float | None) -> Sampling:
-    return Sampling(float(temperature), float(top_p), int(max_tokens), None if seed is None else int(seed))
+def sampling_of(temperature: float, top_p: float, max_tokens: float, seed: str) -> Sampling:
+    """What the page's controls say; an empty seed is none.
+
+    Raises:
+        InputError: the seed is no whole number.
+    """
+    text = seed.strip()
+    if text and not (text.isascii() and text.isdecimal() and int(text) < 2**63):
+        raise InputError(f"{text!r} is no whole number from 0", where="Seed", todo="leave the box empty, or write one")
+    return Sampling(float(temperature), float(top_p), int(max_tokens), int(text) if text else None)
 
 
 class _as_gradio_errors:  # noqa: N801 - a context manager

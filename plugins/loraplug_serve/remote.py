@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,15 @@ from loraplug_serve.chat_model import Answer, Message, Piece, Sampling
 from loraplug_serve.forms import Call
 
 KEY = "LORAPLUG_API_KEY"
+
+
+__all__ = ["KEY", "RefusedError", "RemoteModel", "Sampling", "address_of", "headers", "is_url", "models_at"]
+
+
+class RefusedError(InputError):
+    """A server does not take a request; `too_long` where the conversation leaves no room for an answer."""
+
+    too_long: bool = False
 
 
 def is_url(model: str) -> bool:
@@ -109,7 +119,7 @@ class RemoteModel:
                 trust_env=False,
             ) as found:  # fmt: skip
                 if found.status_code != 200:
-                    raise InputError(_why(found.read(), found.status_code), where=self.address)
+                    raise _refusal(found.read(), found.status_code, self.address)
                 for line in found.iter_lines():
                     if line.startswith("data: {"):
                         yield from made.take(self._parts(json.loads(line[6:]), made, calls, begun))
@@ -117,6 +127,19 @@ class RemoteModel:
             what = f"the server broke off ({type(error).__name__})"
             raise LoraplugError(what, where=self.address, todo="see that it still runs, and ask again") from error
         yield from made.take([("call", Call(name, arguments)) for name, arguments in calls.values()])
+
+    def whole(self, messages: Sequence[Message], sampling: Sampling) -> Answer:
+        """The answer at its end.
+
+        Raises:
+            InputError, LoraplugError: as `answer`; or it ended before it was whole.
+        """
+        made = Answer()
+        for _ in self.answer(messages, sampling, made):
+            pass
+        if made.finish == "interrupted":
+            raise LoraplugError("the server ended an answer before its end", where=self.address, todo="ask again")
+        return made
 
     def _parts(
         self, chunk: dict[str, Any], made: Answer, calls: dict[int, list[str]], begun: float
@@ -144,6 +167,13 @@ class RemoteModel:
             if finish := choice.get("finish_reason"):
                 made.finish = "stop" if finish == "tool_calls" else str(finish)
         return found
+
+
+def _refusal(body: bytes, status: int, address: str) -> RefusedError:
+    why = _why(body, status)
+    refusal = RefusedError(why, where=address)
+    refusal.too_long = status == 400 and re.search(r"context|too long|reads at most|exceed", why) is not None
+    return refusal
 
 
 def _why(body: bytes, status: int) -> str:

@@ -57,7 +57,9 @@ def test_the_last_turn_counts() -> None:
 class Echo:
     """Tells what it was asked."""
 
-    model = tokenizer = None
+    def prompts(self, rows: Dataset, *_: Any) -> Any:
+        """The beginnings of the messages."""
+        return {row["task_id"]: [one["content"].partition("\n")[0] for one in row["messages"]] for row in rows}
 
     def answers(self, asked: Any, names: Any, done: Any, sampling: Sampling) -> Any:
         """See `AnswerGenerator.answers`."""
@@ -66,14 +68,8 @@ class Echo:
                 yield name, 0, Completion(f"{asked[name]} by {sampling.seed}", "stop", 1, 1, 0.1)
 
 
-def test_a_turn_follows_those_before_it(monkeypatch: Any) -> None:
+def test_a_turn_follows_those_before_it() -> None:
     """Each sample has a talk of its own; what is right, or answered in this turn already, is not asked."""
-    import loraplug_swe.evaluation.turns as turns
-
-    def kept(rows: Dataset, *_: Any) -> Any:
-        return {row["task_id"]: [one["content"].partition("\n")[0] for one in row["messages"]] for row in rows}
-
-    monkeypatch.setattr(turns, "prompts", kept)
     results = [
         result(1, "applied"), result(2, "invalid", reason="no-edit", detail=""), result(1, "applied", 1),
         result(2, "resolved", 1), result(1, "applied", 2), result(2, "applied", 2), result(3, "applied", 2),

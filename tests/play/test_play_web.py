@@ -19,7 +19,8 @@ import pytest
 
 from calling import ASKED
 from command import Cli
-from loraplug import printable
+from loraplug import InputError, printable
+from loraplug_serve.chat_model import Sampling
 
 SECONDS = 60
 
@@ -65,6 +66,18 @@ def test_without_gradio_the_command_to_get_it_is_named(cold: Cli, merged: Path, 
     done = cold("web", merged, env={"PYTHONPATH": path})
     assert done.returncode == 2, done.stderr
     assert 'pip install "loraplug[web]"' in done.stderr
+
+
+@pytest.mark.parametrize(("text", "seed"), [("", None), ("  ", None), ("0", 0), (" 7 ", 7)])
+def test_an_empty_seed_draws_anew(text: str, seed: int | None) -> None:
+    """And what is no seed is told, in words."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install loraplug[web]")
+    from loraplug_serve.page import sampling_of
+
+    assert sampling_of(1.0, 0.9, 64, text) == Sampling(1.0, 0.9, 64, seed)
+    for wrong in ("-1", "1.5", "x", str(2**63)):
+        with pytest.raises(InputError, match="is no whole number"):
+            sampling_of(1.0, 0.9, 64, wrong)
 
 
 @pytest.fixture(scope="module")

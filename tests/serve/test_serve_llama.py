@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import openai
 import pytest
 from serve_helpers import Served, post, serving
 
-from calling import ASKED
+from calling import ASKED, TOOL
+from loraplug import Run
 from loraplug.cli import main
+from loraplug_gguf.converter import run_converter
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,29 @@ def test_streams_and_options_reach_llama(llama: Served) -> None:
     status, found = post(llama.address, "/v1/chat/completions", {"model": "base", "messages": [{"role": "user"}]})
     assert status == 400 and found["error"]["message"], found
     assert httpx2.get(f"{llama.address}/health").json() == {"status": "ok"}
+
+
+def test_calls_come_back_as_tool_calls(caller: Path, tmp_path: Path) -> None:
+    """By llama.cpp's own reading of what the model writes: whole, in a stream, and asked for by name."""
+    file = tmp_path / "caller.gguf"
+    run_converter(Run("caller", outputs=tmp_path), "convert", caller, out=str(file), type="f32")
+    with serving(tmp_path, f"caller={file}") as server:
+        assert "caller: answered by llama.cpp" in server.log.read_text()
+        client = server.client()
+        asked: dict[str, Any] = {"model": "caller", "messages": ASKED, "temperature": 0, "max_tokens": 120}
+        choice = client.chat.completions.create(**asked, tools=[TOOL]).choices[0]
+        assert choice.finish_reason == "tool_calls", choice
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "add" and json.loads(call.function.arguments) == {"a": 3, "b": 1}
+        assert "tool_call" not in (choice.message.content or "")
+        name, arguments = "", ""
+        for chunk in client.chat.completions.create(**asked, tools=[TOOL], stream=True):
+            for part in chunk.choices[0].delta.tool_calls or () if chunk.choices else ():
+                name += part.function.name or ""
+                arguments += part.function.arguments or ""
+        assert name == "add" and json.loads(arguments) == {"a": 3, "b": 1}
+        forced = client.chat.completions.create(**asked, tools=[TOOL], tool_choice="required").choices[0]
+        assert forced.message.tool_calls[0].function.name == "add"
 
 
 def test_a_server_at_a_url_is_passed_on_under_its_names(llama: Served, tmp_path: Path) -> None:

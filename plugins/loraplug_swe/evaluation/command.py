@@ -83,7 +83,8 @@ OWN = "its own"
 def evaluate(app: App, /, as_json: bool, brief: bool, page: Path | None, **given: Any) -> None:
     """Evaluate MODEL on bugs: its answers are applied in a sandbox and tested. Or on general questions, with --set.
 
-    MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, or package:NAME/FILE.gguf.
+    MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf, or the URL of a
+    server with OpenAI's interface (#NAME behind it chooses one of its models). LORAPLUG_API_KEY is sent to servers.
     """
     from loraplug_swe.evaluation.evaluate import run_eval
     from loraplug_swe.evaluation.plan import EvalOptions

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve
 
 from loraplug import InputError, Run, atomic_output, echo, exclusive_lock, open_model, wrap_os_errors
+from loraplug_serve.remote import is_url
 from loraplug_swe.evaluation.brief import brief, headline
 from loraplug_swe.evaluation.cases import Case, Unfit, Workroom, by_commit
 from loraplug_swe.evaluation.command import OWN
-from loraplug_swe.evaluation.generator import AnswerGenerator, Completion, Sampling, load, prompts
+from loraplug_swe.evaluation.generator import Answering, Completion, Sampling, load
 from loraplug_swe.evaluation.judge import Judge, Verdict, usable
 from loraplug_swe.evaluation.page import page as html_page
 from loraplug_swe.evaluation.plan import EvalOptions, Plan, make_plan
 from loraplug_swe.evaluation.reading import read_answers
+from loraplug_swe.evaluation.remote import server_generator
 from loraplug_swe.evaluation.results import Journal, Result, last_turns, report, resolved_by_turn
 from loraplug_swe.evaluation.table import lines
 from loraplug_swe.evaluation.turns import answer_again, check_rows, may_go_on
@@ -185,7 +187,7 @@ def _answers(
     rows = _rows(plan, cases)
     check_rows(rows, wanted.turns)
     for label, speaker in speakers(app, wanted, run):
-        asked = prompts(rows, plan.formatter, speaker.model, speaker.tokenizer, run)
+        asked = speaker.prompts(rows, plan.formatter, run)
         yield label, 1, speaker.answers(asked, names, journal.done(label), sampling, may_be_given)
         while turn := _next_turn(journal, label, cases, wanted):
             mine = [one for one in journal.results if one.model == label and one.task in cases]
@@ -199,9 +201,12 @@ def _next_turn(journal: Journal, label: str, cases: Mapping[str, Case], wanted: 
     return min(open_) + 1 if open_ else 0
 
 
-def speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, AnswerGenerator]]:
-    """`model`, and `base` where it is wanted, one after the other."""
+def speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, Answering]]:
+    """`model`, and `base` where it is wanted, one after the other; either may be at a URL."""
     other = None if wanted.base in (None, OWN) else wanted.base
+    if is_url(str(wanted.model)) or is_url(str(other)):
+        yield from _with_servers(app, wanted, other, run)
+        return
     opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
     if opened.adapter is None and wanted.base == OWN:
         raise InputError("has no base of its own: it is no adapter", where=wanted.model, todo="name one: --base MODEL")
@@ -210,6 +215,18 @@ def speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, Ans
     if opened.adapter is None and other is not None:
         loaded.clear()
         yield "base", load(open_model(other, app.registry), run, other, False)[0]
+
+
+def _with_servers(app: App, wanted: EvalOptions, other: str | None, run: Run) -> Iterator[tuple[str, Answering]]:
+    if wanted.base == OWN:
+        raise InputError("nothing tells the base of a model at a URL", where="--base", todo="name it: --base URL#NAME")
+    # both are looked at before the first of them is asked
+    servers = {one: server_generator(wanted, one) for one in (wanted.model, other) if one and is_url(one)}
+    for label, name in (("model", wanted.model), ("base", other)):
+        if name in servers:
+            yield label, servers[name]
+        elif name is not None:
+            yield label, load(open_model(name, app.registry, None, wanted.trust), run, name, False)[0]
 
 
 def _rows(plan: Plan, cases: Mapping[str, Case]) -> Any:

@@ -11,7 +11,6 @@ from attrs import asdict
 
 from loraplug import InputError, Run, exclusive_lock
 from loraplug_swe.evaluation.evaluate import leave, make_result, run_name, speakers, weights
-from loraplug_swe.evaluation.generator import prompts
 from loraplug_swe.evaluation.judge import Verdict
 from loraplug_swe.evaluation.plan import EvalOptions, formatter_of, limits_of
 from loraplug_swe.evaluation.questions import Question, checked, read_questions
@@ -59,7 +58,7 @@ def run_set(app: App, wanted: EvalOptions, place: Path, as_json: bool, short: bo
             rows = _rows(list(questions.values()))
             with Sandbox(scratch / "empty", limits, home=scratch) as box:
                 for label, speaker in speakers(app, wanted, run):
-                    asked = prompts(rows, formatter, speaker.model, speaker.tokenizer, run)
+                    asked = speaker.prompts(rows, formatter, run)
                     with run.progress(f"answers of {label}", len(every)) as bar:
                         for name, sample, said in speaker.answers(
                             asked, list(questions), journal.done(label), sampling

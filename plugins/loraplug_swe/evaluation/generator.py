@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import evolve, fields_dict, frozen
 
@@ -90,6 +90,19 @@ def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run
     return Prompts(found, frozenset(stops))
 
 
+class Answering(Protocol):
+    """Whoever answers: a model in memory, or one of a server."""
+
+    def prompts(self, rows: Dataset, formatter: Formatter, run: Run, /) -> Any:
+        """What `answers` is given."""
+
+    def answers(
+        self, asked: Any, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling,
+        usable: Callable[[str, str], bool] = ..., /,
+    ) -> Iterator[tuple[str, int, Completion]]:  # fmt: skip
+        """See `AnswerGenerator.answers`."""
+
+
 @frozen
 class AnswerGenerator:
     """A loaded model. `around` is entered while it answers: takes its adapter off, for one."""
@@ -102,6 +115,10 @@ class AnswerGenerator:
     def context(self) -> int:
         """Tokens the model reads at most."""
         return Sampler(self.model, ()).context
+
+    def prompts(self, rows: Dataset, formatter: Formatter, run: Run) -> Prompts:
+        """See the function `prompts`."""
+        return prompts(rows, formatter, self.model, self.tokenizer, run)
 
     def answers(
         self,

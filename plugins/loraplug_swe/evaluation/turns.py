@@ -9,7 +9,7 @@ from attrs import evolve
 
 from loraplug import Formatter, InputError, Run
 from loraplug_swe.evaluation.cases import Case
-from loraplug_swe.evaluation.generator import AnswerGenerator, Completion, Sampling, prompts
+from loraplug_swe.evaluation.generator import Answering, Completion, Sampling
 from loraplug_swe.evaluation.results import Result
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def check_rows(rows: Dataset, turns: int) -> None:
 
 
 def answer_again(
-    speaker: AnswerGenerator, rows: Dataset, formatter: Formatter, cases: Mapping[str, Case],
+    speaker: Answering, rows: Dataset, formatter: Formatter, cases: Mapping[str, Case],
     results: Sequence[Result], turn: int, sampling: Sampling, run: Run,
 ) -> Iterator[tuple[str, int, Completion]]:  # fmt: skip
     """Answers of a turn that are lacking, each after the turns before it: task id, number of the sample, answer.
@@ -57,7 +57,7 @@ def answer_again(
         {"messages": _talk(told[task], cases[task], said), "task_id": name}
         for name, (task, _, said) in before.items()
     ]  # fmt: skip
-    asked = prompts(Dataset.from_list(talks), formatter, speaker.model, speaker.tokenizer, run)
+    asked = speaker.prompts(Dataset.from_list(talks), formatter, run)
     done = {(name, 0) for name, (task, sample, _) in before.items() if turn in by_answer[task, sample]}
     again = evolve(sampling, samples=1, seed=(sampling.seed + turn) % 2**31)
     for name, _, said in speaker.answers(asked, list(before), done, again):
