@@ -6,10 +6,12 @@ What is exported here is all a plugin needs.
 from typing import TYPE_CHECKING, Any
 
 from loraplug.adapters.attach import attach_adapter
+from loraplug.adapters.compat import names_as_saved
 from loraplug.adapters.compat import refused as adapter_refused
 from loraplug.adapters.coverage import FUSED as FUSED_EXPERTS
 from loraplug.adapters.coverage import Share, adapted_share, expert_counts, layer_weights, quantised_share
 from loraplug.adapters.load import load_adapter
+from loraplug.adapters.names import model_names, save_adapter, settle_names
 from loraplug.adapters.precision import mixed_precision
 from loraplug.adapters.tokens import grow_for_adapter, mark_new_tokens, new_tokens, token_ends
 from loraplug.config.options import Doc, Option, options
@@ -185,6 +187,8 @@ __all__ = [
     "lock_beside",
     "mark_new_tokens",
     "mixed_precision",
+    "model_names",
+    "names_as_saved",
     "new_tokens",
     "open_model",
     "opened_tokens",
@@ -204,6 +208,8 @@ __all__ = [
     "require_secrets",
     "row_id",
     "row_lengths",
+    "save_adapter",
+    "settle_names",
     "shape_of",
     "shareable",
     "token_ends",

@@ -9,7 +9,7 @@ experts, also where they are a shared expert's or a dense layer's, which then ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +36,40 @@ def targets_as_written() -> Iterator[None]:
         conversion.convert_peft_config_for_transformers = original
 
 
+def read_by_peft(model: Any, config: Any, names: Sequence[str]) -> dict[str, str]:
+    """What peft alone takes the LoRA tensors of a file for: each one's name in the file, by its name in the model.
+
+    Args:
+        model: the base, or a `PeftModel` of it; it may have no memory.
+        names: as in the file, all of them: peft puts some together.
+    """
+    import torch
+    from peft.utils import transformers_weight_conversion as conversion
+
+    given = {name: torch.full((1, 1), float(number)) for number, name in enumerate(names)}
+    try:
+        read = conversion.convert_peft_adapter_state_dict_for_transformers(model, config, dict(given))
+    except Exception:  # whatever a conversion of transformers' raises that was not made for this
+        return {}
+    return {found: names[int(value.flatten()[0])] for found, value in read.items() if value.shape == (1, 1)}
+
+
+def renamed(model: Any, path: str, saved: bool = False) -> str:
+    """What transformers makes of a name in a checkpoint of this model's kind; with `saved`, the other way about.
+
+    Args:
+        path: a name without peft's prefix.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    mapping = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+    if saved:
+        mapping = [one.reverse_transform() for one in reversed(mapping)]
+    name, _ = rename_source_key(path, mapping, [], reverse=saved)
+    return str(name)
+
+
 @contextmanager
 def names_as_saved() -> Iterator[None]:
     """While this is open, peft gives an adapter's tensors to the modules they name, where the model has all of these.
@@ -45,12 +79,16 @@ def names_as_saved() -> Iterator[None]:
     """
     from peft.utils import transformers_weight_conversion as conversion
 
+    from loraplug.adapters.names import model_names
+
     original = conversion.convert_peft_adapter_state_dict_for_transformers
 
     def convert(model: Any, peft_config: Any, adapter_state_dict: dict[str, Any], adapter_name: str = "default") -> Any:
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        names = model_names(base, adapter_state_dict)
         modules = {name for name, _ in model.named_modules()}
-        if {name.partition(".lora_")[0] for name in adapter_state_dict if ".lora_" in name} <= modules:
-            return adapter_state_dict
+        if {name.partition(".lora_")[0] for name in names.values() if ".lora_" in name} <= modules:
+            return {names[name]: value for name, value in adapter_state_dict.items()}
         return original(model, peft_config, adapter_state_dict, adapter_name)
 
     conversion.convert_peft_adapter_state_dict_for_transformers = convert

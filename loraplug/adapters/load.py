@@ -63,10 +63,14 @@ def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
     from peft import get_peft_model_state_dict
 
+    from loraplug.adapters.names import model_names
     from loraplug.adapters.text_part import load_on_text_part, text_names
 
     todo = "name the base it was trained on with --base"
-    moved = text_names(model, names)
+    in_model = model_names(model, names)
+    names = in_model.values()
+    found = text_names(model, names)
+    moved = {stored: found[name] for stored, name in in_model.items() if name in found}
     if moved:
         if left := len(names) - len(moved):
             warn(f"{folder}: {left} of its {len(names)} tensors are on parts that text does not reach, and left out")
@@ -103,6 +107,8 @@ def put_beside(adapted: Any, folder: Path, names: Collection[str], name: str) ->
 
     from peft import PeftConfig, get_peft_model_state_dict
 
+    from loraplug.adapters.compat import names_as_saved
+    from loraplug.adapters.names import model_names
     from loraplug.adapters.precision import store_in_float32
 
     todo = "name the base it was trained on with --base"
@@ -114,7 +120,8 @@ def put_beside(adapted: Any, folder: Path, names: Collection[str], name: str) ->
             raise InputError(
                 f"has {', '.join(more)}, and cannot lie beside others", where=folder, todo="serve it alone"
             )
-        with warnings.catch_warnings():
+        names = model_names(adapted.get_base_model(), names).values()
+        with warnings.catch_warnings(), names_as_saved():
             warnings.simplefilter("ignore")  # what is missing is an error below
             adapted.load_adapter(
                 str(folder), name, is_trainable=False, local_files_only=True, use_safetensors=True,
@@ -160,5 +167,6 @@ def load_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     narrow = any(config.modules_to_save for config in adapted.peft_config.values()) and dtype.itemsize < 4
     store_in_float32(adapted) if trainable else mixed_precision(adapted, dtype)
     if narrow:  # peft copied them from the base, in its dtype, and rounded what it read
-        set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu", **options))
+        with names_as_saved():
+            set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu", **options))
     return adapted

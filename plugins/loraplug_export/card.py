@@ -78,7 +78,7 @@ def write_card(result: ExportContext, out: Path, kind: Kind, proof: Mapping[str,
         *_recipe(result),
         *_figures(result, proof or {}),
         *_certificate(out),
-        "## How to load\n\n" + load,
+        "## How to load\n\n" + load + (_lost_by_peft(result.adapter) if kind == "adapter" else ""),
     ]
     text = redact(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
     ModelCard(text).save(out / "README.md")
@@ -155,6 +155,22 @@ def _shares(adapter: Path) -> str:
         return "".join(f"\n- **{what}:** {one['text']}" for what, one in said.items() if one)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
+
+
+def _lost_by_peft(adapter: Path) -> str:
+    """What peft alone leaves at zero, where the trainer has found that, and what to take instead."""
+    try:
+        lost = json.loads((adapter / "loraplug.json").read_text(encoding="utf-8")).get("lost_by_peft") or ()
+    except (OSError, ValueError, AttributeError):
+        return ""
+    if not lost:
+        return ""
+    named = ", ".join(f"`{name}`" for name in lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
+    return (
+        f"\n\n**peft alone does not load all of this adapter:** it takes the names of {len(lost)} modules ({named}) "
+        "for others and leaves their adapters at zero. `loraplug chat`, `eval`, `serve` and `export` load them; for "
+        "other programs use the merged model (`loraplug export --to merged`)."
+    )
 
 
 def _recipe(result: ExportContext) -> list[str]:

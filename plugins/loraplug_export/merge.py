@@ -58,7 +58,7 @@ class Output:
                 merged = self.edit.rows.put_on(merged, first)
             _check_range(name, merged, dtype, self.stored.file)
             yield merged.to(dtype)
-        if self.shape[0] > source.shape[0] and self.edit is not None and self.edit.rows is not None:
+        if self.edit is not None and self.edit.rows is not None and self.shape[0] > source.shape[0]:
             merged = self.edit.rows.put_on(
                 torch.zeros(self.shape[0] - source.shape[0], *self.shape[1:]), source.shape[0]
             )

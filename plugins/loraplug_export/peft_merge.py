@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraplug import InputError, LoraplugError, Run, grow_for_adapter
+from loraplug import InputError, LoraplugError, Run, load_adapter, model_names
 from loraplug_export.compat import as_stored, stored_forms
 from loraplug_export.folders import write_config
 from loraplug_export.generation import write_generation_config
@@ -131,17 +131,17 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
     Raises:
         InputError: they do not fit.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict
 
+    names = model_names(model, open_adapter(adapter).tensors)
     try:
-        grow_for_adapter(model, PeftConfig.from_pretrained(str(adapter)))
-        adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+        adapted = load_adapter(model, adapter).eval()
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"peft cannot put the adapter on this base ({_line(error)})", where=adapter, todo="check the base model"
         ) from None
     wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-    if lacking := sorted(wanted - open_adapter(adapter).tensors.keys()):  # of which peft only warns
+    if lacking := sorted(wanted - {*names.values()}):  # of which peft only warns
         what = f"the adapter does not fit this base: it lacks {len(lacking)} tensors, such as {lacking[0]}"
         raise InputError(what, where=adapter, todo="check the base model")
     return adapted

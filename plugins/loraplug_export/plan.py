@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
-from loraplug import InputError
+from loraplug import InputError, model_names
 from loraplug_export.compat import Forms, stored_forms
 from loraplug_export.edits import Edit
 from loraplug_export.lora_files import WEIGHTS, Adapter, read_edits
@@ -122,6 +122,12 @@ def _known(names: Collection[str], model: PreTrainedModel) -> int:
     return found
 
 
+def by_model_names(adapter: Adapter, model: PreTrainedModel) -> Adapter:
+    """The adapter with its tensors by the names that they have in the model, whatever its file calls them."""
+    names = model_names(model, adapter.tensors)
+    return evolve(adapter, tensors={names[name]: tensor for name, tensor in adapter.tensors.items()})
+
+
 def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
     """Match an adapter with its base.
 
@@ -133,6 +139,7 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
         raise UnsupportedAdapterError(adapter.unknown)
     model = empty_model(base.folder, tuple(adapter.tensors))
     modules = dict(model.named_modules())
+    adapter = by_model_names(adapter, model)
     edits = read_edits(adapter, {name for name, module in modules.items() if type(module).__name__ == "Conv1D"})
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})

@@ -28,7 +28,7 @@ def test_what_is_used_of_peft_is_there() -> None:
 def test_names_of_tensors_are_changed_by_peft_unless_they_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shared expert's adapter, loaded by peft alone, does nothing; once it does, `names_as_saved` can go."""
+    """A shared expert's adapter, loaded by peft alone, does nothing; once it does, what renames adapters can go."""
     import torch
     from peft import LoraConfig, PeftModel
 

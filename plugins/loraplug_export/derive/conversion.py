@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from loraplug import InputError, LoraplugError, Run
+from loraplug import InputError, LoraplugError, Run, names_as_saved
 from loraplug_export.derive.low_rank import Errors, Pair, truncate
 from loraplug_export.derive.plain import PREFIX
 from loraplug_export.derive.sources import Source
@@ -112,7 +112,7 @@ def _by_peft(source: Source, rank: int) -> Iterator[Change]:
         folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
     checkpoint, plain = open_checkpoint(folder), empty_model(folder)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), names_as_saved():
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(base, str(source.adapter.folder)).eval()
     layers = _layers(model, source)

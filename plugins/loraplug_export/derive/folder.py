@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraplug import ExportContext, InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
+from loraplug import (
+    ExportContext,
+    InputError,
+    LoraplugError,
+    Run,
+    atomic_output,
+    exclusive_lock,
+    settle_names,
+    wrap_os_errors,
+)
 from loraplug_export.derive.sources import Base
 from loraplug_export.made_from import MADE_FROM
 
@@ -50,6 +59,7 @@ def write_adapter_folder(
     from safetensors.torch import save_file
 
     from loraplug_export.card import loadable_base, write_card
+    from loraplug_export.derive.skeleton import skeleton
     from loraplug_export.folders import copy_licences, copy_tokenizer
     from loraplug_export.lora_files import CONFIG, WEIGHTS
 
@@ -65,6 +75,7 @@ def write_adapter_folder(
         }
         (out / CONFIG).write_text(json.dumps(text, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / WEIGHTS, {"format": "pt"})
+        settle_names(skeleton(base.folder), out)
         prove(out, base.folder, tensors)
         (out / MADE_FROM).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         copy_tokenizer(tokenizers, out)

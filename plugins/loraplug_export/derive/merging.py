@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve, frozen
 
-from loraplug import InputError
+from loraplug import InputError, names_as_saved
 from loraplug_export.derive.low_rank import Errors, product_norm
 from loraplug_export.derive.plain import PREFIX
 from loraplug_export.derive.sources import Base, Source
 from loraplug_export.edits import LowRank
 from loraplug_export.lora_files import WEIGHTS, read_edits
+from loraplug_export.plan import by_model_names
 from loraplug_export.tensors import Tensor, open_checkpoint, same_values, stored_name
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _all_on_one(sources: Sequence[Source], base: Path, mix: Mix) -> PeftModel:
     checkpoint = open_checkpoint(base)
     stored = {name: found for name in shapes if (found := stored_name(name, empty, checkpoint)) is not None}
     values = {name: checkpoint.tensors[found] for name, found in stored.items()}
-    pairs = [_pairs(source, shapes, values) for source in sources]
+    named = [evolve(source, adapter=by_model_names(source.adapter, empty)) for source in sources]
+    pairs = [_pairs(source, shapes, values) for source in named]
     highest = max(pair.a.shape[0] for found in pairs for pair in found.values())
     model = None
     for number, own_pairs in enumerate(pairs):
@@ -103,7 +105,8 @@ def _all_on_one(sources: Sequence[Source], base: Path, mix: Mix) -> PeftModel:
             model = get_peft_model(empty, config, adapter_name=_called(0))
         else:
             model.add_adapter(_called(number), config)
-        set_peft_model_state_dict(model, tensors, adapter_name=_called(number))
+        with names_as_saved():
+            set_peft_model_state_dict(model, tensors, adapter_name=_called(number))
     return model
 
 

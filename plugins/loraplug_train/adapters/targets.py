@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Factory, frozen
 
 from loraplug import InputError, adapter_refused, layer_weights
-from loraplug_train.engine.reach import TUPLES, Reach, reach
+from loraplug_train.engine.reach import OTHER, TUPLES, Reach, reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -206,6 +206,8 @@ def _unfit(model: PreTrainedModel, name: str, tried: Reach) -> str | None:
     """Why a layer that is named itself cannot have an adapter."""
     if tried.without.get(name) == TUPLES:
         return "it gives more than a tensor"
+    if tried.without.get(name) == OTHER:
+        return "it computes something else of its input than a linear layer"
     return "peft refuses it, as kernels read its weight past it" if adapter_refused(model, name) else None
 
 

@@ -17,6 +17,7 @@ RAISED = (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError,
 """What models raise on rows, or on a number format, that they cannot compute."""
 PAST = "layers whose weight is read past them, or not at all, so that no gradient would reach an adapter"
 TUPLES = "layers that give more than a tensor"
+OTHER = "layers that compute something else of their input than a linear layer (by groups, say)"
 
 
 @frozen
@@ -41,8 +42,9 @@ def reach(model: Any, layers: list[str]) -> Reach:
     import torch
 
     outputs: dict[str, Any] = {}
+    other: set[str] = set()
     modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(_keep(outputs, name)) for name in layers]
+    handles = [modules[name].register_forward_hook(_keep(outputs, other, name)) for name in layers]
     handles.append(model.get_input_embeddings().register_forward_hook(_traced))
     frozen_now = [one for one in model.parameters() if one.requires_grad]
     for parameter in frozen_now:
@@ -78,6 +80,8 @@ def reach(model: Any, layers: list[str]) -> Reach:
         output = outputs.get(name)
         if isinstance(output, (tuple, list)):
             without[name] = TUPLES
+        elif name in other:
+            without[name] = OTHER
         elif "expert" not in name and (output is None or (backward and output.grad is None)):
             without[name] = PAST
     return Reach(without)
@@ -125,9 +129,12 @@ def _traced(_: Any, __: Any, output: Any) -> Any:
     return output.detach().requires_grad_().clone()  # no leaf, which a model could not change in place
 
 
-def _keep(outputs: dict[str, Any], name: str) -> Any:
-    def keep(_: Any, __: Any, output: Any) -> None:
+def _keep(outputs: dict[str, Any], other: set[str], name: str) -> Any:
+    def keep(module: Any, given: tuple[Any, ...], output: Any) -> None:
         outputs[name] = output
+        width = getattr(module, "out_features", None)
+        if width is not None and given and getattr(output, "shape", None) != (*given[0].shape[:-1], width):
+            other.add(name)
         if getattr(output, "requires_grad", False):
             output.retain_grad()
 
