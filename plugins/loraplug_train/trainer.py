@@ -40,6 +40,8 @@ class EngineTrainer(Trainer):
         super().__init_subclass__(**options)
         if issubclass(cls, Objective):
             cls.consumes = cls.schema
+            if cls.schema != "tokens" and "columns" not in vars(cls):
+                cls.columns = frozenset()
 
     epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
         default=3.0, validator=validators.gt(0)
@@ -138,9 +140,10 @@ class EngineTrainer(Trainer):
         return self
 
     def check(self, recipe: Any) -> Iterable[Problem]:
-        """Options that do not go together."""
+        """Options that do not go together, those of the objective among them."""
         from loraplug_train.engine.options import problems
 
+        yield from self.objective().option_problems()
         if self.adapter is not None and self.lora != Lora():
             what = "and [trainer.lora] both say what is trained; leave out one of the two"
             yield Problem("trainer.adapter", what)

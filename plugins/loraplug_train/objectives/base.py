@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from attrs import frozen
 
-from loraplug import TokenSequence, token_sequences
+from loraplug import Problem, TokenSequence, token_sequences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,6 +104,10 @@ class Objective(ABC):
     schema: ClassVar[str] = "tokens"
     needs_reference: ClassVar[bool] = False
     metric_names: ClassVar[tuple[str, ...] | None] = None
+
+    def option_problems(self) -> Iterable[Problem]:
+        """Options of this objective that do not go together; asked by the trainer's `check`."""
+        return ()
 
     def fault(self, row: Row) -> str | None:  # noqa: ARG002
         """Why this row cannot be trained on, in words; asked of every row before the first step."""
