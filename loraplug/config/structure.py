@@ -74,7 +74,8 @@ def _structure_union(value: Any, hint: Any) -> Any:
             return None if arm is type(None) and value is None else CONVERTER.structure(value, arm)
         except Exception:  # noqa: S112 - a structure hook may raise anything; the next arm is tried
             continue
-    raise TypeError(expected(hint, value))
+    named = [choice for arm in arms if get_origin(arm) is Literal for choice in get_args(arm)]
+    raise TypeError(expected(hint, value) + _meant(value, named))
 
 
 def _structure_table(value: dict[str, Any], hint: Any, tables: list[Any]) -> Any:

@@ -25,6 +25,7 @@ from loraplug.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
+    from torch.optim import Optimizer as TorchOptimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from loraplug.context import Run
@@ -510,9 +511,49 @@ class Adapter(Component):
         """Whether what `save` wrote can be merged into the base; `config` is the saved settings, a JSON object."""
 
 
+class Optimizer(Component):
+    """Changes what is trained by its gradients. For trainers that hold one, as `[trainer.optimizer]`."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "optimizer"
+
+    @abstractmethod
+    def make(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> TorchOptimizer:
+        """A `torch.optim.Optimizer` of these groups of parameters.
+
+        It goes by the `lr` and `weight_decay` of each of its groups, of which the first is changed before every step.
+        All that it remembers is in its `state_dict()`, as tensors, numbers, texts and lists of such, so that a
+        training that goes on ends as one that was not stopped.
+
+        Args:
+            groups: each has `params` (tensors of any shape), `weight_decay`, and perhaps a `lr` of its own.
+            learning_rate: the peak, for groups without their own.
+        """
+
+
+class Scheduler(Component):
+    """The course of the learning rate. For trainers that hold one, as `[trainer.scheduler]`."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "scheduler"
+
+    @abstractmethod
+    def factor(self, step: int, steps: int, warmup: int) -> float:
+        """What the peak learning rate is multiplied by in one step; it follows from these numbers alone.
+
+        Args:
+            step: how many steps are done, from 0 to `steps`.
+            steps: how many there will be, at least 1.
+            warmup: in how many of them, at the beginning, the rate is to rise; less than `steps`.
+        """
+
+
 KINDS: dict[str, type[Component]] = {
-    cls.kind: cls for cls in (DatasetSource, Transform, Formatter, ModelLoader, Quantizer, Adapter, Trainer, Exporter)
-}
+    cls.kind: cls
+    for cls in (
+        DatasetSource, Transform, Formatter, ModelLoader, Quantizer, Adapter, Optimizer, Scheduler, Trainer, Exporter,
+    )
+}  # fmt: skip
 """Every kind of component, by name, in the order a run comes to them."""
 TABLES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 """The kinds that are tables of a recipe; the others are nested in these."""
@@ -523,6 +564,8 @@ HOOKS = {
     "loraplug_model_loaders": "model",
     "loraplug_quantizers": "quantizer",
     "loraplug_adapters": "adapter",
+    "loraplug_optimizers": "optimizer",
+    "loraplug_schedulers": "scheduler",
     "loraplug_trainers": "trainer",
     "loraplug_exporters": "exporter",
 }

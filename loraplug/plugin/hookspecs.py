@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         Exporter,
         Formatter,
         ModelLoader,
+        Optimizer,
         Quantizer,
+        Scheduler,
         Trainer,
         Transform,
     )
@@ -62,6 +64,16 @@ def loraplug_quantizers() -> Sequence[type[Quantizer]]:
 @hookspec
 def loraplug_adapters() -> Sequence[type[Adapter]]:
     """Adapters, for trainers that use one, such as `[trainer.adapter] use = "…"`."""
+
+
+@hookspec
+def loraplug_optimizers() -> Sequence[type[Optimizer]]:
+    """Optimizers, for the tables of trainers that hold one, such as `[trainer.optimizer] use = "…"`."""
+
+
+@hookspec
+def loraplug_schedulers() -> Sequence[type[Scheduler]]:
+    """Courses of the learning rate, for trainers that hold one, such as `[trainer.scheduler] use = "…"`."""
 
 
 @hookspec

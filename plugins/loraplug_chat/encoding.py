@@ -78,7 +78,7 @@ class Encoding(Formatter):
             InputError: this formatter makes no rows of that schema.
         """
         if schema != "tokens":
-            todo = 'set use = "chat-template", or take a trainer that learns from tokens alone, such as sft'
+            todo = "take another formatter, or a trainer that learns from tokens alone, such as sft"
             raise InputError(f"{self.name} makes no rows for a trainer that learns from {schema}",
                              where="formatter", todo=todo)  # fmt: skip
         return partial(self._lines, read=self.reader(shape_of(columns, schema), tokenizer))

@@ -164,7 +164,11 @@ class Judged:
             raise InputError("no trained token is left", todo=LONGER if fitted.counts else _NOTHING)
         shared = min(firsts)
         if isinstance(read, Labelled):
-            return {"prompt_ids": rows[0].ids[:shared], **_side("completion", rows[0], shared), "label": read.label}
+            return {
+                "prompt_ids": rows[0].ids[:shared],
+                **side_columns("completion", rows[0], shared),
+                "label": read.label,
+            }
         chosen, rejected = rows
         if chosen.ids == rejected.ids:
             raise InputError("chosen and rejected are the same tokens", todo=_ALIKE)
@@ -174,8 +178,8 @@ class Judged:
             raise InputError(what, todo="give both sides the same turns, or leave the row out of the data")
         return {
             "prompt_ids": chosen.ids[:alike],
-            **_side("chosen", chosen, alike),
-            **_side("rejected", rejected, alike),
+            **side_columns("chosen", chosen, alike),
+            **side_columns("rejected", rejected, alike),
         }
 
 
@@ -183,7 +187,7 @@ def _talks(read: Preference | Labelled) -> list[Conversation]:
     return [read.talk] if isinstance(read, Labelled) else [read.chosen, read.rejected]
 
 
-def _side(name: str, row: Encoded, start: int) -> dict[str, list[int]]:
+def side_columns(name: str, row: Encoded, start: int) -> dict[str, list[int]]:
     """Ids and labels of a side from a place on."""
     ids = row.ids[start:]
     labels = [token if weight else -100 for token, weight in zip(ids, row.trained[start:], strict=True)]

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import field as option
 from attrs import frozen
 
-from loraplug import Conversation, Doc, InputError, check_row, conversation, shape_of
+from loraplug import Conversation, Doc, InputError, Problem, check_row, conversation, shape_of
 from loraplug_chat.encoding import Encoding
 from loraplug_chat.option_types import TextPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from loraplug_chat.encoding import Read
+    from loraplug_chat.encoding import Lines, Read
     from loraplug_chat.overlong import TalkEncoder
 
 
 @frozen
 class Text(Encoding):
-    """Text as it stands, all of it trained; of prompt and completion the completion. Chats go through the template."""
+    """Text as it stands, all of it trained; of prompt and answer the answer. Chats go through the template."""
 
     name = "text"
+    produces = frozenset({"tokens", "pairs", "labelled"})
 
     overlong: Annotated[
         TextPolicy,
@@ -36,9 +37,30 @@ class Text(Encoding):
 
     def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:
         """See `Encoding.recognise`."""
-        if shape_of(columns, schema) not in ("text", "prompt-completion"):
+        if schema == "tokens" and shape_of(columns, schema) not in ("text", "prompt-completion"):
             self._whole_conversations()
         return super().recognise(columns, schema)
+
+    def check(self, recipe: Any) -> Iterator[Problem]:
+        """Options that mean nothing for rows of judged answers."""
+        if recipe.trainer.consumes == "tokens":
+            return
+        if self.overlong == "split":
+            what = f"{recipe.trainer.name} compares answers, and a part of one cannot be judged"
+            yield Problem("formatter.overlong", f'{what}; take "drop" or "truncate-right"')
+        if self.packing is True:
+            yield Problem("formatter.packing", f"rows for {recipe.trainer.name} are not packed; leave it out")
+
+    def lines(self, schema: str, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Lines:
+        """See `Encoding.lines`."""
+        from loraplug_chat.judged_text import ANSWERS, JudgedText
+        from loraplug_chat.plain import PlainText
+
+        if schema not in ANSWERS:
+            return super().lines(schema, columns, tokenizer)
+
+        plain = PlainText(tokenizer, self.end, self.control_tokens)
+        return JudgedText(schema, plain, self.max_length, self.overlong).lines
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:
         """See `Encoding.reader`."""

@@ -6,7 +6,7 @@ What is exported here is for trainers of other packages: see `EngineTrainer`, `O
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from loraplug import Adapter, Trainer, hookimpl
+from loraplug import Adapter, Optimizer, Scheduler, Trainer, hookimpl
 from loraplug_train.objectives.base import Batch, Objective, Policy, Row
 from loraplug_train.trainer import EngineTrainer, Sft
 
@@ -32,6 +32,22 @@ def loraplug_adapters() -> Sequence[type[Adapter]]:
     from loraplug_train.adapters.peft_method import PeftMethod
 
     return [PeftMethod, Full]
+
+
+@hookimpl
+def loraplug_optimizers() -> Sequence[type[Optimizer]]:
+    """Optimizers with options of their own."""
+    from loraplug_train.optimizers import AdamW
+
+    return [AdamW]
+
+
+@hookimpl
+def loraplug_schedulers() -> Sequence[type[Scheduler]]:
+    """Courses of the learning rate with options of their own."""
+    from loraplug_train.optimizers import Cosine, WarmupStableDecay
+
+    return [Cosine, WarmupStableDecay]
 
 
 @hookimpl

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Adapter, Doc, Encoded, Estimate, Placement, Problem, Run, Trainer, TrainingResult
+from loraplug import (
+    Adapter,
+    Doc,
+    Encoded,
+    Estimate,
+    Optimizer,
+    Placement,
+    Problem,
+    Run,
+    Scheduler,
+    Trainer,
+    TrainingResult,
+)
 from loraplug_train.adapters.lora import Lora
 from loraplug_train.objectives.base import Objective
 from loraplug_train.objectives.sft import SupervisedFineTuning
@@ -40,6 +52,8 @@ class EngineTrainer(Trainer):
         super().__init_subclass__(**options)
         if issubclass(cls, Objective):
             cls.consumes = cls.schema
+            if cls.schema != "tokens" and "columns" not in vars(cls):
+                cls.columns = frozenset()
 
     epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
         default=3.0, validator=validators.gt(0)
@@ -64,15 +78,19 @@ class EngineTrainer(Trainer):
         Literal[
             "adamw_torch", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "lion_32bit", "lion_8bit",
             "ademamix", "adafactor", "sgd",
-        ],
-        Doc("optimizer, by its name in transformers; 8-bit and paged ones are those of bitsandbytes", aka=("optim",)),
+        ] | Optimizer,
+        Doc("optimizer, by its name in transformers (8-bit and paged ones are those of bitsandbytes), or a table "
+            "`[trainer.optimizer]` with `use`", aka=("optim",)),
     ] = "adamw_torch"  # fmt: skip
     learning_rate: Annotated[
         float, Doc("peak learning rate; the smallest models want more (1e-3 for SmolLM2-135M)", aka=("lr",))
     ] = field(default=5e-4, validator=validators.gt(0))
     scheduler: Annotated[
-        Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"],
-        Doc("course of the learning rate", aka=("lr_scheduler", "lr_scheduler_type")),
+        Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] | Scheduler,
+        Doc(
+            "course of the learning rate, by its name in transformers, or a table `[trainer.scheduler]` with `use`",
+            aka=("lr_scheduler", "lr_scheduler_type"),
+        ),
     ] = "cosine"
     warmup_ratio: Annotated[float, Doc("share of the steps in which the rate rises from 0", aka=("warmup",))] = field(
         default=0.05, validator=[validators.ge(0), validators.lt(1)]
@@ -138,9 +156,10 @@ class EngineTrainer(Trainer):
         return self
 
     def check(self, recipe: Any) -> Iterable[Problem]:
-        """Options that do not go together."""
+        """Options that do not go together, those of the objective among them."""
         from loraplug_train.engine.options import problems
 
+        yield from self.objective().option_problems()
         if self.adapter is not None and self.lora != Lora():
             what = "and [trainer.lora] both say what is trained; leave out one of the two"
             yield Problem("trainer.adapter", what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -152,8 +153,62 @@ def test_rows_of_another_kind_are_told_by_their_columns(chatml: Any, run: Run) -
         ChatTemplate().recognise(["messages"], "pairs")
     with pytest.raises(InputError, match="no labelled rows"):
         ChatTemplate().encode(as_rows(PAIRS["text"]), chatml, run, "labelled")
-    with pytest.raises(InputError, match="text makes no rows for a trainer that learns from pairs"):
-        Text().encode(as_rows(PAIRS["text"]), chatml, run, "pairs")
+    with pytest.raises(InputError, match="text makes no rows for a trainer that learns from rollouts"):
+        Text().lines("rollouts", ["prompt"], chatml)
+
+
+def test_plain_text_is_judged_without_a_template(chatml: Any, run: Run) -> None:
+    """Prompt and answer are the ids and labels of the same text with a completion; the prompt is that of both sides."""
+    bare = deepcopy(chatml)
+    bare.chat_template = None
+    prompt = "What? "
+    rows = [{"prompt": prompt, "chosen": "This.", "rejected": "That, or this."}]
+    (made,) = Text().encode(as_rows(*rows), bare, run, "pairs").dataset
+    for side in ("chosen", "rejected"):
+        row = {"prompt": prompt, "completion": rows[0][side]}
+        (whole,) = Text(packing=False).encode(as_rows(row), bare, run).dataset
+        assert made["prompt_ids"] + made[f"{side}_ids"] == whole["input_ids"]
+        assert [-100] * len(made["prompt_ids"]) + made[f"{side}_labels"] == whole["labels"]
+        assert made[f"{side}_labels"] == made[f"{side}_ids"]
+    assert bare.decode(made["prompt_ids"]) == prompt
+    given = {"prompt": prompt, "completion": "This.", "label": False}
+    (one,) = Text().encode(as_rows(given), bare, run, "labelled").dataset
+    assert (one["prompt_ids"], one["completion_ids"]) == (made["prompt_ids"], made["chosen_ids"])
+    assert one["label"] is False
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": [user()], "chosen": "a", "rejected": "b"}, "prompt and answers are not all text"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "system": "Be kind."}, "has system, for which plain text"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
+        ({"prompt": "q " * 90, "chosen": "a", "rejected": "b"}, "more than 60 tokens, and a prompt is never cut"),
+    ],
+)
+def test_text_that_cannot_be_judged_is_left_out_with_the_reason(
+    chatml: Any, run: Run, row: dict[str, Any], reason: str
+) -> None:
+    """Whatever the policy on longer rows."""
+    good = {"prompt": "q", "chosen": "a b", "rejected": "c"}
+    formatter = Text(max_length=60, max_dropped=0.9, overlong="truncate-right")
+    report = formatter.encode(as_rows(good, row), chatml, run, "pairs").report
+    assert [found for found in report["lost"] if reason in found], report["lost"]
+    assert report["kept"] == 1
+
+
+def test_longer_answers_of_text_are_cut_as_the_policy_says(chatml: Any, run: Run) -> None:
+    """At their end, left out, or the run stops."""
+    rows = as_rows(
+        {"prompt": "q ", "chosen": "a " * 90, "rejected": "b"}, {"prompt": "q ", "chosen": "a", "rejected": "b"}
+    )
+    cut = Text(max_length=60, overlong="truncate-right").encode(rows, chatml, run, "pairs")
+    assert len(cut.dataset[0]["prompt_ids"]) + len(cut.dataset[0]["chosen_ids"]) == 60
+    assert (cut.report["kept"], cut.report["truncated"]) == (2, 1)
+    left = Text(max_length=60, max_dropped=0.9).encode(rows, chatml, run, "pairs")
+    assert left.dataset["row"][:] == [["row 1"]]
+    with pytest.raises(InputError, match="more than max_length = 60"):
+        Text(max_length=60, overlong="error").encode(rows, chatml, run, "pairs")
 
 
 def test_a_worker_makes_the_same_rows(chatml: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ HOOKS = {
     "model": "loraplug_model_loaders",
     "quantizer": "loraplug_quantizers",
     "adapter": "loraplug_adapters",
+    "optimizer": "loraplug_optimizers",
+    "scheduler": "loraplug_schedulers",
     "trainer": "loraplug_trainers",
     "exporter": "loraplug_exporters",
     "commands": "loraplug_commands",

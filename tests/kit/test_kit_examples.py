@@ -31,7 +31,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # not a second copy of torch: this environment's packages, and the checkout that is installed in it
     shown = [sysconfig.get_path("purelib"), str(ROOT), str(ROOT / "plugins")]
     (site / "outer.pth").write_text("\n".join(shown))
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
     for example in EXAMPLES:
         shutil.copytree(example, folder / example.name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]

@@ -61,4 +61,20 @@ def test_options_are_told_all_at_once(inside: Any, recipe: Path) -> None:
         assert words in said
     assert "trainer.beta" in problems(inside, recipe, "dpo", PAIR, "trainer.beta=0.0")
     assert "must be at least 2" in problems(inside, recipe, "kto", LABELLED, "trainer.batch_size=1")
-    assert "makes rows of the schema tokens" in problems(inside, recipe, "dpo", PAIR, "formatter.use=text")
+    said = problems(inside, recipe, "dpo", PAIR, "formatter.use=text", "formatter.overlong=split",
+                    "formatter.packing=true")  # fmt: skip
+    assert "a part of one cannot be judged" in said and "are not packed" in said
+    assert not problems(inside, recipe, "dpo", PAIR, "formatter.use=text")
+
+
+def test_plan_counts_pairs_as_rows(inside: Any, recipe: Path) -> None:
+    """Of each the model reads two sequences, which is told beside the tokens."""
+    recipe.with_name("rows.jsonl").write_text(f"{json.dumps(PAIR)}\n" * 12, encoding="utf-8")
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace('use = "sft"', 'use = "dpo"'), encoding="utf-8")
+    done = inside("plan", recipe, "--no-measure", "--json")
+    train = json.loads(done.stdout)["train"]
+    assert train["documents"] == train["rows"]
+    assert train["sequences"] == 2 * train["rows"]
+    said = inside("plan", recipe, "--no-measure").stdout
+    assert f"{train['rows']} of {train['rows']}, 0 truncated" in said
+    assert f" in {train['sequences']} sequences, " in said

@@ -108,7 +108,10 @@ def tokens_of(encoded: Encoded) -> dict[str, Any]:
     for _, ids, weights in documents(encoded):
         lengths.append(len(ids))
         trained += sum(weight > 0 for weight in weights)
-    figures: dict[str, Any] = {"documents": len(lengths), "tokens": sum(lengths), "trained_tokens": trained}
+    judged = encoded.schema != "tokens"  # of such a row the model may read several sequences, of a pair two
+    count = len(encoded.dataset) if judged else len(lengths)
+    figures: dict[str, Any] = {"documents": count, "tokens": sum(lengths), "trained_tokens": trained}
+    figures |= {"sequences": len(lengths)} if judged else {}
     figures["histogram"] = _histogram(lengths)
     if "seq_lengths" in encoded.dataset.column_names:
         count, fullest = len(encoded.dataset), max(sum(sizes) for sizes in encoded.dataset["seq_lengths"])
@@ -191,7 +194,8 @@ def _show_part(name: str, part: dict[str, Any]) -> None:
         echo(f"  split          {part['split']} texts into {part['pieces']} rows")
     for reason, count in part.get("lost", {}).items():
         echo(f"  left out       {count}: {reason} ({', '.join(part['examples'][reason])} …)")
-    echo(f"  tokens         {part['tokens']:,}, {part['trained_tokens']:,} trained ({share:.0%})")
+    sequences = f" in {part['sequences']} sequences" if "sequences" in part else ""
+    echo(f"  tokens         {part['tokens']:,}{sequences}, {part['trained_tokens']:,} trained ({share:.0%})")
     if "packs" in part:
         echo(f"  packs          {part['packs']['count']}, {part['packs']['fill']:.0%} full")
     for name, what in (("columns", "unread columns"), ("keys", "unread keys")):

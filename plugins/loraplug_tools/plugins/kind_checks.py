@@ -15,6 +15,7 @@ from loraplug import Component, Encoded, InputError
 from loraplug.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_trained
 from loraplug_tools.plugins.adapter_checks import ADAPTER_CHECKS, TRANSFORM_CHECKS
 from loraplug_tools.plugins.conformance import given_paths, refuses, require, with_path
+from loraplug_tools.plugins.optimizer_checks import OPTIMIZER_CHECKS, SCHEDULER_CHECKS
 from loraplug_tools.plugins.row_checks import FORMATTER_CHECKS, SOURCE_CHECKS
 from loraplug_tools.plugins.schemas import schemas_are_kept, training_rows
 
@@ -262,6 +263,8 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
     "transform": TRANSFORM_CHECKS,
     "formatter": {**FORMATTER_CHECKS, "schemas beside tokens are kept": schemas_are_kept},
     "adapter": ADAPTER_CHECKS,
+    "optimizer": OPTIMIZER_CHECKS,
+    "scheduler": SCHEDULER_CHECKS,
     "model": {
         "base() is a safetensors folder": _base_is_a_folder,
         "loaded twice, the same weights": _loads_alike,

@@ -191,7 +191,8 @@ _EXAMPLES = {"str": '"…"', "path": '"path/to/file"', "int": "1", "float": "1.0
 
 def snippet(entry: Entry) -> str:
     """A recipe table with the required options to fill in and the others at their defaults, commented out."""
-    place = {"transform": "dataset.transform", "adapter": "trainer.adapter"}.get(entry.kind, entry.kind)
+    inside = {"transform": "dataset", "adapter": "trainer", "optimizer": "trainer", "scheduler": "trainer"}
+    place = f"{inside[entry.kind]}.{entry.kind}" if entry.kind in inside else entry.kind
     head = f"[[{place}]]" if entry.kind in ("exporter", "transform") else f"[{place}]"
     return "\n".join([head, f'use = "{entry.name}"', *_snippet_lines(entry.cls, place)])
 

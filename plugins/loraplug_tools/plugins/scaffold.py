@@ -24,6 +24,8 @@ SUMMARIES = {
     "model": "a model loader",
     "quantizer": "a quantizer",
     "adapter": "an adapter",
+    "optimizer": "an optimizer",
+    "scheduler": "a course of the learning rate",
     "trainer": "a trainer",
     "exporter": "an exporter",
     "commands": "a command",

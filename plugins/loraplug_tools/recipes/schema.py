@@ -33,6 +33,8 @@ _KINDS = {
 _INSIDE = {
     "transform": "makes rows out of rows, after they are read",
     "adapter": "what is trained of the model",
+    "optimizer": "how gradients change what is trained",
+    "scheduler": "the course of the learning rate",
 }
 _HELD = "held."
 """Before the kind in the name of what stands inside a component, where the core reads no keys of its own."""

@@ -86,6 +86,12 @@ class MicroBatch:
         return torch.repeat_interleave(torch.arange(len(counts)), counts).to(self.device)
 
     @property
+    def labels(self) -> Tensor:
+        """See `Batch`."""
+        counted = [label for one in self.found for label in one.labels[1:] if label != IGNORED]
+        return torch.tensor(counted, dtype=torch.int64, device=self.device)
+
+    @property
     def weights(self) -> Tensor:
         """See `Batch`."""
         if all(one.weights is None for one in self.found):

@@ -111,7 +111,8 @@ class _Fit:
             for name, one in (("train", train), ("validation", held))
             if objective.needs_reference and one is not None
         }
-        if type(objective).prepare is Objective.prepare:  # all that it is asked is on disk now
+        prepares = type(objective).prepare is not Objective.prepare
+        if not prepares and not objective.keeps_reference:  # all that it is asked is on disk now
             policy.reference = None
         computer = StepComputer(run, objective, policy, prepared.trained, tokenizer.pad_token_id or 0)
         arguments = arguments_of(options, run, len(plan.steps), model)

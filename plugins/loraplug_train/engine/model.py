@@ -78,17 +78,28 @@ def prepare_model(
     policy = PolicyModel(adapted, limits, run.distributed, fast, sharded=sharded, router_loss=options.router_loss)
     if why := policy.choose_head():
         run.say(f"losses are made from the model's own logits: {why}")
-    if objective.needs_reference and not is_peft(adapted):
-        policy.reference = _frozen_copy(load_model, own_head=policy.own_head)
+    if objective.needs_reference or objective.keeps_reference:
+        _take_reference(policy, objective.reference_model(run=run), load_model)
     return PreparedModel(adapted, policy, trained, coverage)
 
 
-def _frozen_copy(load_model: Callable[[Placement], PreTrainedModel], *, own_head: bool) -> PreTrainedModel:
-    """The base once more, for a model that has no adapters to switch off."""
-    copy = load_model(Placement(role="reference")).requires_grad_(False).eval()
-    if not own_head:
-        heads.install(copy)
-    return copy
+def _take_reference(policy: PolicyModel, other: Any, load_model: Callable[[Placement], PreTrainedModel]) -> None:
+    """Give a policy the frozen model that it is compared with, where that is not its base without adapters.
+
+    Args:
+        other: the one that the objective brings; None: the base, once more where it has no adapters to switch off.
+    """
+    if other is None and is_peft(policy.module):
+        return
+    policy.reference = (
+        (load_model(Placement(role="reference")) if other is None else other).requires_grad_(False).eval()
+    )
+    policy.reference_own_head = policy.own_head
+    if other is not None:
+        heads.install(other)
+        policy.reference_own_head = bool(heads.differs(other))
+    elif not policy.own_head:
+        heads.install(policy.reference)
 
 
 def _limits(options: EngineTrainer, run: Run, adapted: Any, lengths: Sequence[int], fast: bool) -> MicroBatchLimits:

@@ -1,9 +1,12 @@
-"""Optimizers and courses of the learning rate, by the names that transformers gives them."""
+"""Optimizers and courses of the learning rate: by the names that transformers gives them, or as components."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from loraplug import InputError
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -17,10 +20,11 @@ def make_optimizer(options: EngineTrainer, arguments: TrainingArguments, model: 
     Args:
         arguments: its name and settings in transformers' words.
         ratio: the learning rate of B over that of A (LoRA+, Hayou et al. 2024); None: one for all.
-    """
-    from transformers import Trainer
 
-    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    Raises:
+        InputError: a component gave something else than an optimizer of these parameters.
+    """
+    kind, settings = _kind(options, arguments, model)
     if ratio is not None:
         from peft.optimizers import create_loraplus_optimizer
 
@@ -38,12 +42,52 @@ def make_optimizer(options: EngineTrainer, arguments: TrainingArguments, model: 
     return kind(groups, **settings)
 
 
+def _kind(options: EngineTrainer, arguments: TrainingArguments, model: Any) -> tuple[Any, dict[str, Any]]:
+    """What makes an optimizer of groups of parameters, and the settings that it takes beside them."""
+    from transformers import Trainer
+
+    if isinstance(options.optimizer, str):
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        return kind, settings
+    part = options.optimizer
+
+    def made(groups: Any, lr: float) -> Any:
+        groups = [group for group in groups if group["params"]]
+        optimizer = part.make(groups=groups, learning_rate=lr)
+        if fault := _fault(optimizer, groups):
+            todo = "tell the author of the optimizer"
+            raise InputError(f"make() gave {fault}", where=f"trainer.optimizer {part.name}", todo=todo)
+        return optimizer
+
+    return made, {"lr": options.learning_rate}
+
+
+def _fault(optimizer: Any, groups: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a training could not go on with, or would not train by."""
+    from torch.optim import Optimizer
+
+    if not isinstance(optimizer, Optimizer):
+        return f"{type(optimizer).__name__}, no torch.optim.Optimizer"
+    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    if {id(one) for group in groups for one in group["params"]} != held:
+        return "an optimizer of other parameters than it was given"
+    try:
+        json.dumps(optimizer.state_dict()["param_groups"])
+    except (TypeError, ValueError) as error:
+        return f"an optimizer whose groups a checkpoint cannot hold ({error})"
+    return None
+
+
 def make_scheduler(options: EngineTrainer, optimizer: Any, steps: int) -> Any:
     """The course of the learning rate over so many steps."""
     from transformers import get_scheduler
 
-    warmup = int(options.warmup_ratio * steps)
-    return get_scheduler(options.scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    warmup, course = int(options.warmup_ratio * steps), options.scheduler
+    if not isinstance(course, str):
+        from torch.optim.lr_scheduler import LambdaLR
+
+        return LambdaLR(optimizer, lambda step: float(course.factor(step=step, steps=steps, warmup=warmup)))
+    return get_scheduler(course, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
 
 
 def _undecayed(model: Any) -> Iterator[str]:

@@ -7,13 +7,14 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from attrs import define, evolve
+from attrs import define, evolve, field
 from torch import Tensor
 
 from loraplug import Distributed, TokenSequence
 from loraplug_train.cpu import kernel
 from loraplug_train.engine import heads, schedule
 from loraplug_train.engine.batches import MicroBatchLimits, Piece, groups, piece
+from loraplug_train.engine.separation import Separation, separation
 
 _CHUNK = 2048  # tokens scored at once without gradients, at most, but for a longer sequence
 
@@ -29,6 +30,7 @@ class PolicyModel:
         own_head: whether log-probabilities are made of the model's own logits, and not by trl's head.
         sparing: whether those logits are made only where a label is.
         reference: the frozen model to compare with; None: `module` without its adapters.
+        reference_own_head: as `own_head`, of `reference`.
         router_loss: coefficient of the loss that balances the experts of a mixture; 0: none.
         router: that loss of the last call in training; None where there is none.
     """
@@ -41,8 +43,10 @@ class PolicyModel:
     sparing: bool = False
     sharded: bool = False
     reference: Any = None
+    reference_own_head: bool = False
     router_loss: float = 0.0
     router: Tensor | None = None
+    _apart: dict[int, Separation] = field(init=False, factory=dict)
 
     @property
     def device(self) -> Any:
@@ -70,17 +74,50 @@ class PolicyModel:
         """Log-probabilities of a piece's labels, float32 of shape (labels,)."""
         if self.fast and module is self.module:
             return kernel.log_probs(module, {**one.inputs, "labels": one.labels}, smoothing, adapters=adapters)
-        asked = {"output_router_logits": True} if self.router_loss and module.training else {}
-        if self.own_head or smoothing:
+        asked = self._router_asked(module)
+        if smoothing or (self.own_head if module is self.module else self.reference_own_head):
             out, found = heads.own(
                 module, {**one.inputs, **asked}, one.labels, sparing=self.sparing, smoothing=smoothing
             )
         else:
             out = module(**one.inputs, **asked, labels=one.labels, use_cache=False, fused_lm_head=True)
             found = out.log_probs  # (rows, tokens - 1), 0 where untrained
+        self._add_router(out, asked)
+        return found[one.kept.to(found.device)].float()
+
+    def _router_asked(self, module: Any) -> dict[str, bool]:
+        return {"output_router_logits": True} if self.router_loss and module.training else {}
+
+    def _add_router(self, out: Any, asked: Any) -> None:
         if asked:
             self.router = out.aux_loss if self.router is None else self.router + out.aux_loss
-        return found[one.kept.to(found.device)].float()
+
+    def distributions(self, batch: Any, *, reference: bool = False) -> Tensor:
+        """See `Policy`; by the plain path, whichever `log_probs` takes."""
+        if reference:
+            with self._asked(reference, plain=True) as (module, _):
+                return self._distributions(module, batch)
+        self.router = None
+        return self._distributions(self.module, batch)
+
+    def _distributions(self, module: Any, batch: Any) -> Tensor:
+        asked, found = self._router_asked(module), []
+        for one in self._pieces(module, batch):
+            out = module(**one.inputs, **asked, use_cache=False)
+            self._add_router(out, asked)
+            kept = one.kept.to(out.logits.device)
+            found.append(torch.log_softmax(out.logits[:, :-1][kept].float(), -1))
+        return torch.cat(found).to(batch.device)
+
+    def _pieces(self, module: Any, batch: Any) -> Sequence[Piece]:
+        """The batch as the plain path of this model keeps its sequences apart."""
+        if len(batch.found) == 1 or (module is self.module and not self.fast):
+            return batch.pieces  # type: ignore[no-any-return]
+        if id(module) not in self._apart:
+            self._apart[id(module)] = separation(module)
+        apart = self._apart[id(module)]
+        together = evolve(self.limits, way=apart.way, limit=apart.limit)
+        return [piece(group, apart.way, module.device) for group in groups(batch.found, together)]
 
     # without gradients
 
@@ -128,11 +165,11 @@ class PolicyModel:
         return [part.clone() for part in flat.cpu().split(list(counts))]
 
     @contextmanager
-    def _asked(self, reference: bool) -> Iterator[tuple[Any, bool]]:
+    def _asked(self, reference: bool, plain: bool = False) -> Iterator[tuple[Any, bool]]:
         """The model to ask, in evaluation mode and without gradients; and whether with its adapters."""
         module = self.reference if reference and self.reference is not None else self.module
         bare = reference and self.reference is None
-        off = module.disable_adapter() if bare and not self.fast else nullcontext()
+        off = module.disable_adapter() if bare and (plain or not self.fast) else nullcontext()
         training = module.training
         module.eval()
         try:

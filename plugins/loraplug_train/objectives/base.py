@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from attrs import frozen
 
-from loraplug import TokenSequence, token_sequences
+from loraplug import Problem, TokenSequence, token_sequences
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from loraplug import Run
 
 Row = Mapping[str, Any]
 """One encoded row: column to value."""
@@ -25,6 +28,7 @@ class Batch(Protocol):
         sequences: S, those of the first row first, in the order of `Objective.sequences`.
         index: int64 of shape (N,): which sequence each label is of, ascending.
         weights: float32 of shape (N,): its weight.
+        labels: int64 of shape (N,): the token itself.
         metrics: what `loss` leaves here is summed over micro-batches and processes and told with the step, beside the
             loss: name to number (a float, or a Tensor of one value). So divide by the step's totals what is a mean.
     """
@@ -38,6 +42,8 @@ class Batch(Protocol):
     def index(self) -> Tensor: ...  # noqa: D102
     @property
     def weights(self) -> Tensor: ...  # noqa: D102
+    @property
+    def labels(self) -> Tensor: ...  # noqa: D102
 
     def sums(self, values: Tensor) -> Tensor:
         """Values by label, shape (N,), summed by sequence: shape (S,)."""
@@ -61,6 +67,19 @@ class Policy(Protocol):
 
         With smoothing e those of (1 - e) of the label and e of a token drawn evenly from the vocabulary of V:
         (1 - e) log p(label) + e / V times the sum of log p over the vocabulary.
+        """
+
+    def distributions(self, batch: Batch, *, reference: bool = False) -> Tensor:
+        """Log-probabilities (nats) of every token of the vocabulary where the batch has labels.
+
+        Made of the model's own logits, so more memory and time than `log_probs`.
+
+        Args:
+            reference: by the reference model in place of the one in training, and without gradients; an objective that
+                asks so in `loss` says `keeps_reference`.
+
+        Returns:
+            float32 of shape (N, V), with gradients in training.
         """
 
     def score(self, sequences: Sequence[TokenSequence], *, reference: bool = False) -> Tensor:
@@ -98,12 +117,18 @@ class Objective(ABC):
         schema: the encoded columns it takes, see `Formatter.encode`.
         needs_reference: whether `loss` is given what the reference model says: the base without its adapters, or of a
             model that is trained whole a frozen copy. It is asked once, before the first step, and remembered on disk.
+        keeps_reference: whether `loss` asks the reference model itself, which then stays in memory.
         metric_names: what `loss` leaves in `batch.metrics`, always all of it; None: that is found out at every step.
     """
 
     schema: ClassVar[str] = "tokens"
     needs_reference: ClassVar[bool] = False
+    keeps_reference: ClassVar[bool] = False
     metric_names: ClassVar[tuple[str, ...] | None] = None
+
+    def option_problems(self) -> Iterable[Problem]:
+        """Options of this objective that do not go together; asked by the trainer's `check`."""
+        return ()
 
     def fault(self, row: Row) -> str | None:  # noqa: ARG002
         """Why this row cannot be trained on, in words; asked of every row before the first step."""
@@ -132,6 +157,13 @@ class Objective(ABC):
         if self.schema == "tokens":
             return {"tokens": float(sum(one.label_count for row in step_rows for one in self.sequences(row)))}
         return {"rows": float(len(step_rows))}
+
+    def reference_model(self, run: Run) -> PreTrainedModel | None:  # noqa: ARG002
+        """Another model to compare with than the base, loaded; it is frozen by the engine. None: the base.
+
+        Asked once, before training, with `needs_reference` or `keeps_reference`.
+        """
+        return None
 
     def prepare(self, step_rows: Sequence[Row], model: Policy) -> Any:  # noqa: ARG002
         """What spans the step, made before its first micro-batch, on every process alike (`model.score` is)."""

@@ -1,0 +1,14 @@
+"""A loraplug plugin: see `part.py`."""
+
+from collections.abc import Sequence
+
+from loraplug import Optimizer, hookimpl
+from my_package.part import MyPart
+
+LORAPLUG_API = "2.0"
+
+
+@hookimpl
+def loraplug_optimizers() -> Sequence[type[Optimizer]]:
+    """Bring `my-part`."""
+    return [MyPart]
