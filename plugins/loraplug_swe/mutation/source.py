@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import DatasetSource, Doc, Problem, Run
+from loraplug import DatasetSource, Doc, InputError, Problem, Run
 from loraplug_swe.mutation.options import BoxLimits
 
 if TYPE_CHECKING:
@@ -97,6 +97,13 @@ class SweBugsSource(DatasetSource):
         if not self.path.startswith("package:") and not Path(self.path).is_dir():
             todo = "name a git repository, a folder with code and tests, or package:NAME"
             yield Problem("dataset.path", f"{self.path}: no such folder; {todo}")
+            return
+        from loraplug_swe.mutation.language import environment, language
+
+        try:
+            environment(language(self.language), self.path, self.python)
+        except InputError as error:
+            yield Problem(str(error.where or "dataset.language"), "; ".join(filter(None, (error.what, error.todo))))
 
     def unfit_machines(self, run: Run) -> Iterator[Problem]:
         """What keeps workers on other machines from running the tests; nothing where there are none."""
