@@ -20,6 +20,6 @@ def node_found(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     try:
         path, version = node_program("")
     except InputError as error:
-        yield Finding("javascript", error.what, "ok", error.todo)
+        yield Finding("javascript", error.what, "ok", error.todo or "")
         return
     yield Finding("javascript", f"node {version} ({path}) runs the tests of JavaScript and TypeScript")

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from loraplug_javascript.environment import MODULES
-from loraplug_javascript.runners import SEPARATOR
+from loraplug_javascript.runners import REPORT, SEPARATOR
 from loraplug_swe.mutation import Failure
+from loraplug_swe.sandbox import CommandReport
 
 _LONG = 400  # characters of a value or a message
 _WORST = {"skipped": 0, "passed": 1, "failed": 2}
+_CODES = (0, 1, 7, 13)  # node's own: nothing, an error, one in a handler of errors, a promise never kept
 _STATUS = {"passed": "passed", "failed": "failed"}
 _FRAME = re.compile(
     r"^\s*(?:at|\u276f) (?:async )?(?:(?P<name>[^(\n]+?) \()?(?:file://)?"
@@ -27,7 +29,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
 
 
-@frozen
+@define
 class Told:
     """What a report says.
 
@@ -36,14 +38,14 @@ class Told:
         seconds: by test id.
         failures: of each test that fails the first.
         broken: files that could not be run, with what they said.
-        failed: whether the runner has seen anything fail.
+        odd: whether what node ended with is not what the report says.
     """
 
     outcomes: dict[str, str] = field(factory=dict)
     seconds: dict[str, float] = field(factory=dict)
     failures: dict[str, Failure] = field(factory=dict)
     broken: dict[str, str] = field(factory=dict)
-    failed: bool = False
+    odd: bool = False
 
     def note(self, test: str, outcome: str, seconds: float, failure: Failure | None) -> None:
         """One more test; of several of one id the worst counts."""
@@ -69,43 +71,63 @@ class Reader:
     source: Callable[[str], str | None]
     check: Callable[[str, int], str]
 
-    def read(self, text: str) -> Told:
-        """A report.
+    def node(self, files: Sequence[str], done: CommandReport) -> Told:
+        """What `reporter.mjs` told of these test files, each of which was run by a command of its own.
+
+        A file without a report is a test of its own, which passes where node ends with 0.
 
         Raises:
-            ValueError: it is none.
+            ValueError: a report is none.
         """
+        out = Told()
         try:
-            told = json.loads(text)
-            return self._node(told) if "files" in told else self._jest(told)
+            reports = [json.loads(text) for name, text in done.files.items() if name.startswith("tests-")]
+            by_file: dict[str, Any] = {self._relative(str(one["file"])): one["tests"] for one in reports}
+            if len(by_file) < len(reports):
+                raise ValueError("two reports of one file")
+            for file, code, said in zip(files, done.exits, done.said, strict=True):
+                tests = by_file.get(file)
+                if tests is not None:
+                    self._file(out, file, tests)
+                failed = any(how == "failed" for test, how in out.outcomes.items() if test.startswith(f"{file}::"))
+                if tests is None and code == 0:
+                    out.note(file, "passed", 0.0, None)
+                elif code and not failed:
+                    out.broken.setdefault(file, self._clean(said))
+                out.odd |= (code != 0) != (failed or file in out.broken) or code not in _CODES
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"no report: {error}") from None
+        return self._finished(out)
 
-    def _node(self, told: Mapping[str, Any]) -> Told:
-        done: dict[str, Any] = {"failed": False}
-        out = Told()
-        for one in told["files"]:
-            path = self._relative(str(one["file"]))
-            suites = {tuple(test["names"]) for test in one["tests"] if test["suite"]}
-            for test in one["tests"]:
-                names = tuple(map(str, test["names"]))
-                count = next((n for n in range(1, len(names) + 1) if names[:n] not in suites), None)
-                outcome = str(test["outcome"])
-                if count is None:  # a suite, which fails by itself where its hooks do
-                    if outcome == "failed" and test["error"]["kind"] != "subtestsFailed":
-                        out.broken[path] = self._clean(str(test["error"]["message"]))
-                    continue
-                own = f"{path}::{SEPARATOR.join(names[:count])}"
-                if outcome == "failed" and test["error"]["kind"] == "subtestsFailed":
-                    out.note(own, outcome, float(test["seconds"]), None)
-                    continue
-                failure = self._failure(own, test["error"]) if outcome == "failed" else None
-                out.note(own, outcome, float(test["seconds"]) if count == len(names) else 0.0, failure)
-            if not one["passed"]:
-                done["failed"] = True
-                if not any(test["outcome"] == "failed" for test in one["tests"]):
-                    out.broken[path] = self._clean(str(one["words"]))
-        return self._finished(out, done["failed"])
+    def _file(self, out: Told, file: str, tests: Sequence[Mapping[str, Any]]) -> None:
+        suites = {tuple(test["names"]) for test in tests if test["suite"]}
+        for test in tests:
+            names, outcome = tuple(map(str, test["names"])), str(test["outcome"])
+            kind = str(test["error"]["kind"]) if outcome == "failed" else ""
+            count = next((n for n in range(1, len(names) + 1) if names[:n] not in suites), None)
+            if count is None:  # a suite, which fails by itself where its hooks do
+                if outcome == "failed" and kind != "subtestsFailed":
+                    out.broken[file] = self._clean(str(test["error"]["message"]))
+                continue
+            own = f"{file}::{SEPARATOR.join(names[:count])}"
+            told = outcome == "failed" and kind != "subtestsFailed"
+            failure = self._failure(own, test["error"]) if told else None
+            out.note(own, outcome, float(test["seconds"]) if count == len(names) else 0.0, failure)
+
+    def modules(self, done: CommandReport) -> Told:
+        """What jest or vitest told.
+
+        Raises:
+            ValueError: it is no report.
+        """
+        try:
+            told = json.loads(done.files[REPORT])
+            out = self._jest(told)
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"no report: {error}") from None
+        failed = not told["success"]
+        out.odd = done.exits != (int(failed),) or failed != ("failed" in out.outcomes.values())
+        return out
 
     def _jest(self, told: Mapping[str, Any]) -> Told:
         out = Told()
@@ -121,13 +143,13 @@ class Reader:
                 out.note(own, outcome, float(test.get("duration") or 0.0) / 1000, failure)
             if one["status"] == "failed" and not any(test["status"] == "failed" for test in one["assertionResults"]):
                 out.broken[path] = self._clean(_COLOUR.sub("", str(one.get("message", ""))))
-        return self._finished(out, not told["success"])
+        return self._finished(out)
 
-    def _finished(self, out: Told, failed: bool) -> Told:
+    def _finished(self, out: Told) -> Told:
         for path, words in out.broken.items():
             out.outcomes[path] = "failed"
             out.failures[path] = Failure(path, "Error", words[-_LONG:])
-        return Told(out.outcomes, out.seconds, out.failures, out.broken, failed)
+        return out
 
     def _failure(self, test: str, error: Mapping[str, Any]) -> Failure:
         name, stack = str(error["name"]), str(error.get("stack", ""))

@@ -39,44 +39,54 @@ class Runner(ABC):
     arguments: tuple[str, ...]
 
     @abstractmethod
-    def command(self, files: Sequence[str], names: Sequence[str] | None, folder: str) -> list[str]:
+    def commands(self, files: Sequence[str], names: Sequence[str] | None, folder: str) -> list[list[str]]:
         """What runs these test files, all where there are none, and in them the tests of these names (None: all).
 
         Other tests may run along. A report comes into `folder`.
         """
 
     @abstractmethod
-    def variables(self, files: Sequence[str], folder: str) -> Mapping[str, str]:
-        """Environment variables for the command."""
+    def variables(self, folder: str) -> Mapping[str, str]:
+        """Environment variables for the commands."""
 
 
 @frozen
 class NodeRunner(Runner):
-    """`node --test`."""
+    """Node's own runner: a process for each test file, one after the other.
 
-    def command(self, files: Sequence[str], names: Sequence[str] | None, folder: str) -> list[str]:
-        """See `Runner.command`; a test's own name is asked for, whatever its suites."""
+    Files of tests are found as `node --test` does, and run without its parent process, which takes as long again.
+    """
+
+    def commands(
+        self, files: Sequence[str], names: Sequence[str] | None, folder: str, watched: bool = False
+    ) -> list[list[str]]:
+        """See `Runner.commands`; a test's own name is asked for, whatever its suites.
+
+        Args:
+            watched: also tell which test runs which line.
+        """
         patterns = []
         for name in names or ():
             parts = name.split(SEPARATOR)
             own = "|".join(_escaped(SEPARATOR.join(parts[at:])).replace("/", r"\/") for at in range(len(parts)))
             patterns.append(f"--test-name-pattern=/^(?:{own})$/")
-        return [self.node, *self.arguments, "--test", "--test-concurrency=1",
-                f"--test-reporter={OURS / 'reporter.mjs'}", *patterns, *(files or self.all_files())]  # fmt: skip
+        watch = ["--import", (OURS / "coverage.mjs").as_uri()] if watched else []
+        before = [self.node, *self.arguments, *watch, f"--test-reporter={(OURS / 'reporter.mjs').as_uri()}",
+                  "--test-reporter-destination=stdout", *patterns]  # fmt: skip
+        return [[*before, str(self.tree / file)] for file in files or self.all_files()]
 
-    def variables(self, files: Sequence[str], folder: str) -> Mapping[str, str]:
+    def variables(self, folder: str) -> Mapping[str, str]:
         """See `Runner.variables`."""
-        return {"LORAPLUG_REPORT": folder, "LORAPLUG_FILES": json.dumps(list(files or self.all_files()))}
+        return {"LORAPLUG_REPORT": folder}
 
-    def watched(self, folder: str) -> Mapping[str, str]:
-        """Variables under which the command also tells which test runs which line."""
-        return {"LORAPLUG_COVERAGE": folder, "LORAPLUG_TREE": str(self.tree),
-                "NODE_OPTIONS": f"--import {(OURS / 'coverage.mjs').as_uri()}"}  # fmt: skip
+    def watching(self, folder: str) -> Mapping[str, str]:
+        """Further variables where it is `watched`."""
+        return {"LORAPLUG_COVERAGE": folder, "LORAPLUG_TREE": str(self.tree)}
 
-    def all_files(self) -> list[str]:
-        """The test files there are: those named, and of folders what node would take for tests."""
+    def all_files(self, places: Sequence[str] | None = None) -> list[str]:
+        """The test files there are in `tests`, or in these places: of folders what node would take for tests."""
         found: list[str] = []
-        for place in self.tests or (".",):
+        for place in places or self.tests or (".",):
             if not (self.tree / place).is_dir():
                 found.append(place)
                 continue
@@ -98,8 +108,11 @@ class ModuleRunner(Runner):
         """Its own file, relative to the tree."""
         return f"{MODULES}/jest/bin/jest.js" if self.name == "jest" else f"{MODULES}/vitest/vitest.mjs"
 
-    def command(self, files: Sequence[str], names: Sequence[str] | None, folder: str) -> list[str]:
-        """See `Runner.command`."""
+    def commands(self, files: Sequence[str], names: Sequence[str] | None, folder: str) -> list[list[str]]:
+        """See `Runner.commands`."""
+        return [self._command(files, names, folder)]
+
+    def _command(self, files: Sequence[str], names: Sequence[str] | None, folder: str) -> list[str]:
         listed = list(files or self.tests)
         chosen: list[str] = []
         if names is not None:
@@ -113,17 +126,17 @@ class ModuleRunner(Runner):
         return [self.node, self.program, *fixed, *self.arguments, *chosen, *listed]
 
     def covered(self, file: str, names: Sequence[str] | None, folder: str) -> list[str]:
-        """As `command` for one file, with the counts of its statements, as istanbul writes them, in `folder`."""
-        told = self.command([file], names, folder)
+        """As of `commands` for one file, with the counts of its statements, as istanbul writes them, in `folder`."""
+        told = self._command([file], names, folder)
         if self.name == "jest":
             told.remove("--coverage=false")
-            return [*told[:2], "--coverage", "--coverageReporters=json", f"--coverageDirectory={folder}/coverage",
+            return [*told[:2], "--coverage", "--coverageReporters=json", f"--coverageDirectory={folder}",
                     *told[2:]]  # fmt: skip
         told.remove("--coverage.enabled=false")
         return [*told, "--coverage.enabled=true", "--coverage.reporter=json", "--coverage.all=false",
-                f"--coverage.reportsDirectory={folder}/coverage", "--coverage.clean=false"]  # fmt: skip
+                f"--coverage.reportsDirectory={folder}", "--coverage.clean=false"]  # fmt: skip
 
-    def variables(self, files: Sequence[str], folder: str) -> Mapping[str, str]:
+    def variables(self, folder: str) -> Mapping[str, str]:
         """See `Runner.variables`."""
         return {"NO_COLOR": "1", "FORCE_COLOR": "0", "CI": "1"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,12 +13,12 @@ from loraplug import InputError, LoraplugError
 from loraplug_javascript.coverage import lines_by_file, lines_by_test
 from loraplug_javascript.environment import MODULES, node_program
 from loraplug_javascript.reports import Reader, Told, files_of
-from loraplug_javascript.runners import MANY, REPORT, ModuleRunner, NodeRunner, Runner, choose_runner
+from loraplug_javascript.runners import MANY, ModuleRunner, NodeRunner, Runner, choose_runner
 from loraplug_javascript.syntax import Grammar, statement_at
 from loraplug_swe.mutation import BaselineRun, Failure, Outcome, Report, Verdict
 from loraplug_swe.sandbox import CommandReport, ReportedCommands, Sandbox
 
-_START = {"node": 3.0, "jest": 15.0, "vitest": 15.0}  # seconds for a runner to start, beyond what its tests may take
+_START = {"node": 5.0, "jest": 15.0, "vitest": 15.0}  # seconds for a runner to start, beyond what its tests may take
 _NO_TEST = "loraplug: a name that no test has"
 
 
@@ -35,12 +35,12 @@ class JavaScriptSuite:
         """See `Suite.survey`. The second run is without coverage; its seconds count."""
         with Running(box, self) as running:
             if isinstance(running.runner, NodeRunner):
-                first, files = running.whole(running.runner.watched(running.folder))
+                first, files = running.whole(watched=True)
                 lines = lines_by_test(files, box.tree)
-                second, _ = running.whole({})
+                second, _ = running.whole()
             else:
-                first, _ = running.whole({})
-                second, _ = running.whole({})
+                first, _ = running.whole()
+                second, _ = running.whole()
                 lines = running.covered_files(sorted({one.partition("::")[0] for one in first.outcomes}))
         both = first.outcomes.keys() | second.outcomes.keys()
         flaky = sorted(one for one in both if first.outcomes.get(one) != second.outcomes.get(one))
@@ -93,21 +93,30 @@ class Running:
         self._commands.close()
 
     def run(
-        self, files: Sequence[str], names: Sequence[str] | None, seconds: float, more: Mapping[str, str]
+        self, files: Sequence[str], names: Sequence[str] | None, seconds: float, watched: bool = False
     ) -> tuple[CommandReport, Told | None]:
         """Run tests; what there is to say of them, None where there was no report that can be read."""
-        argv = self.runner.command(files, names, self.folder)
-        done = self._commands.run(argv, seconds + self._start, {**self.runner.variables(files, self.folder), **more})
-        return done, self._told(done)
+        runner, env = self.runner, self.runner.variables(self.folder)
+        if not isinstance(runner, NodeRunner):
+            done = self._commands.run(runner.commands(files, names, self.folder), seconds + self._start, env)
+            return done, self._told(done)
+        every = runner.all_files(files or None)
+        commands = runner.commands(every, names, self.folder, watched)
+        env = {**env, **(runner.watching(self.folder) if watched else {})}
+        done = self._commands.run(commands, seconds + self._start * len(commands), env)
+        try:
+            return done, self._reader.node(every, done) if done.ended is None else None
+        except ValueError:
+            return done, None
 
     def _told(self, done: CommandReport) -> Told | None:
         try:
-            return self._reader.read(done.files[REPORT]) if done.ended is None else None
-        except (KeyError, ValueError):
+            return self._reader.modules(done) if done.ended is None else None
+        except ValueError:
             return None
 
-    def whole(self, more: Mapping[str, str]) -> tuple[Told, Mapping[str, str]]:
-        """The whole suite, on the tree as it is; the copy is put back after.
+    def whole(self, watched: bool = False) -> tuple[Told, Mapping[str, str]]:
+        """The whole suite, on the tree as it is, and the files of its report; the copy is put back after.
 
         Raises:
             LoraplugError: it cannot be run.
@@ -115,7 +124,7 @@ class Running:
         if isinstance(self.runner, NodeRunner) and not self.runner.all_files():
             raise InputError("there is no test file", where=self.box.source,
                              todo="name files or folders with dataset.tests")  # fmt: skip
-        done, told = self.run((), None, self.box.limits.seconds, more)
+        done, told = self.run((), None, self.box.limits.seconds, watched)
         self.box.restore()
         if told is None:
             raise self._cannot(done)
@@ -136,7 +145,7 @@ class Running:
             for names in ([_NO_TEST], None):
                 argv = runner.covered(file, names, self.folder)
                 seconds = self.box.limits.seconds
-                done = self._commands.run(argv, seconds, runner.variables((file,), self.folder))
+                done = self._commands.run([argv], seconds, runner.variables(self.folder))
                 self.box.restore()
                 told = self._told(done)
                 if told is None or "coverage-final.json" not in done.files:
@@ -164,7 +173,7 @@ class Running:
             what = f"the tests cannot be run: they take too much ({done.ended})"
             todo = "raise dataset.limits, or choose tests with dataset.tests"
             return LoraplugError(what, where=self.box.source, todo=todo)
-        said = done.said.strip()[-600:] or f"the test runner ended with {done.exit}"
+        said = "".join(done.said).strip()[-600:] or f"the test runner ended with {done.exits}"
         return LoraplugError(f"the tests cannot be run: {said}", where=self.box.source,
                              todo="run them there by hand; dependencies come from its node_modules")  # fmt: skip
 
@@ -180,7 +189,7 @@ class JavaScriptTester:
         done, told = self._asked(tests, seconds)
         if told is None:
             return _ended(done)
-        wanted = list(tests) or list(told.outcomes)
+        wanted = meant(tests, told.outcomes)
         files = {one.partition("::")[0] for one in wanted}
         if broken := [path for path in told.broken if path in files]:
             return Outcome("broken", [told.failures[broken[0]]], done.seconds)
@@ -188,37 +197,43 @@ class JavaScriptTester:
         failures = [_failure(told, one) for one in wanted if told.outcomes.get(one) == "failed"]
         if failures:
             return Outcome("failed", failures, done.seconds, counts)
-        idle = [one for one in tests if told.outcomes.get(one) != "passed"]
+        idle = [one for one in tests if one in wanted and told.outcomes.get(one) != "passed"]
         if idle or not told.outcomes:
             words = f"{idle[0]} did not run, or was skipped" if idle else "no test ran"
             return Outcome("broken", [Failure(idle[0] if idle else "", "", words)], done.seconds)
         return Outcome("passed", (), done.seconds, counts)
 
     def report(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome | Report:  # noqa: ARG002
-        """How each of these tests ended, and what the runner exited with.
+        """How each of these tests, or of all in these files and folders, ended, and what the runner exited with.
 
         Other tests of the same names may have run along: that exit code and report agree is seen on all of them.
         """
         done, told = self._asked(tests, seconds)
         if told is None:
             return _ended(done)
-        outcomes = {one: told.outcomes[one] for one in tests if one in told.outcomes}
+        outcomes = {one: told.outcomes[one] for one in meant(tests, told.outcomes) if one in told.outcomes}
         failures = [_failure(told, one) for one in outcomes if outcomes[one] == "failed"]
-        code = int(told.failed)
-        if done.exit != code:
-            return Report(outcomes, code, done.exit, failures, done.seconds)
-        own = int(bool(failures))
-        return Report(outcomes, own, own, failures, done.seconds)
+        code = int(bool(failures))
+        return Report(outcomes, code, 1 - code if told.odd else code, failures, done.seconds)
 
     def _asked(self, tests: Sequence[str], seconds: float) -> tuple[CommandReport, Told | None]:
         by_file = files_of(tests)
         names = list(dict.fromkeys(name for its in by_file.values() for name in its))
         few = names if 0 < len(names) < MANY else None
-        return self._running.run(list(by_file), few, seconds, {})
+        return self._running.run(list(by_file), few, seconds)
 
     def close(self) -> None:
         """See `Tester.close`."""
         self._running.close()
+
+
+def meant(tests: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Test ids: of files and folders those known that are in them; all that are known where there are none."""
+    found: list[str] = []
+    for test in tests or ("",):
+        inside = [one for one in known if not test or one.startswith((f"{test}::", f"{test.rstrip('/')}/"))]
+        found += inside if "::" not in test and inside else [test] if test else []
+    return list(dict.fromkeys(found))
 
 
 def _failure(told: Told, test: str) -> Failure:
@@ -228,7 +243,7 @@ def _failure(told: Told, test: str) -> Failure:
 def _ended(done: CommandReport) -> Outcome:
     """The outcome of a run without a report that can be read."""
     if done.ended is None:
-        return Outcome("broken", [Failure("", "", done.said.strip()[-400:])], done.seconds)
+        return Outcome("broken", [Failure("", "", "".join(done.said).strip()[-400:])], done.seconds)
     verdict: Any = done.ended if done.ended in get_args(Verdict) else "crash"
     return Outcome(verdict, (), done.seconds)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -70,7 +70,7 @@ class Page:
 
     def source(self, node: Node) -> str:
         """The text of a node."""
-        return self._bytes[node.start_byte - self._lead : node.end_byte - self._lead].decode()
+        return node.text.decode() if node.text is not None else ""
 
     def indent(self, line: int) -> str:
         """The white space that a line, from 0, begins with."""
@@ -114,10 +114,19 @@ def page(text: str, grammars: Sequence[Grammar]) -> Page:
     for before, after in _WRAPPINGS:
         for grammar in grammars:
             tree = parser(grammar).parse(f"{before}{text}\n{after}".encode() if before else text.encode())
-            if not tree.root_node.has_error:
+            if not tree.root_node.has_error and (before or not _is_method(tree.root_node)):
                 return Page(text, grammar, tree, len(before))
             worst = worst or _first_error(tree.root_node)
     raise SyntaxError("not JavaScript", ("", worst, 1, ""))
+
+
+def _is_method(root: Node) -> bool:
+    """Whether it reads `f(a) {`, which the grammars take for a call and a block."""
+    return any(
+        one.type == "expression_statement" and other.type == "statement_block"
+        and one.end_point[0] == other.start_point[0] and not (one.text or b"").endswith(b";")
+        for one, other in pairwise(root.named_children)
+    )  # fmt: skip
 
 
 def _first_error(node: Node) -> int:

@@ -1,4 +1,4 @@
-// Loaded before a test file under `node --test`: which test runs which line, as JSON in the folder LORAPLUG_COVERAGE.
+// Loaded before a test file of node's own runner: which test runs which line, as JSON in the folder LORAPLUG_COVERAGE.
 //
 // V8 counts how often functions and blocks run. The counters are read, and begin anew, where a test begins and ends.
 // A line belongs to the tests that run some of it inside a function. What runs outside of all tests (imports, `before`)
@@ -11,12 +11,11 @@ import { afterEach, beforeEach } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
 const folder = process.env.LORAPLUG_COVERAGE;
-if (folder && process.env.NODE_TEST_CONTEXT) watch();
+if (folder) watch();
 
 function watch() {
   const tree = process.env.LORAPLUG_TREE + path.sep;
   delete process.env.LORAPLUG_COVERAGE;
-  delete process.env.NODE_OPTIONS; // what tests start is not watched
   const session = new inspector.Session();
   session.connect();
   const post = (method, parameters) => {

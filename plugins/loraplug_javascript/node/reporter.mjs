@@ -1,7 +1,6 @@
-// A reporter for `node --test`: how every test ended, as JSON in the folder LORAPLUG_REPORT.
+// A reporter for one test file of node's own runner: how every test ended, as JSON in the folder LORAPLUG_REPORT.
 //
-// Runs in the process that starts the test files' own processes, where no code under test is. Files are run one after
-// the other, so that what is told between the ends of two files is of the second, wherever its tests are written.
+//     node --test-reporter=reporter.mjs FILE
 import fs from 'node:fs';
 import path from 'node:path';
 import util from 'node:util';
@@ -35,29 +34,19 @@ function explained(error) {
 
 export default async function* report(source) {
   const folder = process.env.LORAPLUG_REPORT;
-  const files = new Set(JSON.parse(process.env.LORAPLUG_FILES).map((one) => path.resolve(one)));
-  const isFile = (data) => data.nesting === 0 && files.has(path.resolve(data.name));
-  const done = { files: [] };
-  let tests = [];
+  const tests = [];
   let names = [];
-  let words = '';
   for await (const { type, data } of source) {
     if (type === 'test:start') {
       names = [...names.slice(0, data.nesting), data.name];
-    } else if ((type === 'test:pass' || type === 'test:fail') && !isFile(data)) {
+    } else if (type === 'test:pass' || type === 'test:fail') {
       const idle = data.skip !== undefined || data.todo !== undefined;
       const outcome = idle ? 'skipped' : type === 'test:pass' ? 'passed' : 'failed';
       const one = { names: [...names.slice(0, data.nesting), data.name], suite: data.details.type === 'suite', outcome,
         seconds: data.details.duration_ms / 1000 };
       if (outcome === 'failed') one.error = explained(data.details.error);
       tests.push(one);
-    } else if (type === 'test:stderr' || type === 'test:stdout') {
-      words = (words + data.message).slice(-LONG);
-    } else if (type === 'test:complete' && isFile(data)) {
-      const passed = data.details.passed !== false;
-      done.files.push({ file: path.resolve(data.name), passed, words: passed ? '' : words, tests });
-      [tests, names, words] = [[], [], ''];
     }
   }
-  fs.writeFileSync(path.join(folder, 'report.json'), JSON.stringify(done));
+  fs.writeFileSync(path.join(folder, `tests-${process.pid}.json`), JSON.stringify({ file: process.argv[1], tests }));
 }

@@ -36,11 +36,16 @@ class SweBugsSource(DatasetSource):
     )
     tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
     roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
-    test_args: Annotated[tuple[str, ...], Doc('options for pytest, such as ["-k", "not slow"]')] = ()
+    test_args: Annotated[
+        tuple[str, ...], Doc('options for pytest, or the test runner of the language, such as ["-k", "not slow"]')
+    ] = ()
     python: Annotated[
-        str, Doc("the interpreter that has what the tests need, pytest and coverage among it; by default this one")
+        str,
+        Doc(
+            "the interpreter that has what the tests need, pytest and coverage among it, or a node; by default this one"
+        ),
     ] = ""
-    language: Annotated[str, Doc("python, or one that another package brings")] = "python"
+    language: Annotated[str, Doc("python, javascript, typescript, or one that another package brings")] = "python"
     include: Annotated[tuple[str, ...], Doc('only these files, such as ["src/*"]; all but the tests where empty')] = ()
     exclude: Annotated[tuple[str, ...], Doc('not these files, such as ["*/compat.py"]')] = ()
     count: Annotated[int, Doc("bugs wanted")] = field(default=100, validator=validators.ge(1))

@@ -1,13 +1,13 @@
-"""Runs a command a job for `loraplug_swe.sandbox.commands`, inside the sandbox.
+"""Runs commands for `loraplug_swe.sandbox.commands`, inside the sandbox.
 
 A program, not a module: it imports nothing but the standard library and, by its path, `pipes.py`.
 
     command_worker.py    jobs on stdin, each answered by one line
 
-A job comes as its length in 8 hexadecimal digits, as JSON (`argv`, `env`, `seconds`, `report`), and with a random word
-of 32 characters behind it, which the answer has to begin with. The command is a process group of its own that has none
-of this process' descriptors; all it has left behind is ended before the word is read. `report` is a folder in which the
-command leaves files: the answer holds their texts.
+A job comes as its length in 8 hexadecimal digits, as JSON (`commands`, `env`, `seconds`, `report`), and with a random
+word of 32 characters behind it, which the answer has to begin with. Its commands run one after the other, each as a
+process group of its own that has none of this process' descriptors; all that one leaves behind is ended before the next
+begins and before the word is read. `report` is a folder in which they leave files: the answer holds their texts.
 """
 
 from __future__ import annotations
@@ -45,23 +45,18 @@ else:
 
 
 def done(job: Say) -> Say:
-    """The command's exit code (minus a signal's number), the end of what it said, and the files it has left."""
+    """Exit codes (minus a signal's number), the ends of what the commands said, and the files they have left."""
     report = Path(job["report"])
     shutil.rmtree(report, ignore_errors=True)
     report.mkdir(parents=True)
-    process = subprocess.Popen(job["argv"], env=job["env"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-    assert process.stdout is not None  # noqa: S101 - for the type checker
-    try:
-        said, why = listen(process, time.monotonic() + job["seconds"])
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        pipes.end_strays()
-    if why:
-        return {"verdict": why}
+    deadline = time.monotonic() + job["seconds"]
+    exits, words = [], []
+    for argv in job["commands"]:
+        code, said, why = run(argv, job["env"], deadline)
+        if why:
+            return {"verdict": why}
+        exits.append(code)
+        words.append(said)
     files, size = {}, 0
     for path in sorted(report.iterdir()):
         if path.is_symlink():
@@ -73,7 +68,23 @@ def done(job: Say) -> Say:
             return {"verdict": "output"}
         files[path.name] = path.read_text("utf-8", "replace")
     shutil.rmtree(report, ignore_errors=True)
-    return {"exit": process.returncode, "said": said, "files": files}
+    return {"exits": exits, "said": words, "files": files}
+
+
+def run(argv: list[str], env: dict[str, str], deadline: float) -> tuple[int, str, str]:
+    """One command: its exit code, the end of what it said, and what was over before its end."""
+    process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+    assert process.stdout is not None  # noqa: S101 - for the type checker
+    try:
+        said, why = listen(process, deadline)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        pipes.end_strays()
+    return process.returncode, said, why
 
 
 def listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
@@ -108,7 +119,7 @@ def main() -> None:
         try:
             told = done(job)
         except OSError as error:  # the command cannot be started, or the disk is full
-            told = {"verdict": "crash", "said": str(error)}
+            told = {"verdict": "crash", "said": [str(error)]}
         pipes.reply(asked, out, told | {"seconds": time.perf_counter() - begun})
 
 

@@ -18,28 +18,28 @@ _PROGRAM = Path(__file__).with_name("command_worker.py")
 
 @frozen
 class CommandReport:
-    """How a command ended.
+    """How some commands ended.
 
     Attributes:
-        ended: None where it ended by itself; else the limit it was ended for, `crash` where it could not be run or took
-            the process that ran it along, or `void` where something else than one answer came.
-        exit: its exit code; minus the number of the signal that ended it.
-        files: texts of the files that it left in the report's folder, by name.
-        said: the end of what it wrote to stdout and stderr.
+        ended: None where all ended by themselves; else the limit one was ended for, `crash` where it could not be run
+            or took the process that ran it along, or `void` where something else than one answer came.
+        exits: their exit codes; minus the number of the signal that ended one.
+        files: texts of the files that they left in the report's folder, by name.
+        said: the ends of what they wrote to stdout and stderr.
         seconds: wall-clock time.
     """
 
     ended: Killed | str | None = None
-    exit: int = 0
+    exits: tuple[int, ...] = ()
     files: Mapping[str, str] = field(factory=dict)
-    said: str = ""
+    said: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
 class ReportedCommands:
-    """Runs commands in a box one after the other, by one process that runs none of the tree's code itself.
+    """Runs commands in a box, job after job, by one process that runs none of the tree's code itself.
 
-    What a command starts has ended when its report is read, so that a report is of one command alone. Use from one
+    What a command has started is ended before the report is read, so that a report is of one job alone. Use from one
     thread; close it, or use it as a context manager.
     """
 
@@ -55,17 +55,17 @@ class ReportedCommands:
 
     @property
     def folder(self) -> str:
-        """Where a command leaves its report: a folder that is empty when it starts."""
+        """Where a job leaves its report: a folder that is empty when it starts."""
         return f"{self._box.environment()['TMPDIR']}/loraplug-report"
 
-    def run(self, argv: Sequence[str], seconds: float, env: Mapping[str, str]) -> CommandReport:
-        """Run a command in the tree as it is now, at most `seconds`, with `env` on top of the box's environment.
+    def run(self, commands: Sequence[Sequence[str]], seconds: float, env: Mapping[str, str]) -> CommandReport:
+        """Run commands in the tree as it is now, at most `seconds`, with `env` on top of the box's environment.
 
         Raises:
             LoraplugError: the system cannot shut it in.
         """
-        told = {"argv": list(argv), "env": {**self._box.environment(), **env}, "seconds": seconds,
-                "report": self.folder}  # fmt: skip
+        told = {"commands": [list(argv) for argv in commands], "env": {**self._box.environment(), **env},
+                "seconds": seconds, "report": self.folder}  # fmt: skip
         job = json.dumps(told).encode()
         for _ in range(2):  # what came may have been left by the job before
             worker = self._worker if self._worker is not None and self._worker.idle else self._start()
@@ -94,11 +94,12 @@ class ReportedCommands:
 
 
 def _report(answer: Mapping[str, object]) -> CommandReport:
-    seconds, said = answer.get("seconds"), answer.get("said", "")
-    took, words = float(seconds) if isinstance(seconds, int | float) else 0.0, said if isinstance(said, str) else ""
+    seconds, said = answer.get("seconds"), answer.get("said", ())
+    took = float(seconds) if isinstance(seconds, int | float) else 0.0
+    words = tuple(map(str, said)) if isinstance(said, list) else ()
     if (verdict := answer.get("verdict")) is not None:
         return CommandReport(verdict if isinstance(verdict, str) else "void", said=words, seconds=took)
-    code, files = answer.get("exit"), answer.get("files")
-    if not isinstance(code, int) or not isinstance(files, dict):
+    exits, files = answer.get("exits"), answer.get("files")
+    if not isinstance(exits, list) or not all(isinstance(one, int) for one in exits) or not isinstance(files, dict):
         return CommandReport("void")
-    return CommandReport(None, code, {str(name): str(text) for name, text in files.items()}, words, took)
+    return CommandReport(None, tuple(exits), {str(name): str(text) for name, text in files.items()}, words, took)
