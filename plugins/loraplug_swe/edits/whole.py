@@ -45,7 +45,7 @@ def apply_function(answer: str, files: Mapping[str, str], target: Target | None,
     else:
         code = unfenced(answer, re.compile(""))
     body = dedented(code.rstrip().split("\n"))
-    if body[0] in " \t":  # a string in it stands further left than the function
+    if find is python_functions and body[0] in " \t":  # a string in it stands further left than the function
         body = f"if True:\n{body}"
     try:
         spans = [span for span in find(body) if "." not in span.name]

@@ -14,7 +14,7 @@ from loraplug import InputError
 from loraplug_swe.edits import Format
 from loraplug_swe.evaluation.bench import Bench, Checking, Files
 from loraplug_swe.evaluation.reading import Task
-from loraplug_swe.mutation.language import Failure, Language, language
+from loraplug_swe.mutation.language import Failure, Language, environment, language
 from loraplug_swe.mutation.problem_statement import problem_statement
 from loraplug_swe.mutation.prompts import Context, ask
 from loraplug_swe.sandbox.checkout import stage
@@ -122,7 +122,9 @@ class Workroom:
             self._benches.pop(next(iter(self._benches))).close()
         tongue = tongue_of(task)
         suffixes = tongue.suffixes if task.language else ()
-        self._benches[key] = Bench(self._tree(place, task.commit), self._scratch, self._checking, tongue, suffixes)
+        needs = environment(tongue, place, self._checking.python)
+        checking = evolve(self._checking, limits=needs.added(self._checking.limits))
+        self._benches[key] = Bench(self._tree(place, task.commit), self._scratch, checking, tongue, suffixes)
         return self._benches[key]
 
     def _tree(self, place: str, commit: str) -> Path:

@@ -95,7 +95,8 @@ class Judge(ABC):
         python = source.python
         if source.dependencies == "install":
             python = self._environments.python(Path(source.path), commit, source.python or sys.executable)
-        return Checking(None, (*source.test_args, *ARGUMENTS), python, source.timeout, source.roots,
+        arguments = ARGUMENTS if self._tongue.name == "python" else ()
+        return Checking(None, (*source.test_args, *arguments), python, source.timeout, source.roots,
                         box_limits(source, python), source.tests)  # fmt: skip
 
     def _unfit(self, why: NoFix) -> LoraplugError:

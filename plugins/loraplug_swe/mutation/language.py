@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from loraplug import InputError
 
 if TYPE_CHECKING:
     from loraplug_swe.mutation.functions import Span
+    from loraplug_swe.sandbox.limits import Limits
     from loraplug_swe.sandbox.sandbox import Sandbox
 
 GROUP = "loraplug.languages"
@@ -67,6 +68,27 @@ class BaselineRun:
     failing: Sequence[str] = ()
     lines: Mapping[str, Mapping[int, Sequence[int]]] = field(factory=dict)
     more: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen
+class Environment:
+    """What the tests of some code need of this machine beside the system and the code.
+
+    Attributes:
+        readable: files and folders that are there inside, read-only.
+        links: names in the copy of the code, and the absolute paths they are symbolic links to, such as a folder of
+            installed packages; there inside, too.
+        identity: names versions; what was found out with another one does not hold any more.
+    """
+
+    readable: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    identity: str = ""
+
+    def added(self, limits: Limits) -> Limits:
+        """The limits of a sandbox that has it."""
+        readable = tuple(dict.fromkeys([*limits.readable, *self.readable]))
+        return evolve(limits, readable=readable, links=self.links)
 
 
 @frozen
@@ -155,6 +177,8 @@ class Language(Protocol):
     A language may also have `controls(texts, tests, draw)`, see `loraplug_swe.sandbox.controls.python_controls`, and
     its tester `report(tests, seconds, stop_after)`, see `loraplug_swe.mutation.python.PytestTester.report`: what passes
     in `eval`, and bugs that `swe-bugs` keeps, are then confirmed in a fresh process, beside tests that must fail.
+    `environment(path, command)` gives the `Environment` of the code at `path`, as a recipe's `path` names it, under the
+    `command` of `suite`; InputError where there is none. Without it there is only the system, and this Python.
     Bugs of more than one statement come from `large_mutations(text, small)`, given those of `mutations`, of the kinds
     `large_kinds`; recipes have them only where they name them.
 
@@ -213,3 +237,14 @@ def language(name: str) -> Language:
         )
     loaded: Language = found[name].load()
     return loaded
+
+
+def environment(tongue: Language, path: str, command: str) -> Environment:
+    """The environment of some code; empty where the language has no need of one.
+
+    Raises:
+        InputError: the code's tests cannot run on this machine.
+    """
+    made: Any = getattr(tongue, "environment", None)
+    found: Environment = Environment() if made is None else made(path, command)
+    return found

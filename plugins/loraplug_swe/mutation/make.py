@@ -18,7 +18,7 @@ from attrs import asdict
 from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_swe.mutation.candidates import chosen_kinds, find
 from loraplug_swe.mutation.hunt import Bug, Hunt, HuntOptions
-from loraplug_swe.mutation.language import BaselineRun, Language, Suite, language
+from loraplug_swe.mutation.language import BaselineRun, Language, Suite, environment, language
 from loraplug_swe.mutation.survey import checked
 from loraplug_swe.mutation.task import make_row, make_task, write_tasks
 from loraplug_swe.sandbox.checkout import Staged, stage
@@ -119,15 +119,17 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
 def box_limits(source: SweBugsSource | SweHistorySource, python: str = "") -> Limits:
     """The sandbox's limits; tests of single bugs have their own time. `python` is in place of the source's."""
     own = source.limits
-    return Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
-                  disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak", readable=source.readable,
-                  python=python or source.python)  # fmt: skip
+    limits = Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
+                    disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak",
+                    readable=source.readable, python=python or source.python)  # fmt: skip
+    return environment(language(source.language), source.path, source.python).added(limits)
 
 
 def _key(source: SweBugsSource, staged: Staged) -> str:
     """Names all that verdicts depend on."""
     told = [_VERSION, staged.digest, source.tests, source.roots, source.test_args,
             source.python or sys.prefix, sys.version,
+            *filter(None, [environment(language(source.language), source.path, source.python).identity]),
             source.language, source.max_failing, source.timeout, asdict(source.limits), source.readable]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import DatasetSource, Doc, Problem, Run
+from loraplug import DatasetSource, Doc, InputError, Problem, Run
 from loraplug_swe.mutation.options import BoxLimits
 
 if TYPE_CHECKING:
@@ -36,11 +36,16 @@ class SweBugsSource(DatasetSource):
     )
     tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
     roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
-    test_args: Annotated[tuple[str, ...], Doc('options for pytest, such as ["-k", "not slow"]')] = ()
+    test_args: Annotated[
+        tuple[str, ...], Doc('options for pytest, or the test runner of the language, such as ["-k", "not slow"]')
+    ] = ()
     python: Annotated[
-        str, Doc("the interpreter that has what the tests need, pytest and coverage among it; by default this one")
+        str,
+        Doc(
+            "the interpreter that has what the tests need, pytest and coverage among it, or a node; by default this one"
+        ),
     ] = ""
-    language: Annotated[str, Doc("python, or one that another package brings")] = "python"
+    language: Annotated[str, Doc("python, javascript, typescript, or one that another package brings")] = "python"
     include: Annotated[tuple[str, ...], Doc('only these files, such as ["src/*"]; all but the tests where empty')] = ()
     exclude: Annotated[tuple[str, ...], Doc('not these files, such as ["*/compat.py"]')] = ()
     count: Annotated[int, Doc("bugs wanted")] = field(default=100, validator=validators.ge(1))
@@ -97,6 +102,13 @@ class SweBugsSource(DatasetSource):
         if not self.path.startswith("package:") and not Path(self.path).is_dir():
             todo = "name a git repository, a folder with code and tests, or package:NAME"
             yield Problem("dataset.path", f"{self.path}: no such folder; {todo}")
+            return
+        from loraplug_swe.mutation.language import environment, language
+
+        try:
+            environment(language(self.language), self.path, self.python)
+        except InputError as error:
+            yield Problem(str(error.where or "dataset.language"), "; ".join(filter(None, (error.what, error.todo))))
 
     def unfit_machines(self, run: Run) -> Iterator[Problem]:
         """What keeps workers on other machines from running the tests; nothing where there are none."""

@@ -23,6 +23,7 @@ LEFT_OUT = frozenset({
 })  # fmt: skip
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
 
 
@@ -87,6 +88,16 @@ class Copy:
                 return stamp(os.fstat(number))
             finally:
                 os.close(number)
+
+    def read(self, name: str, most: int) -> bytes:
+        """A regular file of this name, of at most so many bytes; OSError where there is none."""
+        with self._beside(name) as (at, last):
+            number = os.open(last, _LOOK, dir_fd=at)
+            with open(number, "rb") as file:
+                facts = os.fstat(number)
+                if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+                    raise OSError(f"no file to read: {name}")
+                return file.read(most)
 
     def link(self, name: str, target: str) -> Stamp:
         """A symbolic link in place of what has this name."""

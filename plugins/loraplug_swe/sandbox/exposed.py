@@ -34,7 +34,7 @@ def shown(python: str, more: Iterable[str | Path], network: bool) -> tuple[str, 
         more: what the recipe names.
     """
     libraries = [part for part in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if part]
-    ours = tuple(str(_OURS / name) for name in ("worker.py", "pipes.py", "pytest_reporter.py"))
+    ours = tuple(str(_OURS / name) for name in ("worker.py", "command_worker.py", "pipes.py", "pytest_reporter.py"))
     found = [
         *SYSTEM,
         *(NETWORK if network else ()),

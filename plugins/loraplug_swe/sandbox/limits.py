@@ -21,6 +21,7 @@ class Limits:
     Attributes:
         weak: run commands even where the system cannot shut them in.
         readable: further files and folders of this machine that commands may read.
+        links: names in the copy, and the absolute paths they are symbolic links to; commands may read these as well.
         python: the interpreter whose library and packages are there beside those of this one; "" is this one.
     """
 
@@ -40,6 +41,7 @@ class Limits:
     )
     weak: bool = False
     readable: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
     python: str = ""
 
 

@@ -28,6 +28,7 @@ _JAIL = Path(__file__).with_name("isolate")
 _NOBODY = 65534
 _GRACE = 10.0  # seconds for the last output of a command that has ended
 _TRIES = 3
+_LARGEST = 4 << 20  # bytes of a file that is read
 
 
 class Sandbox:
@@ -66,7 +67,7 @@ class Sandbox:
         self.source, self.limits = tree.resolve(), limits or Limits()
         if not self.source.is_dir():
             raise LoraplugError("no such folder", where=tree, todo="name the folder of the code and its tests")
-        check_readable(self.limits.readable)
+        check_readable(self._readable)
         check_isolation(self.limits)
         if home is not None:
             home.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ class Sandbox:
         limits = self.limits
         spec = {
             "root": str(self.root / "root"),
-            "read": shown(limits.python, limits.readable, limits.network),
+            "read": shown(limits.python, self._readable, limits.network),
             "write": [str(self.tree), str(self._tmp), str(self._home)],
             "shm": str(self._shm),
             "home": str(self._home),
@@ -196,6 +197,16 @@ class Sandbox:
                 what = "leads out of the tree" if outside else f"cannot be written ({error.strerror})"
                 raise LoraplugError(what, where=name) from None
 
+    def read(self, name: str) -> str | None:
+        """The text of a regular file of the copy as it is now, by its path relative to the tree; None without one.
+
+        No symbolic link is followed, whatever runs inside.
+        """
+        try:
+            return self._copy.read(name, _LARGEST).decode("utf-8", "replace")
+        except OSError:
+            return None
+
     def settle(self) -> None:
         """Take the copy as it is now for what `restore` goes back to; new files stay, unless a command changes them."""
         self._own = self._copy.stamps()
@@ -227,7 +238,7 @@ class Sandbox:
                             todo="see that nothing else writes there, and that the disk is not full")  # fmt: skip
 
     def _put_back(self) -> list[str]:
-        now, own = self._copy.stamps(), self._own
+        now, own, links = self._copy.stamps(), self._own, dict(self.limits.links)
         wrong = [name for name in now.keys() | own.keys() if now.get(name) != own.get(name)]
         for name in sorted(wrong, reverse=True):  # what is in a folder before the folder
             if name in now and (name not in own or not name.endswith("/")):
@@ -236,7 +247,9 @@ class Sandbox:
             self._copy.folder(name.rstrip("/"), own[name][0])
         for name in sorted(name for name in wrong if name in own and not name.endswith("/")):
             source = self.source / name
-            if "__pycache__" in Path(name).parts or not os.path.lexists(source):  # was made here, and can be again
+            if name in links:
+                own[name] = self._copy.link(name, links[name])
+            elif "__pycache__" in Path(name).parts or not os.path.lexists(source):  # was made here, and can be again
                 del own[name]
             else:
                 own[name] = self._bring(name, source)
@@ -252,6 +265,9 @@ class Sandbox:
 
     def _fill(self) -> None:
         copy_tree(self.source, self.tree)
+        for name, target in self.limits.links:
+            if not os.path.lexists(self.tree / name):
+                self._copy.link(name, target)
         if self._owner is not None:
             give(self.tree, self._owner)
 
@@ -293,6 +309,10 @@ class Sandbox:
                 self._gaps = tuple(told.get("gaps", self._gaps))
                 killed = told.get("killed", killed)
         return killed
+
+    @property
+    def _readable(self) -> tuple[str, ...]:
+        return (*self.limits.readable, *(target for _, target in self.limits.links))
 
     @property
     def _report(self) -> Path:

@@ -1,0 +1,12 @@
+"""JavaScript and TypeScript for `swe-bugs` and `eval`: bugs by tree-sitter; tests by node's runner, jest or vitest."""
+
+from collections.abc import Sequence
+
+from loraplug import Diagnostic, hookimpl
+from loraplug_javascript.diagnosis import node_found
+
+
+@hookimpl
+def loraplug_diagnostics() -> Sequence[Diagnostic]:
+    """Which node there is."""
+    return [node_found]

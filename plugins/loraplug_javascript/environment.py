@@ -1,0 +1,82 @@
+"""The node of this machine, and the packages that are installed beside some code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+from loraplug import InputError
+from loraplug_swe.mutation import Environment
+
+OURS = Path(__file__).parent / "node"
+OLDEST = (20, 16)  # tests have a fullName from there on
+MODULES = "node_modules"
+_PATIENCE = 30.0
+
+
+def node_program(command: str) -> tuple[str, str]:
+    """The absolute path of node, as a recipe names it or as PATH has it, and its version.
+
+    Raises:
+        InputError: there is none, or one that is too old.
+    """
+    found = shutil.which(command or "node")
+    if found is None:
+        raise InputError(f"there is no {command or 'node'}", where="dataset.python",
+                         todo="install Node.js, or name its node with python")  # fmt: skip
+    path = os.path.realpath(found)
+    version = _version(path)
+    numbers = re.match(r"v(\d+)\.(\d+)\.", version)
+    if numbers is None:
+        raise InputError(f"is no node (--version gives {version[:60]!r})", where=path,
+                         todo="name the program node with python")  # fmt: skip
+    if (int(numbers[1]), int(numbers[2])) < OLDEST:
+        raise InputError(f"node {version} is too old", where=path,
+                         todo=f"install {'.'.join(map(str, OLDEST))} or a newer one")  # fmt: skip
+    return path, version
+
+
+@lru_cache(8)
+def _version(path: str) -> str:
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, timeout=_PATIENCE, check=False,
+                              env={"PATH": os.defpath})  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def environment(path: str, command: str) -> Environment:
+    """Node, this package's own modules for it, and `node_modules` of the code at `path`, where there is one.
+
+    Nothing else of the code's folder, nor of a folder above it, is there inside.
+
+    Raises:
+        InputError: there is no node.
+    """
+    node, version = node_program(command)
+    installed = Path(path, MODULES)
+    links: tuple[tuple[str, str], ...] = ()
+    stamp = ""
+    if not path.startswith("package:") and installed.is_dir():
+        links = ((MODULES, str(installed.resolve())),)
+        stamp = _stamp(installed)
+    return Environment((node, str(OURS)), links, f"node {version} {_ours()} {stamp}")
+
+
+def _stamp(installed: Path) -> str:
+    """What is installed: the list that npm, yarn or pnpm keeps of it, else its packages' names."""
+    for name in (".package-lock.json", ".yarn-state.yml", ".yarn-integrity", ".modules.yaml"):
+        if (installed / name).is_file():
+            return hashlib.sha256((installed / name).read_bytes()).hexdigest()[:20]
+    return hashlib.sha256("\n".join(sorted(path.name for path in installed.iterdir())).encode()).hexdigest()[:20]
+
+
+def _ours() -> str:
+    texts = [path.read_bytes() for path in sorted(OURS.glob("*.mjs"))]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:8]
