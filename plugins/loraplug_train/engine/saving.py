@@ -1,4 +1,4 @@
-"""What a training leaves for exporters."""
+"""Writes the training result for exporters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from loraplug import Adapter, Run, Share, atomic_output, quantised_share
 
 
 def save_result(run: Run, adapter: Adapter | None, adapted: Any, tokenizer: Any, coverage: Share) -> None:
-    """The adapter, or the model, with its tokenizer, and in loraplug.json what it was trained on."""
+    """Save the adapter or model with its tokenizer, and its provenance in loraplug.json."""
     with atomic_output(run.folder / ("adapter" if adapter is None else adapter.makes)) as out:
         if adapter is None:
-            adapted.save_pretrained(out, save_embedding_layers=False)  # those of the base, beside their adapters
+            adapted.save_pretrained(out, save_embedding_layers=False)  # the base's own, beside their adapters
         else:
             adapter.save(model=adapted, folder=out)
         tokenizer.save_pretrained(out)
