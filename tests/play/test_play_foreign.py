@@ -222,15 +222,15 @@ def test_an_export_holds_no_file_from_elsewhere(adapter: Path, tmp_path: Path, t
     made = tmp_path / "outputs/adapters/theirs"
     assert (made / "inside.txt").is_file()
     assert all("diary" not in path.read_text(errors="replace") for path in made.iterdir() if path.suffix == ".txt")
-    assert done.stderr.count("names a file elsewhere as") == 2, "and that is told"
+    assert done.stderr.count("outside the folder: left out") == 2, "and that is told"
     (folder / "notes.txt").symlink_to(secret)
     done = inside(*words)
-    assert done.returncode == 2 and "is a link to a file elsewhere" in done.stderr
+    assert done.returncode == 2 and "is a link to a file outside the folder" in done.stderr
     (folder / "notes.txt").unlink()
     base = shutil.copytree(tiny_model, tmp_path / "base")
     (base / "LICENSE").symlink_to(secret)
     done = inside(*words[:-1], base)
-    assert done.returncode == 2 and "base/LICENSE: is a link to a file elsewhere" in done.stderr
+    assert done.returncode == 2 and "base/LICENSE: is a link to a file outside the folder" in done.stderr
 
 
 def test_ones_own_lock_in_a_foreign_folder_vouches_for_nothing_else(

@@ -140,7 +140,7 @@ def test_files_of_the_base_that_are_missing_or_broken(recipe: Path, base: Path) 
     setting = f"model.id={base}"
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[:-4])
-    assert "model.safetensors: is cut short or broken (452,444 bytes of 452,448)" in told(recipe, setting)["model.id"]
+    assert "model.safetensors: is truncated or damaged (452,444 bytes of 452,448)" in told(recipe, setting)["model.id"]
     (base / "model.safetensors").rename(base / "model-00001-of-00003.safetensors")
     (base / "tokenizer.json").write_text("{")
     message = build_problems(recipe, setting)
@@ -264,7 +264,7 @@ def test_a_gguf_file_that_is_cut_short_or_none(tmp_path: Path) -> None:
     whole = next(Path(spec.submodule_search_locations[0]).glob("**/*.gguf"))
     with whole.open("rb") as file:
         head = file.read(4 << 20)
-    for length, words in ((4 << 20, "ends too early"), (2000, "cannot be read as GGUF"), (3, "is not a GGUF file")):
+    for length, words in ((4 << 20, "is truncated"), (2000, "cannot be read as GGUF"), (3, "is not a GGUF file")):
         (tmp_path / "a.gguf").write_bytes(head[:length])
         with pytest.raises(InputError, match=words):
             read_gguf(tmp_path / "a.gguf")
@@ -300,7 +300,7 @@ def test_a_base_that_was_published_quantised_names_its_original(
     if card:
         (base / "README.md").write_text(f"---\nlicense: mit\n{card}\n---\n# A model\n")
     what = told(recipe, f"model.id={base}")["model.id"]
-    assert f"is published in {method.upper()}'s form" in what
+    assert f"is published in the format of {method.upper()}" in what
     assert ('id = "Qwen/Qwen3-0.6B"' in what) == bool(card)
 
 
