@@ -251,7 +251,7 @@ def test_a_model_that_the_disk_cannot_hold(hub: Hub, tiny: Repository, run: Run)
     """Refused before its weights are asked for."""
     last = max(name for name in tiny.files() if name.startswith("model-0"))
     hub.sizes[last] = 10**17
-    with pytest.raises(InputError, match=r"takes 100,000,000\.0 GB and the disk of the cache has"):
+    with pytest.raises(InputError, match=r"needs 100,000,000\.0 GB, and the disk of the cache has"):
         downloaded(NAME, None, run)
     assert not any("safetensors" in name and not name.endswith(".json") for name in hub.downloads())
 
@@ -270,7 +270,7 @@ def test_a_run_takes_its_base_from_the_hub_and_gives_its_adapter_back(
     found = loraplug("run", recipe, "--set", "model.id=someone/other", env=env)
     assert found.returncode == 2 and "Traceback" not in found.stderr
     assert "model.id: someone/other: does not exist on the hub" in found.stderr and "check the spelling" in found.stderr
-    assert "nothing was loaded yet" in found.stderr
+    assert "nothing has been loaded yet" in found.stderr
     found = loraplug("run", recipe, "--set", "trainer.max_steps=1", env=env)
     assert found.returncode == 0, found.stderr
     pushed = hub.repositories["me/tiny"].files()

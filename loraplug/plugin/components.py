@@ -41,29 +41,30 @@ class Component(ByUse, ABC):
     __slots__ = ()
 
     def check(self, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
-        """Problems of these options together with the rest of the recipe, found without loading anything."""
+        """Yield problems of these options with each other or the rest of the recipe, without loading anything."""
         return ()
 
     def preflight(self, run: Run, recipe: Recipe) -> Iterable[Problem]:  # noqa: ARG002
-        """What would stop this stage though its options are in order: a file that is missing, a base that does not fit.
+        """Yield what would stop this stage although its options are valid: a missing file, a base that does not fit.
 
-        Asked of every stage by `recipe check`, and by `plan` and `run` before their first work; all problems are told
-        at once. Only facts that are had in a fraction of a second, without torch: whether files are there, their first
-        rows, `recipe.model.facts(run)`. An InputError that is raised is one problem; those yielded before it count.
+        Called for every stage by `recipe check`, and by `plan` and `run` before any work; all problems are shown at
+        once. Must take a fraction of a second, without torch: whether files are there, their first rows,
+        `recipe.model.facts(run)`. An InputError that is raised is one problem; those yielded before it count.
         """
         return ()
 
     def disk(self, run: Run, recipe: Recipe) -> Mapping[Path, int]:  # noqa: ARG002
-        """Bytes that this stage will write, about, by a folder or file they go below (it need not be there yet).
+        """Bytes that this stage will write, approximately, by folder or file (which need not exist yet).
 
-        Held against the room on its disk before the first work, together with what the other stages will write there.
+        Compared with the free disk space before any work, together with what other stages will write there.
         """
         return {}
 
     def preflight_model(self, run: Run, recipe: Recipe, model: PreTrainedModel) -> Iterable[Problem]:  # noqa: ARG002
-        """What only the modules of the model tell; `model` has no weights: its parameters are on the meta device.
+        """Yield problems that need the model's modules; `model` has its parameters on the meta device.
 
-        Asked by `plan`, `run` and `recipe check --deep`, after `preflight`. All see one model: leave it as it is.
+        Asked by `plan`, `run` and `recipe check --deep`, after `preflight`. All components are given the same model: do
+        not change it.
         """
         return ()
 
@@ -90,9 +91,9 @@ class DatasetSource(Component):
 
     @classmethod
     def reads(cls, path: str) -> bool:  # noqa: ARG003
-        """Whether a file, pattern or folder is of the kind that this source reads through its option `path`.
+        """Whether this source can read such a file, pattern or folder through its option `path`.
 
-        Asked, by endings alone, for the source of `[validation] path`.
+        Used to choose the source of `[validation] path`, by file extensions only.
         """
         return False
 
@@ -109,7 +110,7 @@ class DatasetSource(Component):
 
 
 class Transform(Component):
-    """Makes rows out of rows, between source and formatter: `[[dataset.transform]]`, in the order they are written.
+    """Transforms rows between source and formatter: `[[dataset.transform]]`, in the order they are written.
 
     `for_validation` says whether the rows of `[validation] path` go through it, too: yes for what changes rows, which
     must then look alike; no for what chooses among the training rows or orders them.
@@ -132,7 +133,7 @@ class Transform(Component):
 
 
 class Formatter(Component):
-    """Turns rows into tokens and says which of them are trained. Packing is the formatter's alone.
+    """Encodes rows as tokens with labels, and packs them if configured.
 
     `produces` are the schemas it can encode into (see `encode`); the trainer takes one of them.
     """
@@ -142,13 +143,13 @@ class Formatter(Component):
     produces: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:  # noqa: ARG002
-        """A word for the user on what rows of these columns are; asked as soon as there are rows.
+        """A short description of rows with these columns, for the log; called once the rows are loaded.
 
         Args:
             schema: what they are to be encoded into, one of `produces`.
 
         Raises:
-            InputError: they are nothing this formatter can encode so; says what is.
+            InputError: this formatter cannot encode such rows; the message says which it can.
         """
         return f"columns {', '.join(columns)}"
 
@@ -184,9 +185,9 @@ class Formatter(Component):
         run: Run,  # noqa: ARG002
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """The token ids that stand before the answer to these messages; the one way that a prompt is made.
+        """The prompt's token ids for these messages; every command makes prompts with this method.
 
-        By default through the chat template, where text of messages never becomes a control token.
+        By default through the chat template; text in messages never becomes a control token.
 
         Args:
             messages: with `role` and `content` (text), and what else the chat template reads.
@@ -202,7 +203,7 @@ class Formatter(Component):
 
 @frozen
 class BaseFacts:
-    """What the files of a base model say, without loading it.
+    """Facts of a base model, read from its files without loading it.
 
     Attributes:
         folder: where they lie: the model's folder, or that of its `.gguf` file.
@@ -229,12 +230,12 @@ class BaseFacts:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the weights are, by their shapes."""
+        """The number of parameters, from the weights' shapes."""
         return sum(prod(shape) for _, shape in self.weights.values())
 
 
 class ModelLoader(Component):
-    """Finds a base model and loads it."""
+    """Loads a base model and its tokenizer."""
 
     __slots__ = ()
     kind: ClassVar[str] = "model"
@@ -247,33 +248,33 @@ class ModelLoader(Component):
     def load_model(
         self, run: Run, quantization: Quantizer | None = None, placement: Placement = ANYWHERE
     ) -> PreTrainedModel:
-        """The base model in evaluation mode, quantised by `quantization` where there is one, where `placement` says."""
+        """The base model in evaluation mode, quantized with `quantization` if given, on the device of `placement`."""
 
     @abstractmethod
     def base(self, run: Run) -> Path:
         """A local folder with the full-precision base as safetensors, config and tokenizer.
 
-        Quantizers load it and exporters merge onto it, so a GGUF file is dequantised into `run.cache` once.
+        Quantizers load it and exporters merge into it, so a GGUF file is dequantized into `run.cache` once.
         """
 
     def facts(self, run: Run) -> BaseFacts | None:  # noqa: ARG002
-        """What the base's files tell in a fraction of a second, without torch.
+        """The base's facts, read from its files in a fraction of a second, without torch.
 
-        None where they are not at hand or cannot be read; why not is for this loader's own `preflight` to say.
+        None if they are not available; this loader's `preflight` reports the reason.
         """
         return None
 
     def load_empty(self, run: Run) -> PreTrainedModel | None:  # noqa: ARG002
-        """The model without weights, on the meta device, in a few seconds; None where this loader cannot make one.
+        """The model without weights, on the meta device, in a few seconds; None if this loader does not support it.
 
         Raises:
-            InputError: the base is none that this loader could load.
+            InputError: this loader cannot load the base.
         """
         return None
 
 
 class Quantizer(Component):
-    """Loads the base in fewer bits."""
+    """Loads the base in fewer bits per weight."""
 
     __slots__ = ()
     kind: ClassVar[str] = "quantizer"
@@ -283,23 +284,23 @@ class Quantizer(Component):
         """The `transformers` quantization config; `dtype` is the torch dtype to compute in."""
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Make a freshly loaded quantised model fit for training adapters."""
+        """Prepare a freshly loaded quantized model for training adapters."""
         return model
 
     def dequantize(self, weight: Tensor, dtype: Any) -> Tensor:  # noqa: ARG002
-        """A weight as the quantised model has it: rounded to the few bits and back, in float32.
+        """A weight as the quantized model has it: quantized and dequantized, in float32.
 
-        Asked by exporters that merge an adapter onto the very weights it was trained on (`onto = "dequantized"`).
+        Called by exporters that merge an adapter into the weights it was trained with (`onto = "dequantized"`).
 
         Args:
             weight: of a linear layer, shape (outputs, inputs), in full precision.
             dtype: the torch dtype that the model was loaded in.
 
         Raises:
-            InputError: this quantizer cannot tell.
+            InputError: this quantizer does not support it.
         """
-        what = f"the quantizer {self.name} does not tell what a weight becomes by it"
-        raise InputError(what, where="exporter.onto", todo='use onto = "original"')
+        what = f"the quantizer {self.name} cannot dequantize a weight"
+        raise InputError(what, where="exporter.onto", todo='set onto = "original"')
 
 
 @frozen
@@ -313,7 +314,7 @@ class Sample:
 
 @frozen
 class TrainingResult:
-    """What a trainer leaves.
+    """The result of a trainer.
 
     Attributes:
         path: the folder with it, tokenizer and chat template included. Of an adapter adapter_model.safetensors and
@@ -333,7 +334,7 @@ class TrainingResult:
 
 @frozen
 class Estimate:
-    """What a training is expected to need.
+    """The estimated needs of a training.
 
     Attributes:
         memory_bytes: the most held at once while it trains.
@@ -351,7 +352,7 @@ class Estimate:
 
 
 class Trainer(Component):
-    """Trains on encoded rows, and leaves an adapter or a model.
+    """Trains on encoded rows, and saves an adapter or a model.
 
     Attributes:
         consumes: the schema of encoded rows that it takes, see `Formatter.encode`.
@@ -389,15 +390,15 @@ class Trainer(Component):
         """
 
     def makes(self) -> Made:
-        """What it will leave, as far as its options tell: exporters that do not take it are refused beforehand."""
+        """The kind of its result, by its options: exporters that do not support it are refused before the run."""
         return "adapter"
 
     def placement(self, run: Run) -> Placement:  # noqa: ARG002
-        """Where it will load the model; asked of every process, before it is first told anything by another one."""
+        """Where it will load the model; called in every process before the process group is initialised."""
         return ANYWHERE
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate | None:  # noqa: ARG002
-        """Memory and time for encoded rows of these lengths (tokens); None where the trainer cannot tell."""
+        """Memory and time for encoded rows of these lengths (tokens); None if the trainer cannot estimate them."""
         return None
 
 
@@ -412,7 +413,7 @@ class Artefact:
 
 @frozen
 class ExportContext:
-    """A finished adapter as exporters see it; can be made from any adapter folder, ours or not.
+    """A finished adapter as exporters are given it; can be made from any adapter folder.
 
     Attributes:
         adapter: the folder that the trainer left: an adapter, or where `kind` says so a whole model.
@@ -443,7 +444,7 @@ class ExportContext:
 
 
 class Exporter(Component):
-    """Makes something out of what was trained.
+    """Exports what was trained.
 
     Attributes:
         takes: kinds of result that it can export, see `TrainingResult`.
@@ -456,18 +457,18 @@ class Exporter(Component):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def place(self, run: Run) -> Path:
-        """Where the artefact will lie, a file or a folder."""
+        """The path of the artefact, a file or a folder."""
         return run.outputs / self.name / run.name
 
     @abstractmethod
     def export(self, result: ExportContext, out: Path) -> Path:
-        """Make the artefact at `out`, a fresh path beside its place; the core renames it when it is whole.
+        """Write the artefact to `out`, a temporary path beside its place; the core renames it on success.
 
         Returns:
             `out`, or None in `out`'s stead where nothing is left on disk (a push to a hub).
 
         Raises:
-            LoraplugError: it cannot be made. What was begun is removed by the core.
+            LoraplugError: it cannot be made. The core removes what was written.
         """
 
 
@@ -483,11 +484,13 @@ class Adapter(Component):
 
     @abstractmethod
     def attach(self, model: PreTrainedModel) -> Any:
-        """The model with what is to be trained in it, everything else frozen; a fresh one answers as the base does."""
+        """Attach what is to be trained, and freeze everything else; before training the model must compute the same as
+        the base.
+        """
 
     @abstractmethod
     def trainable(self, model: Any) -> Mapping[str, Any]:
-        """Name to parameter of what is trained in a model that was attached to or loaded; at least one."""
+        """The trained parameters by name, of a model from `attach` or `load`; at least one."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
@@ -495,15 +498,15 @@ class Adapter(Component):
 
     @abstractmethod
     def load(self, model: PreTrainedModel, folder: Path) -> Any:
-        """The base with what `save` wrote put onto it again, bit for bit.
+        """Load what `save` wrote onto the base, bit for bit.
 
         Raises:
-            InputError: the folder does not hold it, or it is of another base's shape.
+            InputError: the folder does not contain it, or it does not fit this base.
         """
 
     @abstractmethod
     def mergeable(self, config: Mapping[str, Any]) -> bool:
-        """Whether the base can take in what `save` wrote; `config` is the JSON object it wrote as its settings."""
+        """Whether what `save` wrote can be merged into the base; `config` is the saved settings, a JSON object."""
 
 
 KINDS: dict[str, type[Component]] = {

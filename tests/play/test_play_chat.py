@@ -62,7 +62,7 @@ BAD = {
     "a pickle": ({"adapter_model__safetensors": None, "adapter_model__bin": b"x"}, "has only pickled weights"),
     "not safetensors": ({"adapter_model__safetensors": b"no such format at all"}, "is broken"),
     "no JSON": ({"adapter_config__json": b"{"}, "not JSON"),
-    "no kind": ({"adapter_config__json": b'{"r": 4}'}, "says no peft_type"),
+    "no kind": ({"adapter_config__json": b'{"r": 4}'}, "has no peft_type"),
 }
 
 

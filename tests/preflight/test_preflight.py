@@ -88,7 +88,7 @@ def test_six_things_that_only_files_tell_are_told_at_once(recipe: Path, base: Pa
     ("setting", "place", "words"),
     [
         ("dataset.path={folder}/rows.jsn", "dataset.path", "there is rows.jsonl"),
-        ("formatter.use=text", "dataset", "rows of no known shape"),
+        ("formatter.use=text", "dataset", "rows of unknown shape"),
         ("trainer.lora.start_from=nowhere", "trainer.lora.start_from", "is not an adapter folder"),
         ("model.chat_template=none.jinja", "model.chat_template", "cannot be read"),
         ("model.attention=flash_attention_2", "model.attention", "flash_attn is not installed"),
@@ -165,7 +165,7 @@ def build_problems(recipe: Path, *settings: str) -> str:
 def test_a_template_is_tried(recipe: Path, base: Path) -> None:
     setting = f"model.id={base}"
     (base / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}")
-    assert "is no Jinja template" in told(recipe, setting)["model.chat_template"]
+    assert "is not valid Jinja" in told(recipe, setting)["model.chat_template"]
     (base / "chat_template.jinja").write_text("{{ raise_exception('not today') }}")
     assert "renders no conversation: not today" in told(recipe, setting)["model.chat_template"]
     uses = (
@@ -200,7 +200,7 @@ def test_room_on_the_disk_is_counted_together(recipe: Path, monkeypatch: pytest.
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 300_000))
     found = told(recipe)
     assert list(found) == ["trainer"]
-    assert "MB will be written there (trainer 1.31, exporter[1] 0.45), 0.30 MB are free; make room" in found["trainer"]
+    assert "MB will be written here (trainer 1.31, exporter[1] 0.45), but only 0.30 MB are free" in found["trainer"]
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, 10**9))
     assert told(recipe) == {}
 

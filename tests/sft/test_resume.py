@@ -147,7 +147,7 @@ def stuck(self, rows, step):
     if step == 2:
         print("in the long call", flush=True)
         lock = ctypes.create_string_buffer(64)
-        libc = ctypes.CDLL(None)  # like a backward pass it releases the interpreter, and does not heed signals
+        libc = ctypes.CDLL(None)  # like a backward pass it releases the interpreter, and ignores signals
         libc.pthread_mutex_lock(lock)
         libc.pthread_mutex_lock(lock)  # never comes back
     return compute(self, rows, step)
