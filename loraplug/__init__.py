@@ -235,7 +235,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """What only the command line needs comes when it is asked for, so that plugins load sooner."""
+    """Import what only the command line needs on first use, so that plugins load faster."""
     for module, names in _LATER.items():
         if name in names:
             from importlib import import_module

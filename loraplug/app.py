@@ -1,4 +1,4 @@
-"""What commands are given: everything installed, and the ways from a recipe to what can be run."""
+"""The context object of commands: the installed plugins, and building pipelines from recipes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loraplug.recipe.recipe import Recipe
 
 VERY_SLOW = 2.0
-"""Seconds from which on the loading of a plugin is told of by every command."""
+"""Loading times from this many seconds are reported by every command."""
 
 
 class RecipeCommand(click.Command):
@@ -39,15 +39,15 @@ class RecipeCommand(click.Command):
 
 
 class App(click.Group):
-    """What a command gets as its context object: everything installed, and a way from a recipe to a pipeline."""
+    """The context object of commands: the installed plugins, and building pipelines from recipes."""
 
     @cached_property
     def registry(self) -> Registry:
-        """Everything installed; built once, when something asks for it. Plugins that hold commands up are named."""
+        """The installed plugins; built on first use. Slow plugins are reported."""
         found = load_registry()
         for plugin in found.plugins:
             if plugin.seconds >= VERY_SLOW:
-                todo = f"LORAPLUG_DISABLE={plugin.name} leaves it out"
+                todo = f"LORAPLUG_DISABLE={plugin.name} disables it"
                 echo(f"plugin {plugin} took {plugin.seconds:.1f} s to load; {todo}", err=True)
         return found
 
@@ -56,11 +56,11 @@ class App(click.Group):
         return sorted({str(command.name) for command, _ in self.registry.commands})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of that name; an error where several plugins bring one."""
+        """The command of that name; an error if several plugins define it."""
         return self.registry.command(name)
 
     def read_layers(self, path: Path, settings: tuple[str, ...] = ()) -> Layers:
-        """A recipe's table with `.env` (of the working folder), environment and `--set` over it."""
+        """A recipe's table, overridden by `.env` (of the working folder), environment and `--set`."""
         from loraplug.recipe.layers import read_layers
 
         dotenv: dict[str, str | None] = {}
@@ -74,7 +74,7 @@ class App(click.Group):
         return layers
 
     def read_recipe(self, path: Path, settings: tuple[str, ...] = ()) -> Recipe:
-        """The recipe with everything over it, every stage a component."""
+        """The recipe with all overrides, every stage a component."""
         from loraplug.recipe.building import build
 
         return build(self.read_layers(path, settings), self.registry)

@@ -20,7 +20,7 @@ from loraplug.app import App
 from loraplug.config.secrets import redact
 
 _TERMINATED = 128 + signal.SIGTERM
-_GO_ON = "the same command goes on with what is finished"
+_GO_ON = "run the same command to continue; finished work is kept"
 
 
 @click.group(
@@ -29,9 +29,11 @@ _GO_ON = "the same command goes on with what is finished"
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--version", is_flag=True, help="Show the version and leave; with --json, those of Python and libraries.")
+@click.option(
+    "--version", is_flag=True, help="Show the version and exit; with --json, also those of Python and libraries."
+)
 @click.option("--json", "as_json", is_flag=True, hidden=True)
-@click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 @click.pass_context
 def cli(context: click.Context, version: bool, as_json: bool, debug: bool) -> None:  # noqa: ARG001 - see main()
     """Fine-tune language models with LoRA: one TOML recipe, six plugin stages."""
@@ -40,13 +42,13 @@ def cli(context: click.Context, version: bool, as_json: bool, debug: bool) -> No
         echo(json.dumps(_versions(), indent=2) if as_json else f"loraplug {__version__}")
         context.exit()
     if as_json:
-        raise click.UsageError("--json belongs to --version, or behind the name of a command that has it")
+        raise click.UsageError("--json goes with --version, or after the name of a command that supports it")
     if context.invoked_subcommand is None:
         raise click.UsageError("Missing command.")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 failed while working, 2 wrong input, 130 interrupted, 143 terminated."""
+    """Entry point. Exit codes: 0 success, 1 failure, 2 invalid input, 130 interrupted, 143 terminated."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     # torch and bitsandbytes each bring an OpenMP; while one's idle threads spin, the other's wait for a core: measured
@@ -118,8 +120,8 @@ def _failed(error: Exception) -> str:
     plugin = cli.registry.blame(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if plugin is None:
-        return f"{text}\n  next: run it again with --debug and report what it says"
-    return f"plugin {plugin} failed: {text}\n  next: see the whole error with --debug; {report(plugin)}"
+        return f"{text}\n  next: run it again with --debug and report its output"
+    return f"plugin {plugin} failed: {text}\n  next: see the full error with --debug; {report(plugin)}"
 
 
 def _terminated(number: int, frame: object) -> None:  # noqa: ARG001

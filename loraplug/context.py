@@ -1,4 +1,4 @@
-"""What a component may see and use while it works: names, folders, and a way to speak."""
+"""What a component may use during a run: names, folders, progress and messages."""
 
 from __future__ import annotations
 
@@ -27,50 +27,50 @@ _NOT_TO_BE_REPLACED = re.compile(
 
 
 class Progress:
-    """A running count; this one shows nothing."""
+    """A progress counter; this base class shows nothing."""
 
     def advance(self, steps: float = 1, **figures: object) -> None:
         """Count `steps` more as done and show `figures` (name to number or text) beside the bar."""
 
 
 class Reporter:
-    """Where a run's words go. This one keeps them; the command line's draws them."""
+    """Receives a run's messages. This class stores them; the command line's subclass shows them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.warnings: list[str] = []
 
     def say(self, text: str) -> None:
-        """Tell something the user would want to know."""
+        """Show a message."""
         self.lines.append(text)
 
     def warn(self, text: str) -> None:
-        """Tell something the user may have to act on."""
+        """Show a warning."""
         self.warnings.append(text)
 
     @contextmanager
     def progress(self, title: str, total: float | None) -> Iterator[Progress]:
-        """Show a count up to `total` (None where it is not known) while the context is open."""
+        """Context manager: show progress up to `total` (None if unknown)."""
         yield Progress()
 
 
 class Named(Reporter):
-    """Says everything to another reporter, with a name before it."""
+    """Forwards everything to another reporter, prefixed with a name."""
 
     def __init__(self, inner: Reporter, name: str) -> None:
         self.inner, self.name = inner, name
 
     def say(self, text: str) -> None:
-        """Tell it under the name."""
+        """Forward a message with the name."""
         self.inner.say(f"{self.name}: {text}")
 
     def warn(self, text: str) -> None:
-        """Warn of it under the name."""
+        """Forward a warning with the name."""
         self.inner.warn(f"{self.name}: {text}")
 
     @contextmanager
     def progress(self, title: str, total: float | None) -> Iterator[Progress]:
-        """As the other reporter shows it."""
+        """Forward progress with the name."""
         with self.inner.progress(title, total) as bar:
             yield bar
 
@@ -101,7 +101,7 @@ def default_cache() -> Path:
 
 @frozen
 class Run:
-    """One run of a recipe, as its components see it. `name` is a plain file name; `seed` seeds all that draws.
+    """One run of a recipe, as its components see it. `name` is a plain file name; `seed` seeds all random numbers.
 
     `outputs` holds adapters/, merged/, runs/ …; `cache` what can be made again: downloads, clones, dequantised bases.
     `date` is the local time at which the run was begun: a chat template that writes the date is given this one, also
@@ -125,7 +125,7 @@ class Run:
         return self.outputs / "runs" / self.name
 
     def left_out(self, reason: str, rows: int, examples: Sequence[str] = ()) -> None:
-        """Tell of rows that the component at work leaves out: why, how many, and what some are called.
+        """Report rows that the current component leaves out: the reason, how many, and the ids of some.
 
         `plan` shows it with the component's other figures, and events.jsonl keeps it.
         """
@@ -136,15 +136,15 @@ class Run:
             self.say(f"left out {rows}: {reason}{named}")
 
     def say(self, text: str) -> None:
-        """Tell something the user would want to know."""
+        """Show a message."""
         self.reporter.say(redact(text))
 
     def warn(self, text: str) -> None:
-        """Tell something the user may have to act on."""
+        """Show a warning."""
         self.reporter.warn(redact(text))
 
     def progress(self, title: str, total: float | None = None) -> AbstractContextManager[Progress]:
-        """Show a count up to `total` while the context is open."""
+        """Context manager: show progress up to `total`."""
         return self.reporter.progress(title, total)
 
     def emit(self, kind: str, **data: Any) -> None:
@@ -166,14 +166,14 @@ class Run:
         """
         name = name or path.name
         if not path.is_file():
-            raise LoraplugError("there is no such file to publish", where=path)
+            raise LoraplugError("does not exist, so it cannot be published", where=path)
         if not _PLAIN_NAME.fullmatch(name) or _NOT_TO_BE_REPLACED.fullmatch(name):
-            todo = "use letters, digits, dots, dashes and underscores, and no name of a model's or adapter's own files"
-            raise LoraplugError(f"{name!r} cannot be published as a file's name", where=path, todo=todo)
+            todo = "use letters, digits, dots, dashes and underscores, and not the name of a file of a model or adapter"
+            raise LoraplugError(f"{name!r} is not a valid name for a published file", where=path, todo=todo)
         known, path = published(self.folder), path.absolute()
         if known.get(name, path) != path:
             raise LoraplugError(
-                f"{name} is published already, from {known[name]}", where=path, todo="give another name"
+                f"{name} is already published, from {known[name]}", where=path, todo="give another name"
             )
         table = {other: _from(self.folder.absolute(), one) for other, one in {**known, name: path}.items()}
         files.write_text(self.folder / PUBLISHED, json.dumps(table, indent=1))

@@ -1,4 +1,4 @@
-"""The errors of plugins and recipes; their family, and `Problem`, come from below."""
+"""The errors of plugins and recipes; the base classes and `Problem` are re-exported."""
 
 from __future__ import annotations
 

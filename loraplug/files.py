@@ -1,4 +1,4 @@
-"""Atomic files and folders, content hashes, and the lock that keeps two runs of one name apart."""
+"""Atomic files and folders, content hashes, and the lock that excludes two runs of one name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from loraplug.errors import InputError, LoraplugError
 from loraplug.weights import weight_files
 
-ROOM = "make room on the disk, then run the same command again"
+ROOM = "free disk space, then run the same command again"
 _NEXT_STEP = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.ENOENT: "check the path"}
 
 
 @contextmanager
 def wrap_os_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError about `path` or files below it (no permission, disk full …) into one of ours."""
+    """Context manager: turn an OSError about `path` or files below it into a LoraplugError."""
     try:
         yield
     except OSError as error:
@@ -29,7 +29,7 @@ def wrap_os_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with atomic_output(path) as fresh, wrap_os_errors(path):
         fresh.write_text(text, encoding="utf-8", newline="\n")
 
@@ -89,8 +89,8 @@ def exclusive_lock(folder: Path, name: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0.2, poll_interval=0.02)  # `runs list` tries the lock for an instant
         except Timeout:
-            todo = "wait for it, or choose another run_name"
-            raise InputError("another run of this name is at work", where=name, todo=todo) from None
+            todo = "wait until it ends, or choose another run_name"
+            raise InputError("another run of this name is in progress", where=name, todo=todo) from None
     try:
         yield
     finally:

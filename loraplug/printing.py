@@ -1,4 +1,4 @@
-"""The one way to a terminal: what rows, models, tests and files say is shown, and steers nothing."""
+"""Printing to the terminal: control sequences in texts from rows, models or files are escaped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def echo(text: object = "", *, err: bool = False, nl: bool = True, **style: Any)
 
 
 def guard_libraries() -> None:
-    """Make what libraries log and warn of printable, for the rest of the process: they tell what they read in files."""
+    """Escape control characters in what libraries log and warn, for the rest of the process."""
     import logging
 
     class Record(logging.LogRecord):

@@ -1,4 +1,4 @@
-"""A reporter that draws on the terminal's stderr: bars where someone watches, a line now and then into a log."""
+"""A reporter on stderr: progress bars on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_COUNTED = 1_000_000
 
 
 class TerminalReporter(Reporter):
-    """Says, warns and counts on stderr."""
+    """Shows messages, warnings and progress on stderr."""
 
     @cached_property
     def console(self) -> Console:

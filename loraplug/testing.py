@@ -1,4 +1,4 @@
-"""What tests of plugins stand on: a registry of given plugins alone, and a tiny model that trains in seconds.
+"""Helpers for tests of plugins: a registry of given plugins only, and a tiny model that trains in seconds.
 
 The checks that every component must pass are in `loraplug_tools.plugins.conformance`.
 """

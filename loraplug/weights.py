@@ -10,7 +10,7 @@ from typing import Any
 from loraplug.errors import InputError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_AGAIN = "fetch the model again, whole"
+_AGAIN = "download the complete model again"
 
 
 def weight_names(names: Collection[str], read: Callable[[str], str], where: object) -> list[str]:
@@ -45,12 +45,12 @@ def weight_names(names: Collection[str], read: Callable[[str], str], where: obje
         found = [*dict.fromkeys(shards.values())]
     strays = [name for name in found if not isinstance(name, str) or Path(name).name != name]
     if strays:
-        todo = "take the model from a source you trust"
+        todo = "use a model from a source you trust"
         raise InputError(f"names a file outside its folder ({strays[0]})", where=f"{where}: {by}", todo=todo)
     if missing := sorted(set(found).difference(names)):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        text = f"is incomplete: {', '.join(missing[:3])}{more} of {len(found)} files of weights that {by} names"
-        raise InputError(f"{text} is not there", where=where, todo=_AGAIN)
+        text = f"is incomplete: {', '.join(missing[:3])}{more} of {len(found)} weight files that {by} names"
+        raise InputError(f"{text} does not exist", where=where, todo=_AGAIN)
     return sorted(found)
 
 
@@ -77,5 +77,5 @@ def _table(name: str, read: Callable[[str], str], where: object) -> dict[str, An
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})", where=f"{where}: {name}", todo=_AGAIN) from None
     if not isinstance(found, dict):
-        raise InputError("not a table", where=f"{where}: {name}", todo=_AGAIN)
+        raise InputError("not a JSON object", where=f"{where}: {name}", todo=_AGAIN)
     return found

@@ -39,7 +39,7 @@ def test_names_are_those_of_trl_and_ours(monkeypatch: pytest.MonkeyPatch) -> Non
     assert templates.text_of("gemma") == (folder / "gemma.jinja").read_text(encoding="utf-8")
     assert not any(name.endswith("_training") for name in templates.names())
     assert control_tokens(templates.text_of("llama3")) == ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-    with pytest.raises(InputError, match=r"no template by the name \"gema\" \(did you mean gemma\?\)"):
+    with pytest.raises(InputError, match=r"no template named \"gema\" \(did you mean gemma\?\)"):
         templates.text_of("gema")
     templates.names.cache_clear()
     monkeypatch.setattr(templates, "_files", lambda: ())

@@ -86,7 +86,7 @@ def test_plugins_show_suggests(loraplug: Cli) -> None:
         (["run", "{recipe}", "--set", "dataset.path=broken.jsonl"], "broken.jsonl:2: is not JSON"),
         (["run", "{recipe}", "--set", "dataset.path=empty.jsonl"], "has no rows"),
         (["run", "{recipe}", "--set", "dataset.path=strange.jsonl"], "columns seen: a, b"),
-        (["run", "{recipe}", "--set", "run_name=../up"], "run_name: '../up' cannot be a folder's name"),
+        (["run", "{recipe}", "--set", "run_name=../up"], "run_name: '../up' cannot be a folder name"),
         (["run", "{recipe}", "--set", "model.id=./nowhere"], "no such folder"),
         (["run", "{recipe}", "--set", "model.id=package:not_there/x.gguf"], 'no package "not_there"'),
         (["run", "{recipe}", "--set", "model.id=rows.gguf"], "rows.gguf: "),
@@ -113,7 +113,7 @@ def test_wrong_input_is_one_block_and_exit_code_2(
 def test_no_network_says_what_to_do(recipe: Path, loraplug: Cli) -> None:
     """A hub id without a network is no fault of the recipe (1), a hub that may not be asked is (2); with a way out."""
     nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    for code, told, env in ((1, "the hub was not reached", nowhere), (2, "HF_HUB_OFFLINE forbids", {})):
+    for code, told, env in ((1, "the hub was not reached", nowhere), (2, "HF_HUB_OFFLINE is set", {})):
         done = loraplug("run", recipe, "--set", "model.id=nobody/nothing", env=env)
         assert done.returncode == code, done.stderr
         assert told in done.stderr and "local folder" in done.stderr
@@ -128,7 +128,7 @@ def test_debug_shows_the_traceback(recipe: Path, loraplug: Cli) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
     """`outputs` is a file here, so not even root can make a folder in it."""
-    (tmp_path / "outputs").write_text("in the way")
+    (tmp_path / "outputs").write_text("moved an existing")
     done = loraplug("run", recipe)
     assert done.returncode == 1
     assert str(tmp_path / "outputs") in done.stderr

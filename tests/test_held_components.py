@@ -191,7 +191,7 @@ wrong = 1
     assert told["dataset.sources[4].siez"] == "unknown key (did you mean size?)"
     assert told["dataset.sources[4].paths[0]"].startswith("expected path, got int 1")
     assert "must be >= 1" in told["dataset.inners[1].source.size"]
-    assert '"holder" stands inside itself' in told["dataset.named.a.use"]
+    assert '"holder" contains itself' in told["dataset.named.a.use"]
     assert told["dataset.one"].startswith("expected dataset table, got str")
     assert told["dataset.wrong"].startswith("unknown key")
 

@@ -139,13 +139,13 @@ def test_gated_private_and_missing(hub: Hub, tiny: Repository, run: Run, monkeyp
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert "with the account that HF_TOKEN belongs to" in refused(run)
     tiny.gated, tiny.private = False, True
-    assert "not on the hub, or is private (404)" in refused(run, "someone/other")
+    assert "does not exist on the hub, or is private (404)" in refused(run, "someone/other")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "does not know this token (401)" in refused(run)
+    assert "does not accept this token (401)" in refused(run)
     monkeypatch.delenv("HF_TOKEN")
     text = refused(run)
-    assert "not on the hub, or is private (401)" in text and "set HF_TOKEN" in text
-    assert "is no hub id" in refused(run, "a/b/c")
+    assert "does not exist on the hub, or is private (401)" in text and "set HF_TOKEN" in text
+    assert "is neither a hub id" in refused(run, "a/b/c")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert downloaded(NAME, None, run).is_dir()
 
@@ -157,7 +157,7 @@ def test_a_hub_that_refuses_for_now(hub: Hub, tiny: Repository, run: Run, caplog
         (429, limit, "wait 55 seconds, then run again; with HF_TOKEN the hub allows more"),
         (429, {"Retry-After": "7"}, "wait 7 seconds"),
         (429, {}, "wait some minutes"),
-        (403, {}, "may not be read with this token (403: not now)"),
+        (403, {}, "no read access to it (403: not now)"),
         (503, {}, "try again later"),
     ):
         hub.faults = [Fault("/api/models", status=status, headers=headers)]
@@ -168,7 +168,7 @@ def test_a_hub_that_refuses_for_now(hub: Hub, tiny: Repository, run: Run, caplog
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "warn", lambda self, text: warned.append(text))
         assert downloaded(NAME, None, run) == folder
-    assert warned == [f"model: the hub answers 429 for {NAME}; what was downloaded before is taken, commit "
+    assert warned == [f"model: the hub answers 429 for {NAME}; using the cached commit "
                       f"{folder.name[:12]}"]  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def test_no_network(hub: Hub, tiny: Repository, run: Run, monkeypatch: pytest.Mo
     text = refused(run)
     assert "the hub was not reached" in text and "HF_ENDPOINT (http://127.0.0.1:9)" in text
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE forbids" in refused(run)
+    assert "HF_HUB_OFFLINE is set" in refused(run)
 
 
 def test_a_connection_that_breaks_is_taken_up_again(hub: Hub, tiny: Repository, run: Run) -> None:
@@ -215,7 +215,7 @@ def test_a_killed_download_goes_on_with_the_next_file(hub: Hub, tiny: Repository
     hub.asked.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert "is not whole in the cache" in refused(run)
+        assert "is not completely in the cache" in refused(run)
     downloaded(NAME, None, run)
     assert last in hub.downloads() and not any(name != last for name in hub.downloads() if "model-0" in name)
 
@@ -234,7 +234,7 @@ def test_a_repository_with_incomplete_files(hub: Hub, tiny: Repository, run: Run
         ({"model.safetensors.index.json": None}, f"no index of shards, only {names[0]}"),
         (dict.fromkeys([*names, "model.safetensors.index.json"]) | {"pytorch_model.bin": b"x"}, "pickled ones"),
         (dict.fromkeys([*names, "model.safetensors.index.json"]), "has no weights"),
-        (dict.fromkeys(whole) | {"m.gguf": b"x"}, "holds GGUF files"),
+        (dict.fromkeys(whole) | {"m.gguf": b"x"}, "has GGUF files"),
     ]
     for at, (changes, said) in enumerate(cases):
         files = {name: data for name, data in {**whole, **changes}.items() if data is not None}
@@ -251,7 +251,7 @@ def test_a_model_that_the_disk_cannot_hold(hub: Hub, tiny: Repository, run: Run)
     """Refused before its weights are asked for."""
     last = max(name for name in tiny.files() if name.startswith("model-0"))
     hub.sizes[last] = 10**17
-    with pytest.raises(InputError, match=r"takes 100,000,000\.0 GB and the disk of the cache has"):
+    with pytest.raises(InputError, match=r"needs 100,000,000\.0 GB, and the disk of the cache has"):
         downloaded(NAME, None, run)
     assert not any("safetensors" in name and not name.endswith(".json") for name in hub.downloads())
 
@@ -269,8 +269,8 @@ def test_a_run_takes_its_base_from_the_hub_and_gives_its_adapter_back(
     env = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": constants.HF_HUB_CACHE, "HF_TOKEN": TOKEN}
     found = loraplug("run", recipe, "--set", "model.id=someone/other", env=env)
     assert found.returncode == 2 and "Traceback" not in found.stderr
-    assert "model.id: someone/other: is not on the hub" in found.stderr and "check the spelling" in found.stderr
-    assert "nothing was loaded yet" in found.stderr
+    assert "model.id: someone/other: does not exist on the hub" in found.stderr and "check the spelling" in found.stderr
+    assert "nothing has been loaded yet" in found.stderr
     found = loraplug("run", recipe, "--set", "trainer.max_steps=1", env=env)
     assert found.returncode == 0, found.stderr
     pushed = hub.repositories["me/tiny"].files()

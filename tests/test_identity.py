@@ -105,7 +105,7 @@ def test_an_edited_template_is_refused_on_going_on_and_before_a_lock_is_run(
     for _ in range(2):
         done = inside("run", dated)
         assert done.returncode == 2
-        assert "tiny: the chat template changed since this run was begun" in done.stderr
+        assert "tiny: the chat template has changed since this run began" in done.stderr
         assert "template.jinja: line 2 was " in done.stderr and "Speaker" in done.stderr
     edit(tmp_path / "template.jinja", "<|im_start|>Speaker ", "<|im_start|>")
     assert inside("run", dated).returncode == 0
@@ -115,7 +115,10 @@ def test_an_edited_template_is_refused_on_going_on_and_before_a_lock_is_run(
     edit(tmp_path / "template.jinja", "<|im_end|>", "<|im_end|> ")
     done = inside("run", lock, "--set", "run_name=again")
     assert done.returncode == 2
-    assert "the chat template is not what this lock file was made with" in done.stderr and "line 3 was" in done.stderr
+    assert (
+        "the chat template differs from what this lock file was made with" in done.stderr
+        and "line 3 was" in done.stderr
+    )
 
 
 @pytest.mark.slow
@@ -189,7 +192,7 @@ def test_a_run_that_failed_with_nothing_to_keep_is_begun_anew(recipe: Path, insi
     assert inside("run", recipe, *short).returncode == 2
     done = inside("run", recipe, "--until", "formatter")
     assert done.returncode == 0, done.stderr
-    assert "had made nothing yet: begun anew (different: formatter.max_length, formatter.overlong)" in done.stderr
+    assert "had made nothing yet: starting over (different: formatter.max_length, formatter.overlong)" in done.stderr
     assert not list((tmp_path / "outputs/runs").glob("*.before-*"))
 
 
@@ -212,7 +215,7 @@ def test_what_would_be_lost_is_named_and_fresh_keeps_it_aside(recipe: Path, insi
     fresh = inside("run", recipe, "--set", "trainer.max_steps=6", "--fresh")
     assert fresh.returncode == 0, fresh.stderr
     (aside,) = (tmp_path / "outputs/runs").glob("tiny.before-*")
-    assert f"kept what the run of this name had left: {aside}" in fresh.stderr
+    assert f"moved the earlier run of this name to {aside}" in fresh.stderr
     assert (aside / "adapter/adapter_model.safetensors").read_bytes() == old != adapter.read_bytes()
     assert (aside / "state.json").exists() and (aside / "events.jsonl").exists()
     (foreign,) = (tmp_path / "outputs/merged").glob("tiny.before-*")
@@ -231,7 +234,7 @@ def test_fresh_is_refused_while_another_run_holds_the_name(recipe: Path, inside:
     before = sorted(path.name for path in folder.iterdir())
     with exclusive_lock(folder, "tiny"):
         done = inside("run", recipe, "--fresh")
-    assert done.returncode == 2 and "another run of this name is at work" in done.stderr
+    assert done.returncode == 2 and "another run of this name is in progress" in done.stderr
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
@@ -246,10 +249,10 @@ def test_other_options_of_an_exporter_make_its_artefact_again_and_no_other(
     assert json.loads((merged.parent / "loraplug.json").read_text())["proof"]
     done = inside("run", recipe, "--set", "exporter.1.verify=false")
     assert done.returncode == 0, done.stderr
-    assert "made again, since other options are asked for (verify)" in done.stderr
+    assert "exported again, as its options have changed (verify)" in done.stderr
     assert json.loads((merged.parent / "loraplug.json").read_text())["proof"] is None
     assert adapter.stat().st_mtime_ns == times[0] and merged.stat().st_mtime_ns != times[1]
-    assert "made again" not in inside("run", recipe, "--set", "exporter.1.verify=false").stderr
+    assert "exported again" not in inside("run", recipe, "--set", "exporter.1.verify=false").stderr
 
 
 def test_two_exporters_with_one_place_are_refused(recipe: Path, inside: Cli) -> None:
@@ -257,7 +260,7 @@ def test_two_exporters_with_one_place_are_refused(recipe: Path, inside: Cli) -> 
     twice = ["--set", 'exporter+={use = "merged", verify = false}']
     done = inside("recipe", "check", recipe, *twice)
     assert done.returncode == 2
-    assert "exporter[2]: would be made at the place of exporter[1], outputs/merged/tiny" in done.stderr
+    assert "exporter[2]: would overwrite exporter[1] at outputs/merged/tiny" in done.stderr
     assert inside("recipe", "check", recipe, *twice, "--set", "exporter.2.out=other").returncode == 0
 
 
@@ -290,7 +293,7 @@ def test_only_published_files_are_remembered(tmp_path: Path) -> None:
     moved = run.folder.rename(tmp_path / "moved")
     assert published(moved)["training-notes.md"].read_text() == "deep/notes.md"
     moved.rename(run.folder)
-    with pytest.raises(LoraplugError, match="published already"):
+    with pytest.raises(LoraplugError, match="already published"):
         run.publish(run.folder / "rejects.jsonl", "table.csv")
     with pytest.raises(LoraplugError, match="no such file"):
         run.publish(run.folder / "nothing")

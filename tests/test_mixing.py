@@ -190,17 +190,17 @@ def test_the_recipe_tells_all_of_its_sets(several: Path, monkeypatch: pytest.Mon
     ("settings", "told"),
     [
         (("dataset.bugs.share=0", "dataset.chat.share=0"), "dataset: every share is 0"),
-        (("dataset.chat.name=bugs",), 'dataset[1].name: "bugs" is the name of dataset[0], too'),
+        (("dataset.chat.name=bugs",), 'dataset[1].name: "bugs" is also the name of dataset[0]'),
         (("dataset.chat.name=a.b",), "dataset[1].name: 'a.b' cannot name a set"),
         (("dataset.chat.share=-1",), "dataset[1].share: expected float"),
         (("dataset.chat.pth=x",), "dataset[1].pth: unknown key"),
         (("dataset.chat.formatter.max_lenght=1",), "dataset[1].formatter.max_lenght: unknown key"),
-        (("dataset.chta.path=x",), 'none is named "chta"'),
+        (("dataset.chta.path=x",), 'none has the name "chta"'),
         (('mix={how="interleave"}',), "mix.exhausted: missing key"),
         (('mix={how="interleave"}',), "mix.unit: missing key"),
         (("validation.rows=0", ), "validation.rows"),
-        (('validation={path="x.jsonl"}',), "validation.path: does not tell which of several sets"),
-        (('dataset={use="jsonl", path="rows.jsonl"}',), "mix: there is one [dataset]"),
+        (('validation={path="x.jsonl"}',), "validation.path: is ambiguous with several sets"),
+        (('dataset={use="jsonl", path="rows.jsonl"}',), "mix: there is only one [dataset]"),
     ],
 )  # fmt: skip
 def test_bad_sets_are_told_with_the_recipe(
@@ -219,7 +219,7 @@ def test_a_set_that_comes_to_nothing_is_named(several: Path, monkeypatch: pytest
     pipeline = App().pipeline(several, ('dataset.chat.transform.0.where="len(messages) > 9"',))
     with pytest.raises(InputError) as caught:
         pipeline.load_sets()
-    assert 'dataset[1].transform[0] select (set "chat"): left none of 20 rows' in str(caught.value)
+    assert 'dataset[1].transform[0] select (set "chat"): kept none of 20 rows' in str(caught.value)
     (several.parent / "odd.jsonl").write_text('{"speech": 1}\n')
     pipeline = App().pipeline(several, ('dataset.watch.path="odd.jsonl"', "dataset.watch.limit=1"))
     with pytest.raises(InputError) as caught:

@@ -97,13 +97,14 @@ def told(registry: Registry, name: str = "odd") -> Plugin:
         ("raise BaseException('odd')", "BaseException: odd"),
         ("import odd_that_is_not_there", "ModuleNotFoundError: No module named 'odd_that_is_not_there'"),
         ("import loraplug\n@loraplug.hookimpl\ndef loraplug_events():\n    raise GeneratorExit", "GeneratorExit"),
-        (source(decorator="@attrs.define"), "can be changed once it is made: decorate it with @attrs.frozen"),
+        (source(decorator="@attrs.define"), "is mutable: decorate it with @attrs.frozen"),
         (source(options="use: str = 'x'"), "may not be called use: the core reads that key"),
         (source(options="kind: str = 'x'"), "may not be called kind: DatasetSource has that name"),
         (source(options="transform: str = 'x'"), "may not be called transform: the core reads that key"),
         (source(options="check: int = 1"), "may not be called check: DatasetSource has that name"),
         (source(options="x: 'Undefined | None' = None"), "types of its options cannot be read: name 'Undefined'"),
-        (source(options="inner: 'Odd' = attrs.field(factory=lambda: Odd())"), "the default of an option holds itself"),
+        (source(options="inner: 'Odd' = attrs.field(factory=lambda: Odd())"), "the default of an option contains "
+            "itself"),
         ('LORAPLUG_API = 1\nimport loraplug', "LORAPLUG_API = 1: write the version it was made for"),
     ],
 )  # fmt: skip
@@ -159,7 +160,7 @@ def test_an_entry_point_that_is_none(odd: Odd) -> None:
     """A line without = takes its own distribution out, and no other."""
     plugin = told(odd("", points="[loraplug]\nodd = odd\nwhat is this\n"))
     assert plugin.status == "unreadable"
-    assert "a line that is no NAME = MODULE" in str(plugin.reason)
+    assert "a line that is not NAME = MODULE" in str(plugin.reason)
 
 
 def test_the_second_version_on_the_path_is_named(odd: Odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

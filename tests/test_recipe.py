@@ -66,7 +66,7 @@ def test_a_run_name_is_a_plain_file_name(recipe: Path, name: str) -> None:
     """No run name leads out of the outputs folder."""
     layers = read_layers(recipe, environ=False)
     layers.table["run_name"] = name
-    with pytest.raises(RecipeError, match="cannot be a folder's name"):
+    with pytest.raises(RecipeError, match="cannot be a folder name"):
         build(layers, REGISTRY)
 
 

@@ -75,7 +75,7 @@ def test_a_secret_is_not_filled_in(recipe: Path, monkeypatch: pytest.MonkeyPatch
     """It would be written into the lock file; the value is not in the error either."""
     recipe.write_text(recipe.read_text().replace('"rows.jsonl"', f'"${{{name}}}"'))
     monkeypatch.setenv(name, "hunter2")
-    with pytest.raises(InputError, match=rf"dataset\.path: \$\{{{name}\}} is a secret") as caught:
+    with pytest.raises(InputError, match=rf"dataset\.path: \$\{{{name}\}} looks like a secret") as caught:
         read_layers(recipe)
     assert "hunter2" not in str(caught.value)
 

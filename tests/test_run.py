@@ -142,7 +142,7 @@ def test_a_disk_without_room_is_told_before_the_work(recipe: Path, loraplug: Cli
     with small_disk(disk := tmp_path / "outputs", "700k") as mount:
         done = loraplug("run", recipe)
         assert done.returncode == 1
-        assert "MB will be written there (trainer" in done.stderr and "make room" in done.stderr
+        assert "MB will be written here (trainer" in done.stderr and "free space" in done.stderr
         assert "dataset:" not in done.stdout and not list(disk.glob("adapters/*"))
         subprocess.run([*mount[:4], "remount,size=50m", *mount[5:]], check=True)
         assert loraplug("run", recipe).returncode == 0
@@ -170,7 +170,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_made(
         other.join(10)
         assert done.returncode == 1, done.stdout
         assert "No space left" in done.stderr
-        assert "make room on the disk" in done.stderr
+        assert "free disk space" in done.stderr
         assert "Traceback" not in done.stderr
         for kind, whole in (("adapters", "README.md"), ("merged", "README.md")):
             place = disk / kind / "tiny"
@@ -199,7 +199,7 @@ def test_data_that_changed_since_the_run_began_is_refused(recipe: Path, loraplug
         file.write('{"instruction": "new", "response": "row", "task_id": "99"}\n')
     done = loraplug("run", recipe)
     assert done.returncode == 2
-    assert "data changed since this run was begun" in done.stderr
+    assert "data has changed since this run began" in done.stderr
 
 
 def test_the_quantised_base_passes_gradients_after_it_was_measured(tiny_model: Path) -> None:

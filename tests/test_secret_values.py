@@ -207,7 +207,7 @@ def test_a_token_in_a_recipe_is_written_nowhere_and_its_lock_asks_for_it(
     for words in (["run", lock, "--set", "run_name=again"], ["recipe", "check", lock]):
         refused = inside(*words)
         assert refused.returncode == 2
-        assert "dataset.clone_url: REDACTED stands here in place of what was secret: ${CLONE_URL}" in refused.stderr
+        assert "dataset.clone_url: REDACTED stands here in place of a secret: ${CLONE_URL}" in refused.stderr
         assert "--set dataset.clone_url=…" in refused.stderr
     assert inside("recipe", "check", lock, env=env).returncode == 0
     assert inside("recipe", "check", lock, "--set", f"dataset.clone_url={address}").returncode == 0

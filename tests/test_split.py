@@ -58,7 +58,7 @@ def test_group_by_names_a_column_or_is_refused() -> None:
 
 def test_one_group_cannot_be_split() -> None:
     """All rows of one repository and task: refused with the way out."""
-    with pytest.raises(InputError, match="all 3 rows are of one group"):
+    with pytest.raises(InputError, match="all 3 rows are in one group"):
         split(rows([["r", "t"]] * 3), Validation(rows=1, group_by="repo"), Run("x"))
 
 

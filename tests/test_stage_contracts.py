@@ -134,10 +134,8 @@ def test_stages_that_do_not_fit_are_problems_of_the_recipe(built: Callable[..., 
         built('trainer={ use = "pairs" }', 'formatter={ use = "text" }')
     told = {problem.path: problem.message for problem in caught.value.problems}
     assert told["formatter.use"].startswith("text makes rows of the schema tokens, and the trainer pairs takes")
-    assert told["exporter[0].use"].startswith("adapter takes an adapter, and the trainer pairs makes a whole model")
-    with pytest.raises(
-        RecipeError, match=r'weigh works with what note makes; write \[\[exporter\]\] use = "note", too'
-    ):
+    assert told["exporter[0].use"].startswith("adapter exports an adapter, but the trainer pairs makes a whole model")
+    with pytest.raises(RecipeError, match=r'weigh needs the export of note; also add \[\[exporter\]\] use = "note"'):
         built(*MODEL, 'exporter=[{ use = "weigh" }]')
 
 
@@ -146,7 +144,7 @@ def test_one_process_is_all_that_most_trainers_know(
 ) -> None:
     """Said before the run; `sft` knows of several."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match=r"trainer.use: pairs trains in one process, and 2 were launched"):
+    with pytest.raises(RecipeError, match=r"trainer.use: pairs trains in one process, but 2 were launched"):
         built(*MODEL, ORDER)
     assert built().trainer.distributed
     assert Distributed.launched() == Distributed(0, 2)

@@ -65,10 +65,10 @@ def test_it_is_read_as_the_training_rows_are(
 @pytest.mark.parametrize(
     ("dataset", "validation", "said"),
     [
-        (TRAIN, 'path = "train.jsonl"', "validation.path: names the very rows that are trained on"),
-        (BOTH, 'path = "both.json"', "validation.path: names the very rows that are trained on"),
+        (TRAIN, 'path = "train.jsonl"', "validation.path: names the training rows themselves"),
+        (BOTH, 'path = "both.json"', "validation.path: names the training rows themselves"),
         (TRAIN, 'path = "val.csv"\nfield = "x"', "validation.field: the source csv"),
-        (TRAIN, 'fraction = 0.5\nrename = { a = "b" }', "rename is of what path names"),
+        (TRAIN, 'fraction = 0.5\nrename = { a = "b" }', "rename applies to path"),
         (TRAIN, "path = []", "validation.path: expected a path"),
         (TRAIN, 'path = "val.csv"\nrename = { q = 3 }', "validation.rename"),
     ],
@@ -87,7 +87,7 @@ def test_what_cannot_be_is_refused_with_the_recipe(
     ("validation", "said"),
     [
         ('path = "own.csv"', "[validation] may have its own rename, {} for none"),
-        ('path = "val.csv"\nrename = {}', "validation.path: read by csv: rows of no known shape"),
+        ('path = "val.csv"\nrename = {}', "validation.path: read by csv: rows of unknown shape"),
         ('path = "gone.jsonl"', "gone.jsonl: no such file or folder"),
         ('path = "empty.jsonl"', "has no rows"),
     ],

@@ -1,4 +1,3 @@
-"""LoRA adapters of anyone's making, looked at before they are trusted and put on a model whole.
-
-It knows nothing of recipes and runs; `ModelReference.load` is the way to it for plugins.
+"""Validates adapter folders and attaches them to models. Independent of recipes and runs; plugins use it through
+`ModelReference.load`.
 """

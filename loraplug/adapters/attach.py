@@ -1,4 +1,4 @@
-"""New LoRA adapters on a model, on exactly the layers that are named."""
+"""Attaches new LoRA adapters to exactly the named layers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""What of peft's and bitsandbytes' inner parts is used, in one place.
-
-`tests/sft/test_adapters_compat.py` holds them to what is expected here, and tells when a version no longer needs it.
+"""The private APIs of peft and bitsandbytes that are used. `tests/sft/test_adapters_compat.py` tests what is relied on,
+and fails when a version no longer needs a workaround.
 
 For models whose experts transformers 5 fuses into one tensor (Qwen2-MoE, DeepSeek, GLM-MoE …) peft rewrites the
 targets of every adapter by the ends of their names: `gate_proj`, `up_proj` and `down_proj` come to mean the fused
@@ -25,7 +24,7 @@ def rewritten_names(model: Any) -> frozenset[str]:
 
 @contextmanager
 def targets_as_written() -> Iterator[None]:
-    """While this is open, peft adapts the modules that a config names, and no others in their place."""
+    """Context manager: peft adapts the modules that a config names, and no others in their place."""
     from peft.utils import transformers_weight_conversion as conversion
 
     original = conversion.convert_peft_config_for_transformers
@@ -72,7 +71,7 @@ def renamed(model: Any, path: str, saved: bool = False) -> str:
 
 @contextmanager
 def names_as_saved() -> Iterator[None]:
-    """While this is open, peft gives an adapter's tensors to the modules they name, where the model has all of these.
+    """Context manager: peft loads an adapter's tensors into the modules they name, if the model has all of these.
 
     peft renames them first as transformers renames those of the base's checkpoint. That changes names that are right
     already (Laguna: `mlp.shared_expert.`, a pattern, is found in `mlp.shared_experts`), whose adapters then stay zero.
@@ -99,7 +98,7 @@ def names_as_saved() -> Iterator[None]:
 
 
 def refused(model: Any, module: str) -> bool:
-    """Whether peft refuses to adapt the module, as kernels of such a model read its weight past it."""
+    """Whether peft refuses to adapt the module, as fused kernels of such a model bypass it."""
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 
     try:

@@ -1,4 +1,4 @@
-"""What a model's layers consist of, and how much of it is adapted or quantised."""
+"""Which share of a model's layers is adapted or quantized."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LayerWeight:
 
 @frozen
 class Share:
-    """How many of the weights of a model's layers something holds for, and which it does not hold for.
+    """The share of a model's layer weights that is adapted (or quantized), and what is left out.
 
     Attributes:
         done, total: numbers of weights (embeddings and output counted in neither).
@@ -144,22 +144,22 @@ def _has_adapter(module: Any) -> bool:
 
 
 def adapted_share(model: Any, left_out: Mapping[str, str] | None = None) -> Share:
-    """How much of a `PeftModel`'s layers is adapted or trained whole.
+    """The share of a `PeftModel`'s layer weights that is adapted or fully trained.
 
     Args:
         left_out: why a module has no adapter, by its name, where that is another reason than its kind.
     """
-    names = {"linear": "linear layers that were not named", "experts": FUSED, "router": "routers"}
+    names = {"linear": "linear layers outside target_modules", "experts": FUSED, "router": "routers"}
 
     def reason(weight: LayerWeight) -> str:
         known = (left_out or {}).get(weight.module)
-        return known or names.get(weight.kind, "convolutions and parameters that are no layers")
+        return known or names.get(weight.kind, "convolutions and parameters outside of layers")
 
     return _share(layer_weights(model), lambda weight: weight.adapted, reason)
 
 
 def quantised_share(model: Any) -> Share:
-    """How much of a model's layers is stored in 8 bits or fewer."""
+    """The share of a model's layer weights that is stored in 8 bits or fewer."""
     names = {"linear": "linear layers", "experts": FUSED, "router": "routers"}
     return _share(
         layer_weights(model), lambda weight: weight.quantised, lambda weight: names.get(weight.kind, "convolutions")
@@ -167,7 +167,7 @@ def quantised_share(model: Any) -> Share:
 
 
 def expert_counts(config: Any) -> frozenset[int]:
-    """The numbers of experts that a config speaks of; empty where there are none."""
+    """The numbers of experts in a config; empty if there are none."""
     text = config.get_text_config()
     values = {value for name, value in text.to_dict().items() if _EXPERT_COUNTS.search(name)}
     return frozenset(value for value in values if isinstance(value, int) and value > 1)

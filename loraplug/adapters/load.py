@@ -1,4 +1,4 @@
-"""A folder in peft's format onto a model."""
+"""Loads an adapter folder in peft's format onto a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tensor_names(folder: Path) -> list[str]:
     """Names of the adapter's tensors.
 
     Raises:
-        InputError: no weights, pickled ones, a broken file, or values that are no numbers.
+        InputError: no weights, pickled ones, a damaged file, or NaN or infinite values.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -25,19 +25,25 @@ def tensor_names(folder: Path) -> list[str]:
     config, file = folder / CONFIG, folder / WEIGHTS
     try:
         if "peft_type" not in json.loads(config.read_text(encoding="utf-8")):
-            raise InputError("says no peft_type", where=config, todo="copy the adapter again")
+            raise InputError(
+                "has no peft_type", where=config, todo="the file may be incomplete: copy the adapter again"
+            )
     except (ValueError, TypeError) as error:
-        raise InputError(f"not JSON ({error})", where=config, todo="copy the adapter again") from None
+        raise InputError(
+            f"not JSON ({error})", where=config, todo="the file may be incomplete: copy the adapter again"
+        ) from None
     if not file.is_file():
         pickled = (folder / "adapter_model.bin").is_file()
-        what = "has only pickled weights, which can run code when they are opened" if pickled else f"has no {WEIGHTS}"
+        what = "has only pickled weights, which can run code when they are loaded" if pickled else f"has no {WEIGHTS}"
         raise InputError(what, where=folder, todo=f"copy the whole adapter, with {WEIGHTS}")
     try:
         with safe_open(file, "pt") as tensors:
             names = list(tensors.keys())
             bad = [name for name in names if not torch.isfinite(tensors.get_tensor(name)).all()]
     except (SafetensorError, OSError) as error:
-        raise InputError(f"is broken ({error})", where=file, todo="copy the adapter again") from None
+        raise InputError(
+            f"is damaged ({error})", where=file, todo="the file may be incomplete: copy the adapter again"
+        ) from None
     if bad:
         todo = "train again, with a smaller learning rate"
         raise InputError(f"{bad[0]} holds NaN or infinite values", where=file, todo=todo)
@@ -45,7 +51,7 @@ def tensor_names(folder: Path) -> list[str]:
 
 
 def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str], None] = lambda _: None) -> Any:
-    """A `PeftModel` in evaluation mode: the model with the adapter, every tensor of which has found its place.
+    """A `PeftModel` in evaluation mode; all tensors of the adapter have been loaded.
 
     It computes as it did when it was trained, see `precision`. An adapter of the published class around a model of text
     alone is put on that; what it has of towers that see or hear is left out, and warned of.
@@ -60,20 +66,23 @@ def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str
     import logging
     import warnings
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns about an optional package
     from peft import get_peft_model_state_dict
 
     from loraplug.adapters.names import model_names
     from loraplug.adapters.text_part import load_on_text_part, text_names
 
-    todo = "name the base it was trained on with --base"
+    todo = "give the base it was trained on with --base"
     in_model = model_names(model, names)
     names = in_model.values()
     found = text_names(model, names)
     moved = {stored: found[name] for stored, name in in_model.items() if name in found}
     if moved:
         if left := len(names) - len(moved):
-            warn(f"{folder}: {left} of its {len(names)} tensors are on parts that text does not reach, and left out")
+            warn(
+                f"{folder}: {left} of its {len(names)} tensors belong to image or audio encoders, which are not "
+                "loaded: ignored"
+            )
         names = moved.values()
     try:
         with warnings.catch_warnings():
@@ -86,13 +95,13 @@ def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str
     strange = [name for name in names if "lora_" in name and name not in wanted]
     if lacking := [name for name in wanted if name not in names] or strange:
         raise InputError(
-            f"does not fit this base: {len(lacking)} tensors, such as {lacking[0]}", where=folder, todo=todo
+            f"does not fit this base: {len(lacking)} tensors are missing, such as {lacking[0]}", where=folder, todo=todo
         )
     return adapted.eval()
 
 
 def put_beside(adapted: Any, folder: Path, names: Collection[str], name: str) -> None:
-    """Give a `PeftModel` a further adapter, in place; which one is on stays as it is.
+    """Load a further adapter into a `PeftModel`, in place; the active adapter does not change.
 
     Args:
         adapted: what `put_on` made.
@@ -111,14 +120,16 @@ def put_beside(adapted: Any, folder: Path, names: Collection[str], name: str) ->
     from loraplug.adapters.names import model_names
     from loraplug.adapters.precision import store_in_float32
 
-    todo = "name the base it was trained on with --base"
+    todo = "give the base it was trained on with --base"
     try:
         config = PeftConfig.from_pretrained(str(folder))
         more = [key for key in ("modules_to_save", "trainable_token_indices", "target_parameters", "bias")
                 if getattr(config, key, None) not in (None, [], {}, "none")]  # fmt: skip
         if more:
             raise InputError(
-                f"has {', '.join(more)}, and cannot lie beside others", where=folder, todo="serve it alone"
+                f"has {', '.join(more)}, and cannot be loaded beside other adapters",
+                where=folder,
+                todo="serve this adapter alone",
             )
         names = model_names(adapted.get_base_model(), names).values()
         with warnings.catch_warnings(), names_as_saved():
@@ -132,7 +143,7 @@ def put_beside(adapted: Any, folder: Path, names: Collection[str], name: str) ->
         raise InputError(f"does not fit this base: {text}", where=folder, todo=todo) from error
     wanted = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False).keys()
     if lacking := {*wanted} ^ {*names}:
-        what = f"does not fit this base: {len(lacking)} tensors, such as {min(lacking)}"
+        what = f"does not fit this base: {len(lacking)} tensors are missing, such as {min(lacking)}"
         raise InputError(what, where=folder, todo=todo)
     store_in_float32(adapted)
     adapted.eval()

@@ -1,9 +1,9 @@
-"""The one rule of precision of a model with adapters, in training, validation, answers and chat.
+"""The precision of a model with adapters: the same rule in training, validation and generation.
 
-Stored: a frozen weight as the loader and the quantizer left it; what is trained (LoRA's A and B, DoRA's magnitudes,
+Stored: frozen weights as the loader and the quantizer left them; trained weights (LoRA's A and B, DoRA's magnitudes,
 modules trained whole) in float32, since small updates are lost in the 8 bits that bfloat16 has for them.
 
-Computed: in the format that the base was loaded in. Where that is bfloat16 or float16, every call of the model runs
+Computed: in the dtype that the base was loaded in. Where that is bfloat16 or float16, every call of the model runs
 under `torch.autocast` of it: products take it, norms, softmax and losses float32. Where it is float32, all is float32.
 
 The fast kernel (`loraplug_train.cpu.kernel`) leaves autocast: it rounds what goes into products with frozen weights,

@@ -1,4 +1,4 @@
-"""TOML tables into attrs objects: laid over each other, structured strictly, every problem found in one go.
+"""Merges TOML tables and structures them strictly into attrs objects, reporting all problems at once.
 
 It knows nothing of models, plugins and runs.
 """

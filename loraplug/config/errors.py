@@ -1,4 +1,4 @@
-"""One family of errors: every one says what was wrong, where, and what to do next."""
+"""The errors of loraplug: each says what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loraplug.config.secrets import REDACTED, is_secret_key, redact
 
 
 class LoraplugError(Exception):
-    """Something failed while working. Shown as one block: `where: what`, then `next: todo`, without secrets.
+    """Base of all errors: something failed. Shown as one block: `where: what`, then `next: todo`, without secrets.
 
     Args:
         what: what was wrong, one sentence without a full stop.
@@ -19,7 +19,7 @@ class LoraplugError(Exception):
     """
 
     exit_code = 1
-    told = False  # whether observers have heard of it
+    told = False  # whether observers have been told
 
     def __init__(self, what: str, *, where: object = None, todo: str | None = None) -> None:
         self.what, self.todo = redact(what), todo and redact(todo)
@@ -32,7 +32,7 @@ class LoraplugError(Exception):
 
 
 class InputError(LoraplugError):
-    """What the user gave was wrong: a recipe, a file, a row, an option."""
+    """The user's input is invalid: a recipe, a file, a row, an option."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""The fields of an attrs class as the options of a TOML table, described for people."""
+"""The fields of an attrs class as options of a TOML table, with descriptions."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def options(cls: type) -> list[Option]:
         attrs.resolve_types(cls)
         return [_option(attribute) for attribute in attrs.fields(cls) if attribute.init]
     except (NameError, AttributeError, SyntaxError, TypeError, ImportError) as error:
-        todo = "import what the annotations name where the module itself can see it"
+        todo = "import the annotations' names at module level"
         raise InputError(f"the types of its options cannot be read: {error}", where=cls.__name__, todo=todo) from error
     except RecursionError:
-        raise InputError("the default of an option holds itself", where=cls.__name__, todo="take it out") from None
+        raise InputError("the default of an option contains itself", where=cls.__name__, todo="remove it") from None
 
 
 def _option(attribute: attrs.Attribute[Any]) -> Option:
@@ -183,7 +183,7 @@ def expected(hint: Any, value: Any) -> str:
     """Says what type a value should have had."""
     text = f"expected {type_text(hint)}, got {type(value).__name__} {value!r}"
     if isinstance(value, str) and has_controls(value):
-        text += "; in double quotes \\ begins an escape: put a Windows path in single quotes, or write it with /"
+        text += "; in double quotes \\ starts an escape: put a Windows path in single quotes, or write it with /"
     return text
 
 

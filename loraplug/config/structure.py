@@ -1,7 +1,7 @@
-"""Components out of TOML tables and back, strictly.
+"""Structures TOML tables into components, strictly, and back.
 
-cattrs by default ignores unknown keys, turns "false" into True and 3.7 into 3; here every value must already have the
-type its field says, and every problem is found in one go.
+By default cattrs ignores unknown keys, turns "false" into True and 3.7 into 3; here every value must have its field's
+type, and all problems are found at once.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def _structure_table(value: dict[str, Any], hint: Any, tables: list[Any]) -> Any
         except Exception:  # noqa: S112 - its values are of other types
             continue
     if len(made) != 1:
-        raise TypeError(f"could be {' or '.join(arm.__name__ for arm in found)}: write a key that only one of them has")
+        raise TypeError(
+            f"is ambiguous: {' or '.join(arm.__name__ for arm in found)}; write a key that only one of them has"
+        )
     return made[0]
 
 
@@ -209,10 +211,10 @@ def _has_failed(value: Any) -> bool:
 
 
 def _validate(made: Any, path: str) -> Iterator[Problem]:
-    """Run every field's validator, not just the first that fails; then `__attrs_post_init__` saw valid fields only."""
+    """Run every field's validator, not just until the first failure."""
     for option in options(type(made)):
         if option.is_path and getattr(made, option.name) == "":
-            yield Problem(f"{path}.{option.name}", "is empty; name a file or folder")
+            yield Problem(f"{path}.{option.name}", "is empty; give a file or folder")
     for attribute in attrs.fields(type(made)):
         value, place = getattr(made, attribute.name), f"{path}.{attribute.name}"
         if attribute.validator is not None and not _has_failed(value):
@@ -261,7 +263,9 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[Problem]:
 
 
 def unknown_key(key: str, known: Mapping[str, str]) -> str:
-    """Says a key is unknown and which was meant, or which exist; `known` leads from every name of a key to the key."""
+    """The message for an unknown key, with the nearest or all known ones; `known` leads from every name of a key to the
+    key.
+    """
     if near := get_close_matches(key, known, n=1):
         return f"unknown key (did you mean {known[near[0]]}?)"
     return f"unknown key; known: {', '.join(sorted(set(known.values()))) or 'none'}"

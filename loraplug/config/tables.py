@@ -1,4 +1,4 @@
-"""TOML files laid over each other as one table that knows where each of its values was said."""
+"""Merges TOML files into one table that records the origin of each value."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}")
 
 @frozen
 class Origin:
-    """Where a value was said (`label`), and the folder its relative paths start from."""
+    """The origin of a value (`label`), and the folder that its relative paths are relative to."""
 
     label: str
     folder: Path
@@ -67,7 +67,7 @@ class Layers:
             InputError: a file is missing, is not TOML, or extends itself.
         """
         if file in below:
-            raise InputError("extends itself", where=file, todo="take one `extends` out of the circle")
+            raise InputError("extends itself", where=file, todo="remove one `extends` of the cycle")
         _check_text(str(file), f"the recipe's path {file}")
         table = _parsed(file, below)
         bases = table.pop("extends", [])
@@ -113,7 +113,7 @@ class Layers:
             name = ".".join(map(str, place[:step]))
             if isinstance(at, list):
                 if not isinstance(key, int) or key >= len(at):
-                    raise InputError(f"{name} is a list of {len(at)}", where=where, todo="name an index")
+                    raise InputError(f"{name} is a list of {len(at)}", where=where, todo="give an index")
             elif isinstance(at, dict):
                 key = str(key)
             else:
@@ -145,7 +145,7 @@ class Layers:
                 names = {item["name"]: index for index, item in enumerate(at)
                          if isinstance(item, dict) and isinstance(item.get("name"), str)}  # fmt: skip
                 if key not in names and names:
-                    what = f'{dotted(made)} is a list of {len(at)}, and none is named "{key}"'
+                    what = f'{dotted(made)} is a list of {len(at)}, and none has the name "{key}"'
                     raise InputError(what, where=where, todo=f"name one: {', '.join(names)}, or its index")
                 key = names.get(key, key)
             made = (*made, key)
@@ -196,7 +196,7 @@ class Layers:
                     self.unfilled[as_key(place)] = text
         if problems:
             text = "\n".join(f"{self.file}: {problem}" for problem in problems)
-            raise InputError(text, todo="set the variable in the environment or .env; $${ writes a plain ${")
+            raise InputError(text, todo="set the variable in the environment or .env; write $${ for a literal ${")
 
     def refill(self, redacted: Mapping[Any, Any], values: Mapping[str, str | None]) -> None:
         """Fill in what a lock file left out because it was secret, where it came from variables that are set now.
@@ -364,15 +364,18 @@ def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=file, todo="give the path of a .toml file") from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
-        todo = "mend the file at that line"
+        todo = "correct the file at that line"
         if re.search("hex value|Unescaped|escape", str(error)):
-            todo += "; in double quotes \\ begins an escape: put a Windows path in single quotes, or write it with /"
+            todo += "; in double quotes \\ starts an escape: put a Windows path in single quotes, or write it with /"
         raise InputError(f"not TOML: {error}", where=file, todo=todo) from None
 
 
 def _refused(name: str, values: Mapping[str, str | None]) -> str | None:
     if is_secret_name(name):
-        return f"${{{name}}} is a secret by its name and would be written into lock files; plugins read it themselves"
+        return (
+            f"${{{name}}} looks like a secret and would be written into lock files; plugins read it from the "
+            "environment"
+        )
     return None if values.get(name) is not None else f"${{{name}}} is not set"
 
 

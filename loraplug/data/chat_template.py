@@ -1,4 +1,4 @@
-"""Chat templates without transformers: rendered as it renders them, and what they write as control tokens."""
+"""Renders chat templates as transformers does, without importing it, and finds their control tokens."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ class TemplateFaultError(Exception):
 
 
 def render_plainly(source: str, options: Mapping[str, Any] | None = None, *, prompt: bool = False) -> str:
-    """The text that a template makes of a plain exchange, without the tokenizer's own beginning and end tokens.
+    """The text of a simple conversation in a template, without the tokenizer's own begin and end tokens.
 
-    A template that refuses one exchange is still of use where it refuses none with a system text, or none that ends
-    with a question.
+    Several conversations are tried, as some templates refuse one without a system message, or one that ends with a
+    question.
 
     Args:
         options: further variables of the template.
         prompt: with the header of a next answer.
 
     Raises:
-        TemplateFaultError: it is no Jinja template, or renders none of them.
+        TemplateFaultError: it is not valid Jinja, or renders none of them.
     """
     from jinja2 import TemplateError, TemplateSyntaxError
 
     try:
         template = chat_template_environment().from_string(source)
     except TemplateSyntaxError as error:
-        what = f"the chat template is no Jinja template: {error.message} (line {error.lineno}); mend it"
+        what = f"the chat template is not valid Jinja: {error.message} (line {error.lineno})"
         raise TemplateFaultError(what) from None
     names = {**dict.fromkeys(_NAMES, ""), **(options or {})}
     told: Exception | None = None
@@ -49,12 +49,12 @@ def render_plainly(source: str, options: Mapping[str, Any] | None = None, *, pro
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             told = told or error
     why = " ".join(str(told).split())[:200]
-    raise TemplateFaultError(f"the chat template renders no conversation: {why}; mend it, or give another")
+    raise TemplateFaultError(f"the chat template renders no conversation: {why}; correct it, or use another one")
 
 
 @lru_cache(maxsize=128)
 def control_tokens(source: str) -> tuple[str, ...]:
-    """What a template writes around a plain exchange as control tokens, each once, in the order it writes them.
+    """The control tokens that a template writes around a simple conversation, each once, in order.
 
     Raises:
         TemplateFaultError: as `render_plainly`.
@@ -99,7 +99,7 @@ def chat_template_environment() -> Any:
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
-    """The token that a tokenizer's chat template writes right behind an answer; None where there is no such token.
+    """The token that a chat template writes right after an answer; None if there is none.
 
     Args:
         tokenizer: one of transformers.

@@ -1,4 +1,4 @@
-"""What a message says, as text; what is no text is refused by its name."""
+"""The content of a message as text; images and other media are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text_of(content: Any, role: str, unread: set[str]) -> str | None:
     `unread` gets the names of further keys that parts have.
 
     Raises:
-        InputError: it holds something that is no text, or is none.
+        InputError: it contains something other than text, or nothing.
     """
     if content is None or isinstance(content, str):
         return content
@@ -43,12 +43,12 @@ def no_media(table: Mapping[str, Any], whose: str) -> None:
         if key.lower() in MEDIA_KEYS and not is_empty(value):
             raise InputError(
                 f'{whose} has {key.replace("_", " ")} (key "{key}"), which a language model cannot see',
-                todo="leave such rows out of the data; only text is trained",
+                todo="remove such rows from the data; only text is trained",
             )
 
 
 def kind(value: Any) -> str:
-    """What a value is, in plain words."""
+    """The type of a value, in words for messages."""
     if value is None:
         return "null"
     words = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", tuple: "a list"}
@@ -70,11 +70,11 @@ def _part(part: Any, unread: set[str]) -> str:
     sort = part.get("type")
     if isinstance(sort, str) and sort in _MEDIA_PARTS:
         raise InputError(
-            f"a message holds {_MEDIA_PARTS[sort]} (a part of type {sort}), which a language model cannot see",
-            todo="leave such rows out of the data; only text is trained",
+            f"a message contains {_MEDIA_PARTS[sort]} (a part of type {sort}), which a language model cannot see",
+            todo="remove such rows from the data; only text is trained",
         )
     if not (sort is None or isinstance(sort, str)) or sort not in _TEXT_PARTS:
-        raise InputError(f"a message holds a part of the unknown type {str(sort)[:40]!r}; only text is read")
+        raise InputError(f"a message contains a part of unknown type {str(sort)[:40]!r}; only text is supported")
     no_media(part, "a part of a message")
     no_mask(part, "a part of a message")
     unread |= {f"content[].{key}" for key in part if key not in ("type", "text") and part[key] not in _NOTHING}

@@ -1,4 +1,4 @@
-"""Columns that judge or rank a whole row: what they mean, and that training on the row would not heed them."""
+"""Detects columns that label or rank whole rows, and refuses them if the trainer does not use them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LABEL = frozenset({"label", "labels"})
 _SCORE = frozenset({"score", "reward", "rating", "preference", "advantage"})
 _WANTED, _UNWANTED = frozenset({"true", "1", "1.0"}), frozenset({"false", "0", "0.0", "-1", "-1.0"})
 _MEANT = {
-    "ranked": "preference rows, a wanted and an unwanted answer each",
+    "ranked": "preference rows with a chosen and a rejected answer",
     "label": "labels that say whether an answer is wanted",
-    "score": "scores that say how good an answer is",
+    "score": "scores of how good an answer is",
 }
 
 
 def check_labels(rows: Dataset, consumed: frozenset[str], where: str, trainer: str) -> None:
-    """Refuse rows with labels that the trainer does not consume: it would train what is unwanted as what is wanted.
+    """Refuse rows with labels that the trainer does not use: it would also train on unwanted answers.
 
     Raises:
         InputError: says which columns, what they mean, and in how many rows.
@@ -41,7 +41,7 @@ def check_labels(rows: Dataset, consumed: frozenset[str], where: str, trainer: s
         values = [value for value in rows.with_format(None)[name][:] if value is not None]
         if judges(sort, values):
             raise InputError(
-                f'the column "{name}" ({len(values)} rows) holds {_MEANT[sort]}, which {trainer} does not learn from',
+                f'the column "{name}" ({len(values)} rows) has {_MEANT[sort]}, which {trainer} does not use',
                 where=where,
                 todo=advice(name, sort, rows.column_names),
             )
@@ -53,10 +53,9 @@ def advice(name: str, sort: str, columns: Iterable[str]) -> str:
         wanted = "completion" if "prompt" in columns else "messages"
         others = [other for other in columns if other != "chosen" and label_kind(other) == "ranked"]
         aside = "".join(f', {other} = "their_{other}"' for other in sorted(others))
-        return f'to train on the wanted answers alone: [dataset] rename = {{ chosen = "{wanted}"{aside} }}'
+        return f'to train on the chosen answers only: [dataset] rename = {{ chosen = "{wanted}"{aside} }}'
     return (
-        f"leave rows that are not wanted out of the data, "
-        f'then set the column aside: [dataset] rename = {{ {name} = "their_{name}" }}'
+        f'remove unwanted rows from the data, then rename the column: [dataset] rename = {{ {name} = "their_{name}" }}'
     )
 
 

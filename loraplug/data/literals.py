@@ -1,4 +1,4 @@
-"""Values that data sets hold as text: JSON, or what Python prints of a list or table."""
+"""Parses values that data sets store as text: JSON or Python literals."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def parsed(text: str, what: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError:
-        raise InputError(f"{what} holds half a surrogate pair, which is no character") from None
+        raise InputError(f"{what} contains half a surrogate pair, which is not a character") from None
     except RecursionError:
         raise InputError(f"{what} is nested too deeply") from None
     except json.JSONDecodeError:
         pass
     except ValueError:  # a number of too many digits
-        raise InputError(f"{what} holds a number that cannot be read") from None
+        raise InputError(f"{what} contains a number that is too long") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -42,7 +42,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise InputError(f'the key "{twice}" is written twice in one table')
+        raise InputError(f'the key "{twice}" is written twice in one object')
     return made
 
 

@@ -39,10 +39,10 @@ def message(value: Any, seen: Seen) -> Message:
     """A message or a sharegpt turn in its one form (see `Conversation`).
 
     Raises:
-        InputError: it has no role, an unknown one, nothing to say, or says what no language model can be taught.
+        InputError: it has no role, an unknown one, no content, or content that is not text.
     """
     if not isinstance(value, Mapping):
-        raise InputError(f"a message is {kind(value)}, not a table of role and content")
+        raise InputError(f"a message is {kind(value)}, not an object with role and content")
     if value.keys() == _USUAL and type(value["content"]) is type(value["role"]) is str and value["role"] in ROLES:
         return {"role": value["role"], "content": value["content"]}
     written = _one_of(value, _SAID[0])
@@ -59,12 +59,12 @@ def message(value: Any, seen: Seen) -> Message:
     for key in ("tool_calls", "function_call"):
         if not is_empty(value.get(key)) and (more := tool_calls(value[key], seen.unread)) != calls:
             if calls:
-                raise InputError("a message calls tools in two ways, which differ")
+                raise InputError("a message has two different lists of tool calls")
             calls = more
     no_media(value, "a message")
     if calls:
         if role != "assistant":
-            raise InputError(f"a message of the role {written} calls tools; only the assistant does")
+            raise InputError(f"a message of the role {written} calls tools; only the assistant may")
         made["tool_calls"] = calls
         made["content"] = made["content"] or None  # an empty text beside calls says what null says
     for key, item in value.items():

@@ -1,4 +1,4 @@
-"""Several data sets as one: how often each encoded row is taken, and in what order. Seed and data decide it."""
+"""Mixes several data sets: how often each encoded row is used, and in what order; depends on seed and data only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loraplug.context import Run
 
 _OFTEN = 10
-"""Passes over a set from which on the user is warned: it is learnt by heart."""
+"""Number of passes over a set from which the user is warned of overfitting."""
 _FILLED = frozenset({"seq_lengths", "token_weights"})
 
 
@@ -29,15 +29,15 @@ class Mix:
 
     how: Annotated[
         Literal["concatenate", "interleave"],
-        Doc("concatenate: one set after the other, shuffled together by the trainer; interleave: all sets side by side "
-            "in their shares at every moment of the training"),
+        Doc("concatenate: one set after the other, shuffled together by the trainer; interleave: sets alternate, so "
+            "that their shares hold throughout training"),
     ] = "concatenate"  # fmt: skip
     exhausted: Annotated[
         Literal["stop", "repeat"] | None,
-        Doc("stop: sets are sampled down to their shares, and none is taken twice; repeat: every row of every set is "
-            "taken, and smaller sets again until they have their share"),
+        Doc("stop: sets are sampled down to their shares, no row is used twice; repeat: every row is used, and smaller "
+            "sets are repeated until they have their share"),
     ] = None  # fmt: skip
-    unit: Annotated[Literal["tokens", "rows"] | None, Doc("what shares are of")] = None
+    unit: Annotated[Literal["tokens", "rows"] | None, Doc("what shares are measured in")] = None
 
 
 @frozen
@@ -110,7 +110,7 @@ def mixed(
         run: its seed.
 
     Raises:
-        InputError: the sets are encoded in ways that do not go together.
+        InputError: the sets are encoded with different columns.
     """
     parts = [_Part(name, _sizes(rows, mix.unit)) for name, rows in sets.items()]
     wanted = {name: shares[name] or 0.0 for name in sets}
@@ -124,8 +124,8 @@ def mixed(
     told = {part.name: _taken(part) for part in parts}
     for name, one in told.items():
         if one.passes > _OFTEN:
-            run.warn(f"the set {name} is repeated {one.passes:.1f} times to have its share: more rows, a smaller "
-                     'share, or exhausted = "stop" would keep the model from learning it by heart')  # fmt: skip
+            run.warn(f"the set {name} is repeated {one.passes:.1f} times to reach its share, so the "
+                     'model may memorise it: add rows, lower the share, or set exhausted = "stop"')  # fmt: skip
     return _joined(sets, parts, side_by_side=mix.how == "interleave"), told
 
 
@@ -187,8 +187,8 @@ def alike(sets: Mapping[str, Encoded]) -> dict[str, Encoded]:
     for name, own in columns.items():
         if odd := sorted(every - own - _FILLED):
             other = next(one for one, held in columns.items() if odd[0] in held)
-            what = f"their formatters make other columns: {other} has {', '.join(odd)}, {name} has not"
-            raise InputError(what, where="dataset", todo="give both sets the same formatter")
+            what = f"their formatters make different columns: {other} has {', '.join(odd)}, {name} does not"
+            raise InputError(what, where="dataset", todo="use the same formatter for both sets")
     features = next(iter(sets.values())).dataset.features.copy()
     for one in sets.values():
         features.update({key: kind for key, kind in one.dataset.features.items() if key not in features})

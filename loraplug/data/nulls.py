@@ -1,4 +1,4 @@
-"""Rows with the very keys and values they were written with.
+"""Rows with exactly the keys and values they were written with.
 
 Arrow stores nested tables as structs, in which every row has the keys of all rows; those that a row did not write are
 null. Such nulls are taken out again. `Json` columns keep what was written, nulls too; they are read here rather than by

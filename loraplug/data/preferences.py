@@ -1,6 +1,6 @@
-"""Rows that judge answers: a wanted and an unwanted answer to one prompt, or an answer with a label.
+"""Preference rows: a chosen and a rejected answer to one prompt, or an answer with a label.
 
-They become conversations, of which the prompt is not trained, so that answers are masked as those of any row.
+They become conversations whose prompt is not trained, so that answers are masked as in other rows.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def labelled(row: Row, index: int) -> Labelled:
         _begins_with_answer("completion", answer)
         label = wanted(row.get("label"))
         if label is None:
-            raise InputError(f"label is {str(row.get('label'))[:20]!r}, neither true nor false")
+            raise InputError(f"label is {str(row.get('label'))[:20]!r}, not true or false")
         tools = tools_of(row)
         talk = _talk(name, prompt, answer, tools)
     return Labelled(name, Conversation(name, talk.messages, tools, seen.roles, frozenset(seen.unread)), label,
@@ -103,7 +103,9 @@ def _parted(row: Row, seen: Seen) -> tuple[list[Message], list[list[Message]]]:
     if sides[0] == sides[1]:
         raise InputError("chosen and rejected are the same")
     if not given and any(isinstance(row[key], str) for key in ("chosen", "rejected")):
-        raise InputError("prompt is missing, and chosen or rejected is text, which does not tell where it ends")
+        raise InputError(
+            "prompt is missing, and chosen or rejected is plain text, in which the end of the prompt cannot be found"
+        )
     held = [_own_prompt(side) for side in sides]
     if not given:
         return _shared(prompt, sides)
@@ -114,8 +116,11 @@ def _parted(row: Row, seen: Seen) -> tuple[list[Message], list[list[Message]]]:
     whole = [_behind(side, prompt) for side in sides]
     if None in whole:
         differs = "chosen" if whole[0] is None else "rejected"
-        todo = 'mend the row, or go by what both sides begin with: [dataset] rename = { prompt = "their_prompt" }'
-        raise InputError(f"{differs} begins with another prompt than prompt says", todo=todo)
+        todo = (
+            "correct the row, or use what both sides begin with as the prompt: [dataset] rename = { prompt = "
+            '"their_prompt" }'
+        )
+        raise InputError(f"{differs} begins with another prompt than the column prompt", todo=todo)
     return prompt, [side or [] for side in whole]
 
 
@@ -138,7 +143,7 @@ def _shared(before: list[Message], sides: list[list[Message]]) -> tuple[list[Mes
     at = next((n for n in range(least) if chosen[n] != rejected[n]), least)
     if at == least:
         shorter = "chosen" if len(chosen) == least else "rejected"
-        raise InputError(f"{shorter} says nothing behind what both sides begin with")
+        raise InputError(f"{shorter} has no answer after what both sides begin with")
     for key, side in zip(("chosen", "rejected"), sides, strict=True):
         if side[at]["role"] != "assistant":
             what = f"the prompts of chosen and rejected differ: message {at} of {key} is one of the {side[at]['role']}"
@@ -151,7 +156,7 @@ def _begins_with_answer(key: str, side: list[Message]) -> None:
     if not side:
         raise InputError(f"{key} is empty")
     if side[0]["role"] != "assistant":
-        raise InputError(f"{key} begins with a message of the {side[0]['role']}, not with an answer")
+        raise InputError(f"{key} begins with a message of role {side[0]['role']}, not with an answer")
 
 
 def _talk(name: str, prompt: list[Message], answer: list[Message], tools: list[Any] | None) -> Conversation:
@@ -162,5 +167,5 @@ def _talk(name: str, prompt: list[Message], answer: list[Message], tools: list[A
         name_results(messages)
     for message in messages[len(prompt) :]:
         if message.get("weight", 1) not in (0, 1):
-            raise InputError("an answer has a weight other than 0 and 1, which a judged answer cannot have")
+            raise InputError("an answer has a weight other than 0 and 1, which preference rows do not support")
     return Conversation(name, messages, tools)

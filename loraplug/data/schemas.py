@@ -1,4 +1,4 @@
-"""What encoded rows may look like: the columns of each schema, and the token sequences that a row holds."""
+"""The schemas of encoded rows: the columns of each, and the token sequences in a row."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def token_sequences(schema: str, row: Mapping[str, Any]) -> list[TokenSequence]:
         return [_answered(row, "completion_ids", "completion_labels")]
     if schema == "rollouts":
         return [_answered(row, "completion_ids", "completion_ids")]
-    raise NotImplementedError(f"what a model reads of rows of the schema {schema!r} is not known here")
+    raise NotImplementedError(f"the token sequences of rows of the schema {schema!r} are unknown")
 
 
 def row_lengths(encoded: Encoded) -> list[int]:
@@ -130,16 +130,16 @@ def row_lengths(encoded: Encoded) -> list[int]:
 
 
 def check_encoded(encoded: Any, asked: str, formatter: str) -> None:
-    """Hold what a formatter gave to what it was asked for, by the names of its columns.
+    """Check a formatter's result against the requested schema, by column names.
 
     Raises:
         InputError: it is no `Encoded`, of another schema, or lacks a column.
     """
-    where, todo = f"formatter {formatter}", "tell the author of the formatter"
+    where, todo = f"formatter {formatter}", "report it to the author of the formatter"
     if not isinstance(encoded, Encoded):
-        raise InputError(f"encode() gave {type(encoded).__name__}, not Encoded", where=where, todo=todo)
+        raise InputError(f"encode() returned {type(encoded).__name__}, not Encoded", where=where, todo=todo)
     if encoded.schema != asked:
-        raise InputError(f"gave rows of the schema {encoded.schema}, not {asked}", where=where, todo=todo)
+        raise InputError(f"returned rows of the schema {encoded.schema}, not {asked}", where=where, todo=todo)
     known = SCHEMAS[asked].columns if asked in SCHEMAS else {}
     if missing := known.keys() - set(encoded.dataset.column_names):
         raise InputError(
@@ -148,7 +148,7 @@ def check_encoded(encoded: Any, asked: str, formatter: str) -> None:
 
 
 def mismatch(produces: Iterable[str], consumes: str, formatter: str, trainer: str) -> str | None:
-    """In words, that a trainer takes rows that a formatter does not make; None where it does."""
+    """The message for a trainer whose schema the formatter cannot produce; None if it can."""
     made = sorted(produces)
     if consumes in made:
         return None

@@ -79,11 +79,11 @@ def shape_of(columns: Iterable[str], schema: str = "tokens") -> str:
     if "text" in have:
         return "text"
     if ranked := sorted(name for name in have if label_kind(name) == "ranked"):
-        what = f"these are preference rows ({', '.join(ranked)}): a wanted and an unwanted answer each"
+        what = f"these are preference rows ({', '.join(ranked)}), with a chosen and a rejected answer"
         raise InputError(what, todo=advice(ranked[0], "ranked", have))
     seen = ", ".join(sorted(have)) or "no columns"
     todo = f"accepted: {_ACCEPTED}; {_renaming(have)}"
-    raise InputError(f"rows of no known shape; columns seen: {seen}", todo=todo)
+    raise InputError(f"rows of unknown shape; columns: {seen}", todo=todo)
 
 
 def _judged(have: set[str], schema: str) -> str:
@@ -110,7 +110,7 @@ def _renaming(have: set[str]) -> str:
         pairs = [f'{found.get(new)} = "{new}"' for new in wanted if new not in have]
         if all(new in have or found[new] for new in wanted):
             return f"perhaps [dataset] rename = {{ {', '.join(pairs)} }}"
-    return 'give columns these names with [dataset] rename = { question = "instruction" }'
+    return 'rename the columns, for example [dataset] rename = { question = "instruction" }'
 
 
 def row_id(row: Row, index: int) -> str:
@@ -170,10 +170,10 @@ def told_of(name: str, shape: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        todo = error.todo or f"mend the row in the data; expected shape: {shape}"
+        todo = error.todo or f"correct the row in the data; expected shape: {shape}"
         raise InputError(error.what, where=name, todo=todo) from None
     except RecursionError:
-        raise InputError("is nested too deeply", where=name, todo="mend the row in the data") from None
+        raise InputError("is nested too deeply", where=name, todo="correct the row in the data") from None
 
 
 def tools_of(row: Row) -> list[Any] | None:

@@ -1,4 +1,4 @@
-"""Splits validation rows off before encoding, whole groups on one side."""
+"""Splits off validation rows before encoding; groups are not divided."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def split(rows: Dataset, validation: Validation, run: Run) -> tuple[Dataset, Dataset]:
-    """Draw whole groups, by the run's seed, until the asked number of rows is held out; gives (train, validation).
+    """Draw whole groups, seeded by the run, until the requested number of rows is reached; returns (train, validation).
 
     Raises:
         InputError: there are too few groups to split, or no column of the asked name.
@@ -26,8 +26,8 @@ def split(rows: Dataset, validation: Validation, run: Run) -> tuple[Dataset, Dat
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     if len(members) < 2:
-        what = f"all {len(rows)} rows are of one group (by {label}), so none can be held out"
-        raise InputError(what, where="validation.group_by", todo='write group_by = "row", or leave [validation] out')
+        what = f"all {len(rows)} rows are in one group (by {label}), so they cannot be split"
+        raise InputError(what, where="validation.group_by", todo='set group_by = "row", or remove [validation]')
     wanted = validation.rows or max(1, round(len(rows) * (validation.fraction or 0)))
     order = sorted(members, key=str)
     random.Random(run.seed).shuffle(order)  # noqa: S311 - a split, not a secret
@@ -35,9 +35,12 @@ def split(rows: Dataset, validation: Validation, run: Run) -> tuple[Dataset, Dat
     for group in order[:-1]:  # at least one group is left to train on
         if len(held) < wanted:
             held |= set(members[group])
-    run.say(f"validation: {len(held)} of {len(rows)} rows held out, whole groups by {label} (of {len(members)})")
+    run.say(
+        f"validation: {len(held)} of {len(rows)} rows held out for validation: whole groups by {label} ({len(members)} "
+        "groups)"
+    )
     if len(held) > 2 * wanted:
-        run.warn(f"validation holds {len(held)} rows where {wanted} were asked for: groups by {label} are that large")
+        run.warn(f"validation has {len(held)} rows, not the {wanted} requested, as groups by {label} are not divided")
     return rows.select(sorted(set(range(len(rows))) - held)), rows.select(sorted(held))
 
 

@@ -38,7 +38,7 @@ def _call(call: Any, unread: set[str]) -> Message:
     if isinstance(call, str):
         call = parsed(call, "a tool call")
     if not isinstance(call, Mapping):
-        raise InputError(f"a tool call is {kind(call)}, not a table of name and arguments")
+        raise InputError(f"a tool call is {kind(call)}, not an object with name and arguments")
     call = {key: value for key, value in call.items() if value is not None}
     function = call.get("function")
     if isinstance(function, str) and "name" not in call:  # {"function": "search", "arguments": {...}}
@@ -52,10 +52,10 @@ def _call(call: Any, unread: set[str]) -> Message:
         function = {key: value for key, value in function.items() if value is not None}
         for key in {"name", *_ARGUMENTS} & outer.keys():
             if function.setdefault(key, outer[key]) != outer[key]:
-                raise InputError(f'a tool call says "{key}" twice, with different values')
+                raise InputError(f'a tool call has "{key}" twice, with different values')
             del outer[key]
     else:
-        raise InputError(f"the function of a tool call is {kind(function)}, not a table of name and arguments")
+        raise InputError(f"the function of a tool call is {kind(function)}, not an object with name and arguments")
     if not isinstance(function.get("name"), str) or not function["name"]:
         raise InputError("a tool call has no name")
     given = [key for key in _ARGUMENTS if key in function]
@@ -80,7 +80,7 @@ def _arguments(value: Any, name: str) -> dict[str, Any]:
             value = parsed(value, what)
         value = {} if value is None else value
     if not isinstance(value, Mapping):
-        raise InputError(f"{what} are {kind(value)}, not a table")
+        raise InputError(f"{what} are {kind(value)}, not an object")
     return dict(value)
 
 
@@ -96,7 +96,7 @@ def tool_schemas(value: Any) -> list[Any] | None:
         return None
     tools = [value] if isinstance(value, Mapping) else value
     if not isinstance(tools, list):
-        raise InputError(f"tools are {kind(tools)}, not a list of tables")
+        raise InputError(f"tools are {kind(tools)}, not a list of objects")
     return [_schema(tool) for tool in tools]
 
 
@@ -104,7 +104,7 @@ def _schema(tool: Any) -> Any:
     if isinstance(tool, str):
         tool = parsed(tool, "a tool")
     if not isinstance(tool, Mapping):
-        raise InputError(f"tools are no list of tables: one is {kind(tool)}")
+        raise InputError(f"tools are not a list of objects: one is {kind(tool)}")
     if isinstance(tool.get("function"), Mapping):
         return {"type": "function", **tool}
     if isinstance(tool.get("name"), str) and tool.get("type") in (None, "function"):

@@ -34,7 +34,7 @@ def weight_of(table: Mapping[str, Any]) -> float:
         if (name := key.lower()) in MASK_KEYS and value is not None:
             found.append((key, name, _weight(key, value)))
         elif name in UNHEEDED and value not in (None, [], ""):
-            raise InputError(f'"{key}" asks for a mask that cannot be heeded; weight = 0 on a message is')
+            raise InputError(f'"{key}" asks for a mask that is not supported; use weight = 0 on a message')
     if not found:
         return 1.0
     weights = {weight for _, _, weight in found}
@@ -50,7 +50,7 @@ def no_mask(table: Mapping[str, Any], whose: str) -> None:
     """Raise InputError if a part of a message has a mask key of its own."""
     for key, value in table.items():
         if key.lower() in MASK_KEYS | UNHEEDED and value is not None:
-            raise InputError(f'{whose} has "{key}", which only a whole message can have')
+            raise InputError(f'{whose} has "{key}", which is supported for whole messages only')
 
 
 def row_mask(row: Mapping[str, Any], key: str) -> None:
@@ -60,8 +60,8 @@ def row_mask(row: Mapping[str, Any], key: str) -> None:
     if key.lower() not in UNHEEDED and _weight(key, row[key]) == 1:
         return
     raise InputError(
-        f'"{key}" on the whole row asks for a mask or weight, which only messages can have',
-        todo=f'put weight on the messages, leave such rows out, or [dataset] rename = {{ {key} = "their_{key}" }}',
+        f'"{key}" on the whole row asks for a mask or weight, which is supported for messages only',
+        todo=f'put weight on the messages, remove such rows, or [dataset] rename = {{ {key} = "their_{key}" }}',
     )
 
 
@@ -72,7 +72,9 @@ def _weight(key: str, value: Any) -> float:
     except (ValueError, OverflowError):
         weight = math.nan
     if not 0 <= weight <= _MOST:
-        raise InputError(f"{key} = {str(value)[:20]!r} is no weight: a number of at least 0, true or false")
+        raise InputError(
+            f"{key} = {str(value)[:20]!r} is not a weight: it must be a number of at least 0, true or false"
+        )
     if key.lower() in SWITCH_KEYS and weight not in (0, 1):
-        raise InputError(f"{key} = {str(value)[:20]!r} is neither on nor off; fractions go into weight")
+        raise InputError(f"{key} = {str(value)[:20]!r} is neither true nor false; write fractions as weight")
     return weight

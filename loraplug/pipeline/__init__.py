@@ -1,1 +1,1 @@
-"""A run: its stages in order, what they leave, and how it goes on after a kill."""
+"""A run: its stages in order, its folder, and resuming after a kill."""

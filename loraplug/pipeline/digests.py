@@ -1,4 +1,4 @@
-"""Hashes of what a run trains with beside data and base: tokenizer, chat template, and every encoded row."""
+"""Hashes of tokenizer, chat template and encoded rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def first_difference(old: str, new: str) -> str:
     for number, (was, now) in enumerate(zip_longest(old.splitlines(), new.splitlines()), 1):
         if was != now:
             return f"line {number} was {_clipped(was, now)}, is {_clipped(now, was)}"
-    return "only line ends differ"
+    return "only line endings differ"
 
 
 def _clipped(line: str | None, other: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Several processes of one training: which one this is, and how what the first knows gets to the others."""
+"""Distributed training: rank and world size, and broadcasts from the first process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Distributed:
         return self.rank == 0
 
     def join(self) -> None:
-        """Meet the others, by NCCL on GPUs, else gloo; the other methods do so by themselves."""
+        """Initialise the process group, by NCCL on GPUs, else gloo; the other methods call it."""
         if self.world_size > 1:
             import torch
             from accelerate import PartialState  # type: ignore[import-untyped, unused-ignore]

@@ -1,4 +1,4 @@
-"""A JSON Lines file that somebody else is writing, read as far as it is whole."""
+"""Reads a JSON Lines file that another process is writing."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class EventLog:
         bad = self._bad + bool(rest.strip() and last is None)
         found = [*self._entries, *([last] if last is not None else [])]
         if bad:
-            cut = ", the last one cut short" if rest.strip() else ""
-            remarks.append(f"{self.path.name}: {bad} of {len(found) + bad} lines are broken{cut}")
+            cut = ", the last one truncated" if rest.strip() else ""
+            remarks.append(f"{self.path.name}: {bad} of {len(found) + bad} lines are damaged{cut}")
         return found
 
     def _forget(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run is held to: data, tokenizer, chat template, date, encoded rows and base are those it was begun with."""
+"""Checks that a resumed run, or a lock file, uses the same data, tokenizer, chat template, rows and base as before."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Pins:
             told = ", ".join(f"{count} {kind}" for kind, count in what.most_common())
             self.run.warn(
                 f"{len(found)} of {len(rows)} rows hold what looks like a secret ({told}): {', '.join(names)}"
-                f"{' …' if len(found) > _NAMED else ''}; the model would learn it: take it out of {PINNED[part]}"
+                f"{' …' if len(found) > _NAMED else ''}; the model would learn it: remove it from {PINNED[part]}"
             )
         return facts
 
@@ -97,15 +97,21 @@ class Pins:
         facts |= {"versions": {name: metadata.version(name) for name in _ENCODERS}}
         begun, old = self.state.get("encoding"), locked(self.recipe, "encoding")
         if begun and begun["sha256"] != facts["sha256"]:
-            todo = "bring back what encoded them, or run it under a new name (a lock file: with --accept-encoding)"
-            raise InputError(f"{self._encoding_change(begun, facts, made)} than when this run was begun",
+            todo = (
+                "restore the versions and options that encoded them, or run it under a new name (a lock file: with "
+                "--accept-encoding)"
+            )
+            raise InputError(f"{self._encoding_change(begun, facts, made)} than when this run began",
                              where=self.run.name, todo=todo)  # fmt: skip
         if not begun and old and old.get("sha256") != facts["sha256"]:
             what = f"{self._encoding_change(old, facts, made)} than when this lock file was made"
             if not accept:
-                todo = "bring back what encoded them, or run it with this encoding under a new name: --accept-encoding"
+                todo = (
+                    "restore the versions and options that encoded them, or accept this encoding under a new name: "
+                    "--accept-encoding"
+                )
                 raise InputError(what, where=self.recipe.file, todo=todo)
-            self.run.warn(f"{what}; accepted, as asked")
+            self.run.warn(f"{what}; accepted because of --accept-encoding")
         self.state["encoding"] = begun or facts
         digests.write_digests(self.run.folder / _DIGESTS, made)
         save(self.run, self.state)
@@ -123,8 +129,8 @@ class Pins:
             for name, now in new["versions"].items()
             if before.get(name, now) != now
         ]
-        why = "; ".join(then) or "by the same versions: another device, other packing or changed code"
-        return f"{count} encoded otherwise ({why})"
+        why = "; ".join(then) or "with the same versions: another device, other packing or changed code"
+        return f"{count} encoded differently ({why})"
 
     def hold(self, part: str, facts: dict[str, Any], how: Any = None) -> None:
         """Hold a part of `PINNED`.
@@ -141,14 +147,14 @@ class Pins:
         if old.get("sha256") and old["sha256"] != facts["sha256"]:
             words = how(old) if how else f"sha256 {facts['sha256'][:12]}…, locked {str(old['sha256'])[:12]}…"
             short = name.removeprefix("the ")
-            todo = f"bring the old {short} back, or take lock.{part} out of the file to run on the new one"
-            what = f"{name} is not what this lock file was made with ({words})"
+            todo = f"restore the old {short}, or remove lock.{part} from the file to use the new one"
+            what = f"{name} differs from what this lock file was made with ({words})"
             raise InputError(what, where=self.recipe.file, todo=todo)
         begun = self.state.setdefault(part, facts)
         if begun != facts:
             words = f" ({how(begun)})" if how else ""
-            todo = "bring the old back, or start over with --fresh, which keeps what there is aside"
-            raise InputError(f"{name} changed since this run was begun{words}", where=self.run.name, todo=todo)
+            todo = "restore the old one, or start over with --fresh, which moves the earlier run aside"
+            raise InputError(f"{name} has changed since this run began{words}", where=self.run.name, todo=todo)
         save(self.run, self.state)
 
     def _left(self, name: str) -> list[Path]:

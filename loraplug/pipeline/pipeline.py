@@ -1,4 +1,4 @@
-"""The stages in order, what they leave in the run's folder, and how a killed run goes on."""
+"""Runs the stages in order, keeps their state in the run's folder, and resumes killed runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 @attrs.frozen
 class Outcome:
-    """What a finished run has to show; `reached` is the last stage done."""
+    """The result of a run; `reached` is the last completed stage."""
 
     reached: str
     figures: Mapping[str, float] = attrs.Factory(dict)
@@ -82,12 +82,12 @@ class Pipeline:
             self.run = attrs.evolve(self.run, reporter=Reporter())
 
     def execute(self, until: str = "exporter", fresh: bool = False, accept_encoding: bool = False) -> Outcome:
-        """Run the stages up to `until`, going on from what an earlier, killed run of this recipe left.
+        """Run the stages up to `until`, resuming an earlier, killed run of this recipe.
 
         Args:
             until: the last stage to run.
-            fresh: start over; what an earlier run of this name left is kept aside.
-            accept_encoding: run a lock file though its rows are encoded otherwise than they were.
+            fresh: start over; an earlier run of this name is moved aside.
+            accept_encoding: run a lock file although its rows are now encoded differently.
 
         Raises:
             InputError: the name is taken by another recipe or a running run; recipe, data or base cannot be used, or
@@ -107,7 +107,7 @@ class Pipeline:
             self._ask(until, fresh)
             ours = set(read_state(run.folder, broken={}).get("artefacts", {})) if fresh else set()
             if fresh and (aside := set_aside(run.folder)) is not None:
-                run.say(f"kept what the run of this name had left: {aside}")
+                run.say(f"moved the earlier run of this name to {aside}")
             state = open_state(run, self.recipe, self.registry)
             self._check_places(state, ours, fresh)
             state.setdefault("date", run.date.isoformat())
@@ -157,7 +157,7 @@ class Pipeline:
         if self.recipe.sets:
             names = ", ".join(one.name for one in self.recipe.sets)
             raise InputError(f"has several data sets ({names}), where one is needed", where=self.recipe.file,
-                             todo="write the one that is meant as [dataset] in a recipe of its own")  # fmt: skip
+                             todo="write the one you mean as [dataset] in a separate recipe")  # fmt: skip
         with self._stage("dataset", self.recipe.dataset):
             rows = self.recipe.dataset.load(run=self.run)
             if len(rows) == 0:
@@ -233,7 +233,7 @@ class Pipeline:
         try:
             held = source.load(run=self.run)
             if len(held) == 0:
-                raise InputError("has no rows", where="validation.path", todo="check that it is the right file")
+                raise InputError("has no rows", where="validation.path", todo="check that this is the right file")
             for_both = [part for part in self.recipe.transforms if part.for_validation]
             held = transformed(held, for_both, self.run, partial(self._stage, "transform"))
             shape = self._recognise(held)
@@ -263,10 +263,10 @@ class Pipeline:
             encoded = formatter.encode(rows=rows, tokenizer=tokenizer, run=self.run, schema=trainer.consumes)
             check_encoded(encoded, trainer.consumes, formatter.name)
             if len(encoded.dataset) == 0:
-                raise InputError("left no row to train on", where="formatter", todo="see `loraplug preview` for why")
+                raise InputError("kept no row to train on", where="formatter", todo="see `loraplug preview` for why")
             if "token_weights" in encoded.dataset.column_names and "token_weights" not in trainer.columns:
-                what = f"rows give tokens weights, which the trainer {trainer.name} does not heed"
-                raise InputError(what, where="formatter", todo="take weights other than 0 and 1 out of the data")
+                what = f"rows have token weights, which the trainer {trainer.name} does not use"
+                raise InputError(what, where="formatter", todo="remove weights other than 0 and 1 from the data")
             return encoded
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -402,7 +402,7 @@ class Pipeline:
         old = state.get("exporters", {}).get(str(place))
         changed = differences(old["recipe"], old["secrets"], options) if old else []
         if changed:
-            self.run.say(f"{place}: made again, since other options are asked for ({', '.join(changed)})")
+            self.run.say(f"{place}: exported again, as its options have changed ({', '.join(changed)})")
         return not changed
 
     @contextmanager
@@ -425,14 +425,14 @@ class Pipeline:
                 continue
             if not fresh:
                 raise InputError(
-                    "is there already and was not made by this run",
+                    "exists already and was not made by this run",
                     where=place,
-                    todo="choose another run_name, move it away, or start with --fresh, which keeps it aside",
+                    todo="choose another run_name, move it away, or start with --fresh, which moves it aside",
                 )
             aside = free_name(place)
             with files.wrap_os_errors(place):
                 place.rename(aside)
-            self.run.say(f"kept what was in the way: {aside}")
+            self.run.say(f"moved an existing file or folder to {aside}")
 
     def _keep(self, state: State, result: TrainingResult) -> None:
         path = Path(os.path.relpath(result.path, self.run.folder)).as_posix()  # outputs may be moved

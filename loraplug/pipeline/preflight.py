@@ -1,4 +1,4 @@
-"""What would stop a run, found before its first work: every stage is asked, and all problems are told at once."""
+"""Checks before a run: every stage reports what would stop it, and all problems are shown at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loraplug.recipe.validation import validation_source
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TODO = "mend these; nothing was loaded yet"
+_TODO = "correct these; nothing has been loaded yet"
 
 
 def preflight(recipe: Recipe, run: Run, registry: Registry, stages: Sequence[str], *, deep: bool = False) -> None:
@@ -107,13 +107,13 @@ def _places(run: Run, parts: Sequence[tuple[str, Component]]) -> Iterator[Proble
             folder = _nearest(part.place(run=run).parent)
             if not folder.is_dir():
                 yield Problem(
-                    path, f"{folder}: is no folder, so nothing can be put below it; choose another place", exit_code=1
+                    path,
+                    f"{folder}: is not a folder, so nothing can be written below it; choose another path",
+                    exit_code=1,
                 )
             elif not os.access(folder, os.W_OK):
                 why = "Read-only file system" if _read_only(folder) else "Permission denied"
-                yield Problem(
-                    path, f"{folder}: {why}; choose another place, or make it one that can be written", exit_code=1
-                )
+                yield Problem(path, f"{folder}: {why}; choose another path, or make it writable", exit_code=1)
 
 
 def _read_only(folder: Path) -> bool:
@@ -143,10 +143,10 @@ def _room(recipe: Recipe, run: Run, registry: Registry, parts: Sequence[tuple[st
             unit, name = (1e9, "GB") if needed >= 1e8 else (1e6, "MB")
             shares = ", ".join(f"{part} {size / unit:.2f}" for part, _, size in told)
             what = (
-                f"{folder}: about {needed / unit:.2f} {name} will be written there ({shares}), "
-                f"{free / unit:.2f} {name} are free"
+                f"{folder}: about {needed / unit:.2f} {name} will be written here ({shares}), "
+                f"but only {free / unit:.2f} {name} are free"
             )
-            yield Problem(path, f"{what}; make room, leave out an exporter, or choose another disk", exit_code=1)
+            yield Problem(path, f"{what}; free space, remove an exporter, or choose another disk", exit_code=1)
 
 
 def _nearest(place: Path) -> Path:
@@ -184,7 +184,7 @@ def _asked(
         own = next(entry.plugin for entry in registry.entries if entry.cls is type(part))
         text = " ".join(f"{type(error).__name__}: {error}".split())
         plugin = registry.blame(error) or own
-        todo = f"see the whole error with --debug; {report(plugin)}"
+        todo = f"see the full error with --debug; {report(plugin)}"
         raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{path} {part.name}", todo=todo) from error
 
 

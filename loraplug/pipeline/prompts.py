@@ -1,4 +1,4 @@
-"""From messages to token ids, through the chat template saved with the model.
+"""Encodes messages to token ids, through the chat template saved with the model.
 
 Text that people or models wrote never becomes a control token: a typed `<|im_end|>` is the letters it is made of, as it
 was in training. Such text is put between two guard characters before the template is rendered, so that in the rendered
@@ -40,7 +40,7 @@ class Prompter:
             InputError: it has no chat template.
         """
         if not tokenizer.chat_template:
-            todo = "give a model that was trained on chats, or write model.chat_template in the recipe it is trained by"
+            todo = "use a model that was trained on chats, or set model.chat_template in the recipe that trains it"
             raise InputError("has no chat template", where=where, todo=todo)
         added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values() if token.content}
         special = {text for text, is_special in added.items() if is_special} | set(tokenizer.all_special_tokens)
@@ -51,7 +51,7 @@ class Prompter:
         return cls(tokenizer, _any_of((special | framing) - opened_tokens(tokenizer)))
 
     def text(self, messages: Sequence[Message], prompt: bool = True, tools: Tools | None = None) -> str:
-        """The rendered conversation, open for an answer if `prompt`.
+        """The rendered conversation, with the header of an answer if `prompt`.
 
         Raises:
             InputError: the template refuses the conversation.
@@ -66,12 +66,12 @@ class Prompter:
                 **({"tools": [dict(tool) for tool in tools]} if tools else {}),
             )
         except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-            todo = "leave --system out, if you gave it" if messages[0]["role"] == "system" else None
+            todo = "remove --system, if you gave it" if messages[0]["role"] == "system" else None
             raise InputError(f"the model's chat template refuses this conversation: {error}", todo=todo) from error
         return str(made)
 
     def ids(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
-        """Token ids of the conversation, open for an answer."""
+        """Token ids of the conversation, with the header of an answer."""
         if not any(self.control.search(message["content"]) for message in messages):
             return self._encode(self.text(messages, tools=tools))
         left, right = _unused(messages)
@@ -102,7 +102,7 @@ class Prompter:
             front, whole = ids(anchor), ids(anchor + text)
             if whole[: len(front)] == front:
                 return whole[len(front) :]
-        raise InputError(f"cannot tokenise {text[:40]!r} apart from what is before it")
+        raise InputError(f"cannot tokenize {text[:40]!r} separately from the text before it")
 
     def _plain(self, text: str) -> list[int]:
         ids = self._encode(text, first=False, split_special_tokens=True)

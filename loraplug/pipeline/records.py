@@ -1,7 +1,7 @@
-"""What a run left in its folder, read as far as it is whole.
+"""Reads the records in a run's folder.
 
-A run may be at work, killed in the middle of a line, or not be one of ours: nothing here trusts what it reads, and
-what is left out is said in `remarks`.
+A run may be in progress, killed in the middle of a line, or foreign: everything is validated, and what cannot be read
+is listed in `remarks`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class RunRecord:
         if "memory_bytes" in last:
             found.append(("memory", f"{last['memory_bytes'] / 1e9:.1f} GB"))
         if self.seconds_left is not None:
-            found.append(("time left", f"{duration(self.seconds_left)}, training alone"))
+            found.append(("time left", f"{duration(self.seconds_left)}, for training only"))
         return found
 
 
@@ -146,7 +146,7 @@ def read_run(folder: Path, events: EventLog | None = None) -> RunRecord:
         if not folder.is_dir():
             raise InputError("not a folder")
         if not any((folder / name).is_file() for name in (LOCK_FILE, STATE, EVENTS)):
-            raise InputError(f"not a run's folder: no {STATE}, no {EVENTS}")
+            raise InputError(f"not a run folder: it has neither {STATE} nor {EVENTS}")
         remarks: list[str] = []
         # before the files are read: a run that was gone by then has written all there is
         at_work = _held(folder)
@@ -198,11 +198,11 @@ def _state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path.name} is broken ({error})") from None
+        raise InputError(f"{path.name} is damaged ({error})") from None
     except RecursionError:
-        raise InputError(f"{path.name} is broken (nested too deep)") from None
+        raise InputError(f"{path.name} is damaged (nested too deeply)") from None
     if not isinstance(state, dict):
-        raise InputError(f"{path.name} holds no table")
+        raise InputError(f"{path.name} is not a JSON object")
     return state
 
 

@@ -1,4 +1,4 @@
-"""Finds out what a finished model is made of, whatever it lies in, by asking the registry."""
+"""Finds the parts of a finished model (base, quantizer, adapter), whatever form it has."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ModelReference:
         names = tensor_names(folder)
         code = _tokenizer_code(folder)
         if code and not self.trusted and not self.own:
-            raise InputError(f"brings Python code of its own ({code})", where=folder / TOKENIZER, todo=TRUST)
+            raise InputError(f"needs its own Python code ({code})", where=folder / TOKENIZER, todo=TRUST)
         try:
             model = self.loader.load_model(run=run, quantization=self.quantizer)
             # a run of one's own that trusts its base's code has its tokenizer from there; what lies beside is not run
@@ -81,7 +81,7 @@ class ModelReference:
                 else self.loader.load_tokenizer(run=run)
             )
         except LoraplugError as error:
-            todo = f"{_about_trust(error.todo)}; or name another place of the same base with --base"
+            todo = f"{_about_trust(error.todo)}; or give the same base at another path with --base"
             what = f"its base cannot be loaded: {error.where}: {error.what}"
             raise type(error)(what, where=where, todo=todo) from error
         return put_on(model, folder, names, run.warn), tokenizer
@@ -110,7 +110,7 @@ class ModelReference:
         if folder is None or not has_tokenizer(folder):
             return self.loader.load_tokenizer(run=run)
         if (code := _tokenizer_code(folder)) and not self.trusted:
-            raise InputError(f"brings Python code of its own ({code})", where=folder / TOKENIZER, todo=TRUST)
+            raise InputError(f"needs its own Python code ({code})", where=folder / TOKENIZER, todo=TRUST)
         return self._saved_tokenizer(folder)
 
     def _saved_tokenizer(self, folder: Path) -> Any:
@@ -121,7 +121,9 @@ class ModelReference:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=self.trusted)
         except Exception as error:  # the tokenizers library raises nothing narrower
             text = " ".join(str(error).split())[:300]
-            raise InputError(f"its tokenizer cannot be read: {text}", where=folder, todo="copy it again") from error
+            raise InputError(
+                f"its tokenizer cannot be read: {text}", where=folder, todo="the file may be incomplete: copy it again"
+            ) from error
 
 
 def open_model(model: str | Path, registry: Registry, base: str | None = None, trust: bool = False) -> ModelReference:
@@ -154,8 +156,8 @@ def open_model(model: str | Path, registry: Registry, base: str | None = None, t
         named = _named_base(folder / ADAPTER)
         return ModelReference(_transformers(named, registry, trust), adapter=folder, trusted=trust)
     if REDACTED in str(lock.table.get("model")):
-        what = "its lock file does not tell where the base lies: that is left out of what is pushed to a hub"
-        raise InputError(what, where=lock.path, todo="name the base with --base")
+        what = "its lock file does not contain the path of the base: it is removed when an adapter is pushed to a hub"
+        raise InputError(what, where=lock.path, todo="give the base with --base")
     layers = (
         read_layers(lock.path, environ=False)
         if own or trust
@@ -191,7 +193,7 @@ def lock_beside(model: str | Path) -> Lock | None:
             try:
                 text = path.read_bytes()
             except OSError as error:
-                raise InputError(f"cannot be read ({error})", where=path, todo="name the base with --base") from None
+                raise InputError(f"cannot be read ({error})", where=path, todo="give the base with --base") from None
             return Lock(path, parse_lock(text, path), is_own(text))
     return None
 
@@ -239,9 +241,9 @@ def _named_base(config: Path) -> str:
     except (ValueError, KeyError, TypeError, OSError):
         named = None
     if isinstance(named, str) and re.match(r"[\\/]{2}", named):  # Windows would tell that machine who asks
-        what = f"names a base on the network ({named[:120]!r})"
-        raise InputError(what, where=config, todo="if it is meant, name it with --base")
+        what = f"its base is a network path ({named[:120]!r})"
+        raise InputError(what, where=config, todo="if you trust it, give it with --base")
     if not isinstance(named, str) or not named:
-        todo = "copy the adapter again, or name its base with --base"
+        todo = "copy the adapter again, or give its base with --base"
         raise InputError("names no base model (base_model_name_or_path)", where=config, todo=todo)
     return named

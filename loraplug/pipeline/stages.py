@@ -1,4 +1,4 @@
-"""What surrounds every stage: observers are told of it, and whoever fails in it gets a name."""
+"""Wraps every stage: notifies observers, and attributes failures to a plugin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stage(registry: Registry, run: Run, kind: str, part: Component) -> Iterator[
         text = " ".join(f"{type(error).__name__}: {error}".split())
         own = next(entry.plugin for entry in registry.entries if entry.cls is type(part))
         plugin = registry.blame(error) or own  # a loader calls the quantizer: whose code was it?
-        todo = f"see the whole error with --debug; {report(plugin)}"
+        todo = f"see the full error with --debug; {report(plugin)}"
         if any(words in text for words in _DISK_FULL):  # libraries wrap it in errors of their own
             todo = files.ROOM
         failed = LoraplugError(f"plugin {plugin} failed: {text}", where=f"{kind} {part.name}", todo=todo)

@@ -1,4 +1,4 @@
-"""`state.json` of a run's folder: what an earlier start of this name ran, how far it came, and what it made."""
+"""`state.json` of a run's folder: the recipe of an earlier start, its progress, and its artefacts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGER = {"trainer.epochs", "trainer.max_steps"}
 _MADE_AGAIN = {STATE, "events.jsonl", "recipe.lock.toml", "published.json", "chat_template.jinja", "encoded.digests",
                "rejects.jsonl", "checkpoints", "metrics.jsonl", "loss.svg", "loss.png"}  # fmt: skip
 """What a run without checkpoint or adapter leaves in its folder."""
-_AGAIN = "choose another run_name, or start over with --fresh, which keeps what there is aside"
+_AGAIN = "choose another run_name, or start over with --fresh, which moves the earlier run aside"
 
 
 def open_state(run: Run, recipe: Recipe, registry: Registry) -> State:
@@ -47,9 +47,9 @@ def open_state(run: Run, recipe: Recipe, registry: Registry) -> State:
         raise _taken(run, recipe, state, changed, kept)
     if changed or (state.get("failed") and not kept):
         if (aside := clear(run.folder)) is not None:
-            run.say(f"kept what else lay in the run's folder: {aside}")
+            run.say(f"moved other files of the run's folder to {aside}")
         if changed:
-            run.say(f"an earlier run of this name had made nothing yet: begun anew (different: {_few(changed)})")
+            run.say(f"an earlier run of this name had made nothing yet: starting over (different: {_few(changed)})")
         state = {}
     state.setdefault("artefacts", {})
     if "secrets" not in state:
@@ -76,7 +76,7 @@ def read_state(folder: Path, broken: State | None = None) -> State:
         return broken
     if not isinstance(state, dict):
         raise InputError(
-            "is broken", where=folder / STATE, todo="start over with --fresh, which keeps what there is aside"
+            "is broken", where=folder / STATE, todo="start over with --fresh, which moves the earlier run aside"
         )
     return state
 
@@ -92,9 +92,9 @@ def worth_keeping(folder: Path, state: Mapping[str, Any]) -> list[str]:
     if (folder / "adapter").exists():
         found.append("a trained adapter")
     if any(path.is_dir() for path in (folder / "checkpoints").glob("[!.]*")):
-        found.append("checkpoints of its training")
+        found.append("training checkpoints")
     made = [place for place, how in state.get("artefacts", {}).items() if how == "made" and Path(place).exists()]
-    return found + ([f"what it exported ({', '.join(made)})"] if made else [])
+    return found + ([f"exports ({', '.join(made)})"] if made else [])
 
 
 def clear(folder: Path) -> Path | None:
@@ -141,7 +141,7 @@ def _taken(run: Run, recipe: Recipe, state: State, changed: list[str], kept: lis
         shown = adapter.relative_to(Path.cwd()) if adapter.is_relative_to(Path.cwd()) else adapter
         way = f"--set run_name={run.name}-more --set trainer.lora.start_from={shown}"
         return InputError(
-            what, where=run.name, todo=f"it is finished; to train its adapter further: {way}; else {_AGAIN}"
+            what, where=run.name, todo=f"that run is finished; to train its adapter further: {way}; else {_AGAIN}"
         )
     return InputError(what, where=run.name, todo=_AGAIN)
 

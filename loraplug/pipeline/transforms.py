@@ -38,12 +38,10 @@ def transformed(
             made = part.apply(rows=rows, run=run)
             where = f"{place}.transform[{index}] {part.name}"
             if not hasattr(made, "column_names"):
-                raise LoraplugError(f"gave {type(made).__name__} in place of a data set", where=where,
+                raise LoraplugError(f"returned {type(made).__name__} in place of a data set", where=where,
                                     todo="its apply() must return a datasets.Dataset")  # fmt: skip
             if len(made) == 0:
-                raise InputError(
-                    f"left none of {len(rows)} rows", where=where, todo="loosen its options, or take it out"
-                )
+                raise InputError(f"kept none of {len(rows)} rows", where=where, todo="relax its options, or remove it")
             same = len(made) == len(rows)
             run.say(f"{part.name}: {len(rows)} rows" if same else f"{part.name}: {len(made)} of {len(rows)} rows")
             run.emit("transformed", component=part.name, place=place, rows=len(rows), left=len(made))

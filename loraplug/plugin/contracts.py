@@ -66,7 +66,7 @@ def check_class(cls: Any, kind: str, types: bool = True) -> None:
     if not attrs.has(cls) or "__attrs_attrs__" not in cls.__dict__:
         raise PluginError(f"{cls.__name__} is not an attrs class: decorate it with @attrs.frozen")
     if not attrs.inspect(cls).is_frozen:
-        raise PluginError(f"{cls.__name__} can be changed once it is made: decorate it with @attrs.frozen")
+        raise PluginError(f"{cls.__name__} is mutable: decorate it with @attrs.frozen")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise PluginError(f"{cls.__name__} lacks {', '.join(missing)}()")
     _check_fields(cls, base)
@@ -110,7 +110,7 @@ def _check_verb(cls: Any, name: str, ours: Any) -> None:
     if static is ours:
         return
     if not callable(getattr(cls, name)):
-        raise PluginError(f"{cls.__name__}.{name} is no method")
+        raise PluginError(f"{cls.__name__}.{name} is not a method")
     given = [*inspect.signature(ours).parameters][1:]
     bound = isinstance(static, staticmethod | classmethod)
     try:

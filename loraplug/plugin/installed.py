@@ -64,7 +64,7 @@ def _plugins(distribution: metadata.Distribution) -> Iterator[tuple[Plugin, Call
         text = distribution.read_text("entry_points.txt") or ""
     except (UnicodeDecodeError, OSError) as error:
         for name, version in _folder_names(distribution, "entry_points.txt"):
-            reason = f"its entry_points.txt cannot be read ({error}): whether it brings plugins is not known"
+            reason = f"its entry_points.txt cannot be read ({error}): whether it brings plugins is unknown"
             yield Plugin(name, name, version, status="unreadable", reason=reason), _nothing
         return
     if f"[{GROUP}]" not in text:
@@ -73,7 +73,7 @@ def _plugins(distribution: metadata.Distribution) -> Iterator[tuple[Plugin, Call
     try:
         points = [*distribution.entry_points.select(group=GROUP)]
     except Exception as error:  # what it raises for a line that is none has no documented type
-        reason = f"its entry_points.txt has a line that is no NAME = MODULE ({error})"
+        reason = f"its entry_points.txt has a line that is not NAME = MODULE ({error})"
         yield evolve(known, name=known.distribution, status="unreadable", reason=reason), _nothing
         return
     for point in points:

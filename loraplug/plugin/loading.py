@@ -1,4 +1,4 @@
-"""Loads one plugin so that whatever a stranger's module does at import stays its own affair."""
+"""Loads one plugin, isolating whatever its module does at import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds plugins and keeps who brought what. Broken plugins stay visible and take nothing down with them."""
+"""Finds plugins and records which plugin defines what. Broken plugins are listed and do not affect others."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Registry:
         return text
 
     def blame(self, error: BaseException) -> Plugin | None:
-        """The plugin in whose code an error arose, if in any; where several were at work, the innermost."""
+        """The plugin in whose code an error was raised, if any; the innermost of several."""
         owners = self._owners()
         found, trace = None, error.__traceback__
         while trace is not None:
@@ -179,7 +179,7 @@ def _listed(found: Iterable[tuple[Any, Plugin]]) -> str:
 
 
 def report(plugin: Plugin) -> str:
-    """Where a plugin's failure is to be reported."""
+    """Where to report a plugin's failure."""
     return f"report it to {plugin.url or f'the makers of {plugin}'}"
 
 

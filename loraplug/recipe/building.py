@@ -1,4 +1,4 @@
-"""The second pass over a recipe: tables become components, strictly; every problem is told at once with its path."""
+"""The second pass over a recipe: builds components from tables, strictly; reports all problems with their paths."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _named_place(tables: Any, named: str | None, file: Path) -> Place:
     """The place of the `[dataset]` that is meant."""
     if not isinstance(tables, list):
         if named is not None:
-            raise InputError(f'has one [dataset], and none named "{named}"', where=file, todo="leave --dataset out")
+            raise InputError(f'has one [dataset], which is not named "{named}"', where=file, todo="remove --dataset")
         return ("dataset",)
     names = [str(item.get("name")) if isinstance(item, dict) else "" for item in tables]
     if named not in names:
@@ -119,16 +119,16 @@ def _contracts(recipe: Recipe) -> Iterator[Problem]:
         formatters[f"{one.place}.formatter.use" if own else "formatter.use"] = one.formatter
     for path, formatter in formatters.items():
         if wrong := mismatch(formatter.produces, trainer.consumes, formatter.name, trainer.name):
-            yield Problem(path, f"{wrong}; take another formatter or trainer")
+            yield Problem(path, f"{wrong}; choose another formatter or trainer")
     if (processes := Distributed.launched().world_size) > 1 and not trainer.distributed:
-        yield Problem("trainer.use", f"{trainer.name} trains in one process, and {processes} were launched")
+        yield Problem("trainer.use", f"{trainer.name} trains in one process, but {processes} were launched")
     made, names = trainer.makes(), {exporter.name for exporter in recipe.exporter}
     for index, exporter in enumerate(recipe.exporter):
         if made not in exporter.takes:
-            what = f"{exporter.name} takes {_either(exporter.takes)}, and the trainer {trainer.name} makes {_A[made]}"
-            yield Problem(f"exporter[{index}].use", f"{what}; leave it out")
+            what = f"{exporter.name} exports {_either(exporter.takes)}, but the trainer {trainer.name} makes {_A[made]}"
+            yield Problem(f"exporter[{index}].use", f"{what}; remove it")
         for lacking in (name for name in exporter.needs if name not in names):
-            what = f'{exporter.name} works with what {lacking} makes; write [[exporter]] use = "{lacking}", too'
+            what = f'{exporter.name} needs the export of {lacking}; also add [[exporter]] use = "{lacking}"'
             yield Problem(f"exporter[{index}].use", what)
 
 
@@ -146,9 +146,7 @@ def _same_places(recipe: Recipe) -> Iterator[Problem]:
         place = exporter.place(run=run).absolute()
         if (first := seen.setdefault(place, index)) != index:
             where = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
-            message = (
-                f"would be made at the place of exporter[{first}], {where}: give them different places, or take one out"
-            )
+            message = f"would overwrite exporter[{first}] at {where}: set different paths, or remove one"
             yield Problem(f"exporter[{index}]", message)
 
 
@@ -224,7 +222,7 @@ class _Builder:
                 self.add(f"{at}.name", f'missing key: write name = "…"; of several sets each has one ({rule})'
                          if name is None else f"{name!r} cannot name a set: use {rule}")  # fmt: skip
             elif seen.setdefault(name, index) != index:
-                self.add(f"{at}.name", f'"{name}" is the name of dataset[{seen[name]}], too: give each its own')
+                self.add(f"{at}.name", f'"{name}" is also the name of dataset[{seen[name]}]: names must be unique')
             if "formatter" in item:
                 if isinstance(item["formatter"], dict) and isinstance(self.layers.value(("formatter",)), dict):
                     self.layers.inherit(("formatter",), (*place, "formatter"))
@@ -239,9 +237,7 @@ class _Builder:
         if value is None:
             return None
         if type(value) not in (int, float) or not 0 <= value < float("inf"):
-            self.add(
-                f"{at}.share", f"{expected(float, value)}; 0 or more: what the set has of the whole, beside others"
-            )
+            self.add(f"{at}.share", f"{expected(float, value)}; 0 or more: the set's share, relative to the others")
             return None
         return float(value)
 
@@ -249,7 +245,7 @@ class _Builder:
         table = self.layers.table.get("mix")
         if table is not None and not several:
             self.add(
-                "mix", "there is one [dataset], and nothing to mix: write [[dataset]] with two brackets for several"
+                "mix", "there is only one [dataset], so nothing to mix: write [[dataset]] with two brackets for several"
             )
         made = Mix() if table is None else self.structured(Mix, table, ("mix",))
         if not isinstance(made, Mix) or not sets or not several:
@@ -257,30 +253,31 @@ class _Builder:
         trained = [one for one in sets if not one.watched]
         shared = [one for one in trained if one.share is not None]
         if not trained:
-            self.add("dataset", "every share is 0, so there is nothing to train on")
+            self.add("dataset", "every share is 0, so there are no rows to train on")
         for one in trained if shared else ():
             if one.share is None:
                 self.add(
-                    f"{one.place}.share", "missing key: other sets have a share; give each one (0 only watches it)"
+                    f"{one.place}.share", "missing key: other sets have a share; give each set one (0: validation only)"
                 )
         if len(shared) > 1:
             if made.exhausted is None:
                 self.add("mix.exhausted", 'missing key: write exhausted = "stop" (sets are sampled down to their '
                          'shares) or "repeat" (small ones are repeated)')  # fmt: skip
             if made.unit is None:
-                self.add("mix.unit", 'missing key: write unit = "tokens" or "rows": what shares are of')
+                self.add("mix.unit", 'missing key: write unit = "tokens" or "rows": what shares are measured in')
         elif len(trained) > 1 and made.how == "interleave":
             self.add("mix.how", "interleave needs a share for every set: write share = … in each [[dataset]]")
         elif len(trained) > 1 and not shared and (made.exhausted or made.unit):
-            self.add("mix", "exhausted and unit are of shares, and no set has one")
+            self.add("mix", "exhausted and unit apply to shares, but no set has one")
         return made
 
     def check_validation(self, training: Any, wanted: Any, several: bool = False) -> None:
         if several and wanted is not None and wanted.path is not None:
             todo = (
-                "write it as a [[dataset]] with share = 0, which is only watched; fraction and rows hold for each set"
+                "write it as a [[dataset]] with share = 0, which is used for validation only; fraction and rows apply "
+                "to each set"
             )
-            self.add("validation.path", f"does not tell which of several sets it is of; {todo}")
+            self.add("validation.path", f"is ambiguous with several sets; {todo}")
             return
         if training is not None and wanted is not None and wanted.path is not None:
             try:
@@ -298,7 +295,7 @@ class _Builder:
             self.add("run_name", expected(str, value))
         elif not _RUN_NAME.fullmatch(value):
             rule = "use 1 to 100 letters, digits, dots, dashes or underscores, and no dot first or last"
-            self.add("run_name", f"{value!r} cannot be a folder's name: {rule}")
+            self.add("run_name", f"{value!r} cannot be a folder name: {rule}")
         return str(value)
 
     def seed(self, value: Any) -> Any:
@@ -395,7 +392,7 @@ class _Builder:
 def _misplaced(cls: type[Component], base: type | None, inside: tuple[type, ...]) -> str | None:
     """Why a component cannot stand where it does."""
     if base is not None and not issubclass(cls, base):
-        return f'"{cls.name}" is no {base.__name__}'
+        return f'"{cls.name}" is not a {base.__name__}'
     if cls in inside:
-        return f'"{cls.name}" stands inside itself: a component cannot hold another of its own class'
+        return f'"{cls.name}" contains itself: a component cannot contain another of its own class'
     return None

@@ -1,4 +1,4 @@
-"""What is taken from somebody else's recipe lock: which base in which form, and nothing that runs or leads out."""
+"""Reads base and quantizer from somebody else's recipe lock, refusing anything that runs code or names other files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_lock(text: bytes, lock: Path) -> Table:
     try:
         return tomli.loads(text.decode("utf-8-sig").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not TOML: {error}", where=lock, todo="name the base with --base") from None
+        raise InputError(f"not TOML: {error}", where=lock, todo="give the base with --base") from None
 
 
 def foreign_layers(table: Table, lock: Path, folder: Path, registry: Registry, has_tokenizer: bool) -> Layers:
@@ -51,8 +51,8 @@ def foreign_layers(table: Table, lock: Path, folder: Path, registry: Registry, h
         problems.insert(0, Problem("extends", "reads other files"))
     if problems:
         asked = "".join(f"\n  {problem}" for problem in problems)
-        what = f"no run of yours wrote this lock, and it asks for what is not taken from others:{asked}"
-        raise InputError(what, where=lock, todo=f"{TRUST}; or name the base with --base")
+        what = f"this lock was not written by a run of yours, and it contains settings that are not trusted:{asked}"
+        raise InputError(what, where=lock, todo=f"{TRUST}; or give the base with --base")
     layers = Layers(lock, folder)
     kept = {"model": {key: value for key, value in (model or {}).items() if key in _TAKEN} | {"use": _LOADER}}
     layers.overlay(kept | ({"quantizer": quantizer} if quantizer is not None else {}), Origin(str(lock), folder))
@@ -76,11 +76,11 @@ def _of_model(table: Any, folder: Path, registry: Registry, has_tokenizer: bool)
         elif key == "chat_template":
             yield Problem("model.chat_template", f"{_said(value)} is a file outside what was opened")
         elif key == "add_tokens" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
-            yield Problem("model.add_tokens", f"{_said(value)} is no list of texts")
+            yield Problem("model.add_tokens", f"{_said(value)} is not a list of strings")
         elif key == "attention" and value not in _ATTENTION:
             yield Problem("model.attention", f"{_said(value)} may load compiled code")
         elif key == "revision" and not (isinstance(value, str) and _REVISION.fullmatch(value)):
-            yield Problem("model.revision", f"{_said(value)} is no commit, tag or branch")
+            yield Problem("model.revision", f"{_said(value)} is not a commit, tag or branch")
         elif key not in _TAKEN:
             yield Problem(f"model.{key}", f"{_said(value)}: not one of {', '.join(sorted(_TAKEN))}")
     if (why := _leads_out(table.get("id"), folder)) is not None:
@@ -90,11 +90,11 @@ def _of_model(table: Any, folder: Path, registry: Registry, has_tokenizer: bool)
 def _leads_out(id: Any, folder: Path) -> str | None:  # noqa: A002 - the recipe's own word
     """Why a base is not taken; None where it is one of a hub, of an installed package, or in the folder."""
     if not isinstance(id, str) or not id:
-        return "is no name of a model"
+        return "is not a model name"
     if id.startswith("package:"):
         return None
     if re.match(r"[\\/]{2}", id):  # before anything asks for it: Windows would tell the other machine who asks
-        return "is a place on the network"
+        return "is a network path"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", id):
         return "is neither a name on the hub nor a folder"
     path = Path(absolute(id, folder, sure=False))
@@ -114,7 +114,7 @@ def _of_quantizer(table: Any, registry: Registry) -> Iterator[Problem]:
         yield Problem("quantizer.use", f"{_said(table['use'])} is a plugin that does not come with loraplug")
     for key, value in table.items():
         if not isinstance(value, str | int | float | bool):
-            yield Problem(f"quantizer.{key}", "is no plain value")
+            yield Problem(f"quantizer.{key}", "is not a plain value")
 
 
 def _said(value: Any) -> str:

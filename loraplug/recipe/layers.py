@@ -1,4 +1,4 @@
-"""What a recipe comes to: the files it extends, itself, `.env`, the environment and `--set`; later ones win."""
+"""Combines a recipe's sources: the files it extends, itself, `.env`, the environment and `--set`; later ones win."""
 
 from __future__ import annotations
 

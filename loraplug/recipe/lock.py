@@ -1,4 +1,4 @@
-"""The lock file: a recipe that is complete, with what it stood on. It holds no secret, and can be run itself."""
+"""The lock file: a complete recipe with versions and hashes. It contains no secrets and can be run itself."""
 
 from __future__ import annotations
 
@@ -132,13 +132,13 @@ def require_secrets(recipe: Recipe, registry: Registry) -> None:
         if (key in hidden and REDACTED in text) or value == REDACTED or f"://{REDACTED}@" in text:
             said = hidden.get(key) if isinstance(hidden, dict) else None
             problems.append(
-                Problem(key, f"{REDACTED} stands here in place of what was secret" + (f": {said}" if said else ""))
+                Problem(key, f"{REDACTED} stands here in place of a secret" + (f": {said}" if said else ""))
             )
             keys.append(key)
     if problems:
         text = "\n".join(f"{recipe.file}: {problem}" for problem in problems)
         variables = " (or set the variables that are named)" if any(map(hidden.get, keys)) else ""
-        todo = "say each again: " + " ".join(f"--set {key}=…" for key in keys) + variables
+        todo = "set each again: " + " ".join(f"--set {key}=…" for key in keys) + variables
         raise InputError(text, todo=todo)
 
 
@@ -193,7 +193,7 @@ def locked_date(recipe: Recipe) -> datetime | None:
         return said if isinstance(said, datetime) else datetime.fromisoformat(str(said))
     except ValueError:
         raise InputError(
-            f"lock.date: {said!r} is no date", where=recipe.file, todo="write 2026-01-31T12:00:00"
+            f"lock.date: {said!r} is not a date", where=recipe.file, todo="write 2026-01-31T12:00:00"
         ) from None
 
 

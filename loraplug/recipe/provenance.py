@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loraplug.context import Run
 
-TRUST = "if you trust its makers, open it with --trust"
+TRUST = "if you trust its authors, open it with --trust"
 
 
 def state_folder() -> Path:
@@ -30,8 +30,8 @@ def remember(lock: bytes, run: Run) -> None:
         place.write_text(f"{run.folder}\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         run.warn(
-            f"cannot note that this run is yours ({error.strerror or error}: {place.parent}): what it makes may later "
-            "be opened with --trust only; LORAPLUG_STATE names another folder"
+            f"cannot record that this run is yours ({error.strerror or error}: {place.parent}): its adapter will need "
+            "--trust to be opened; set LORAPLUG_STATE to a writable folder"
         )
 
 

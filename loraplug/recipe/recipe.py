@@ -1,4 +1,4 @@
-"""What a recipe is: its tables as objects, each stage a component; `building` makes it."""
+"""The `Recipe`: its tables as objects, each stage a component; made by `building`."""
 
 from __future__ import annotations
 
@@ -45,40 +45,43 @@ class Validation:
     fraction: Annotated[float | None, Doc("share of the rows to hold out, between 0 and 1")] = field(
         default=None, validator=validators.optional([validators.gt(0), validators.lt(1)])
     )
-    rows: Annotated[int | None, Doc("how many rows to hold out, about: groups stay whole")] = field(
+    rows: Annotated[int | None, Doc("how many rows to hold out, approximately: groups are not divided")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
     path: Annotated[
         str | Path | tuple[str | Path, ...] | None,
-        Doc("a file with the rows, a list of files, a pattern, a folder or an address; read as [dataset] is"),
+        Doc("a file with the rows, a list of files, a pattern, a folder or an address; read like [dataset]"),
     ] = field(default=None, validator=_paths)
     rename: Annotated[
-        dict[str, Any] | None, Doc("columns to rename in what `path` names; where not set, as in [dataset]")
+        dict[str, Any] | None, Doc("columns to rename in the rows of `path`; default: as in [dataset]")
     ] = None
-    field: Annotated[str | None, Doc("the `field` of the source that reads `path`; where not set, as in [dataset]")] = (
-        None
-    )
-    split: Annotated[str | None, Doc("the `split` of the source that reads `path`; likewise")] = None
-    delimiter: Annotated[str | None, Doc("the `delimiter` of the source that reads `path`; likewise")] = None
+    field: Annotated[str | None, Doc("the `field` of the source that reads `path`; default: as in [dataset]")] = None
+    split: Annotated[str | None, Doc("the `split` of the source that reads `path`; default: as in [dataset]")] = None
+    delimiter: Annotated[
+        str | None, Doc("the `delimiter` of the source that reads `path`; default: as in [dataset]")
+    ] = None
     group_by: Annotated[
         str,
-        Doc("what stays on one side: auto (repository if several, else task, else row), repo, task, row, or a column"),
+        Doc(
+            "which rows are kept together: auto (repository if several, else task, else row), repo, task, row, or a "
+            "column"
+        ),
     ] = "auto"
 
     def __attrs_post_init__(self) -> None:
         given = [name for name in ("fraction", "rows", "path") if getattr(self, name) is not None]
         own = [name for name in OWN if getattr(self, name) is not None]
         if own and self.path is None:
-            raise InputError(f"{own[0]} is of what path names, and there is no path")
+            raise InputError(f"{own[0]} applies to path, which is not set")
         if len(given) != 1:
             raise InputError(f"needs exactly one of fraction, rows and path; has {' and '.join(given) or 'none'}")
 
 
 @frozen
 class Plugins:
-    """Which plugins this recipe does without."""
+    """Plugins that this recipe disables."""
 
-    disable: Annotated[tuple[str, ...], Doc("plugins to leave out, by the names `loraplug plugins list` gives")] = ()
+    disable: Annotated[tuple[str, ...], Doc("plugins to disable, by their names in `loraplug plugins list`")] = ()
 
 
 @frozen

@@ -30,7 +30,7 @@ def validation_source(training: DatasetSource, wanted: Validation, registry: Reg
     names = {option.name for option in options(cls)}
     given = {name: value for name in OWN if (value := getattr(wanted, name)) is not None}
     for name in given.keys() - names:
-        todo = f"it has: {', '.join(sorted(names.intersection(OWN))) or 'none of these'}"
+        todo = f"its options: {', '.join(sorted(names.intersection(OWN))) or 'none of these'}"
         what = f"the source {cls.name}, which reads {paths[0]}, has no such option"
         raise InputError(what, where=f"validation.{name}", todo=todo)
     of_training = {name: value for name, value in unstructure(training, held=True).items() if name != "limit"}
@@ -38,8 +38,8 @@ def validation_source(training: DatasetSource, wanted: Validation, registry: Reg
     table = {name: value for name, value in of_training.items() if name in shared} | given
     table["path"] = [str(path) for path in paths] if isinstance(wanted.path, tuple) else str(wanted.path)
     if cls is type(training) and table == of_training:
-        what = "names the very rows that are trained on"
-        raise InputError(what, where="validation.path", todo="hold some out with fraction or rows in its place")
+        what = "names the training rows themselves"
+        raise InputError(what, where="validation.path", todo="hold some out with fraction or rows instead")
     made, problems = structure(cls, table, "validation")
     if problems:
         raise InputError(problems[0].message, where=problems[0].path)
@@ -56,7 +56,7 @@ def _reader(path: str, training: DatasetSource, registry: Registry) -> type[Data
     if found:
         names = ", ".join(entry.full_name for entry in found)
         raise InputError(f"{path} is read by several sources: {names}", where="validation.path",
-                         todo="leave all but one out with [plugins] disable")  # fmt: skip
+                         todo="disable all but one with [plugins] disable")  # fmt: skip
     if any(option.name == "path" for option in options(type(training))):  # its own errors say what it misses
         return type(training)
     there = Path(path).exists() or "*" in path

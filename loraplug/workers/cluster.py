@@ -68,7 +68,7 @@ class Cluster:
         ours = own_versions()
         nodes = self.nodes
         if not nodes:
-            yield "no machine of the cluster has a processor; add one with `ray start --address`"
+            yield "no machine of the cluster offers processors; add one with `ray start --address`"
 
         def asked(function: Callable[[], Any]) -> list[tuple[str, Any]]:
             def call() -> Any:  # sent as code, by Ray's rule for functions in functions
@@ -83,7 +83,7 @@ class Cluster:
 
         for name, theirs in asked(_versions_task()):
             if isinstance(theirs, Exception):
-                yield f"{name} does not tell its versions ({_brief(theirs)}); see `ray status`"
+                yield f"{name} does not report its versions ({_brief(theirs)}); see `ray status`"
             elif theirs != ours:
                 other = ", ".join(f"{part} {theirs[part]}, here {ours[part]}" for part in ours
                                   if theirs[part] != ours[part])  # fmt: skip
@@ -132,7 +132,7 @@ def connect(address: str) -> Cluster:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except ConnectionError:
             todo = "start Ray here with `ray start`, or name the host:port of its head"
-            what = "this machine is no node of a running cluster"
+            what = "this machine is not a node of a running cluster"
             raise InputError(what, where="workers.address", todo=todo) from None
         except RuntimeError as error:  # another Python or Ray: both are told
             text = " ".join(str(error).split())
@@ -143,7 +143,7 @@ def connect(address: str) -> Cluster:
 def _check_answers(address: str) -> None:
     """Ray itself would try for ever."""
     host, _, port = address.rpartition(":")
-    todo = "see that the head runs (`ray status` there), and that its port can be reached from here"
+    todo = "check that the head is running (`ray status` there) and that its port can be reached from here"
     try:
         socket.create_connection((host, int(port)), _ANSWER).close()
     except (OSError, OverflowError) as error:
@@ -236,7 +236,7 @@ class _Remote:
                         raise WorkerLostError("it did not end in time")
                 if now - begun > limit:
                     raise LoraplugError(f"no worker could be started in {limit:.0f} s", where="workers",
-                                        todo="see with `ray status` whether processors are free")  # fmt: skip
+                                        todo="check with `ray status` whether processors are free")  # fmt: skip
             value, error = ray.get(ref)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError) as lost:
             raise WorkerLostError(" ".join(str(lost).split())[:200]) from None

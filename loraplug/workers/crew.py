@@ -25,7 +25,7 @@ _KNOWN = 100  # durations that the usual one is taken from
 
 
 class WorkerLostError(Exception):
-    """The worker is gone, with what it was working on."""
+    """The worker has died, and its item was not finished."""
 
 
 class Worker(Protocol):
@@ -216,8 +216,8 @@ class Crew(Generic[In, Out]):
                 return
             self._running.remove(entry)
             if entry.losses >= _LOSSES:
-                what = f"{entry.losses} workers died over one item ({lost})"
-                todo = "see whether they run out of memory; fewer at once need less"
+                what = f"{entry.losses} workers died on one item ({lost})"
+                todo = "check whether they run out of memory; use fewer workers"
                 entry.future.set_exception(LoraplugError(what, where="workers", todo=todo))
                 return
             entry.begun = 0.0

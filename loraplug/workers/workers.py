@@ -1,4 +1,4 @@
-"""Where the parallel work of a run is done, as the recipe's `[workers]` says."""
+"""Where parallel work of a run is done: the recipe's `[workers]`."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Workers:
         Literal["local", "ray"], Doc("local: threads and processes of this machine; ray: the machines of a cluster")
     ] = "local"
     address: Annotated[
-        str, Doc("of Ray: auto, the cluster that this machine is a node of, or the host:port of its head")
+        str, Doc("for ray: auto (the cluster that this machine is a node of), or host:port of the head")
     ] = "auto"
-    count: Annotated[int, Doc("workers at most on the cluster; 0: one a processor")] = field(
+    count: Annotated[int, Doc("maximum number of workers on the cluster; 0: one per processor")] = field(
         default=0, validator=validators.ge(0)
     )
 
     def __attrs_post_init__(self) -> None:
         if self.use == "local" and (self.address, self.count) != ("auto", 0):
-            raise InputError('address and count are of a cluster: write use = "ray", or leave them out')
+            raise InputError('address and count apply to a cluster: set use = "ray", or remove them')
         if self.address != "auto" and not _ADDRESS.fullmatch(self.address):
             raise InputError(f'address {self.address!r} is neither "auto" nor host:port, such as "10.0.0.5:6379"')
 

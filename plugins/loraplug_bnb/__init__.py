@@ -8,5 +8,5 @@ from loraplug_bnb.quantizer import BitsAndBytes
 
 @hookimpl
 def loraplug_quantizers() -> Sequence[type[Quantizer]]:
-    """The one quantizer."""
+    """The quantizer `bitsandbytes`."""
     return [BitsAndBytes]

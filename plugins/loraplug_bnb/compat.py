@@ -1,4 +1,4 @@
-"""The undocumented part of bitsandbytes that quantising takes; `tests/test_bnb_compat.py` holds what is relied on."""
+"""The undocumented parts of bitsandbytes that are used here; `tests/test_bnb_compat.py` tests what is relied on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def keep_layout_with_gradients(model: Any) -> None:
-    """Have 4-bit layers keep their weights as they are, in place.
+    """Keep 4-bit layers from repacking their weights, in place.
 
-    On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a layer's weights at the first forward in evaluation mode, for
-    good, and the kernel for that layout has no backward.
+    On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a layer's weights at the first forward in evaluation mode,
+    permanently, and the kernel for that layout has no backward pass.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

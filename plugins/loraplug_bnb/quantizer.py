@@ -1,4 +1,4 @@
-"""Loads the base in 4 or 8 bits with bitsandbytes."""
+"""4-bit and 8-bit loading of the base with bitsandbytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BitsAndBytes(Quantizer):
     """QLoRA: the frozen base in 4 bits (NF4 or FP4) or 8 bits, on a GPU or the CPU (Dettmers et al. 2023)."""
 
     name = "bitsandbytes"
-    bits: Annotated[Literal[4, 8], Doc("bits a weight is stored in")] = 4
+    bits: Annotated[Literal[4, 8], Doc("bits per weight")] = 4
     quant_type: Annotated[
         Literal["nf4", "fp4"],
         Doc("the 4-bit number format; NF4 suits normally distributed weights", aka=("type", "bnb_4bit_quant_type")),
@@ -27,7 +27,8 @@ class BitsAndBytes(Quantizer):
     double_quant: Annotated[
         bool,
         Doc(
-            "quantise the 4-bit scales too, which saves 0.4 bits a weight", aka=("double", "bnb_4bit_use_double_quant")
+            "quantize the 4-bit scales too, which saves 0.4 bits per weight",
+            aka=("double", "bnb_4bit_use_double_quant"),
         ),
     ] = True
 
@@ -37,7 +38,7 @@ class BitsAndBytes(Quantizer):
 
         from transformers import BitsAndBytesConfig
 
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional kernel package, loudly
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about a missing optional kernel package
         if self.bits == 8:
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(
@@ -48,12 +49,12 @@ class BitsAndBytes(Quantizer):
         )
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Freeze the base, in the dtype the loader chose, and keep its 4-bit weights in the layout that has gradients.
+        """Freeze the base, in the loader's dtype, and keep its 4-bit weights in the layout that supports gradients.
 
-        Else a model that is measured before it is trained would pass no gradient through any frozen layer, silently.
+        Else a forward pass in evaluation mode would silently disable gradients through all frozen layers.
 
         Raises:
-            InputError: bitsandbytes reads a layer's weights wrongly, or the model does not run on such weights.
+            InputError: bitsandbytes dequantizes a layer wrongly, or the model fails with quantized weights.
         """
         _check_scales(model)
         model.requires_grad_(False)
@@ -76,10 +77,10 @@ class BitsAndBytes(Quantizer):
 
 
 def _check_scales(model: PreTrainedModel) -> None:
-    """Find layers whose weights come back wrong.
+    """Raise InputError if bitsandbytes dequantizes a layer's weights wrongly.
 
-    Where rows end within a block of scales, bitsandbytes' kernel for AVX-512 (0.50) takes another block's scale if rows
-    are a multiple of 16 long. It is tried out, as other processors and versions have kernels without this fault.
+    Where rows end within a quantization block, bitsandbytes' kernel for AVX-512 (0.50) uses another block's scale if
+    the row length is a multiple of 16. It is tested, as other processors and versions do not have this bug.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit
@@ -95,16 +96,16 @@ def _check_scales(model: PreTrainedModel) -> None:
         state.shape = shape
         if not torch.equal(by_rows.flatten(), at_once.flatten()):
             raise InputError(
-                f"bitsandbytes gives wrong weights on this CPU for a layer of {shape[-1]} inputs, which is no multiple "
-                f"of {state.blocksize}",
+                f"bitsandbytes dequantizes wrongly on this CPU: the layer has {shape[-1]} inputs, which is not a "
+                f"multiple of {state.blocksize}",
                 where=f"quantizer, layer {name}",
-                todo="take quantizer.bits = 8, leave [quantizer] out, or train on a GPU",
+                todo="set quantizer.bits = 8, remove [quantizer], or train on a GPU",
             )
 
 
 def _check_runs(model: PreTrainedModel, bits: int) -> None:
-    """Run a few tokens: some models multiply or change the weight of a layer themselves (Mamba, Gemma 3n), some of them
-    in evaluation alone (RWKV).
+    """Run a few tokens: some models multiply or change a layer's weight directly (Mamba, Gemma 3n), some of them in
+    evaluation alone (RWKV).
 
     Raises:
         InputError: the model fails on them.
@@ -120,10 +121,10 @@ def _check_runs(model: PreTrainedModel, bits: int) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise InputError(
-            f"this model uses the weight of a layer past the layer, which it cannot in {bits} bits "
+            f"this model uses a layer's weight directly, which is not possible in {bits} bits "
             f"({' '.join(str(error).split())[:120]})",
             where="quantizer",
-            todo="leave [quantizer] out",
+            todo="remove [quantizer]",
         ) from error
     finally:
         model.train(was_training)

@@ -1,4 +1,4 @@
-"""Exporters: what a finished adapter is made into. What others make of one stands on what is published here."""
+"""Exporters: write a finished adapter in other forms. Exporters of other packages build on what is published here."""
 
 import click
 

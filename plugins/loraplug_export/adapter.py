@@ -17,14 +17,14 @@ class AdapterExporter(ProvedExporter):
     """The adapter with tokenizer, model card, recipe lock and metrics; loads with peft."""
 
     name = "adapter"
-    out: Annotated[Path | None, Doc("the folder to put it into; by default outputs/adapters")] = None
+    out: Annotated[Path | None, Doc("the parent folder; default: outputs/adapters")] = None
 
     def place(self, run: Run) -> Path:
         """`<out>/<run name>`."""
         return (self.out or run.outputs / "adapters") / run.name
 
     def export(self, result: ExportContext, out: Path) -> Path:
-        """Copy the adapter folder's files and what belongs beside them."""
+        """Copy the adapter folder with tokenizer, model card, recipe lock and metrics."""
         import shutil
 
         from loraplug_export.card import loadable_base, write_card
@@ -41,7 +41,7 @@ class AdapterExporter(ProvedExporter):
             shutil.copyfile(path, out / name)
         write_generation_config(result.base, out, out)
         copy_licences(result.base, out)
-        if self.prove == "always":  # as it stands it is base + adapter: only a server can differ from that
+        if self.prove == "always":  # an adapter folder is base + adapter itself: only a server can differ from it
             self._certify(result, out)
         write_card(result, out, "adapter")
         return out

@@ -1,4 +1,4 @@
-"""The model card: what this is, what it was made from and how, and how to load it."""
+"""The model card: base, data, training, figures, and how to load it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal["adapter", "merged", "gguf", "ollama"]
 _FIGURES = {
     "validation_loss_before": "validation loss before training (nats per trained token)",
     "validation_loss_after": "validation loss after training (nats per trained token)",
-    "adapted_share": "share of the weights of the layers with an adapter",
+    "adapted_share": "share of the layers' weights that have an adapter",
     "train_loss": "last training loss (nats per trained token)",
     "trained_tokens": "trained tokens",
     "steps": "optimizer steps",
@@ -52,7 +52,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 
 
 def write_card(result: ExportContext, out: Path, kind: Kind, proof: Mapping[str, Any] | None = None) -> None:
-    """Write `README.md` into the folder `out`: without secrets, and without paths of this machine."""
+    """Write `README.md` into the folder `out`, without secrets and without paths of this machine."""
     from huggingface_hub import ModelCard, ModelCardData
 
     licence = base_licence(result.base)
@@ -93,7 +93,7 @@ _WHAT: dict[Kind, str] = {
 
 
 def _grow(adapter: Path) -> str:
-    """The line that gives a base rows for the tokens that the adapter trains; peft then fills them from it."""
+    """The line that resizes a base's embedding for tokens that the adapter trains, so that peft can fill the rows."""
     from loraplug_export.lora_files import CONFIG
 
     told = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("trainable_token_indices") or []
@@ -110,13 +110,13 @@ def _how(result: ExportContext) -> str:
     return f"made with LoRA by {made_by}" if made_by else "fine-tuned with LoRA by loraplug"
 
 
-_NO_LICENCE = "not known here; look it up where the base was published, it binds this model too"
+_NO_LICENCE = "unknown; see the page of the base model: its licence applies to this model too"
 
 
 def loadable_base(result: ExportContext) -> str:
-    """What peft and transformers can load as the base: the hub id, else the folder with the base's weights.
+    """The base as peft and transformers can load it: the hub id, else the folder with its weights.
 
-    A GGUF file is not one; the folder into which it was dequantised is.
+    For a GGUF file it is the folder of its dequantized weights.
     """
     name = result.base_id
     hub = name.count("/") == 1 and name[0] not in "./~" and ":" not in name and not name.endswith(".gguf")
@@ -124,7 +124,7 @@ def loadable_base(result: ExportContext) -> str:
 
 
 def public_name(base: str) -> str:
-    """A base as others may read of it: a hub id or `package:…` as it is, of a path on this machine the last part."""
+    """The base's name for publication: a hub id or `package:…` unchanged, of a local path only the last part."""
     if re.match(r"package:|hub:|https?:", base) or (
         base.count("/") == 1 and base[0] not in "./~" and not Path(base).exists()
     ):
@@ -141,17 +141,17 @@ def base_licence(base: Path) -> str | None:
         return None
     try:
         data = ModelCard.load(path).data.to_dict()
-    except (ValueError, OSError):  # a card without a well-formed head names no licence
+    except (ValueError, OSError):  # a model card without valid metadata names no licence
         return None
     licence = data.get("license_name") or data.get("license")
     return str(licence) if licence else None
 
 
 def _shares(adapter: Path) -> str:
-    """What of the base was adapted and quantised, where the trainer left that beside the adapter."""
+    """Which parts of the base were adapted and quantized, if the trainer recorded it beside the adapter."""
     try:
         facts = json.loads((adapter / "loraplug.json").read_text(encoding="utf-8"))
-        said = {"Adapted": facts.get("adapted"), "Quantised in training": facts.get("quantised")}
+        said = {"Adapted": facts.get("adapted"), "Quantized in training": facts.get("quantised")}
         return "".join(f"\n- **{what}:** {one['text']}" for what, one in said.items() if one)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
@@ -189,12 +189,14 @@ def _recipe(result: ExportContext) -> list[str]:
 
 
 def _certificate(out: Path) -> list[str]:
-    """The certificate's page, where there is one in the folder."""
+    """A link to the certificate, if the folder has one."""
     from loraplug_export.certificate import FILE, PAGE
 
     if not (out / FILE).is_file():
         return []
-    return [f"## Certificate\n\nIt answers as base + adapter does: [{PAGE}]({PAGE}), [{FILE}]({FILE})."]
+    return [
+        f"## Certificate\n\nIts answers were compared with those of base + adapter: [{PAGE}]({PAGE}), [{FILE}]({FILE})."
+    ]
 
 
 def _figures(result: ExportContext, proof: Mapping[str, Any]) -> list[str]:

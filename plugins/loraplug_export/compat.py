@@ -1,10 +1,10 @@
-"""The private parts of transformers and torch that exporters take; no others are used.
+"""The private APIs of transformers and torch that exporters use; no other module of this package uses any.
 
-They say in which form a checkpoint stores a model's weights, and which modules stay in float32.
+They give the form in which a checkpoint stores a model's weights, and the modules that stay in float32.
 
 A checkpoint may store a weight under another name than the model's class gives it (`embed_out.weight` of GPT-NeoX,
-`language_model.model.…` of Gemma 3), or several together as one (the experts of a mixture). transformers knows both
-ways by heart and offers no public function for them. `tests/export/test_export_compat.py` holds what is relied on.
+`language_model.model.…` of Gemma 3), or several together as one (the experts of a mixture). transformers has no public
+function for either conversion. `tests/export/test_export_compat.py` holds what is relied on.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Conversion:
-    """Stored tensors that become other tensors when a model is loaded.
+    """Stored tensors that are converted to other tensors when a model is loaded.
 
     Attributes:
-        targets: the model's names of what is made.
-        sources: the stored names, in the order in which they are put together.
+        targets: the model's names of the results.
+        sources: the stored names, in the order in which they are combined.
     """
 
     targets: tuple[str, ...]
@@ -58,7 +58,7 @@ class Forms:
 
 
 def stored_forms(model: PreTrainedModel, stored: Iterable[str]) -> Forms:
-    """What `from_pretrained` would take each weight of `model` from, of a checkpoint with tensors of these names."""
+    """Which of these stored tensors `from_pretrained` would load each weight of `model` from."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
@@ -91,7 +91,7 @@ def stored_forms(model: PreTrainedModel, stored: Iterable[str]) -> Forms:
 
 
 def as_stored(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Values by the names of `model`, which `from_pretrained` has loaded, in the names and forms it saves them in."""
+    """Convert values by `model`'s names to the names and forms in which transformers saves them."""
     from transformers.core_model_loading import revert_weight_conversion
 
     made: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(values))
@@ -99,16 +99,16 @@ def as_stored(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> dic
 
 
 def kept_in_fp32(model: Any) -> list[str]:
-    """Names of modules that transformers quantises in no case; none for most models."""
+    """Names of modules that transformers never quantizes; empty for most models."""
     return [*(model._keep_in_fp32_modules or ())]
 
 
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter | None]:
-    """The mapping from which a torch module reads its own parameters; what is put into it is read at once."""
+    """The dictionary from which a torch module reads its own parameters."""
     own: dict[str, torch.nn.Parameter | None] = module._parameters
     return own
 
 
 def read_parameters_from(module: torch.nn.Module, parameters: dict[str, torch.nn.Parameter | None]) -> None:
-    """Let a torch module read its own parameters from another mapping, which may make them when they are asked for."""
+    """Have a torch module read its own parameters from another mapping, which may load them lazily."""
     module._parameters = parameters

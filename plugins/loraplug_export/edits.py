@@ -1,9 +1,9 @@
-"""What an adapter does to each weight of its base, in fp32 and a few rows at a time.
+"""What an adapter does to each weight of its base, in float32 and in chunks of rows.
 
 LoRA: W + s B A with s = alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2106.09685, arXiv:2312.03732).
 DoRA: m (W + s B A) / |W + s B A|, the norm taken over the inputs of each output (arXiv:2402.09353).
 
-`Edit` and `LowRank` know where their tensors lie; `load` reads them when the weight's turn has come.
+`Edit` and `LowRank` hold references to tensors in files; `load` reads them when the weight is processed.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the weight it belongs to, as it is stored."""
+        """Shape of the weight it belongs to, as stored."""
         outputs, inputs = self.b.shape[0], self.a.shape[1]
         return (inputs, outputs) if self.transposed else (outputs, inputs)
 
 
 @frozen
 class Rows:
-    """Rows of an embedding or an output layer that an adapter has values of its own for.
+    """Rows of an embedding or output layer that an adapter replaces or adds.
 
     Attributes:
-        numbers: token ids, in the order of the values; they may go on behind the last row of the base.
+        numbers: token ids, in the order of the values; may be beyond the last row of the base.
         values: (rows, hidden size).
     """
 
@@ -57,7 +57,7 @@ class Rows:
     values: Tensor
 
     def put_on(self, rows: torch.Tensor, first: int) -> torch.Tensor:
-        """`rows`, which begin at row `first`, with those of them that the adapter has."""
+        """`rows`, which begin at row `first`, with the adapter's rows in their place."""
         inside = [(at, number - first) for at, number in enumerate(self.numbers) if 0 <= number - first < len(rows)]
         if not inside:
             return rows
@@ -68,19 +68,19 @@ class Rows:
         return made
 
     def grown(self, count: int) -> int:
-        """The number of rows of a weight that has `count` in the base."""
+        """The number of rows after adding the adapter's, of a weight with `count` rows in the base."""
         return max(count, 1 + max(self.numbers))
 
 
 @frozen
 class Edit:
-    """What happens to one parameter: it is replaced, then changed by a low-rank pair, or a vector is added.
+    """The change of one parameter: it is replaced, then changed by a LoRA pair, or a vector is added.
 
     Attributes:
         replacement: the parameter as saved with the adapter (`modules_to_save`, trained biases, resized embeddings).
         low_rank: the LoRA pair on it.
-        added: the pair whose bias belongs to this parameter.
-        rows: rows that are replaced, or are there in addition.
+        added: the LoRA pair whose bias is added to this parameter.
+        rows: rows that are replaced or added.
     """
 
     replacement: Tensor | None = None
@@ -90,22 +90,22 @@ class Edit:
 
     @property
     def replaces(self) -> bool:
-        """Whether values of the base go, all or some rows of them."""
+        """Whether values of the base are replaced, all or some rows."""
         return self.replacement is not None or self.rows is not None
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the result, for a parameter of shape `stored` in the base."""
+        """Shape of the result, for a parameter of shape `stored` in the base."""
         if self.replacement is not None:
             return tuple(self.replacement.shape)
         return (self.rows.grown(stored[0]), *stored[1:]) if self.rows is not None else stored
 
     @property
     def by_rows(self) -> bool:
-        """Whether a row of the result needs no other rows; not so for DoRA's norms where inputs are rows."""
+        """Whether rows can be computed independently; not for DoRA on transposed weights, whose norms span rows."""
         return self.low_rank is None or self.low_rank.magnitude is None or not self.low_rank.transposed
 
     def without_low_rank(self) -> Edit:
-        """This edit as a layer tied to the parameter, but without an adapter of its own, sees it."""
+        """The edit that a layer tied to this parameter gets if it has no adapter of its own."""
         return evolve(self, low_rank=None, added=None)
 
     def same_as(self, other: Edit | None) -> bool:
@@ -132,7 +132,7 @@ class Edit:
 
 @frozen(eq=False)
 class Loaded:
-    """An edit with its values in memory, in fp32."""
+    """An edit with its values in memory, in float32."""
 
     edit: Edit
     a: torch.Tensor | None
@@ -141,7 +141,9 @@ class Loaded:
     vector: torch.Tensor | None
 
     def apply(self, rows: torch.Tensor, first: int) -> torch.Tensor:
-        """The new values of `rows` (fp32, the replacement's where there is one), which begin at row `first`."""
+        """The new values of `rows` (float32, already replaced if there is a replacement), which begin at row
+        `first`.
+        """
         if self.vector is not None:
             return rows + self.vector[first : first + rows.shape[0]]
         pair = self.edit.low_rank

@@ -1,4 +1,4 @@
-"""How many bytes exporters will write, about, by what files tell of the base."""
+"""Estimates the bytes that exporters will write, from the base's files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2,
 
 
 def base_bytes(facts: BaseFacts | None) -> int:
-    """Of the base's weights; a GGUF file is taken as fp32, as it is dequantised. 0 where nothing is known."""
+    """Bytes of the base's weights; of a GGUF file in float32, as it is dequantized. 0 if unknown."""
     if facts is None:
         return 0
     if facts.is_gguf:

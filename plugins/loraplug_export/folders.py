@@ -25,7 +25,7 @@ LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer lies in the folder."""
+    """Whether the folder has a tokenizer."""
     return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
@@ -42,10 +42,10 @@ def copy_tokenizer(sources: Iterable[Path], out: Path) -> None:
 
 
 def copy_model(folder: Path, out: Path) -> None:
-    """Make `out` of a model's folder: its config, its weights and its tokenizer.
+    """Copy a model's config, weights and tokenizer to the folder `out`.
 
     Raises:
-        InputError: a file of them is missing, or the weights are broken.
+        InputError: a file is missing, or the weights are damaged.
     """
     from loraplug_export.generation import write_generation_config
     from loraplug_export.tensors import open_checkpoint
@@ -68,14 +68,14 @@ def copy_licences(base: Path, out: Path) -> None:
 
 
 def write_config(base: Path, out: Path, vocabulary: int | None = None, untied: bool = False) -> None:
-    """Copy the config; architecture and all that is not said here stays the base's.
+    """Copy the base's config.json with changes.
 
     Args:
-        vocabulary: the new number of rows of the embedding, where it has changed.
-        untied: whether embedding and head have become weights of their own.
+        vocabulary: the new number of rows of the embedding, if it has changed.
+        untied: whether embedding and output layer are no longer tied.
     """
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    text = _text_config(config)  # of a model of several kinds of input, the part about text
+    text = _text_config(config)  # the text part of a multimodal model's config
     if vocabulary is not None:
         text["vocab_size"] = vocabulary
     if untied:

@@ -1,4 +1,4 @@
-"""The generation config of what is exported: the base's, with the token that ends a turn as an end of answers."""
+"""The generation config of an export: the base's, with the end-of-turn token as an end of answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def generation_settings(base: Path, tokenizer: Path) -> dict[str, Any]:
-    """What the base's generation config says (its config.json, where it has none), with the end of turn as an `eos`.
+    """The base's generation config (from config.json if it has none), with the end-of-turn token in `eos_token_id`.
 
-    Without it a base that was trained to chat would go on past its answer in whatever runs it.
+    Without it a base model that was trained to chat would not stop at the end of its answer.
 
     Args:
         tokenizer: the folder of the tokenizer with the chat template that was trained.
@@ -32,7 +32,7 @@ def generation_settings(base: Path, tokenizer: Path) -> dict[str, Any]:
 
 
 def write_generation_config(base: Path, tokenizer: Path, out: Path) -> None:
-    """Write it into the folder `out`: byte for byte the base's where that says all, nothing where there is none."""
+    """Write it to the folder `out`: a copy of the base's if nothing is to be added; nothing if there is none."""
     path = base / GENERATION
     settings = generation_settings(base, tokenizer)
     if path.is_file() and settings == _own(base):
@@ -60,5 +60,5 @@ def _end_of_turn(folder: Path) -> int | None:
         return None
     try:
         return end_of_turn(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
-    except (ValueError, OSError, KeyError, ImportError):  # one that needs code of its own, which is not run here
+    except (ValueError, OSError, KeyError, ImportError):  # a tokenizer that needs remote code, which is not run here
         return None

@@ -17,41 +17,41 @@ from loraplug_export.merged import MergedExporter
 
 @frozen
 class HubExporter(ProvedExporter):
-    """A push of adapter or merged model with its card to the Hugging Face Hub; private unless said otherwise."""
+    """Pushes the adapter or merged model with its card to the Hugging Face Hub; private by default."""
 
     name = "hub"
     takes = frozenset({"adapter", "model"})
-    repo: Annotated[str, Doc("owner/name on the hub; made where there is none")] = field(
+    repo: Annotated[str, Doc("owner/name on the hub; created if it does not exist")] = field(
         validator=validators.matches_re(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
     )
     what: Annotated[Literal["adapter", "merged"], Doc("what to push")] = "adapter"
-    private: Annotated[bool, Doc("make the repository private; a public one of that name is then left alone")] = True
-    branch: Annotated[str, Doc("branch to push to; made where there is none")] = "main"
-    message: Annotated[str | None, Doc("the commit's message")] = None
+    private: Annotated[bool, Doc("create a private repository, and refuse to push to a public one of that name")] = True
+    branch: Annotated[str, Doc("branch to push to; created if it does not exist")] = "main"
+    message: Annotated[str | None, Doc("the commit message")] = None
 
     def place(self, run: Run) -> Path:
-        """A receipt: `outputs/hub/<run name>-<what>.json` says what was pushed where."""
+        """A receipt, `outputs/hub/<run name>-<what>.json`, that records what was pushed where."""
         return run.outputs / "hub" / f"{run.name}-{self.what}.json"
 
     def check(self, recipe: Any) -> Iterator[Problem]:
-        """An adapter that is to be pushed where a whole model is trained."""
+        """Refuse to push an adapter if a whole model is trained."""
         if self.what == "adapter" and recipe.trainer.makes() == "model":
-            yield Problem("exporter.what", 'the trainer makes a whole model, and no adapter; set what = "merged"')
+            yield Problem("exporter.what", 'the trainer makes a whole model, not an adapter; set what = "merged"')
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
-        """A name that is none, no token or a wrong one, a public repository; the hub is asked."""
+        """Report an invalid name, a missing or wrong token, or a public repository; asks the hub."""
         from loraplug_export.hub_ask import push_problems
 
         yield from push_problems(self.repo, self.private)
         yield from self.proving_problems(run, recipe)
 
     def export(self, result: ExportContext, out: Path) -> Path:
-        """Push, then write the receipt `out`. HF_TOKEN, or a login of the `hf` command, says who pushes.
+        """Push, then write the receipt `out`. Authenticates by HF_TOKEN, or a login of the `hf` command.
 
         Raises:
-            InputError: no token, no right to push, or a public repository of that name and `private` set; what would be
-                pushed has a certificate that has not passed.
-            LoraplugError: the hub cannot be reached or refuses.
+            InputError: no token, no right to push, or a public repository of that name and `private` set; the export
+                has a certificate that has not passed.
+            LoraplugError: the hub cannot be reached or returns an error.
         """
         import shutil
 
@@ -61,7 +61,7 @@ class HubExporter(ProvedExporter):
         out.parent.mkdir(parents=True, exist_ok=True)
         if Path(loadable_base(result)).is_absolute() and self.what == "adapter":
             result.run.warn(
-                "hub: the base is a folder of this machine; others cannot load it by the name alone that is pushed"
+                "hub: the base model is a folder on this machine, so others will not be able to load the pushed adapter"
             )
         made = result.artefact(self.what)
         own = out.with_name(out.name + ".folder")
@@ -108,25 +108,27 @@ class HubExporter(ProvedExporter):
             status = error.response.status_code if error.response is not None else 0
             if status in (401, 403):
                 raise InputError(
-                    f"may not be pushed to with this token ({status})",
+                    f"this token has no write access to it ({status})",
                     where=where,
                     todo="set HF_TOKEN to a token with write access to it",
                 ) from None
-            raise LoraplugError(f"the hub refused ({_line(error)})", where=where, todo="try again later") from None
+            raise LoraplugError(
+                f"the hub returned an error ({_line(error)})", where=where, todo="try again later"
+            ) from None
         except HFValidationError as error:
-            raise InputError(f"not a name for a repository ({_line(error)})", where=where) from None
+            raise InputError(f"not a valid repository name ({_line(error)})", where=where) from None
         except (OSError, HTTPError) as error:
             raise LoraplugError(
-                f"the hub was not reached ({_line(error)})", where=where, todo="check the network"
+                f"the hub could not be reached ({_line(error)})", where=where, todo="check the network"
             ) from None
         return {"url": str(url), "private": not public, "branch": self.branch, "commit": commit.oid, "what": self.what}
 
 
 def check_certified(folder: Path) -> None:
-    """Refuse to push what has a certificate that it does not agree, or one that cannot be read.
+    """Refuse to push an export whose certificate has not passed or cannot be read.
 
     Raises:
-        InputError: so it is.
+        InputError: it has not passed, or cannot be read.
     """
     from loraplug_export.certificate import FILE
 
@@ -138,7 +140,7 @@ def check_certified(folder: Path) -> None:
     except (ValueError, KeyError, TypeError):
         passed = False
     if not passed:
-        what = "its certificate says that it does not answer as base + adapter does, or cannot be read"
+        what = "its certificate cannot be read, or says that its answers are not those of base + adapter"
         raise InputError(what, where=path, todo="export it again")
 
 

@@ -1,4 +1,4 @@
-"""Whether a push to the hub would be taken, asked before there is anything to push."""
+"""Checks before the run whether the hub would accept a push."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SECONDS = 10
 
 
 def push_problems(repo: str, private: bool) -> Iterator[Problem]:
-    """What would stop a push to this repository, as far as the hub tells."""
+    """Problems that would stop a push to this repository, as far as the hub can tell."""
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -33,22 +33,22 @@ def push_problems(repo: str, private: bool) -> Iterator[Problem]:
         if private and not api.repo_info(repo, timeout=_SECONDS).private:
             yield Problem(key, f"{repo}: is public already; set private = false to push to it, or rename")
     except RepositoryNotFoundError:
-        return  # it will be made
+        return  # it will be created
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
-            what = f"the hub does not take the token ({status}); set HF_TOKEN to one with write access"
+            what = f"the hub does not accept the token ({status}); set HF_TOKEN to one with write access"
         elif status == 429:
-            what = "the hub has had too many requests from here (429); wait some minutes, then try again"
+            what = "too many requests to the hub (429); wait some minutes, then try again"
         elif status >= 500 or not status:
-            what = f"the hub refused ({status}); try again later, or take the exporter out"
-        else:  # a mirror that does not say who asks
+            what = f"the hub returned an error ({status}); try again later, or remove the exporter"
+        else:  # a mirror without an API to identify the token
             return
         yield Problem(key, f"{repo}: {what}")
     except OfflineModeIsEnabled:
-        yield Problem(key, f"{repo}: HF_HUB_OFFLINE is set; unset it to push, or take the exporter out")
+        yield Problem(key, f"{repo}: HF_HUB_OFFLINE is set; unset it to push, or remove the exporter")
     except (OSError, HTTPError) as error:
-        yield Problem(key, f"{repo}: the hub was not reached ({_line(error)}); check the network")
+        yield Problem(key, f"{repo}: the hub could not be reached ({_line(error)}); check the network")
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Judges what a merged module answers against base + adapter, and says what all of it came to."""
+"""Compares the outputs of merged modules with those of base + adapter, and reports the result."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     import torch
 
 ALLOWED = {"F64": 1e-5, "F32": 1e-5, "BF16": 2**-8, "F16": 2**-11}
-"""Largest relative difference by output type: its rounding for the short ones, fp32 arithmetic's own noise else."""
+"""Largest relative difference allowed, by stored dtype: its rounding for 16-bit dtypes, else float32's own noise."""
 
 
 @frozen
 class VerificationReport:
-    """What the proof measured.
+    """The figures of a verification.
 
     Attributes:
         by: whether modules were compared one by one, or the whole model's logits.
         tokens: how many went through the model.
         modules: how many modules were compared; 0 where the logits were.
-        unchanged: stored tensors beyond those modules', which are the base's byte for byte.
+        unchanged: other stored tensors, which are byte for byte the base's.
         largest: the largest absolute difference of a merged module's output (of the logits) from base + adapter's.
-        relative: the largest difference of a module, relative to what its weights' sizes make of its input.
+        relative: the largest difference of a module, relative to sqrt(x² W²) of its input and weights.
         layer: the module with the largest `relative`; "logits" where they were compared.
         allowed: the bound on `relative` for that module's type.
     """
@@ -44,7 +44,7 @@ class VerificationReport:
 
 
 class ReadPastError(LoraplugError):
-    """The model reads adapted weights around their adapters, so that these do nothing, and merging them does.
+    """The model reads adapted weights directly, so that their adapters have no effect, but merging them would.
 
     Attributes:
         names: the parameters.
@@ -53,7 +53,8 @@ class ReadPastError(LoraplugError):
     def __init__(self, names: Sequence[str], merged: Path) -> None:
         self.names = tuple(names)
         super().__init__(
-            f"the model reads {', '.join(names)} past its adapter, which does nothing there and must not be merged",
+            f"the model reads {', '.join(names)} directly, past the adapter, which has no effect there and must not be "
+            "merged",
             where=merged,
             todo="train without an adapter on these layers",
         )
@@ -61,10 +62,10 @@ class ReadPastError(LoraplugError):
 
 @define
 class Worst:
-    """The largest differences so far.
+    """Collects the largest differences.
 
     Attributes:
-        proved: the parameters that compared modules have read.
+        proved: the parameters that the compared modules have read.
     """
 
     proof: VerificationReport = VerificationReport()
@@ -73,14 +74,15 @@ class Worst:
     failed: list[tuple[VerificationReport, Sequence[str]]] = field(factory=list)
 
     def take(self, compared: Compared, types: Collection[str], past: Sequence[str] = ()) -> None:
-        """Compare the outputs of a module that has run with the base's weights and the adapter, and with merged ones.
+        """Compare the outputs of a module with base weights + adapter and with merged weights.
 
         Args:
-            types: safetensors' names of the types that its merged weights are stored in.
-            past: adapted weights that it reads around their adapter, which changes nothing that way.
+            types: safetensors' names of the dtypes that its merged weights are stored in.
+            past: adapted weights that it reads directly, past their adapter.
 
         Raises:
-            NotInPiecesError: rounding has changed a choice, such as a router's, so that the outputs tell nothing.
+            NotInPiecesError: rounding has changed a discrete choice, such as a router's, so that the outputs cannot be
+                compared.
         """
         import torch
 
@@ -88,7 +90,9 @@ class Worst:
         for wanted, got in zip(tensors(compared.wanted), tensors(compared.got), strict=True):
             if not wanted.is_floating_point():
                 if not torch.equal(wanted, got):
-                    raise NotInPiecesError(f"{compared.name} chooses otherwise once its weights are rounded")
+                    raise NotInPiecesError(
+                        f"{compared.name} makes another discrete choice once its weights are rounded"
+                    )
                 continue
             difference = (got - wanted).abs()
             relative = float(difference.norm() / _size(compared, got).norm().clamp_min(1e-30))
@@ -103,34 +107,33 @@ class Worst:
         self.proved.update(compared.read)
 
     def judged(self, tokens: int, unchanged: int, merged: Path, run: Run) -> VerificationReport:
-        """What all comparisons came to.
+        """The report over all comparisons; logs it.
 
         Raises:
-            ReadPastError: all that is wrong is adapters that do nothing in training.
-            LoraplugError: a module differs by more than its type allows.
+            ReadPastError: the only differences are adapters that had no effect in training.
+            LoraplugError: a module differs by more than its dtype allows.
         """
         if self.failed:
             if all(past for _, past in self.failed):
                 raise ReadPastError(sorted({name for _, past in self.failed for name in past}), merged)
             bad, _ = max(self.failed, key=lambda one: one[0].relative / one[0].allowed)
             raise LoraplugError(
-                f"{bad.layer} answers differently from base + adapter: relative difference {bad.relative:.2g}, "
-                f"allowed {bad.allowed:.2g} ({len({one.layer for one, _ in self.failed})} modules are off)",
+                f"{bad.layer} gives another output than with base + adapter: relative difference {bad.relative:.2g}, "
+                f"allowed {bad.allowed:.2g} ({len({one.layer for one, _ in self.failed})} modules differ)",
                 where=merged,
-                todo="report this as a bug; peft's merge_and_unload is the way round it",
+                todo="report this as a bug; peft's merge_and_unload can be used instead",
             )
         proof = evolve(self.proof, tokens=tokens, modules=len(self.modules), unchanged=unchanged)
         run.say(
-            f"merged: proved on {tokens} tokens, {proof.modules} modules one by one; "
-            f"largest difference {proof.largest:.2g}, "
-            f"relative {proof.relative:.2g} (allowed {proof.allowed:.2g}) in {proof.layer}"
-            + (f"; {unchanged} more tensors are the base's own" if unchanged else "")
+            f"merged: compared with base + adapter on {tokens} tokens: the outputs of {proof.modules} modules differ "
+            f"by at most {proof.largest:.2g}, relative {proof.relative:.2g} (allowed {proof.allowed:.2g}) in "
+            f"{proof.layer}" + (f"; {unchanged} other tensors are identical to the base's" if unchanged else "")
         )
         return proof
 
 
 def _size(compared: Compared, got: torch.Tensor) -> torch.Tensor:
-    """What a rounding of the weights is relative to: sqrt(x^2 W^2) of a product, else the output itself."""
+    """The scale of rounding errors: sqrt(x^2 W^2) of a product, else the output itself."""
     import torch
 
     kind, weight = compared.module, compared.read.get(f"{compared.name}.weight")

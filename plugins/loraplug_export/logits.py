@@ -1,9 +1,7 @@
-"""The proof of a merge for models that cannot be run module by module: the whole model's logits in fp32, as base +
-adapter and as the merged folder loads.
+"""Verifies a merge by the whole model's float32 logits, for models that cannot be run module by module.
 
-What rounding the merged weights may do to the logits depends on the model, so it is measured on the model itself: the
-merged weights are moved at random by as much as the rounding of their type may have moved them, and the logits by what
-follows from that.
+The effect of rounding the merged weights on the logits depends on the model, so it is measured: the merged weights are
+perturbed at random by as much as rounding to their dtype may have changed them.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ARITHMETIC = 1e-4
-"""Relative difference of logits that fp32 arithmetic alone may make: x (W + s A B) against x W + s (x A) B."""
+"""Relative difference of logits that float32 arithmetic alone may cause: x (W + s A B) against x W + s (x A) B."""
 ROUNDINGS = 3
-"""How many times what is measured once for a random rounding the rounding of the files may make."""
+"""Allowed multiple of the difference that was measured for a random rounding."""
 STEPS = {"F64": 2**-53, "F32": 2**-24, "BF16": 2**-9, "F16": 2**-12}
-"""Half a unit in the last place of a value, relative to the value at most."""
+"""Half a unit in the last place, relative to the value, at most."""
 
 
 def verify_logits(
@@ -37,16 +35,16 @@ def verify_logits(
     onto: Mapping[str, WeightTransform],
     unchanged: int,
 ) -> VerificationReport:
-    """Prove the merged folder by its logits; base + adapter and the merged model are in memory one after the other.
+    """Verify the merged folder by its logits; base + adapter and the merged model are loaded one after the other.
 
     Args:
-        unchanged: how many tensors have been found to be the base's byte for byte.
+        unchanged: number of tensors already found to be byte for byte the base's.
 
     Raises:
-        InputError: peft cannot put the adapter on the base.
+        InputError: peft cannot attach the adapter to the base.
         LoraplugError: the logits differ by more than rounding explains, or are not finite.
     """
-    with run.progress("proving the merge", 3) as bar:
+    with run.progress("verifying the merge", 3) as bar:
         wanted = _reference(plan, rows, onto)
         bar.advance()
         model = load(merged, type(plan.model))
@@ -63,10 +61,10 @@ def verify_logits(
 def compare(
     wanted: torch.Tensor, got: torch.Tensor, shaken: torch.Tensor, merged: Path, run: Run, proof: VerificationReport
 ) -> VerificationReport:
-    """Judge logits of shape (tokens, vocabulary) by what another rounding of the merged weights has made of them.
+    """Compare logits of shape (tokens, vocabulary), given the logits of another rounding of the merged weights.
 
     Raises:
-        LoraplugError: they differ by more, or are not finite.
+        LoraplugError: they differ by more than rounding explains, or are not finite.
     """
     from attrs import evolve
 
@@ -78,22 +76,22 @@ def compare(
             f"the merged model's logits differ from base + adapter's by {relative:.2g} of their size, "
             f"allowed {allowed:.2g}",
             where=merged,
-            todo="use the adapter as it is, with the exporter adapter",
+            todo="use the adapter without merging, with the exporter `adapter`",
         )
     largest = float((got - wanted).abs().max())
     run.say(
-        f"merged: proved on {proof.tokens} tokens by the whole model's logits; largest difference {largest:.2g}, "
-        f"relative {relative:.2g} (allowed {allowed:.2g}, by what rounding makes of this model)"
-        + (f"; {proof.unchanged} tensors are the base's own" if proof.unchanged else "")
+        f"merged: compared with base + adapter on {proof.tokens} tokens: the logits differ by at most {largest:.2g}, "
+        f"relative {relative:.2g} (allowed {allowed:.2g}, from the measured effect of rounding)"
+        + (f"; {proof.unchanged} tensors are identical to the base's" if proof.unchanged else "")
     )
     return evolve(proof, largest=largest, relative=relative, layer="logits", allowed=allowed)
 
 
 def logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Logits of all rows' tokens, fp32 of shape (tokens, vocabulary).
+    """Logits of the tokens of all rows, float32 of shape (tokens, vocabulary).
 
     Raises:
-        LoraplugError: the model does not run on text, as it is or with the adapter on it.
+        LoraplugError: the model fails on token ids, with or without the adapter.
     """
     import torch
 
@@ -104,9 +102,9 @@ def logits(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
             )
     except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
         kind = type(model.get_base_model() if hasattr(model, "peft_config") else model).__name__
-        what = f"a {kind} fails on text ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
-        todo = "set exporter.verify = false, which merges without a proof"
-        raise LoraplugError(f"the merge cannot be proved: {what}", where="exporter", todo=todo) from error
+        what = f"a {kind} fails on input tokens ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+        todo = "set exporter.verify = false to merge without verification"
+        raise LoraplugError(f"the merge cannot be verified: {what}", where="exporter", todo=todo) from error
 
 
 def _reference(plan: Plan, rows: Sequence[Sequence[int]], onto: Mapping[str, WeightTransform]) -> torch.Tensor:
@@ -121,20 +119,20 @@ def _reference(plan: Plan, rows: Sequence[Sequence[int]], onto: Mapping[str, Wei
 
 
 def load(folder: Path, kind: type[PreTrainedModel]) -> Any:
-    """The model of a folder as one of this class, in fp32."""
+    """Load a folder as a model of this class, in float32."""
     import torch
 
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
 
 def _shake(model: Any, plan: Plan) -> None:
-    """Move the weights that the merge has changed by a random rounding of their stored type."""
+    """Perturb the weights that the merge has changed by a random rounding to their stored dtype."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shake({name: (parameters[name], plan.dtype(name)) for name in plan.edits if name in parameters})
 
 
 def shake(weights: Mapping[str, tuple[torch.Tensor, str]]) -> None:
-    """Move weights, in place, by up to half a unit in the last place of their stored type."""
+    """Perturb weights, in place, by up to half a unit in the last place of their stored dtype."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -29,10 +29,10 @@ UNDERSTOOD = frozenset(
         "use_dora", "use_rslora",
     }
 )  # fmt: skip
-"""Settings whose effect on the merged weights is known here; any other that is set goes to peft."""
+"""Settings whose effect on merged weights is implemented here; adapters with any other are merged by peft."""
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Values of `init_lora_weights` that leave the base as it was."""
+"""Values of `init_lora_weights` that do not change the base."""
 
 _PART = re.compile(
     r"^(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
@@ -45,7 +45,7 @@ _TOKENS = ".token_adapter.trainable_tokens_delta"
 
 @frozen
 class Adapter:
-    """An adapter folder that has been looked at, and whose tensors are read when asked for.
+    """An opened adapter folder, whose tensors are read lazily.
 
     Attributes:
         unknown: why it cannot be merged by this package's own arithmetic, or None.
@@ -58,21 +58,21 @@ class Adapter:
 
     @property
     def full_modules(self) -> tuple[str, ...]:
-        """Names of modules that were trained whole."""
+        """Names of fully trained modules (`modules_to_save`)."""
         return tuple(self.config.get("modules_to_save") or ())
 
 
 def open_adapter(folder: Path) -> Adapter:
-    """Look at an adapter folder.
+    """Open an adapter folder.
 
     Raises:
-        InputError: a file is missing or broken, or the weights are a pickle.
+        InputError: a file is missing or damaged, or the weights are a pickle.
     """
     config = _read_config(folder)
     if not (folder / WEIGHTS).is_file():
         if (folder / "adapter_model.bin").is_file():
             raise InputError(
-                "is a pickle, which can run code when it is opened",
+                "is a pickle, which can run code when it is loaded",
                 where=folder / "adapter_model.bin",
                 todo=f"ask for the adapter as {WEIGHTS}",
             )
@@ -86,19 +86,21 @@ def open_adapter(folder: Path) -> Adapter:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        raise InputError(f"no {CONFIG} in it, so it is not an adapter folder", where=folder)
+        raise InputError(f"has no {CONFIG}, so it is not an adapter folder", where=folder)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON ({error})", where=path, todo="copy the adapter again") from None
+        raise InputError(
+            f"not JSON ({error})", where=path, todo="the file may be incomplete: copy the adapter again"
+        ) from None
     if not isinstance(config, dict) or "peft_type" not in config:
-        raise InputError("says no peft_type", where=path, todo="copy the adapter again")
+        raise InputError("has no peft_type", where=path, todo="the file may be incomplete: copy the adapter again")
     return config
 
 
 def _unknown(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
     if config["peft_type"] != "LORA":
-        return f"it is of kind {config['peft_type']}"
+        return f"its peft_type is {config['peft_type']}"
     if strange := sorted(key for key, value in config.items() if value and key not in UNDERSTOOD):
         return f"it was trained with {', '.join(strange)}"
     if config.get("init_lora_weights") not in PLAIN_STARTS:
@@ -112,20 +114,22 @@ def _unknown(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | 
 
 
 def read_edits(adapter: Adapter, transposed: set[str]) -> dict[str, Edit]:
-    """What the adapter does, by the name of the model's parameter.
+    """The adapter's changes, by the name of the model's parameter.
 
     Args:
         transposed: modules of the base whose weights are stored as (inputs, outputs).
 
     Raises:
-        InputError: a pair lacks its other half, ranks differ, or values are not finite.
+        InputError: A or B is missing, ranks differ, or values are not finite.
     """
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     edits: dict[str, Edit] = {}
     where = adapter.folder / WEIGHTS
     for name, tensor in adapter.tensors.items():
         if not tensor.is_finite():
-            raise InputError(f"{name} holds NaN or infinite values", where=where, todo="train again from a good step")
+            raise InputError(
+                f"{name} holds NaN or infinite values", where=where, todo="use an earlier checkpoint, or train again"
+            )
         plain = name.removeprefix("base_model.model.")
         if match := _PART.match(plain):
             parts[match["module"]][match["part"]] = tensor
@@ -144,7 +148,7 @@ def read_edits(adapter: Adapter, transposed: set[str]) -> dict[str, Edit]:
 
 
 def _rows(config: Mapping[str, Any], module: str, values: Tensor, where: Path) -> Rows:
-    """The rows of one module; the config names modules by their names or the ends of them, or leaves it out."""
+    """The trained rows of one module; the config names modules by full name, by its last parts, or not at all."""
     told = config.get("trainable_token_indices") or ()
     if isinstance(told, Mapping):
         told = next((ids for name, ids in told.items() if module == name or module.endswith(f".{name}")), ())
@@ -156,7 +160,7 @@ def _rows(config: Mapping[str, Any], module: str, values: Tensor, where: Path) -
         or len(set(numbers)) < len(numbers)
     ):
         what = f"{module} has values for {values.shape[0]} tokens, and {CONFIG} names {len(numbers)}"
-        raise InputError(what, where=where, todo="copy the adapter again")
+        raise InputError(what, where=where, todo="the file may be incomplete: copy the adapter again")
     return Rows(numbers, values)
 
 
@@ -169,7 +173,7 @@ def _low_rank(
         raise InputError(f"{module} has no {missing[0]}", where=where, todo="save the adapter again")
     a, b = (found[name] for name in names)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
-        raise InputError(f"the two halves of {module} do not fit: {a.shape} and {b.shape}", where=where)
+        raise InputError(f"A and B of {module} do not fit: {a.shape} and {b.shape}", where=where)
     rank = a.shape[0]
     alpha = _alpha(config, module)
     return LowRank(
@@ -183,7 +187,7 @@ def _low_rank(
 
 
 def _alpha(config: Mapping[str, Any], module: str) -> float:
-    """`lora_alpha`, or what the first matching key of `alpha_pattern` says, matched as peft does: at the name's end."""
+    """`lora_alpha`, or the first matching entry of `alpha_pattern`, matched as in peft: at the name's end."""
     for pattern, alpha in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return float(alpha)

@@ -1,4 +1,4 @@
-"""What an adapter that was not trained was made from: kept in its folder, said on its card."""
+"""The origin of derived adapters: kept in `made_from.json`, shown on the model card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MADE_FROM = "made_from.json"
 
 
 def read_made_from(adapter: Path) -> Mapping[str, Any]:
-    """What `made_from.json` of an adapter folder says; nothing where there is none, or where it is no table."""
+    """The content of an adapter folder's `made_from.json`; empty if there is none, or it is not a JSON object."""
     try:
         found = json.loads((adapter / MADE_FROM).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -20,7 +20,7 @@ def read_made_from(adapter: Path) -> Mapping[str, Any]:
 
 
 def made_from_section(adapter: Path) -> list[str]:
-    """The card's section on it; none for an adapter that was trained."""
+    """The section of the model card; empty for a trained adapter."""
     facts = read_made_from(adapter)
     if not facts:
         return []

@@ -1,4 +1,4 @@
-"""The streaming merge: from the base's files to the merged model's, a few rows of one tensor at a time."""
+"""The streaming merge: from the base's files to the merged model's, in chunks of rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Output:
-    """One tensor to write: where its values come from and what happens to them."""
+    """One tensor to write: the source of its values and how they change."""
 
     stored: Tensor
     edit: Edit | None = None
@@ -30,7 +30,7 @@ class Output:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor as it will be written."""
+        """Shape of the tensor as it will be written."""
         return self.stored.shape if self.edit is None else self.edit.shape(self.stored.shape)
 
     @property
@@ -39,10 +39,10 @@ class Output:
         return prod(self.shape) * type_bytes(self.stored.dtype) if self.edit or self.onto else self.stored.length
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
-        """Rows of the merged tensor in the base's type, in order.
+        """Chunks of rows of the merged tensor, in the base's dtype.
 
         Raises:
-            LoraplugError: a value is NaN or too large for the base's type.
+            LoraplugError: a value is NaN or too large for the base's dtype.
         """
         import torch
 
@@ -67,14 +67,14 @@ class Output:
 
 
 def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, WeightTransform] | None = None) -> None:
-    """Write the merged weights, file for file like the base's, into the folder `out`.
+    """Write the merged weights to the folder `out`, split into files like the base's.
 
     Args:
-        onto: stored names whose weights are changed before the adapter is added, and how.
+        onto: transforms of weights, by stored name, that are applied before the adapter is added.
 
     Raises:
         LoraplugError: a merged value is not finite.
-        InputError: a file of the base ends too early.
+        InputError: a file of the base is truncated.
     """
     onto = onto or {}
     edits = plan.stored_edits()
@@ -102,10 +102,10 @@ def merge(plan: Plan, out: Path, run: Run, onto: Mapping[str, WeightTransform] |
 def write_values(
     base: Checkpoint, values: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor], out: Path, run: Run
 ) -> None:
-    """Write weights that are in memory, file for file like the base's and each in the base's type.
+    """Write weights from memory, split into files and stored in dtypes like the base's.
 
     Args:
-        values: by stored name; what is not among them is copied.
+        values: by stored name; others are copied from the base.
         new: weights that the base does not store; they go into its last file, in the type of its first tensor.
 
     Raises:
@@ -142,12 +142,12 @@ def _check_range(name: str, values: torch.Tensor, dtype: torch.dtype, file: Path
         raise LoraplugError(
             f"{name} has NaN, infinite or too large values for {str(dtype).removeprefix('torch.')} after merging",
             where=file,
-            todo="look for a broken base or adapter",
+            todo="check base and adapter for NaN or infinite values",
         )
 
 
 def _write_index(base: Checkpoint, out: Path, new: Mapping[str, Tensor]) -> None:
-    """Write the base's index, if it has one; new names lie in the file of the tensor that is given for each."""
+    """Write the base's index, if it has one; new names are put into the file of the tensor given for each."""
     path = base.folder / "model.safetensors.index.json"
     if not path.is_file():
         return

@@ -1,4 +1,4 @@
-"""`merged`: a transformers folder that needs no peft."""
+"""`merged`: a transformers model folder that needs no peft."""
 
 from __future__ import annotations
 
@@ -24,38 +24,39 @@ class MergedExporter(ProvedExporter):
 
     name = "merged"
     takes = frozenset({"adapter", "model"})
-    out: Annotated[Path | None, Doc("the folder to put it into; by default outputs/merged")] = None
+    out: Annotated[Path | None, Doc("the parent folder; default: outputs/merged")] = None
     onto: Annotated[
         OntoName,
         Doc(
-            "the weights the adapter is added to: the base's own, or, for an adapter trained on a 4- or 8-bit base, "
-            "those weights rounded as they were in training"
+            "the weights that the adapter is merged into: the base's own, or, for an adapter trained on a 4- or 8-bit "
+            "base, the quantized and dequantized weights of the training"
         ),
     ] = "original"
-    verify: Annotated[bool, Doc("prove every merged layer against base + adapter before the folder gets its name")] = (
-        True
-    )
+    verify: Annotated[
+        bool, Doc("verify the output of every merged layer against base + adapter before the export is kept")
+    ] = True
 
     def place(self, run: Run) -> Path:
         """`<out>/<run name>`."""
         return (self.out or run.outputs / "merged") / run.name
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
-        """What a certificate would lack."""
+        """Report what a certificate would need and the recipe does not have."""
         yield from self.proving_problems(run, recipe)
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
-        """As many bytes as the base's weights have in full precision."""
+        """Bytes of the base's unquantized weights."""
         from loraplug_export.estimate import base_bytes
 
         return {self.place(run): base_bytes(recipe.model.facts(run=run))}
 
     def export(self, result: ExportContext, out: Path) -> Path:
-        """Merge into the folder `out`; what was done and proved is kept in its `loraplug.json`. A model is copied.
+        """Merge into the folder `out`, with the verification's figures in `loraplug.json`. A fully trained model is
+        copied.
 
         Raises:
-            InputError: base and adapter do not fit, or a file of theirs is missing or broken.
-            LoraplugError: the merged weights are not finite, or do not answer like base + adapter.
+            InputError: base and adapter do not fit, or one of their files is missing or damaged.
+            LoraplugError: the merged weights are not finite, or do not give the outputs of base + adapter.
         """
         from loraplug_export.card import write_card
         from loraplug_export.folders import copy_licences, copy_model
@@ -91,7 +92,9 @@ class MergedExporter(ProvedExporter):
         from loraplug_export.certificate import FILE, PAGE, certify, folder_claim, server_claims, settle
 
         if self.onto == "dequantized":
-            result.run.say("merged: no certificate: merged onto rounded weights, it is not base + adapter")
+            result.run.say(
+                "merged: no certificate, as a model merged into dequantized weights differs from base + adapter"
+            )
             return
         claim = folder_claim(out)
         certificate = certify(result, [claim, *server_claims(self, result, claim.limit)])
@@ -121,7 +124,8 @@ class MergedExporter(ProvedExporter):
         except ReadPastError as error:
             names = ", ".join(error.names)
             result.run.say(
-                f"merged: left out what is on {names}: the model reads it past the adapter, which does nothing"
+                f"merged: the adapter of {names} is left out: the model reads these weights directly, so it has no "
+                "effect"
             )
             plan = plan.without(error.names)
         for file in plan.base.metadata:
@@ -139,21 +143,21 @@ class MergedExporter(ProvedExporter):
 
         if self.onto == "dequantized":
             raise InputError(
-                f"this adapter needs peft's own merge ({reason}), which merges onto the original weights only",
+                f"this adapter needs peft's own merge ({reason}), which merges into the original weights only",
                 where=result.adapter,
-                todo='use onto = "original"',
+                todo='set onto = "original"',
             )
         model = empty_model(result.base, tuple(open_adapter(result.adapter).tensors))
         check_ends(model, stored_forms(model, open_checkpoint(result.base).tensors), result.base)
         vocabulary = model.config.get_text_config().vocab_size
-        result.run.say(f"merged: by peft with the whole model in memory, because {reason}")
+        result.run.say(f"merged: peft merges with the whole model in memory, because {reason}")
         _begin(result, out)
         rows = rows_for_proof(result, out, vocabulary) if self.verify else None
         return merge_with_peft(result.adapter, result.base, out, rows, result.run)
 
 
 def _lock_with_proof(result: ExportContext, facts: Mapping[str, Any], out: Path) -> None:
-    """The run's lock, where there is one, with how the merge was made and what its proof measured as a last table."""
+    """The run's lock, if there is one, with the merge's settings and verification figures as a last table."""
     import tomli_w
 
     if (lock := result.extras.get("recipe.lock.toml")) is not None:
@@ -171,7 +175,7 @@ def _begin(result: ExportContext, out: Path) -> None:
 
 
 def new_vocabulary(plan: Plan) -> int | None:
-    """Rows of the embedding, where the adapter brings one of its own, or rows behind its last."""
+    """The number of embedding rows, if the adapter replaces the embedding or adds rows; else None."""
     embedding = plan.model.get_input_embeddings()
     for name, edit in plan.edits.items():
         if edit.rows is not None and plan.model.get_submodule(name.rpartition(".")[0]) is embedding:
@@ -183,6 +187,6 @@ def new_vocabulary(plan: Plan) -> int | None:
 
 
 def _token_rows(plan: Plan) -> list[list[int]]:
-    """A row for the proof of those tokens that the adapter has rows for."""
+    """A row of the added tokens, for the verification."""
     found = [edit.rows.numbers[:64] for edit in plan.edits.values() if edit.rows is not None]
     return [[*found[0]]] if found else []

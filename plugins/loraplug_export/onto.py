@@ -1,4 +1,4 @@
-"""The weights an adapter saw in training, where they were quantised: quantised and dequantised again.
+"""The weights of a quantized base as the adapter saw them in training: quantized and dequantized again.
 
 bitsandbytes rounds every weight once when a base is loaded in 4 or 8 bits; the adapter learns on top of the rounded
 ones. The same functions, with the settings kept in the adapter's `loraplug.json`, give the same rounded weights.
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import torch
 
 WeightTransform = Callable[["torch.Tensor"], "torch.Tensor"]
-"""What the adapter is merged onto: a whole weight as stored to the weight in fp32."""
+"""A transform of a stored weight (whole) to the float32 weight that the adapter is merged into."""
 
 FACTS = "loraplug.json"
 
 
 def training_facts(adapter: Path) -> dict[str, Any]:
-    """What `loraplug.json` in the adapter folder says; nothing where there is none.
+    """The content of `loraplug.json` in the adapter folder; empty if there is none.
 
     Keys: `quantization`, the base's quantization config in training or null; `dtype`, the type in which the base's
     weights were when they were quantised (float32 where it is not said).
 
     Raises:
-        InputError: it is not a JSON table.
+        InputError: it is not a JSON object.
     """
     path = adapter / FACTS
     if not path.is_file():
@@ -39,22 +39,26 @@ def training_facts(adapter: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON ({error})", where=path, todo="copy the adapter folder again") from None
+        raise InputError(
+            f"not JSON ({error})", where=path, todo="the file may be incomplete: copy the adapter folder again"
+        ) from None
     if not isinstance(facts, dict):
-        raise InputError("not a table", where=path, todo="copy the adapter folder again")
+        raise InputError(
+            "not a JSON object", where=path, todo="the file may be incomplete: copy the adapter folder again"
+        )
     return facts
 
 
 def dequantized(plan: Plan, adapter: Path, quantizer: Quantizer | None = None) -> Mapping[str, WeightTransform]:
-    """For each weight that was quantised in training, by stored name, the way to what it was then.
+    """For each weight that was quantized in training, by stored name, the transform to its value in training.
 
     Args:
-        plan: what will be merged.
+        plan: the merge.
         adapter: its folder.
-        quantizer: that of the training, where it is known; else one of bitsandbytes can be repeated by its settings.
+        quantizer: the quantizer of the training, if known; else bitsandbytes' is rebuilt from its settings.
 
     Raises:
-        InputError: the adapter was not trained on a quantised base, or not with bitsandbytes, or does not say.
+        InputError: the adapter was not trained on a quantised base, or not with bitsandbytes, or it is not recorded.
     """
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
@@ -71,7 +75,7 @@ def dequantized(plan: Plan, adapter: Path, quantizer: Quantizer | None = None) -
         turned = isinstance(module, Conv1D)
         if (turned or type(module) is Linear) and should_convert_module(name, skipped):
             if f"{name}.weight" not in plan.names:
-                raise UnsupportedAdapterError(f"the base stores {name}.weight in another form")
+                raise UnsupportedAdapterError(f"the base stores {name}.weight in a converted form")
             found[plan.names[f"{name}.weight"]] = _turned(round_trip) if turned else round_trip
     return found
 
@@ -80,9 +84,13 @@ def _settings(adapter: Path) -> dict[str, Any]:
     facts = training_facts(adapter)
     settings = facts.get("quantization")
     if not settings:
-        said = "says its base was not quantised" if facts else f"has no {FACTS} that says how its base was quantised"
+        said = (
+            "records that its base was not quantized"
+            if facts
+            else f"has no {FACTS} that says how its base was quantised"
+        )
         raise InputError(
-            f'the adapter {said}, so there is nothing to merge onto "dequantized"',
+            f'the adapter {said}, so onto = "dequantized" does not apply',
             where=adapter,
             todo='use onto = "original"',
         )
@@ -100,7 +108,7 @@ def _rounding(settings: Mapping[str, Any], dtype_name: str, adapter: Path) -> We
     if not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
         method = settings.get("quant_method", "an unknown method")
         raise InputError(
-            f"the base was quantised by {method}, which cannot be repeated here",
+            f"the base was quantized by {method}, whose rounding cannot be reproduced here",
             where=adapter / FACTS,
             todo='use onto = "original"',
         )

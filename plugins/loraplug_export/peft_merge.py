@@ -1,4 +1,4 @@
-"""peft's own merge, for kinds of adapter this package has no arithmetic for."""
+"""peft's own merge, for kinds of adapter that the streaming merge does not support."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 LOGITS = 1e-3
-"""Largest relative difference of fp32 logits by the merge itself, before the weights are rounded to the base's type."""
+"""Largest relative difference of float32 logits allowed before the weights are rounded to the base's dtype."""
 
 
 def merge_with_peft(
     adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[int]] | None, run: Run
 ) -> dict[str, Any]:
-    """Load the base in fp32, merge, and save as the base is stored; the whole model is in memory, once.
+    """Load the base in float32, merge, and save as the base is stored; the whole model is in memory, once.
 
     Args:
-        rows: token ids on which the written folder is proved, or None.
+        rows: token ids on which the written folder is verified, or None.
 
     Returns:
-        What the proof measured, as `judge.Proof` says it, and `logits`, the largest difference of fp32 logits by the
-        merge itself; empty without `rows`.
+        The figures of `judge.VerificationReport`, and `logits`, the largest difference of float32 logits before
+        rounding; empty without `rows`.
 
     Raises:
         InputError: base and adapter do not fit.
-        LoraplugError: peft cannot merge this adapter, or the merged model answers differently.
+        LoraplugError: peft cannot merge this adapter, or the merged model's outputs differ.
     """
     largest = _write_merged(adapter, base, out, rows or (), run)
     if not rows:
@@ -67,16 +67,16 @@ def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[
         raise LoraplugError(
             f"peft cannot merge this kind of adapter ({_line(error)})",
             where=adapter,
-            todo="use the adapter as it is, with the exporter adapter",
+            todo="use the adapter without merging, with the exporter `adapter`",
         ) from None
     largest = 0.0
     if before is not None:
         largest = float((logits(merged, rows) - before).abs().max())
         if not largest / float(before.abs().max()) < LOGITS:
             raise LoraplugError(
-                f"peft's merged model answers differently from base + adapter (logits by {largest:.2g})",
+                f"the logits of peft's merged model differ from those of base + adapter by {largest:.2g}",
                 where=adapter,
-                todo="use the adapter as it is, with the exporter adapter",
+                todo="use the adapter without merging, with the exporter `adapter`",
             )
     checkpoint = open_checkpoint(base)
     values, new = _as_stored(merged, checkpoint)
@@ -89,11 +89,11 @@ def _write_merged(adapter: Path, base: Path, out: Path, rows: Sequence[Sequence[
 
 
 def _as_stored(merged: Any, base: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The merged model's values by the base's stored names, and those of tied weights that have become weights of their
-    own by the model's. What the model does not load (the vision tower of a text model's base) is in neither.
+    """The merged model's values by the base's stored names, and those of untied weights by the model's names. Tensors
+    that the model does not load (a vision tower) are in neither.
 
     Raises:
-        LoraplugError: transformers cannot give them back in the base's form.
+        LoraplugError: transformers cannot convert them to the base's form.
     """
     import torch
 
@@ -114,7 +114,7 @@ def _as_stored(merged: Any, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
             raise LoraplugError(
                 f"transformers cannot store {conversion.targets[0]} as the base does",
                 where=base.folder,
-                todo="use the adapter as it is, with the exporter adapter",
+                todo="use the adapter without merging, with the exporter `adapter`",
             )
         values |= back
     return values, new
@@ -126,7 +126,7 @@ def _load(adapter: Path, base: Path) -> PeftModel:
 
 
 def with_adapter(model: Any, adapter: Path) -> PeftModel:
-    """A model with an adapter on it, as peft runs it.
+    """Attach an adapter to a model with peft.
 
     Raises:
         InputError: they do not fit.
@@ -138,12 +138,14 @@ def with_adapter(model: Any, adapter: Path) -> PeftModel:
         adapted = load_adapter(model, adapter).eval()
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"peft cannot put the adapter on this base ({_line(error)})", where=adapter, todo="check the base model"
+            f"peft cannot attach the adapter to this base model ({_line(error)})",
+            where=adapter,
+            todo="check that this is the base model of the adapter",
         ) from None
     wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-    if lacking := sorted(wanted - {*names.values()}):  # of which peft only warns
-        what = f"the adapter does not fit this base: it lacks {len(lacking)} tensors, such as {lacking[0]}"
-        raise InputError(what, where=adapter, todo="check the base model")
+    if lacking := sorted(wanted - {*names.values()}):  # peft only warns of them
+        what = f"the adapter does not fit this base model: {len(lacking)} tensors are missing, such as {lacking[0]}"
+        raise InputError(what, where=adapter, todo="check that this is the base model of the adapter")
     return adapted
 
 

@@ -1,7 +1,7 @@
-"""The proof of a merge that peft made: real rows go through base + adapter as peft runs them, in fp32, and every module
-on their way is run a second time with the weights that the merged files hold.
+"""Verifies a merge that peft made: real rows are run through base + adapter with peft, in float32, and every module is
+run a second time with the weights of the merged files.
 
-One model is in memory, and of the merged one the weights of one module at a time.
+One model is in memory, plus the merged weights of one module at a time.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class _Unit:
     """A module to compare.
 
     Attributes:
-        module: as it is in the model, adapters and all.
-        bare: the same without adapters.
+        module: the module in the model, with adapters.
+        bare: the same module without adapters.
         changed: whether an adapter is on it.
     """
 
@@ -43,17 +43,17 @@ class _Unit:
     changed: bool
 
     def parameters(self) -> dict[str, str]:
-        """From names within the bare module to those of the model's parameters."""
+        """Maps names within the bare module to names of the model's parameters."""
         return {key: f"{self.name}.{key}" if self.name else key for key in self.values()}
 
     def values(self) -> dict[str, torch.Tensor]:
-        """The bare module's weights; those of modules inside of it only where peft has wrapped it whole."""
+        """The bare module's own weights, and those of its submodules if peft has wrapped it whole."""
         return dict(self.bare.named_parameters(recurse=self.changed))
 
 
 @frozen
 class _Merged:
-    """The merged files, read by the names of the model's parameters."""
+    """Reads the merged files by the names of the model's parameters."""
 
     files: Checkpoint
     forms: Forms
@@ -64,7 +64,7 @@ class _Merged:
         return self._stored(name) is not None or name in self.forms.converted
 
     def read(self, name: str) -> torch.Tensor:
-        """Values in fp32."""
+        """The values, in float32."""
         if (stored := self._stored(name)) is not None:
             return self.files.tensors[stored].read().float()
         return self.forms.converted[name].make(lambda source: self.files.tensors[source].read())[name].float()
@@ -84,11 +84,11 @@ class _Merged:
 
 @define
 class _Watch:
-    """Runs units twice.
+    """Runs each module twice and compares the outputs.
 
     Attributes:
-        seen: names of the units that have been compared.
-        choices: units whose outputs tell nothing, as rounding changes a choice in them.
+        seen: names of the compared modules.
+        choices: modules that cannot be compared, as rounding changes a discrete choice in them.
     """
 
     merged: _Merged
@@ -98,7 +98,7 @@ class _Watch:
 
     @contextmanager
     def over(self, units: Sequence[_Unit]) -> Iterator[None]:
-        """While open, the units' modules are compared whenever they run."""
+        """Context manager: compare the modules whenever they run."""
         for unit in units:
             unit.module.forward = self._watching(unit)
         try:
@@ -135,15 +135,14 @@ class _Watch:
 def verify_with_peft(
     model: PeftModel, merged: Path, rows: Sequence[Sequence[int]], run: Run, beside: int = 0
 ) -> VerificationReport:
-    """Prove the merged folder against `model`, base + adapter unmerged and in fp32, on rows of token ids.
-
-    Modules that cannot be compared are counted and told of, and the whole model's logits are the proof of them.
+    """Verify the merged folder against `model`, base + adapter unmerged in float32, on rows of token ids. Modules that
+    cannot be compared are logged and covered by the comparison of the whole model's logits.
 
     Args:
-        beside: how many stored tensors the model does not load; they have been found to be the base's.
+        beside: number of stored tensors that the model does not load, already found to be the base's.
 
     Raises:
-        LoraplugError: a module, or the whole model, differs by more than its stored type allows.
+        LoraplugError: a module, or the whole model, differs by more than its stored dtype allows.
     """
     import torch
 
@@ -153,7 +152,7 @@ def verify_with_peft(
     all_units = list(_units(bare))
     units = [unit for unit in all_units if all(map(watch.merged.holds, unit.parameters().values()))]
     outputs = []
-    with run.progress("proving the merge", len(rows)) as bar, watch.over(units), torch.inference_mode():
+    with run.progress("verifying the merge", len(rows)) as bar, watch.over(units), torch.inference_mode():
         for row in rows:
             outputs.append(model(input_ids=torch.tensor([list(row)]), use_cache=False).logits[0].float())
             bar.advance()
@@ -168,7 +167,7 @@ def verify_with_peft(
     if not left:
         return proof
     names = ", ".join(unit.name for unit in left[:3]) + (" …" if len(left) > 3 else "")
-    run.warn(f"merged: {len(left)} modules cannot be compared one by one, and are proved by the logits alone: {names}")
+    run.warn(f"merged: {len(left)} modules cannot be compared one by one, only through the logits: {names}")
     return _by_logits(torch.cat(outputs), load(merged, type(empty)), watch.merged, rows, run)
 
 
@@ -202,7 +201,7 @@ def _units(model: torch.nn.Module, name: str = "") -> Iterator[_Unit]:
 
 
 def _try(unit: _Unit) -> None:
-    """Run a unit that no row has reached on made-up inputs; one that takes none of these stays unseen."""
+    """Run a module that no row has reached on made-up inputs, if it accepts them."""
     try:
         unit.module(made_up(unit.bare))
     except (NotInPiecesError, RuntimeError, TypeError, ValueError, AttributeError):
@@ -210,7 +209,7 @@ def _try(unit: _Unit) -> None:
 
 
 def _same(unit: _Unit, watch: _Watch) -> bool:
-    """Whether a module that never ran, or whose weights others read, has the merged weights."""
+    """Whether a module that was not compared has the merged weights (up to rounding)."""
     import torch
 
     values = unit.values()
@@ -219,7 +218,7 @@ def _same(unit: _Unit, watch: _Watch) -> bool:
 
 @contextmanager
 def _holding(module: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """While open, the module's own parameters have these values."""
+    """Context manager: the module's own parameters have these values."""
     import torch
 
     own = own_parameters(module)

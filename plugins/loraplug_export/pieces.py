@@ -1,9 +1,9 @@
-"""Runs a model that is not in memory: a weight is read from its file when some module asks for it, and let go when that
-module has run.
+"""Runs a model without loading it: a weight is read from its file when a module uses it, and freed when that module has
+run.
 
 A module's own weights are not the only ones it reads: `self.conv1d.weight` is read by the mixer around the convolution,
-which never runs itself. So it is not the modules that are given their weights, but whoever reads one that gets it. What
-is not read this way is NaN, so that a model that cannot be run like this gives no numbers, never wrong ones.
+which never runs itself. So weights are loaded on access, by whichever module reads them. Weights that are not read this
+way are NaN, so that a model that cannot be run like this gives NaN, never wrong values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 Read = Callable[[str], "torch.Tensor"]
-"""Name of a parameter to its values in fp32."""
+"""Name of a parameter to its values in float32."""
 
 
 class NotInPiecesError(Exception):
@@ -31,7 +31,7 @@ class NotInPiecesError(Exception):
 
 @define
 class Frame:
-    """A module that runs just now: the weights it has read, by the names of the model's parameters."""
+    """A module that is running, and the weights it has read, by the names of the model's parameters."""
 
     name: str
     merged: bool
@@ -40,10 +40,10 @@ class Frame:
 
 @frozen
 class Compared:
-    """A module that has run twice, once with the base's weights and the adapter, once with the merged ones.
+    """A module that was run twice, with base weights + adapter and with merged weights.
 
     Attributes:
-        read: the parameters it has read itself, merged; those of modules inside of it are not among them.
+        read: the merged parameters that it has read itself, without those of submodules.
         args: its inputs, positional ones first.
     """
 
@@ -56,7 +56,7 @@ class Compared:
 
 
 class _Weights(dict[str, Any]):
-    """Stands in for a module's `_parameters`: a weight is what the module that runs just now should get."""
+    """Replaces a module's `_parameters`: loads the weight for the module that is running."""
 
     def __init__(self, pieces: Pieces, prefix: str, own: Mapping[str, Any]) -> None:
         super().__init__({key: None if value is None else _nothing(value) for key, value in own.items()})
@@ -76,14 +76,14 @@ def _nothing(parameter: torch.Tensor) -> Any:
 
 @define
 class Pieces:
-    """A model run in pieces.
+    """A model that is run module by module with lazily loaded weights.
 
     Attributes:
         model: its parameters may be on the meta device, its buffers may not.
         base: reads the base's values of a parameter.
         merged: reads the merged values.
         adapted: from module name, module, inputs and output with the base's weights to that of base + adapter.
-        take: what is done with a module that has run twice.
+        take: called with each module that was run twice.
     """
 
     model: torch.nn.Module
@@ -95,7 +95,7 @@ class Pieces:
     _comparing: bool = True
 
     def read(self, name: str, nothing: Any) -> Any:
-        """The values of a parameter for the module that runs just now."""
+        """The values of a parameter for the module that is running."""
         import torch
 
         if not self._frames:
@@ -107,10 +107,11 @@ class Pieces:
         return frame.weights[name]
 
     def run(self, rows: Sequence[Sequence[int]], done: Callable[[], None]) -> None:
-        """Run rows of token ids through base + adapter, and each module that reads weights a second time as merged.
+        """Run rows of token ids through base + adapter, and each module that reads weights a second time with merged
+        weights.
 
         Raises:
-            NotInPiecesError: the model fails when it is run like this, or gives no numbers.
+            NotInPiecesError: the model fails when it is run like this, or gives NaN.
             LoraplugError: from `base` and `merged`.
         """
         import torch
@@ -131,7 +132,7 @@ class Pieces:
                 model()
             except (LoraplugError, NotInPiecesError):
                 raise
-            except Exception as error:  # whatever a model's own code raises on what it did not expect
+            except Exception as error:  # a model's own code may raise anything on unexpected inputs
                 raise NotInPiecesError(f"{type(error).__name__}: {_line(error)}") from error
 
     @contextmanager
@@ -185,7 +186,7 @@ class Pieces:
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a module's output, in order: of a tensor itself, a tuple or list, a table or a model's output."""
+    """The tensors in a module's output, in order: a tensor, a tuple, list or dictionary of them, or a `ModelOutput`."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -199,16 +200,16 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def copied(value: Any) -> Any:
-    """Inputs with tensors of their own; other objects are shared.
+    """A copy of inputs with cloned tensors; other objects are shared.
 
     Raises:
-        NotInPiecesError: a tensor has no values.
+        NotInPiecesError: a tensor is on the meta device.
     """
     import torch
 
     if isinstance(value, torch.Tensor):
         if value.is_meta:
-            raise NotInPiecesError("a module is given a tensor without values")
+            raise NotInPiecesError("a module is given a tensor on the meta device")
         return value.clone()
     if type(value) is tuple or type(value) is list:
         return type(value)(copied(part) for part in value)

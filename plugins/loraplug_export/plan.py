@@ -1,6 +1,5 @@
-"""Which of the base's stored tensors change, and how.
-
-The base's own class, built without weights, says what its modules are and which weights are tied.
+"""Plans which of the base's stored tensors change, and how. Modules and tied weights are found from the base's class,
+built without weights.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class UnsupportedAdapterError(Exception):
-    """The adapter is fine but needs peft's own merge; the message says why."""
+    """The adapter is valid but needs peft's own merge; the message says why."""
 
 
 @frozen
 class Plan:
-    """How to make the merged weights.
+    """The plan of a merge.
 
     Attributes:
         adapter: its folder.
-        forms: how the base stores the model's weights.
-        names: parameter or buffer of the model to the name its values are stored under in the base.
+        forms: the forms in which the base stores the model's weights.
+        names: parameter or buffer of the model to its stored name in the base.
         edits: parameter of the model to its change.
-        untied: the tied parameter that gets values of its own (usually `lm_head.weight`), or None.
+        untied: the tied parameter that becomes untied (usually `lm_head.weight`), or None.
     """
 
     adapter: Path
@@ -47,7 +46,7 @@ class Plan:
     untied: str | None = None
 
     def stored(self, name: str) -> str | None:
-        """The stored name of a parameter, or of the one it is tied to; None where there are none of its values."""
+        """The stored name of a parameter, or of the one it is tied to; None if it is not stored."""
         if name in self.names:
             return self.names[name]
         tied: dict[str, str] = dict(self.model.all_tied_weights_keys)
@@ -55,12 +54,12 @@ class Plan:
         return next((self.names[other] for other in others if other in self.names), None)
 
     def dtype(self, name: str) -> str:
-        """safetensors' name of the type that a parameter is stored in."""
+        """safetensors' name of the dtype that a parameter is stored in."""
         stored = self.stored(name) or self.forms.converted[name].sources[0]
         return self.base.tensors[stored].dtype
 
     def without(self, names: Collection[str]) -> Plan:
-        """This plan, leaving some parameters as they are in the base."""
+        """This plan with some parameters unchanged."""
         return evolve(self, edits={name: edit for name, edit in self.edits.items() if name not in names})
 
     def stored_edits(self) -> dict[str, Edit]:
@@ -69,22 +68,24 @@ class Plan:
 
 
 def empty_model(base: Path, changed: Collection[str] = ()) -> PreTrainedModel:
-    """The base's class with parameters that have shapes but no memory; buffers are real.
+    """The base's class with parameters on the meta device; buffers are real.
 
-    Of a base that also sees or hears, transformers' causal language model may be the text part alone, with names of its
-    own. An adapter that others have trained on the whole model has the names of that.
+    For a multimodal base, transformers' causal language model may be the text part alone, with other module names than
+    the whole model, on which an adapter from elsewhere may have been trained.
 
     Args:
-        changed: names of an adapter's tensors. The class is the one that more of them lie in.
+        changed: names of an adapter's tensors; the class that has more of them is chosen.
 
     Raises:
-        InputError: there is no config, or its architecture is not one that transformers knows as a causal LM.
+        InputError: there is no config, or its architecture is not a causal LM of transformers.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if not (base / "config.json").is_file():
-        raise InputError("no config.json: there is no base model here", where=base, todo="name the adapter's base")
+        raise InputError(
+            "has no config.json, so it is not a model folder", where=base, todo="name the adapter's base model"
+        )
     whole = None
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
@@ -93,18 +94,18 @@ def empty_model(base: Path, changed: Collection[str] = ()) -> PreTrainedModel:
                 whole = published(deepcopy(config))
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        if whole is not None:  # of a kind that has no class for text alone
+        if whole is not None:  # a kind without a text-only class
             return whole.eval()
         raise InputError(
             f"transformers cannot build this model ({str(error).splitlines()[0]})",
             where=base / "config.json",
-            todo="take a base whose architecture transformers has as a causal language model",
+            todo="use a base whose architecture is a causal language model of transformers",
         ) from None
     return (whole if whole is not None and _known(changed, whole) > _known(changed, model) else model).eval()
 
 
 def _published_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """The class of transformers that a config with a text part names as its own; None where there is none."""
+    """The transformers class that a multimodal config names; None if there is none."""
     import transformers
 
     named = config.architectures or [""]
@@ -113,7 +114,7 @@ def _published_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def _known(names: Collection[str], model: PreTrainedModel) -> int:
-    """How far the names of an adapter's tensors lead into a model: modules on their ways, in all."""
+    """How well the names of an adapter's tensors match a model: number of modules on their paths."""
     modules = {name for name, _ in model.named_modules()}
     found = 0
     for name in names:
@@ -129,10 +130,10 @@ def by_model_names(adapter: Adapter, model: PreTrainedModel) -> Adapter:
 
 
 def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
-    """Match an adapter with its base.
+    """Match an adapter to its base.
 
     Raises:
-        UnsupportedAdapterError: peft has to merge it.
+        UnsupportedAdapterError: peft must merge it.
         InputError: adapter and base do not belong together, naming the first tensor that does not fit.
     """
     if adapter.unknown:
@@ -147,18 +148,18 @@ def make_plan(adapter: Adapter, base: Checkpoint) -> Plan:
     check_ends(model, forms, base.folder, edits)
     names = dict(forms.direct)
     for target, source in tied.items():
-        if source not in names and target in names:  # stored under the name of the other end
+        if source not in names and target in names:  # stored under the name of the weight it is tied to
             names[source] = names.pop(target)
     for name in edits:
         if name not in parameters:
             raise InputError(
                 f"the adapter changes {name}, which the base does not have",
                 where=adapter.folder / WEIGHTS,
-                todo=f"merge onto the base it was trained on ({adapter.config.get('base_model_name_or_path')})",
+                todo=f"merge into the base that it was trained on ({adapter.config.get('base_model_name_or_path')})",
             )
         _must_be_linear(name, modules)
         if name not in names and name not in tied:
-            raise UnsupportedAdapterError(f"the base stores {name} in another form")
+            raise UnsupportedAdapterError(f"the base stores {name} in a converted form")
     plan = _resolve_ties(Plan(adapter.folder, base, model, forms, names, edits), tied, adapter)
     _check_fit(plan, adapter)
     return plan
@@ -171,15 +172,15 @@ def _must_be_linear(name: str, modules: dict[str, Any]) -> None:
     kinds = (torch.nn.Linear, torch.nn.Embedding)
     if not isinstance(module, kinds) and type(module).__name__ != "Conv1D" and name.endswith(".weight"):
         if getattr(module, "weight", None) is not None and module.weight.ndim == 1:
-            return  # a norm saved whole
+            return  # a fully trained norm
         raise UnsupportedAdapterError(f"{name} is the weight of a {type(module).__name__}")
 
 
 def check_ends(model: PreTrainedModel, forms: Forms, base: Path, brought: Collection[str] = ()) -> None:
-    """Refuse a base without the weights of its embedding or its head: loading it would draw random ones.
+    """Refuse a base without the weights of its embedding or output layer: loading would initialise them randomly.
 
     Args:
-        brought: parameters that the adapter brings along.
+        brought: parameters that the adapter contains.
 
     Raises:
         InputError: one is missing.
@@ -191,25 +192,25 @@ def check_ends(model: PreTrainedModel, forms: Forms, base: Path, brought: Collec
         ends = {name, tied.get(str(name)), *(target for target, source in tied.items() if source == name)}
         if name and not ends & {*forms.direct, *forms.converted, *brought}:
             raise InputError(
-                f"holds no {name}, which would get random values when the model is loaded",
+                f"has no {name}, which would be initialised randomly when the model is loaded",
                 where=base,
-                todo="take a base that was saved with its language-model head",
+                todo="use a base that was saved with its language-model head",
             )
 
 
 def _resolve_ties(plan: Plan, tied: dict[str, str], adapter: Adapter) -> Plan:
-    """Give a tied weight values of its own where adapter and tie cannot both hold."""
+    """Untie a weight if the adapter changes only one of the two ends."""
     edits, names, untied = dict(plan.edits), dict(plan.names), None
     for target, source in tied.items():
         mine, its = edits.get(target), edits.get(source)
         if mine is None and its is None:
             continue
-        if mine is None and its is not None and its.rows is not None:  # peft trains the rows of both ends as one
+        if mine is None and its is not None and its.rows is not None:  # peft trains the rows of both ends together
             if target in names:  # stored twice
                 edits[target] = its
             continue
         if mine is not None and its is not None and (mine.rows or its.rows):
-            raise UnsupportedAdapterError("rows of tokens and another change are on tied weights")
+            raise UnsupportedAdapterError("trained token rows and another change are on tied weights")
         if mine is not None and mine.same_as(its):
             if target not in names:
                 del edits[target]
@@ -234,9 +235,9 @@ def _check_fit(plan: Plan, adapter: Adapter) -> None:
         stored = plan.base.tensors[plan.names[name]]
         if stored.dtype not in FLOATS:
             raise InputError(
-                f"{name} holds {stored.dtype} values, which nothing can be added to",
+                f"{name} is stored as {stored.dtype}, and an adapter cannot be merged into it",
                 where=stored.file,
-                todo="merge onto the unquantised base",
+                todo="merge into the unquantized base",
             )
         shape = tuple(edit.replacement.shape) if edit.replacement is not None else stored.shape
         if edit.rows is not None:
@@ -251,12 +252,12 @@ def _check_fit(plan: Plan, adapter: Adapter) -> None:
             raise InputError(
                 f"{name} is {stored.shape} in the base, but the adapter is for {wanted or shape}",
                 where=adapter.folder / WEIGHTS,
-                todo=f"merge onto the base it was trained on ({adapter.config.get('base_model_name_or_path')})",
+                todo=f"merge into the base that it was trained on ({adapter.config.get('base_model_name_or_path')})",
             )
 
 
 def _check_rows(name: str, edit: Edit, stored: tuple[int, ...], adapter: Adapter) -> None:
-    """Whether rows of tokens fit a weight of the base and leave no gap behind its last row.
+    """Check that trained token rows fit a weight of the base and leave no gap after its last row.
 
     Raises:
         UnsupportedAdapterError: another change is on the same weight.
@@ -265,15 +266,17 @@ def _check_rows(name: str, edit: Edit, stored: tuple[int, ...], adapter: Adapter
     if edit.rows is None:
         return
     if edit.low_rank is not None or edit.replacement is not None:
-        raise UnsupportedAdapterError(f"rows of tokens and another change are on {name}")
+        raise UnsupportedAdapterError(f"trained token rows and another change are on {name}")
     gap = set(range(stored[0], edit.rows.grown(stored[0]))) - set(edit.rows.numbers)
     width = tuple(edit.rows.values.shape)[1:]
     if width != stored[1:] or gap:
         what = (
-            f"has no row {min(gap)}, and the adapter begins behind it" if gap else f"is {stored}, not (…, {width[0]})"
+            f"has no row {min(gap)}, and the adapter's rows begin after it"
+            if gap
+            else f"is {stored}, not (…, {width[0]})"
         )
         raise InputError(
             f"{name} of the base {what}",
             where=adapter.folder / WEIGHTS,
-            todo=f"merge onto the base it was trained on ({adapter.config.get('base_model_name_or_path')})",
+            todo=f"merge into the base that it was trained on ({adapter.config.get('base_model_name_or_path')})",
         )

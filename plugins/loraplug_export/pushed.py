@@ -1,4 +1,4 @@
-"""What leaves the machine: a folder as it was made, but for what tells of this machine, and with no secret in it."""
+"""Prepares a folder for a push to the hub: removes paths of this machine, and refuses secrets."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from loraplug import LoraplugError, kinds_of_secrets, shareable
 from loraplug_export.card import public_name
 from loraplug_export.lora_files import CONFIG
 
-_MOST = 16 << 20  # bytes of a text that is looked through
+_MOST = 16 << 20  # bytes of a text file that are searched
 _VOCABULARY = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json"}
 
 
 def pushed(folder: Path, out: Path) -> Path:
-    """Make `out`, a folder to push in place of `folder`; weights are linked where the disk can, not copied.
+    """Make `out`, a folder to push in place of `folder`; weights are hard-linked if possible, not copied.
 
-    The lock loses its folder, the adapter's config keeps of a local base the name alone.
+    The lock's folder is removed, and of a local base the adapter's config keeps only the name.
 
     Raises:
-        LoraplugError: a file holds what looks like a secret; names file and kind.
+        LoraplugError: a file holds what looks like a secret; names the file and the kind of secret.
     """
     shutil.copytree(folder, out, copy_function=_link)
     for name, write in (("recipe.lock.toml", shareable), (CONFIG, _config), ("loraplug.json", _facts)):
         if (path := out / name).is_file():
             text = write(path.read_text(encoding="utf-8"))
-            path.unlink()  # it may be a link to the very file that stays here
+            path.unlink()  # it may be a hard link to the original file
             path.write_text(text, encoding="utf-8", newline="\n")
     for path in sorted(out.rglob("*")):
         if path.is_file() and path.name not in _VOCABULARY and (found := _secrets(path)):
             raise LoraplugError(
                 f"holds what looks like a secret ({', '.join(sorted(found))}), so nothing is pushed",
                 where=folder / path.relative_to(out),
-                todo="take it out there, or where the file is made from, then run the same command again",
+                todo="remove it there, or from the file's source, then run the same command again",
             )
     return out
 
@@ -42,7 +42,7 @@ def pushed(folder: Path, out: Path) -> Path:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 

@@ -1,4 +1,4 @@
-"""Token ids to prove a merge on."""
+"""Token ids to verify a merge on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TEXTS = (
 
 
 def rows_for_proof(result: ExportContext, tokenizer_folder: Path, vocabulary: int) -> Sequence[Sequence[int]]:
-    """Rows of the validation data where the run has kept some as samples, else a few sentences of ours.
+    """Rows of the validation data if the run has kept some as samples, else a few built-in sentences.
 
     Args:
-        tokenizer_folder: a folder with the tokenizer; without one the rows are a count through the vocabulary.
+        tokenizer_folder: a folder with the tokenizer; without one the rows count through the vocabulary.
         vocabulary: number of rows in the embedding.
     """
     texts = [sample.prompt + sample.after for sample in result.samples] or list(_TEXTS)
@@ -35,10 +35,10 @@ def rows_for_proof(result: ExportContext, tokenizer_folder: Path, vocabulary: in
 
 
 def rows_of_samples(result: ExportContext, folder: Path, length: int = 512) -> Sequence[Sequence[int]]:
-    """The run's samples, prompt and answer, as token ids of the folder's tokenizer; a few sentences of ours else.
+    """The run's samples, prompt and answer, as token ids of the folder's tokenizer; else a few built-in sentences.
 
     Args:
-        length: the most tokens of a row.
+        length: the maximum number of tokens of a row.
     """
     from transformers import AutoTokenizer
 

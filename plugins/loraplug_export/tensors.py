@@ -1,8 +1,8 @@
-"""Safetensors files read and written one piece at a time.
+"""Reads and writes safetensors files in chunks.
 
-The `safetensors` package maps whole files into memory and saves only what is already there in full, so what a merge
-needs (a few rows in, a few rows out) is done here with plain reads and writes. The package still judges every file
-when it is opened. Format: an 8-byte little-endian header length, a JSON header, then the tensors' bytes, row-major.
+The `safetensors` package maps whole files and saves only complete tensors, so a merge by chunks of rows uses plain
+reads and writes. The package still validates every file that is opened. Format: an 8-byte little-endian header length,
+a JSON header, then the tensors' bytes, row-major.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_BYTES = 2 << 20
-"""How much is held of a tensor that can be worked on in pieces; about what fits a processor's cache."""
+"""Bytes of a tensor that are processed at once; about the size of a processor's cache."""
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Safetensors' names of the types whose values can be merged, and torch's."""
+"""Safetensors' names of the dtypes that can be merged, and torch's."""
 
 
 @frozen
 class Tensor:
-    """Where a tensor lies: `length` bytes at `start` of `file`."""
+    """A stored tensor: `length` bytes at `start` of `file`."""
 
     file: Path
     dtype: str
@@ -38,16 +38,16 @@ class Tensor:
     length: int
 
     def read(self, first: int = 0, last: int | None = None) -> torch.Tensor:
-        """Rows `first` to `last` (all by default) as a tensor of the stored type.
+        """Rows `first` to `last` (all by default) as a tensor of the stored dtype.
 
         Raises:
-            InputError: the stored type is not a floating-point one of 16 bits or more.
+            InputError: the stored dtype is not a floating-point one of 16 bits or more.
         """
         import torch
 
         if self.dtype not in FLOATS:
             raise InputError(
-                f"holds {self.dtype} values, which cannot be merged", where=self.file, todo="use an unquantised base"
+                f"is stored as {self.dtype}, which cannot be merged", where=self.file, todo="use an unquantized base"
             )
         dtype = getattr(torch, FLOATS[self.dtype])
         rows = self.shape[0] if self.shape else 1
@@ -59,12 +59,12 @@ class Tensor:
             view = _bytes(rows_read)
             while view:
                 if not (got := file.readinto(view)):
-                    raise InputError("ends before its last tensor does", where=self.file, todo="fetch the file again")
+                    raise InputError("is truncated", where=self.file, todo="download the file again")
                 view = view[got:]
         return rows_read
 
     def same_as(self, other: Tensor) -> bool:
-        """Whether type, shape and bytes are the same."""
+        """Whether dtype, shape and bytes are the same."""
         if (self.dtype, self.shape, self.length) != (other.dtype, other.shape, other.length):
             return False
         with self.file.open("rb") as mine, other.file.open("rb") as its:
@@ -74,13 +74,13 @@ class Tensor:
             return all(mine.read(size) == its.read(size) for size in sizes)
 
     def is_finite(self) -> bool:
-        """Whether there is no NaN and no infinity among the values; types that cannot hold them are not looked at."""
+        """Whether no value is NaN or infinite; integer dtypes are not checked."""
         if self.dtype not in FLOATS:
             return True
         return all(in_range(self.read(first, last)) for first, last in self.pieces())
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """Row ranges of about `CHUNK_BYTES` that together are the tensor."""
+        """Row ranges of about `CHUNK_BYTES` each that cover the tensor."""
         rows = self.shape[0] if self.shape else 1
         step = max(1, CHUNK_BYTES * rows // max(self.length, 1))
         for first in range(0, rows, step):
@@ -99,7 +99,7 @@ def in_range(values: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:
-    """Whether two stored tensors are equal in fp32: peft saves a base's own embedding or output beside its adapter."""
+    """Whether two stored tensors are equal in float32: peft may save the base's own embedding with an adapter."""
     import torch
 
     return one.shape == other.shape and all(
@@ -119,7 +119,7 @@ class Checkpoint:
     """The weights of a model folder.
 
     Attributes:
-        tensors: name to place, over all files.
+        tensors: name to stored tensor, over all files.
         metadata: file name to the file's own metadata.
     """
 
@@ -128,7 +128,7 @@ class Checkpoint:
     metadata: Mapping[str, Mapping[str, str]] = Factory(dict)
 
     def of_file(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file, in the order they lie in it."""
+        """The tensors of one file, in file order."""
         inside = [(key, tensor) for key, tensor in self.tensors.items() if tensor.file.name == name]
         return dict(sorted(inside, key=lambda pair: pair[1].start))
 
@@ -137,14 +137,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Find the weights of a model folder: those that transformers loads, `model.safetensors` or the shards of an index.
 
     Raises:
-        InputError: there are none, they are pickles, or a file is missing, cut short or broken.
+        InputError: there are none, they are pickles, or a file is missing, truncated or damaged.
     """
     files = weight_files(folder)
     if not files and (pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])):
         raise InputError(
-            "is a pickle, which can run code when it is opened, and there are no safetensors beside it",
+            "is a pickle, which can run code when it is loaded, and there is no safetensors file beside it",
             where=pickles[0],
-            todo="take a base that is published as safetensors",
+            todo="use a base that is published as safetensors",
         )
     if not files:
         raise InputError(
@@ -162,18 +162,18 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of one safetensors file.
 
     Raises:
-        InputError: the file is missing, cut short or not safetensors.
+        InputError: the file is missing, truncated or not safetensors.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         if not path.is_file():
-            raise InputError("no such file", where=path, todo="fetch the model again")
+            raise InputError("no such file", where=path, todo="download the model again")
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"not a whole safetensors file ({error})", where=path, todo="fetch or save the file again"
+            f"not a complete safetensors file ({error})", where=path, todo="download or save the file again"
         ) from None
     with path.open("rb") as file:
         begin = 8 + int.from_bytes(file.read(8), "little")
@@ -187,14 +187,14 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def type_bytes(dtype: str) -> int:
-    """Bytes of one value of a floating-point type of `FLOATS`."""
+    """Bytes of one value of a dtype of `FLOATS`."""
     import torch
 
     return int(getattr(torch, FLOATS[dtype]).itemsize)
 
 
 class Writer:
-    """Writes a safetensors file whose layout is known beforehand, tensor after tensor, in pieces.
+    """Writes a safetensors file with a given layout, tensor after tensor, in chunks.
 
     Args:
         layout: name to (dtype, shape, length in bytes), in the order in which they will be written.
@@ -216,18 +216,18 @@ class Writer:
         self._put(len(text).to_bytes(8, "little") + text)
 
     def write(self, piece: torch.Tensor) -> None:
-        """Append rows of the tensor whose turn it is."""
+        """Append rows of the current tensor."""
         self._put(_bytes(piece.contiguous()))
 
     def copy(self, tensor: Tensor) -> None:
-        """Append a stored tensor as it is."""
+        """Append a stored tensor unchanged."""
         with tensor.file.open("rb", buffering=0) as file:
             file.seek(tensor.start)
             left = tensor.length
             while left:
                 piece = file.read(min(left, CHUNK_BYTES))
                 if not piece:
-                    raise InputError("ends before its last tensor does", where=tensor.file)
+                    raise InputError("is truncated", where=tensor.file)
                 self._put(piece)
                 left -= len(piece)
 
@@ -247,7 +247,7 @@ class Writer:
 
 
 def stored_name(name: str, model: PreTrainedModel, base: Checkpoint) -> str | None:
-    """The name a parameter's values are stored under as they are, with or without the model's prefix; else None."""
+    """The stored name of a parameter, with or without the model's prefix; None if it is not stored directly."""
     prefix = f"{model.base_model_prefix}."
     for stored in (name, name.removeprefix(prefix), prefix + name):
         if stored in base.tensors:

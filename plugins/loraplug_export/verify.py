@@ -1,12 +1,12 @@
-"""The proof of a merge: real rows go through the model module by module in fp32, each module that reads weights once as
-base + adapter and once as merged.
+"""Verifies a merge: real rows are run through the model in float32, each module that reads weights once with base +
+adapter and once with merged weights.
 
-A weight is read from the files when its turn comes and let go after it, so two models are never in memory, not even
-one. The difference is judged against what rounding each merged weight once to the output's type may cause: for y = W x
-and a relative rounding of u that is u sqrt(x^2 W^2), as roundings are independent of each other. Weights that no row
-has reached are compared too: those that the merge has changed on made-up inputs, all others byte for byte.
+Weights are read from the files when they are used and freed afterwards, so not even one model is in memory. The
+difference is compared with the effect of rounding each merged weight once to the output's dtype: for y = W x and a
+relative rounding of u that is u sqrt(x^2 W^2), as rounding errors are independent. Weights that no row has reached are
+compared too: changed ones on made-up inputs, all others byte for byte.
 
-A model that cannot be run like this is proved by its logits, see `logits`.
+A model that cannot be run like this is verified by its logits, see `logits`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 def verify(
     plan: Plan, merged: Path, rows: Sequence[Sequence[int]], run: Run, onto: Mapping[str, WeightTransform] | None = None
 ) -> VerificationReport:
-    """Prove the merged folder against base + adapter on rows of token ids.
+    """Verify the merged folder against base + adapter on rows of token ids.
 
     Raises:
-        LoraplugError: a module, or the whole model, answers differently by more than rounding explains, or a weight
-            that no adapter changes is not the base's.
+        LoraplugError: the outputs of a module, or of the whole model, differ by more than rounding explains, or a
+            weight without an adapter is not the base's.
     """
     files = open_checkpoint(merged)
     try:
@@ -44,7 +44,10 @@ def verify(
     except NotInPiecesError as reason:
         from loraplug_export.logits import verify_logits
 
-        run.say(f"merged: proved by the whole model's logits, as it cannot be run module by module ({reason})")
+        run.say(
+            f"merged: only the whole model's logits are compared, as the model cannot be run module by module "
+            f"({reason})"
+        )
         left = _unchanged(plan, set(), onto or {})
         check_unchanged(plan.base, files, left)
         return verify_logits(plan, merged, rows, run, onto or {}, len(left))
@@ -62,7 +65,7 @@ def _by_pieces(
 
     pieces = Pieces(plan.model, weights.base, weights.merged, lambda *call: _adapted(plan, *call), take)
     load_buffers(plan)
-    with run.progress("proving the merge", len(rows)) as bar:
+    with run.progress("verifying the merge", len(rows)) as bar:
         pieces.run(rows, bar.advance)
     for name in sorted(_changed(plan, onto) - worst.proved):
         module = name.rpartition(".")[0]
@@ -75,14 +78,14 @@ def _by_pieces(
 
 @frozen
 class Weights:
-    """Parameters by the names of the model, in fp32, read when asked for."""
+    """Reads parameters by the names of the model, lazily, in float32."""
 
     plan: Plan
     files: Checkpoint
     onto: Mapping[str, WeightTransform]
 
     def base(self, name: str) -> torch.Tensor:
-        """What the adapter is put on: the base's values, or those that it brings in their place.
+        """The weight without LoRA: the base's values, or the adapter's replacement.
 
         Raises:
             NotInPiecesError: the base does not store it.
@@ -102,7 +105,7 @@ class Weights:
         return self._read(self.plan.base, stored, name)
 
     def merged(self, name: str) -> torch.Tensor:
-        """What the merged files hold."""
+        """The values in the merged files."""
         stored = name if name == self.plan.untied else self.plan.stored(name)
         return self._read(self.files, stored, name)
 
@@ -121,7 +124,7 @@ def _stored_in(files: Checkpoint, name: str) -> Any:
 
 
 def load_buffers(plan: Plan) -> None:
-    """Give the model those of its buffers that the base stores."""
+    """Load the model's buffers that the base stores."""
     for name, buffer in plan.model.named_buffers():
         stored = plan.stored(name)
         if stored is not None and buffer.is_floating_point():
@@ -129,7 +132,7 @@ def load_buffers(plan: Plan) -> None:
 
 
 def _edit(plan: Plan, name: str) -> Edit:
-    """The parameter's edit; a tied one without its own shares its source's replacement."""
+    """The parameter's edit; a tied parameter without one shares its source's replacement."""
     if name in plan.edits:
         return plan.edits[name]
     source = plan.model.all_tied_weights_keys.get(name)
@@ -142,7 +145,7 @@ def _changed(plan: Plan, onto: Mapping[str, WeightTransform]) -> set[str]:
 
 
 def _unchanged(plan: Plan, proved: set[str], onto: Mapping[str, WeightTransform]) -> list[str]:
-    """Stored names that the merge copies and that no module compared has read."""
+    """Stored names that the merge copies and that no compared module has read."""
     seen = {plan.names[name] for name in proved | _changed(plan, onto) if name in plan.names}
     for name in proved:
         if name in plan.forms.converted:
@@ -151,28 +154,28 @@ def _unchanged(plan: Plan, proved: set[str], onto: Mapping[str, WeightTransform]
 
 
 def check_unchanged(base: Checkpoint, files: Checkpoint, names: Sequence[str]) -> None:
-    """Hold what a merge has copied against the base, byte for byte.
+    """Compare copied tensors with the base, byte for byte.
 
     Raises:
-        LoraplugError: a tensor is another one.
+        LoraplugError: a tensor differs.
     """
     for name in names:
         if not _stored_in(files, name).same_as(base.tensors[name]):
             raise LoraplugError(
-                f"{name} is not the base's, though no adapter changes it", where=files.folder, todo="merge again"
+                f"{name} differs from the base's, though no adapter changes it", where=files.folder, todo="merge again"
             )
 
 
 def _is_past(plan: Plan, module: str, name: str) -> bool:
-    """Whether a module reads the weight of another one, around the adapter that is on it."""
+    """Whether a module reads the weight of another module directly, past its adapter."""
     return name.rpartition(".")[0] != module and name in plan.edits and not plan.edits[name].replaces
 
 
 def made_up(module: torch.nn.Module) -> torch.Tensor:
-    """Inputs for a module that no row has reached: 8 random vectors, or the first 64 tokens.
+    """Inputs for a module that no row has reached: 8 random vectors, or the first 64 token ids.
 
     Raises:
-        NotInPiecesError: it is of a kind whose inputs are not known here.
+        NotInPiecesError: the inputs of this kind of module are unknown.
     """
     import torch
 

@@ -11,7 +11,7 @@ __all__ = ["TransformersModel", "gguf_file"]
 
 
 def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
-    """The file that `model.id` means where it ends in .gguf: a path, or `package:NAME/FILE.gguf`.
+    """The path of a `model.id` that ends in .gguf: a path, or `package:NAME/FILE.gguf`.
 
     Raises:
         InputError: no such package or file.
@@ -23,11 +23,11 @@ def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
 
 @hookimpl
 def loraplug_model_loaders() -> Sequence[type[ModelLoader]]:
-    """The one loader."""
+    """The model loader `transformers`."""
     return [TransformersModel]
 
 
 @hookimpl
 def loraplug_diagnostics() -> Sequence[Diagnostic]:
-    """Whether the hub can be reached with a token."""
+    """The hub's address and login, for `loraplug doctor`."""
     return [hub_login]

@@ -1,4 +1,4 @@
-"""Tokens that a recipe adds to a base: in its tokenizer, its embedding and its output layer."""
+"""Adds a recipe's `model.add_tokens` to tokenizer, embedding and output layer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 WHERE = "model.add_tokens"
 SPREAD = 0.01
-"""Noise of a new row: its share of the spread (standard deviation) of the rows that are there."""
-_CHUNK = 8192  # rows of an embedding in float64 at once
+"""Noise of a new row, relative to the standard deviation of the existing rows."""
+_CHUNK = 8192  # rows of an embedding that are converted to float64 at once
 
 
 def problems(tokens: Sequence[str]) -> Iterator[Problem]:
-    """What is wrong with the option by itself."""
+    """Problems of the option `add_tokens` by itself."""
     for token in dict.fromkeys(tokens):
         if not token.strip():
             yield Problem(WHERE, f"{token!r} is blank")
         if tokens.count(token) > 1:
-            yield Problem(WHERE, f'"{token}" stands there {tokens.count(token)} times')
+            yield Problem(WHERE, f'"{token}" is listed {tokens.count(token)} times')
 
 
 def add_to(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
-    """Make special tokens of the texts, in place; what the vocabulary has already keeps its number."""
+    """Make special tokens of the texts, in place; tokens that exist already keep their ids."""
     from transformers import AddedToken
 
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
@@ -37,17 +37,17 @@ def add_rows(
     model: PreTrainedModel, plain: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str],
     run: Run,
 ) -> None:  # fmt: skip
-    """Give the model, in place, rows for the tokens, and have them trained.
+    """Add rows for the tokens to the model, in place, and mark them to be trained.
 
-    A new row is the mean of those that the tokenizer uses plus noise of their covariance, drawn by the run's seed. What
-    the vocabulary had before keeps its rows, which are trained too.
+    A new row is the mean of the rows that the tokenizer uses plus noise with their covariance, seeded by the run.
+    Tokens that existed before keep their rows, which are trained too.
 
     Args:
-        plain: the base's tokenizer as it came.
-        tokenizer: the same with the tokens.
+        plain: the base's original tokenizer.
+        tokenizer: the tokenizer with the added tokens.
 
     Raises:
-        InputError: the embedding is quantised, or of a kind that has no rows.
+        InputError: the embedding is quantized, or has no rows per token.
     """
     import torch
 
@@ -57,7 +57,7 @@ def add_rows(
     most = max(before, 1 + max(numbers.values()))
     known = sorted(number for number in had.values() if number < before)
     made = sorted({number for token, number in numbers.items() if token not in had} | set(range(before, most)))
-    with torch.random.fork_rng(devices=[]):  # the training draws as if this were not done
+    with torch.random.fork_rng(devices=[]):  # keep the random state of the training unchanged
         if most > before:
             model.resize_token_embeddings(most, mean_resizing=False)
         ends = _ends(model)
@@ -68,17 +68,23 @@ def add_rows(
 
 
 def _tell(run: Run, there: Sequence[str], count: int, before: int, after: int) -> None:
-    grown = f"the vocabulary grows from {before:,} to {after:,} rows" if after > before else "in rows that it had spare"
+    grown = (
+        f"the vocabulary grows from {before:,} to {after:,} rows"
+        if after > before
+        else "using spare rows of the embedding"
+    )
     new = count - len(there)
     run.say(
-        f"model: {new} new tokens ({grown}), which begin at the mean of the others" if new else "model: no new token"
+        f"model: {new} new tokens ({grown}), initialised at the mean of the others" if new else "model: no new tokens"
     )
     if there:
-        run.say(f"model: {', '.join(there)} were in the vocabulary; they keep their rows, which are trained too")
+        run.say(
+            f"model: {', '.join(there)} exist in the vocabulary already: they keep their rows, which are trained too"
+        )
 
 
 def _ends(model: PreTrainedModel) -> list[Any]:
-    """The embedding, and the output layer where it has a weight of its own.
+    """The embedding, and the output layer if it is not tied.
 
     Raises:
         InputError: a row cannot be added to one of them.
@@ -92,15 +98,15 @@ def _ends(model: PreTrainedModel) -> list[Any]:
     for end, kind in zip(ends, (torch.nn.Embedding, torch.nn.Linear), strict=False):
         if not isinstance(end, kind) or not end.weight.is_floating_point():
             what = f"the {'embedding' if end is embedding else 'output layer'} is a quantised {type(end).__name__}"
-            raise InputError(f"{what}, which no row can be added to", where=WHERE, todo="leave out [quantizer]")
+            raise InputError(f"{what}, so no rows can be added", where=WHERE, todo="remove [quantizer]")
     if getattr(output, "bias", None) is not None:
-        what = "the output layer has a bias, which peft leaves out where single tokens are trained"
-        raise InputError(what, where=WHERE, todo="take a base without one")
+        what = "the output layer has a bias, which peft ignores when single tokens are trained"
+        raise InputError(what, where=WHERE, todo="use a base whose output layer has no bias")
     return ends
 
 
 def _begin(end: Any, known: Sequence[int], made: Sequence[int], seed: int) -> None:
-    """Write the rows `made`: the mean of the rows `known` and noise, which is a random mixture of their deviations."""
+    """Initialise the rows `made`: the mean of the rows `known` plus a random mixture of their deviations."""
     import torch
 
     if not made:
@@ -110,11 +116,11 @@ def _begin(end: Any, known: Sequence[int], made: Sequence[int], seed: int) -> No
     mean = sum(_rows(weight, part).sum(0) for part in some.split(_CHUNK)) / len(known)
     draw = torch.Generator().manual_seed(seed)
     noise = torch.zeros(len(made), weight.shape[1], dtype=torch.float64)
-    for part in some.split(_CHUNK):  # rows of independent factors times deviations have their covariance
+    for part in some.split(_CHUNK):  # independent normal factors times deviations have the rows' covariance
         factors = torch.randn(len(made), len(part), generator=draw, dtype=torch.float64)
         noise += factors @ (_rows(weight, part) - mean)
     values = (mean + SPREAD / len(known) ** 0.5 * noise).to(weight)
-    fresh = weight.data.clone()  # the files' own memory stays as it is
+    fresh = weight.data.clone()  # do not write into memory-mapped files
     fresh[torch.tensor(made, device=weight.device)] = values
     weight.data = fresh
 

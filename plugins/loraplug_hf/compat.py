@@ -1,4 +1,4 @@
-"""The private part of transformers that loading takes; `tests/test_hf_compat.py` holds what is relied on."""
+"""The private APIs of transformers that loading uses; `tests/test_hf_compat.py` tests what is relied on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def weights_opened_with(**options: Any) -> Iterator[None]:
-    """While open, transformers opens safetensors files with these options of `safe_open`, in all threads.
+    """Context manager: transformers opens safetensors files with these options of `safe_open`, in all threads.
 
     It calls the `safe_open` that its module `modeling_utils` has imported.
     """

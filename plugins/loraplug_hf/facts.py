@@ -1,4 +1,4 @@
-"""What is known of a base without loading it, wherever it lies."""
+"""Facts of a base model without loading it, for any kind of `model.id`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ENDS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_i
 
 
 def told(model: TransformersModel, *, ask: bool = False) -> tuple[BaseFacts | None, list[Problem]]:
-    """What the files of a base tell, with the recipe's chat template, and what of them is missing or broken.
+    """The facts of a base's files, with the recipe's chat template, and problems: missing or damaged files.
 
     Args:
         model: the loader.
-        ask: whether the hub may be asked about a base that is not in its cache; what it said is kept.
+        ask: whether the hub may be asked about a base that is not in its cache; its answer is cached.
     """
     try:
         facts, problems = _at(model, ask)
@@ -53,7 +53,7 @@ def told(model: TransformersModel, *, ask: bool = False) -> tuple[BaseFacts | No
 
 
 def _unfit(model: TransformersModel, facts: BaseFacts) -> Iterator[Problem]:
-    """Control tokens of a template by name that the tokenizer does not keep whole."""
+    """Control tokens of a named template that are not single tokens of the tokenizer."""
     name = str(model.chat_template)
     known = facts.added_tokens
     if known is not None and templates.is_name(name) and (lacking := templates.lacking(name, known)):
@@ -61,7 +61,7 @@ def _unfit(model: TransformersModel, facts: BaseFacts) -> Iterator[Problem]:
 
 
 def _grown(facts: BaseFacts, tokens: Sequence[str]) -> BaseFacts:
-    """The facts with tokens in vocabulary, embedding and output; what the vocabulary has unadded counts as new."""
+    """The facts with the added tokens in vocabulary, embedding and output layer."""
     new = [token for token in tokens if token not in (facts.added_tokens or ())]
     text = next((facts.config[key] for key in _TEXTS if isinstance(facts.config.get(key), dict)), facts.config)
     rows = text.get("vocab_size")

@@ -1,4 +1,4 @@
-"""What the files of a model folder say: configuration, headers of the weights, tokenizer, chat template. No torch."""
+"""Reads config, weight headers, tokenizer and chat template of a model folder, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOKENIZERS = ("tokenizer.*", "*.model", "vocab*", "*.tiktoken", "tekken.json")
 
 
 def read_folder(folder: Path) -> tuple[BaseFacts, list[Problem]]:
-    """What a model folder tells, and what of it is missing or broken; what cannot be read is left empty."""
+    """The facts of a model folder, and problems: missing or damaged files, whose facts are left empty."""
     problems: list[Problem] = []
 
     def tried(read: Any, otherwise: Any) -> Any:
@@ -38,38 +38,42 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("is not there", where=path, todo="copy or download the model again") from None
+        raise InputError("does not exist", where=path, todo="copy or download the model again") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, todo="copy or download it again") from None
+        raise InputError(
+            f"cannot be read ({error})", where=path, todo="the file may be incomplete: copy or download it again"
+        ) from None
     if not isinstance(value, dict):
-        raise InputError("is not a JSON object", where=path, todo="copy or download it again")
+        raise InputError(
+            "is not a JSON object", where=path, todo="the file may be incomplete: copy or download it again"
+        )
     return value
 
 
 def _config(folder: Path) -> dict[str, Any]:
     config = _json(folder / "config.json")
     if not config.get("model_type") and not config.get("auto_map"):
-        todo = "give a folder that save_pretrained wrote"
-        raise InputError("names no model_type", where=folder / "config.json", todo=todo)
+        todo = "give a folder written by save_pretrained"
+        raise InputError("has no model_type", where=folder / "config.json", todo=todo)
     return config
 
 
 def _weights(folder: Path) -> Weights:
-    """Names, formats and shapes of all weights.
+    """Names, dtypes and shapes of all weights.
 
     Raises:
-        InputError: there are none that are loaded, or one of their files is missing, ends too early, or is none.
+        InputError: there are none, or a file is missing, truncated, or not safetensors.
     """
     names = {path.name for path in folder.iterdir() if path.is_file()}
     found: Weights = {}
     for name in weights_of(names, lambda name: (folder / name).read_text(encoding="utf-8"), folder):
-        check_whole(folder / name, folder, "copy or download it again")
+        check_whole(folder / name, folder, "the file may be incomplete: copy or download it again")
         found |= header(folder / name)
     return found
 
 
 def _vocabulary(folder: Path) -> int | None:
-    """How many tokens the tokenizer knows; None where its file is not one that tells.
+    """The tokenizer's vocabulary size; None if its file does not tell.
 
     Raises:
         InputError: there is no tokenizer, or it cannot be read.
@@ -78,11 +82,11 @@ def _vocabulary(folder: Path) -> int | None:
     if not path.is_file():
         if any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
             return None
-        todo = "copy tokenizer.json and tokenizer_config.json of the model beside it"
+        todo = "copy the model's tokenizer.json and tokenizer_config.json into the folder"
         raise InputError("has no tokenizer", where=folder, todo=todo)
     table = _json(path)
     try:
-        words = table["model"]["vocab"]  # a mapping of texts to numbers, or (Unigram) a list of pairs
+        words = table["model"]["vocab"]  # a mapping of texts to ids, or (Unigram) a list of pairs
         added = [token["id"] for token in table.get("added_tokens") or ()]
     except (KeyError, TypeError):
         return None
@@ -90,7 +94,7 @@ def _vocabulary(folder: Path) -> int | None:
 
 
 def _added_tokens(folder: Path) -> frozenset[str] | None:
-    """Texts that the tokenizer keeps whole; None where its file is not one that tells."""
+    """Added tokens of the tokenizer; None if its file does not tell."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
@@ -101,7 +105,7 @@ def _added_tokens(folder: Path) -> frozenset[str] | None:
 
 
 def _chat_template(folder: Path) -> str | None:
-    """The default chat template, in whichever of the files transformers reads it from."""
+    """The default chat template, from any of the files that transformers reads it from."""
     if (folder / "chat_template.jinja").is_file():
         return file_text(folder / "chat_template.jinja")
     for name in ("chat_template.json", "tokenizer_config.json"):
@@ -111,7 +115,7 @@ def _chat_template(folder: Path) -> str | None:
 
 
 def _named(value: Any) -> str | None:
-    """A template, or that called `default` of several."""
+    """A template, or the one called `default` of several."""
     if isinstance(value, list):
         value = {str(one.get("name")): one.get("template") for one in value if isinstance(one, dict)}
     if isinstance(value, dict):
@@ -120,7 +124,7 @@ def _named(value: Any) -> str | None:
 
 
 def stamp(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """What tells that a folder's files are still the same."""
+    """Names, sizes and times of a folder's files, to detect changes."""
     for path in sorted(folder.iterdir()):
         if path.is_file():
             found = path.stat()

@@ -1,7 +1,7 @@
-"""What the header of a GGUF file says, read without loading the file.
+"""Reads the header of a GGUF file without loading the file.
 
-`gguf.GGUFReader` makes an object of every token, which takes seconds for the vocabularies of today; here lists are
-counted and passed over. The layout is that of the GGUF specification, version 2 and 3.
+`gguf.GGUFReader` makes an object of every token, which takes seconds for large vocabularies; here lists are skipped.
+Supports GGUF version 2 and 3.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K",
     13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16",
 }  # fmt: skip
-"""`gguf.GGMLQuantizationType`, the usual ones: that package loads numpy."""
+"""`gguf.GGMLQuantizationType`, the usual ones, copied, as that package imports numpy."""
 _KEPT = ("tokens", "token_type")
 _WHOLE = (3, 4)  # `gguf.TokenType`: CONTROL and USER_DEFINED
 _CONFIG = {
@@ -30,16 +30,16 @@ _CONFIG = {
     "attention.head_count_kv": "num_key_value_heads",
     "vocab_size": "vocab_size",
 }
-"""Keys of the header, behind the architecture's name, in the words of config.json."""
+"""Keys of the header (after the architecture's name) and their names in config.json."""
 
 
 def read_gguf(path: Path) -> BaseFacts:
-    """What the header tells; a list stands in it as its length, but for the tokens and their types.
+    """The header's keys; lists are given by their length, except for the tokens and their types.
 
     Raises:
-        InputError: it is no GGUF file, or ends too early.
+        InputError: it is not a GGUF file, or truncated.
     """
-    todo = "copy or download it again"
+    todo = "the file may be incomplete: copy or download it again"
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF" or _number(file, "<I") not in (2, 3):
@@ -57,7 +57,7 @@ def read_gguf(path: Path) -> BaseFacts:
     except (struct.error, UnicodeDecodeError, ValueError, KeyError, OSError, OverflowError, MemoryError) as error:
         raise InputError(f"cannot be read as GGUF ({error})", where=path, todo=todo) from None
     if (size := path.stat().st_size) <= begun + end:
-        raise InputError(f"ends too early, after {size:,} bytes: weights are missing", where=path, todo=todo)
+        raise InputError(f"is truncated at {size:,} bytes: weights are missing", where=path, todo=todo)
     family = str(header.get("general.architecture", ""))
     tokens, types = (header.get(f"tokenizer.ggml.{key}") for key in _KEPT)
     vocabulary = None if tokens is None else len(tokens)
@@ -78,7 +78,7 @@ def _text(file: BinaryIO) -> str:
     length = _number(file, "<Q")
     text = file.read(length)
     if len(text) != length:
-        raise ValueError("a text ends too early")
+        raise ValueError("a string is truncated")
     return text.decode()
 
 

@@ -1,7 +1,7 @@
-"""A base model of the Hugging Face hub, brought into its cache: one set of weights, and what goes with them.
+"""Downloads a base model from the Hugging Face hub into its cache: one set of weights, config and tokenizer.
 
-Everything is asked at one commit, so a branch that moves meanwhile mixes nothing. Once it is in the cache, a model that
-is pinned to a commit is found without the network, and others where the hub cannot be reached.
+All files are of one commit. A cached model is used without the network if it is pinned to a commit, and other cached
+models if the hub cannot be reached.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FOLDERS = ("", "additional_chat_templates")
 
 
 def downloaded(id: str, revision: str | None, run: Run, *, code: bool = False) -> Path:  # noqa: A002
-    """The model's snapshot in the Hugging Face cache; what is missing of it is downloaded.
+    """The folder of the model's snapshot in the Hugging Face cache; missing files are downloaded.
 
     Args:
         id: owner/name.
         revision: commit, tag or branch; None for the main branch.
-        code: bring the model's Python files, too.
+        code: also download the model's Python files.
 
     Raises:
-        InputError: no such model or revision, no access, not a whole base model, no room for it.
-        LoraplugError: the hub was not reached, or refuses for now.
+        InputError: no such model or revision, no access, an incomplete model, or too little disk space.
+        LoraplugError: the hub cannot be reached, or returns a temporary error.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
 
@@ -53,8 +53,8 @@ def downloaded(id: str, revision: str | None, run: Run, *, code: bool = False) -
         if any(not (folder / name).is_file() for name in wanted):
             _download(id, commit, [*map(escape, wanted)], folder, run)
     for name in weights:
-        check_whole(folder / name, where, f"delete {folder.parent.parent} to have it downloaded again; told again, the "
-                    "repository itself is broken: take another revision")  # fmt: skip
+        check_whole(folder / name, where, f"delete {folder.parent.parent} to download it again; if that does not help, "
+            "the repository itself is damaged: use another revision")  # fmt: skip
     return folder
 
 
@@ -67,7 +67,7 @@ def _goes_with(name: str, code: bool) -> bool:
 
 
 def _commit(id: str, revision: str | None, run: Run) -> str:  # noqa: A002
-    """The commit that a revision means now; where the hub refuses to say, what it meant when it was downloaded."""
+    """The commit of a revision; if the hub does not answer, the commit that was downloaded before."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError, RevisionResolutionError
 
@@ -83,13 +83,13 @@ def _commit(id: str, revision: str | None, run: Run) -> str:  # noqa: A002
         except RevisionResolutionError:
             raise error from None
         answer = f"the hub answers {error.response.status_code} for {id}"
-        run.warn(f"model: {answer}; what was downloaded before is taken, commit {kept.resolved[:12]}")
+        run.warn(f"model: {answer}; using the cached commit {kept.resolved[:12]}")
         known: str = kept
         return known
 
 
 def _listed(id: str, commit: str, folder: Path) -> list[str]:  # noqa: A002
-    """The repository's files; offline, with a cache that an older version wrote, those that are there."""
+    """The repository's file names; offline, with a cache of an older version, those that are cached."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -101,7 +101,7 @@ def _listed(id: str, commit: str, folder: Path) -> list[str]:  # noqa: A002
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """What takes no time needs no progress bar."""
+    """Disable progress bars for small downloads."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if are_progress_bars_disabled():
@@ -123,15 +123,15 @@ def _download(id: str, commit: str, patterns: list[str], folder: Path, run: Run)
     try:
         with _no_bars():
             ahead = snapshot_download(id, revision=commit, allow_patterns=patterns, dry_run=True)
-    except DryRunError as error:  # says no more than that; its cause is the hub's answer
+    except DryRunError as error:  # it says no more; its cause is the hub's answer
         raise error.__cause__ or error from None
     missing = sum(file.file_size or 0 for file in ahead if file.will_download)
     free = shutil.disk_usage(folder).free
     if missing > free:
         raise InputError(
-            f"takes {missing / 1e9:,.1f} GB and the disk of the cache has {free / 1e9:,.1f} GB left",
+            f"needs {missing / 1e9:,.1f} GB, and the disk of the cache has {free / 1e9:,.1f} GB left",
             where=f"model.id {id}",
-            todo=f"make room in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder on a larger disk",
+            todo=f"free space in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder on a larger disk",
         )
     run.say(f"model: downloading {missing / 1e9:,.2f} GB of {id} into the Hugging Face cache")
     snapshot_download(id, revision=commit, allow_patterns=patterns)

@@ -1,4 +1,4 @@
-"""What the hub's refusals and silences mean, and what can be done about each."""
+"""Translates errors of the hub into ours, with the next step for each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def told(id: str, revision: str | None) -> Iterator[None]:  # noqa: A002
-    """Turn what huggingface_hub raises while a model is asked for into one of our errors.
+    """Context manager: turn errors of huggingface_hub into ours.
 
     Raises:
-        InputError: what the user can mend: the name, the revision, the token, the terms, the disk.
-        LoraplugError: what they cannot: the network, a hub that is down or asked too often.
+        InputError: what the user can correct: the name, the revision, the token, the terms, the disk.
+        LoraplugError: other failures: the network, a hub that is down, rate limits.
     """
     from httpx2 import HTTPError
     from huggingface_hub.errors import HFValidationError, RevisionResolutionError
@@ -30,7 +30,9 @@ def told(id: str, revision: str | None) -> Iterator[None]:  # noqa: A002
         yield
     except HFValidationError as error:
         todo = "write owner/name, ./folder, file.gguf or package:NAME/FILE.gguf"
-        raise InputError(f"is no hub id and no existing path ({error})", where=f"model.id {id}", todo=todo) from None
+        raise InputError(
+            f"is neither a hub id nor an existing path ({error})", where=f"model.id {id}", todo=todo
+        ) from None
     except (HTTPError, OSError, RevisionResolutionError) as error:
         raise _ours(error, id, revision) from None
 
@@ -44,20 +46,20 @@ def _ours(error: BaseException, id: str, revision: str | None) -> LoraplugError:
         if isinstance(one, HfHubHTTPError):
             return _refused(one, where, id, revision)
         if isinstance(one, OfflineModeIsEnabled):
-            todo = "unset HF_HUB_OFFLINE to have it downloaded, or give a local folder or .gguf file as model.id"
-            return InputError("is not whole in the cache, and HF_HUB_OFFLINE forbids asking the hub", where=where,
+            todo = "unset HF_HUB_OFFLINE to download it, or give a local folder or .gguf file as model.id"
+            return InputError("is not completely in the cache, and HF_HUB_OFFLINE is set", where=where,
                               todo=todo)  # fmt: skip
         if isinstance(one, OSError) and one.errno in _FULL:
-            todo = "make room, or set HF_HOME to a folder on a larger disk; files that are whole are kept"
+            todo = "free space, or set HF_HOME to a folder on a larger disk; complete files are kept"
             return InputError("the disk is full", where=one.filename or where, todo=todo)
     silent = any(isinstance(one, ConnectError | TimeoutException) for one in chain)
     if silent or not isinstance(error, HTTPError | OSError) or isinstance(error, LocalEntryNotFoundError):
         todo = f"check the network{_endpoint()}, or give a local folder or .gguf file as model.id"
-        return LoraplugError(f"the hub was not reached ({_line(chain[-1])})", where=where, todo=todo)
+        return LoraplugError(f"the hub could not be reached ({_line(chain[-1])})", where=where, todo=todo)
     if isinstance(error, OSError) and error.errno is not None:
         return InputError(error.strerror or str(error), where=error.filename or where)
-    todo = "run the same command again; files that are whole are not asked for again"
-    return LoraplugError(f"the download broke off ({_line(error)})", where=where, todo=todo)
+    todo = "run the same command again; complete files are not downloaded again"
+    return LoraplugError(f"the download was interrupted ({_line(error)})", where=where, todo=todo)
 
 
 def _refused(error: HfHubHTTPError, where: str, id: str, revision: str | None) -> LoraplugError:  # noqa: A002
@@ -75,31 +77,31 @@ def _refused(error: HfHubHTTPError, where: str, id: str, revision: str | None) -
     with_token = "with the account that HF_TOKEN belongs to" if token else "and set HF_TOKEN (.env or the environment)"
     if isinstance(error, GatedRepoError):
         return InputError(
-            "is gated and you have no access yet", where=where, todo=f"accept the terms on {page} {with_token}"
+            "is gated, and you have no access yet", where=where, todo=f"accept the terms on {page} {with_token}"
         )
     if isinstance(error, RevisionNotFoundError):
         return InputError(f'has no revision "{revision}"', where=where, todo=f"check model.revision: {page}/commits")
     if isinstance(error, DisabledRepoError):
-        return InputError("was closed by the hub", where=where, todo="take another model")
+        return InputError("was disabled by the hub", where=where, todo="use another model")
     if isinstance(error, RemoteEntryNotFoundError):
-        return InputError(f"is incomplete on the hub ({_line(error)})", where=where, todo="take another model.revision")
+        return InputError(f"is incomplete on the hub ({_line(error)})", where=where, todo="set another model.revision")
     if isinstance(error, RepositoryNotFoundError) or status == 404 or (status == 401 and not token):
-        what = f"is not on the hub, or is private ({status})"
+        what = f"does not exist on the hub, or is private ({status})"
         todo = "check the spelling; for a local folder write ./folder; for a private one "
-        todo += "HF_TOKEN must belong to someone who may read it" if token else "set HF_TOKEN (.env or the environment)"
+        todo += "HF_TOKEN must have read access to it" if token else "set HF_TOKEN (.env or the environment)"
         return InputError(what, where=where, todo=todo)
     if status == 401:
         todo = "set HF_TOKEN to a token that is still valid, or unset it for public models"
-        return InputError("the hub does not know this token (401)", where=where, todo=todo)
+        return InputError("the hub does not accept this token (401)", where=where, todo=todo)
     if status == 403:
-        todo = f"give the token of HF_TOKEN the right to read it: {constants.ENDPOINT}/settings/tokens"
-        return InputError(f"may not be read with this token (403: {_said(error)})", where=where, todo=todo)
+        todo = f"give the token in HF_TOKEN read access to it: {constants.ENDPOINT}/settings/tokens"
+        return InputError(f"this token has no read access to it (403: {_said(error)})", where=where, todo=todo)
     if status == 429:
-        own = "" if token else "; with HF_TOKEN the hub allows more"
+        own = "" if token else "; with HF_TOKEN the hub allows more requests"
         return LoraplugError(
-            "the hub was asked too often (429)", where=where, todo=f"{_wait(error)}, then run again{own}"
+            "too many requests to the hub (429)", where=where, todo=f"{_wait(error)}, then run again{own}"
         )
-    return LoraplugError(f"the hub fails ({status}: {_said(error)})", where=where, todo="try again later")
+    return LoraplugError(f"the hub returned an error ({status}: {_said(error)})", where=where, todo="try again later")
 
 
 def _wait(error: HfHubHTTPError) -> str:

@@ -1,4 +1,4 @@
-"""What `loraplug doctor` says of the hub: where it is, whether it is asked at all, and whether a token is there."""
+"""The finding of `loraplug doctor` on the hub: its address, offline mode, and whether a token is set."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _TRUE = ("1", "on", "yes", "true")
 
 
 def hub_login(run: Run) -> Iterator[Finding]:  # noqa: ARG001
-    """Tells of the token that would be sent, never the token; nothing is asked over the network."""
+    """Report which token would be sent, never the token itself; uses no network."""
     from huggingface_hub import constants, get_token
 
     where = constants.ENDPOINT
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-        yield Finding("hub", f"HF_HUB_OFFLINE is set: {where} is not asked, only what is in its cache is found")
+        yield Finding("hub", f"HF_HUB_OFFLINE is set: {where} is not contacted, only cached models are available")
     elif get_token():
         kind = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token of an earlier `hf auth login`"
         yield Finding("hub", f"{where}, with {kind}")

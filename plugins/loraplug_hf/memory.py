@@ -1,4 +1,4 @@
-"""What loading a model takes of memory beside the model itself."""
+"""Reduces the memory that loading a model takes beyond the model itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _one_at_a_time = RLock()
 
 
 def stored_as(folder: Path, dtype: torch.dtype) -> bool:
-    """Whether a model's weights are stored in `dtype`, by the first of them; False where that is unclear."""
+    """Whether a model's weights are stored in `dtype`, judged by the first one; False if unknown."""
     from safetensors import SafetensorError, safe_open
 
     files = [folder / "model.safetensors", *sorted(folder.glob("model-*.safetensors"))]
@@ -35,13 +35,13 @@ def stored_as(folder: Path, dtype: torch.dtype) -> bool:
 
 @contextmanager
 def low_memory_loading(mapped: bool) -> Iterator[None]:
-    """Weights that transformers loads in here leave no holes in the heap, and are read from their files, or mapped.
+    """Context manager: load weights without leaving holes in the heap, by reading files, or by mapping them.
 
-    A weight that is used as it is stored is best mapped: it is the file's page, shared by all processes that train.
-    Others are made from it, and transformers maps every file until the last is done, so at the end the process is the
-    model and its files in size: too much for a limit on address space (`ulimit -v`) or for batch systems that count
-    resident pages. On Windows it reads. Its argument `disable_mmap` is no way out: it takes whole files into memory.
-    While this is open, models that other threads load are read as well.
+    Weights used in their stored dtype are best mapped: their pages are shared by all training processes. Others are
+    converted, and transformers keeps every file mapped until the last is done, so the process grows to the size of the
+    model and its files: too much for a limit on address space (`ulimit -v`) or for batch systems that count resident
+    pages. On Windows files are read. transformers' argument `disable_mmap` does not help: it reads whole files into
+    memory. Models that other threads load meanwhile are affected too.
     """
     if mapped:
         with _large_blocks_given_back():
@@ -53,10 +53,10 @@ def low_memory_loading(mapped: bool) -> Iterator[None]:
 
 @contextmanager
 def _large_blocks_given_back() -> Iterator[None]:
-    """Buffers between file and weight go back to the system when freed, where the C library is glibc.
+    """Context manager: return buffers between file and weight to the system when freed, with glibc.
 
-    In its heap they would leave holes, of half a gigabyte for a model of a billion parameters quantised to 4 bits. What
-    the user's environment says of these thresholds stays as it is.
+    In its heap they would leave holes, of half a gigabyte for a model of a billion parameters quantised to 4 bits.
+    Thresholds that the user's environment sets are kept.
     """
     libc = ctypes.CDLL(None) if os.name == "posix" else None
     ours = hasattr(libc, "mallopt") and not os.environ.keys() & _USERS

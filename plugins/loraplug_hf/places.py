@@ -1,4 +1,4 @@
-"""The places on this machine a model may lie in, each brought down to one: a local safetensors folder."""
+"""Local sources of a model (folder, GGUF file, package), each turned into a safetensors folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loraplug_hf.memory import low_memory_loading
 
 
 def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
-    """The GGUF file a recipe means: a path, or `package:NAME/FILE`, which is found without importing the package.
+    """The GGUF file of a recipe: a path, or `package:NAME/FILE`, which is found without importing the package.
 
     Raises:
         InputError: no such package or file.
@@ -24,7 +24,7 @@ def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
     if not id.startswith("package:"):
         if not Path(id).is_file():
             raise InputError(
-                "no such file", where=f"model.id {id}", todo="relative paths start from the recipe's folder"
+                "no such file", where=f"model.id {id}", todo="relative paths are relative to the recipe's folder"
             )
         return Path(id)
     package, _, name = id.removeprefix("package:").partition("/")
@@ -40,7 +40,7 @@ def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
 
 
 def existing(folder: Path) -> Path:
-    """The folder; InputError where there is none."""
+    """The folder; InputError if it does not exist."""
     if not folder.is_dir():
         todo = "give a model folder, a .gguf file, or owner/name on the hub"
         raise InputError("no such folder", where=f"model.id {folder}", todo=todo)
@@ -48,25 +48,25 @@ def existing(folder: Path) -> Path:
 
 
 def checked_folder(folder: Path) -> Path:
-    """The folder, if it holds a whole transformers model as safetensors.
+    """The folder, if it has a complete transformers model as safetensors.
 
     Raises:
-        InputError: it does not exist, has no config.json, only pickled weights, or not all of its files.
+        InputError: it does not exist, has no config.json, only pickled weights, or is incomplete.
     """
     where = f"model.id {existing(folder)}"
     names = {path.name for path in folder.iterdir() if path.is_file()}
     for name in weights_of(names, lambda name: (folder / name).read_text(encoding="utf-8"), where):
-        check_whole(folder / name, where, "fetch or save the file again")
+        check_whole(folder / name, where, "download or save the file again")
     return folder
 
 
 def dequantised(file: Path, run: Run) -> Path:
-    """A GGUF file as an fp32 safetensors folder, made in the cache once per file content.
+    """A GGUF file as a float32 safetensors folder, made once per file content in the cache.
 
-    fp32 holds every dequantised weight exactly (scale times integer plus minimum, from 16-bit scales).
+    float32 represents every dequantized weight exactly (scale times integer plus minimum, from 16-bit scales).
 
     Raises:
-        InputError: not a GGUF file, or of an architecture transformers cannot read.
+        InputError: not a GGUF file, or an architecture that transformers cannot read.
     """
     place = dequantised_place(file, run)
     if place.is_dir():
@@ -76,24 +76,26 @@ def dequantised(file: Path, run: Run) -> Path:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    run.say(f"model: dequantising {file.name} into the cache (once)")
+    run.say(f"model: dequantizing {file.name} into the cache (once)")
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    source["trust_remote_code"] = False  # of what lies beside the file, too; transformers would ask on the terminal
-    with low_memory_loading(mapped=True):  # what is let go of here goes back to the system before training begins
+    source["trust_remote_code"] = False  # never run code beside the file; transformers would ask on the terminal
+    with low_memory_loading(mapped=True):  # return freed memory to the system before training begins
         try:
-            with redirect_stderr(StringIO()):  # a progress bar that asks no one
+            with redirect_stderr(StringIO()):  # a progress bar that cannot be disabled otherwise
                 model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**source)
         except (ValueError, KeyError, OSError, RuntimeError) as error:
             text = " ".join(str(error).split())[:300]
             todo = "give a folder of safetensors"
             raise InputError(f"cannot be read as GGUF: {text}", where=file, todo=todo) from None
-        model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now; save_pretrained would refuse
+        model.hf_quantizer.remove_quantization_config(
+            model
+        )  # the weights are dequantized; with this config save_pretrained would refuse
         model.config.name_or_path = file.stem
         with atomic_output(place) as fresh:
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
-            if licence := _licence(file):  # where cards are looked for
+            if licence := _licence(file):  # where model cards are looked up
                 (fresh / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
         del model, tokenizer
         gc.collect()
@@ -101,7 +103,7 @@ def dequantised(file: Path, run: Run) -> Path:
 
 
 def dequantised_place(file: Path, run: Run) -> Path:
-    """Where in the cache a GGUF file lies dequantised, or would; the file is read whole for its name."""
+    """The cache folder of a dequantized GGUF file; hashes the whole file."""
     import hashlib
 
     with file.open("rb") as stream:
@@ -110,7 +112,7 @@ def dequantised_place(file: Path, run: Run) -> Path:
 
 
 def maybe_dequantised(file: Path, run: Run) -> bool:
-    """Whether the cache may hold a GGUF file dequantised: it holds one of that name."""
+    """Whether the cache may have a GGUF file dequantized: it has one of that name."""
     return any((run.cache / "gguf").glob(f"{escape(file.stem)}-*"))
 
 

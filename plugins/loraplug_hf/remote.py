@@ -1,4 +1,4 @@
-"""What is known of a base on the hub before it is downloaded: from the hub's cache, else by asking the hub."""
+"""Facts of a base on the hub before it is downloaded: from the cache, else from the hub."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from loraplug_hf.folder_facts import read_folder
 from loraplug_hf.hub_errors import told
 
 SECONDS = 10
-"""The hub is waited for so long."""
+"""Timeout of requests to the hub, in seconds."""
 _SMALL = ("config.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _known: dict[tuple[str, str | None], BaseFacts] = {}
 
 
 def facts(id: str, revision: str | None, *, ask: bool) -> BaseFacts | None:  # noqa: A002 - the recipe's own word
-    """What the hub's cache tells of a base; None where it is not there and the hub is not asked.
+    """The facts of a cached base; None if it is not cached and the hub may not be asked.
 
     Raises:
-        InputError: the hub knows no such model or revision, or lets nobody without access have it.
-        LoraplugError: the hub does not answer, or refuses for now.
+        InputError: there is no such model or revision on the hub, or no access to it.
+        LoraplugError: the hub does not answer, or returns a temporary error.
     """
     if (folder := _cached(id, revision)) is not None:
         found, problems = read_folder(folder)
@@ -39,7 +39,7 @@ def _cached(id: str, revision: str | None) -> Path | None:  # noqa: A002
 
     try:
         path = try_to_load_from_cache(id, "config.json", revision=revision)
-    except HFValidationError:  # told when the hub is asked
+    except HFValidationError:  # reported when the hub is asked
         return None
     return Path(path).parent if isinstance(path, str) else None
 

@@ -1,4 +1,4 @@
-"""Chat templates by name: those that trl ships, read where it is installed, and ChatML."""
+"""Chat templates by name: ChatML, and those that trl ships."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from loraplug import InputError, TemplateFaultError, control_tokens
 
 WHERE = "model.chat_template"
-_TWIN = "_training"  # trl's names for the same templates with marks around answers, which our masks do without
+_TWIN = "_training"  # trl's variants with generation marks, which loraplug's masks do not need
 _CHATML = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
@@ -24,13 +24,13 @@ _SHOWN = 6
 
 
 def is_name(value: str) -> bool:
-    """Whether an option's value is meant as a name, and not as a file."""
+    """Whether an option's value is a template name, not a file."""
     return not (value.endswith(".jinja") or "/" in value or "\\" in value)
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """The templates there are, by name, in the order of the alphabet."""
+    """The names of all templates, sorted."""
     return tuple(sorted({*OURS, *(path.stem for path in _files() if not path.stem.endswith(_TWIN))}))
 
 
@@ -38,7 +38,7 @@ def text_of(value: str) -> str:
     """A template's text, by its name or the path of its file.
 
     Raises:
-        InputError: there is none of this name, or the file cannot be read.
+        InputError: there is no template of this name, or the file cannot be read.
     """
     if not is_name(value):
         return file_text(Path(value))
@@ -49,8 +49,8 @@ def text_of(value: str) -> str:
             return file_text(path)
     near = get_close_matches(value, names(), n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    todo = f"take one of {', '.join(names())}; or the path of a file that ends in .jinja"
-    raise InputError(f'there is no template by the name "{value}"{hint}', where=WHERE, todo=todo)
+    todo = f"use one of {', '.join(names())}; or the path of a file that ends in .jinja"
+    raise InputError(f'there is no template named "{value}"{hint}', where=WHERE, todo=todo)
 
 
 def file_text(path: Path) -> str:
@@ -66,33 +66,36 @@ def file_text(path: Path) -> str:
 
 
 def lacking(name: str, known: Collection[str]) -> list[str]:
-    """The control tokens that the template of a name writes and a tokenizer does not keep whole.
+    """The control tokens of a named template that are not single tokens of a tokenizer.
 
     Args:
-        known: texts that the tokenizer keeps whole.
+        known: added tokens of the tokenizer.
     """
     return [token for token in control_tokens(text_of(name)) if token not in known]
 
 
 def lacking_text(name: str, tokens: Collection[str]) -> str:
-    """What to say, and what to do, about control tokens that a tokenizer lacks."""
+    """The message about control tokens that a tokenizer lacks, with what to do."""
     listed = ", ".join(f'"{token}"' for token in tokens)
-    return f'"{name}" writes control tokens that the tokenizer does not keep whole; add them: add_tokens = [{listed}]'
+    return (
+        f'"{name}" writes control tokens that the tokenizer does not have as single tokens; add them: add_tokens = '
+        f"[{listed}]"
+    )
 
 
 @lru_cache(maxsize=8)
 def advice(known: frozenset[str] | None, family: str) -> str:
-    """What to write for a base without a chat template: which ones fit its tokenizer as it is, its family's first.
+    """What to set for a base without a chat template: the templates that fit its tokenizer, its family's first.
 
     Args:
-        known: texts that the tokenizer keeps whole; None where that is not told.
+        known: added tokens of the tokenizer; None if unknown.
         family: the base's `model_type`.
     """
     fit = [] if known is None else fitting(known, family)
     if fit:
-        return f"[model] chat_template = {_quoted(fit)} (these fit its tokenizer as it is)"
+        return f"[model] chat_template = {_quoted(fit)} (these fit its tokenizer)"
     tokens = ", ".join(f'"{token}"' for token in control_tokens(_CHATML))
-    none = "" if known is None else "; of those by name none fits its tokenizer as it is"
+    none = "" if known is None else "; none of the named ones fits its tokenizer"
     return (
         f'[model] chat_template = "chatml" with add_tokens = [{tokens}], or another by name ({", ".join(names())}), or '
         f"a file that ends in .jinja{none}"
@@ -100,7 +103,7 @@ def advice(known: frozenset[str] | None, family: str) -> str:
 
 
 def fitting(known: Collection[str], family: str) -> list[str]:
-    """Names of templates whose control tokens a tokenizer has, all of them: those of the family first, at most six."""
+    """Names of templates whose control tokens a tokenizer has: those of the family first, at most six."""
     stem = family.rstrip("0123456789_.") or family
     order = sorted(names(), key=lambda name: (not name.startswith(family), not name.startswith(stem), name not in OURS))
     found: list[str] = []
@@ -108,7 +111,7 @@ def fitting(known: Collection[str], family: str) -> list[str]:
         text = text_of(name)
         if len(found) == _SHOWN or not any(token in text for token in known):  # rendering takes a tenth of a second
             continue
-        with suppress(TemplateFaultError):  # one that takes no plain exchange
+        with suppress(TemplateFaultError):  # a template that renders no simple conversation
             if (tokens := control_tokens(text)) and all(token in known for token in tokens):
                 found.append(name)
     return found
@@ -121,7 +124,7 @@ def _quoted(some: Collection[str]) -> str:
 
 @cache
 def _files() -> tuple[Path, ...]:
-    spec = find_spec("trl")  # found without importing it, which loads torch
+    spec = find_spec("trl")  # found without importing trl, which loads torch
     if spec is None or spec.origin is None:
         return ()
     return tuple(sorted((Path(spec.origin).parent / "chat_templates").glob("*.jinja")))

@@ -8,5 +8,5 @@ from loraplug_torchao.quantizer import TorchAo
 
 @hookimpl
 def loraplug_quantizers() -> Sequence[type[Quantizer]]:
-    """The one quantizer."""
+    """The quantizer `torchao`."""
     return [TorchAo]

@@ -1,4 +1,4 @@
-"""Loads the base with weights of 8 bits by torchao."""
+"""8-bit weight-only loading of the base with torchao."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @frozen
 class TorchAo(Quantizer):
-    """The frozen base with weights of 8 bits by torchao, on a GPU or the CPU; products are those of full precision."""
+    """The frozen base with 8-bit weights by torchao, on a GPU or the CPU; matrix products are in full precision."""
 
     name = "torchao"
-    type: Annotated[
-        Literal["int8_weight_only"], Doc("torchao's name of the format: a scale for each row of a weight")
-    ] = "int8_weight_only"
+    type: Annotated[Literal["int8_weight_only"], Doc("torchao's name of the format: one scale per row of a weight")] = (
+        "int8_weight_only"
+    )
 
     def check(self, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
-        """That torchao is there."""
+        """Report if torchao is not installed."""
         if find_spec("torchao") is None:
             yield Problem("quantizer.use", 'torchao is not installed: pip install "loraplug[torchao]"')
 
@@ -35,11 +35,11 @@ class TorchAo(Quantizer):
 
         from transformers import TorchAoConfig
 
-        logging.getLogger("torchao").setLevel(logging.ERROR)  # it misses kernels of other machines, loudly
+        logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns about kernels of other machines
         return TorchAoConfig(_weight_only())
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Freeze the base."""
+        """Freeze the base's parameters."""
         model.requires_grad_(False)
         return model
 

@@ -17,7 +17,7 @@ __all__ = ["Batch", "Engine", "EngineTrainer", "Objective", "Policy", "Row"]
 
 
 def __getattr__(name: str) -> Any:
-    """The engine brings torch, so it comes when it is asked for."""
+    """Import the engine on first use: it imports torch."""
     if name == "Engine":
         from loraplug_train.engine.engine import Engine
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
 @hookimpl
 def loraplug_adapters() -> Sequence[type[Adapter]]:
-    """What is trained in place of LoRA."""
+    """The adapters that can stand in place of `[trainer.lora]`."""
     from loraplug_train.adapters.full import Full
     from loraplug_train.adapters.peft_method import PeftMethod
 

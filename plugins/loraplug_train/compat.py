@@ -1,4 +1,4 @@
-"""The private parts of torch and transformers that training takes; nowhere else in this package are any used.
+"""The private APIs of torch and transformers that training uses; no other module of this package uses any.
 
 `tests/sft/test_train_compat.py` holds what is relied on, and says what another version broke.
 """
@@ -15,7 +15,9 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """oneDNN's x·weightᵀ + bias, where `HAS_ONEDNN`; RuntimeError where memory has no room for the code it writes."""
+    """oneDNN's x·weightᵀ + bias, where `HAS_ONEDNN`; RuntimeError where it cannot allocate memory for generated
+    code.
+    """
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return made
 
@@ -42,5 +44,5 @@ def attention_backward(
 
 
 def undivided(model: Any) -> list[str]:
-    """Names of the classes of a model's blocks, each of which must stay on one device; empty where it names none."""
+    """Class names of the blocks that must stay on one device (`_no_split_modules`); empty where a model has none."""
     return [*(getattr(model, "_no_split_modules", None) or ())]

@@ -1,4 +1,4 @@
-"""The trainers that learn from judged answers: an objective each, on the engine."""
+"""The trainers for preference data: one objective each, on the engine."""
 
 from __future__ import annotations
 
@@ -18,41 +18,43 @@ from loraplug_train.trainer import EngineTrainer
 
 @frozen
 class DpoTrainer(Dpo, EngineTrainer):
-    """Direct preference optimisation: the chosen answer gains on the rejected one, measured from the reference."""
+    """Direct preference optimisation: raises the chosen answer over the rejected one, relative to a reference model."""
 
     name = "dpo"
 
 
 @frozen
 class SimPoTrainer(SimPo, EngineTrainer):
-    """SimPO: no reference; answers are held against each other by their mean log-probability a token, with a margin."""
+    """SimPO: no reference model; compares the answers' mean log-probabilities per token, with a margin."""
 
     name = "simpo"
 
 
 @frozen
 class OrpoTrainer(Orpo, EngineTrainer):
-    """Odds ratio preference optimisation: no reference; the chosen conversation is learnt whole, prompt included."""
+    """Odds ratio preference optimisation: no reference model; trains on the whole chosen conversation, prompt
+    included.
+    """
 
     name = "orpo"
 
 
 @frozen
 class CpoTrainer(Cpo, EngineTrainer):
-    """Contrastive preference optimisation: no reference; the chosen answer is learnt besides."""
+    """Contrastive preference optimisation: no reference model; also trains on the chosen answer."""
 
     name = "cpo"
 
 
 @frozen
 class KtoTrainer(Kto, EngineTrainer):
-    """Kahneman-Tversky optimisation: single answers, each wanted or not, measured from the reference."""
+    """Kahneman-Tversky optimisation: single answers, each labelled desirable or not, relative to a reference model."""
 
     name = "kto"
 
     def check(self, recipe: Any) -> Iterator[Problem]:
-        """Options that do not go together."""
+        """Options that cannot be combined."""
         if self.loss_type == "kto" and self.tokens_per_step is None and self.batch_size < 2:
             what = "must be at least 2: a prompt is compared with the answers of other rows of its step"
-            yield Problem("trainer.batch_size", f'{what}; or take loss_type = "apo_zero_unpaired"')
+            yield Problem("trainer.batch_size", f'{what}; or set loss_type = "apo_zero_unpaired"')
         yield from EngineTrainer.check(self, recipe)

@@ -1,4 +1,4 @@
-"""Trainers on the engine: the options that all share, and `sft`."""
+"""The options that all trainers on the engine share, and the trainer `sft`."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ class EngineTrainer(Trainer):
     epochs: Annotated[float, Doc("passes over the training rows", aka=("num_train_epochs", "num_epochs"))] = field(
         default=3.0, validator=validators.gt(0)
     )
-    max_steps: Annotated[int | None, Doc("stop after so many optimizer steps, whatever epochs says")] = field(
+    max_steps: Annotated[int | None, Doc("number of optimizer steps; overrides epochs")] = field(
         default=None, validator=_AT_LEAST_ONE
     )
-    batch_size: Annotated[int, Doc("encoded rows in one optimizer step", aka=("per_device_train_batch_size",))] = field(
+    batch_size: Annotated[int, Doc("rows per optimizer step", aka=("per_device_train_batch_size",))] = field(
         default=4, validator=validators.ge(1)
     )
-    tokens_per_step: Annotated[
-        int | None, Doc("rows for one optimizer step are taken up to so many tokens, in place of batch_size")
-    ] = field(default=None, validator=_AT_LEAST_ONE)
+    tokens_per_step: Annotated[int | None, Doc("tokens per optimizer step, at most, in place of batch_size")] = field(
+        default=None, validator=_AT_LEAST_ONE
+    )
     micro_batch: Annotated[
         int | Literal["auto"],
         Doc(
-            "rows computed at once, end to end without padding; halved when memory does not suffice. auto: on a CPU "
-            "one, or with the fast kernel up to 512 tokens; on a GPU as many as are no longer than the longest row"
+            "rows computed at once, packed without padding; halved when out of memory. auto: on a CPU one row, or with "
+            "the fast kernel up to 512 tokens; on a GPU as many rows as together are no longer than the longest one"
         ),
     ] = "auto"
     optimizer: Annotated[
@@ -88,37 +88,41 @@ class EngineTrainer(Trainer):
     scheduler: Annotated[
         Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] | Scheduler,
         Doc(
-            "course of the learning rate, by its name in transformers, or a table `[trainer.scheduler]` with `use`",
+            "learning-rate schedule, by its name in transformers, or a table `[trainer.scheduler]` with `use`",
             aka=("lr_scheduler", "lr_scheduler_type"),
         ),
     ] = "cosine"
-    warmup_ratio: Annotated[float, Doc("share of the steps in which the rate rises from 0", aka=("warmup",))] = field(
-        default=0.05, validator=[validators.ge(0), validators.lt(1)]
+    warmup_ratio: Annotated[
+        float, Doc("share of the steps in which the learning rate rises from 0", aka=("warmup",))
+    ] = field(default=0.05, validator=[validators.ge(0), validators.lt(1)])
+    weight_decay: Annotated[float, Doc("weight decay of the trained weights")] = field(
+        default=0.0, validator=validators.ge(0)
     )
-    weight_decay: Annotated[float, Doc("weight decay of the adapters")] = field(default=0.0, validator=validators.ge(0))
     max_grad_norm: Annotated[float, Doc("gradients are clipped to this norm")] = field(
         default=1.0, validator=validators.gt(0)
     )
     neftune_alpha: Annotated[
         float | None,
-        Doc("noise on the embeddings (NEFTune, Jain et al. 2023); 5 is usual", aka=("neftune_noise_alpha",)),
+        Doc(
+            "strength of noise on the embeddings (NEFTune, Jain et al. 2023); typically 5", aka=("neftune_noise_alpha",)
+        ),
     ] = field(default=None, validator=validators.optional(validators.gt(0)))
     gradient_checkpointing: Annotated[
         bool | Literal["auto"],
-        Doc("recompute activations in the backward pass: less memory, a third more time. auto: where memory is short"),
+        Doc("recompute activations in the backward pass: less memory, a third more time. auto: if memory is short"),
     ] = "auto"
     router_loss: Annotated[
         float,
         Doc(
-            "coefficient of the loss that balances the experts of a mixture; 0: none",
+            "coefficient of the load-balancing loss of a mixture of experts; 0: none",
             aka=("router_aux_loss_coef",),
         ),
     ] = field(default=0.0, validator=validators.ge(0))
     kernel: Annotated[
         Literal["auto", "plain", "liger"],
         Doc(
-            "how loss and gradients are computed. auto: a faster way for common models on a CPU; plain: transformers'; "
-            "liger: that with liger-kernel's Triton kernels, on a GPU"
+            "how loss and gradients are computed. auto: loraplug's own kernel for common models on a CPU, else plain; "
+            "plain: transformers' own code; liger: plain with liger-kernel's Triton kernels, on a GPU"
         ),
     ] = "auto"
     validate_every: Annotated[int | None, Doc("steps between validations", aka=("eval_steps",))] = field(
@@ -126,10 +130,10 @@ class EngineTrainer(Trainer):
     )
     early_stopping: Annotated[
         int | None,
-        Doc("stop when so many validations in a row brought no lower loss", aka=("early_stopping_patience",)),
+        Doc("stop after this many validations in a row without a lower loss", aka=("early_stopping_patience",)),
     ] = field(default=None, validator=_AT_LEAST_ONE)
     load_best_model_at_end: Annotated[
-        bool, Doc("end with the adapter of the lowest validation loss, not the last", aka=("keep_best",))
+        bool, Doc("export the adapter with the lowest validation loss, not the last one", aka=("keep_best",))
     ] = False
     save_every: Annotated[
         int | str, Doc('steps between checkpoints, or a time: "90 s", "10 min"', aka=("save_steps",))
@@ -139,24 +143,24 @@ class EngineTrainer(Trainer):
     )
     report_to: Annotated[
         Literal["auto"] | tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...],
-        Doc("trackers told of every step. auto: wandb where WANDB_API_KEY is set and not `disabled`"),
+        Doc("experiment trackers to report to. auto: wandb where WANDB_API_KEY is set and not `disabled`"),
     ] = "auto"
     samples: Annotated[int, Doc("prompts answered before and after training, for the summary")] = field(
         default=1, validator=validators.ge(0)
     )
     lora: Annotated[Lora, Doc("the adapters")] = field(factory=Lora)
     adapter: Annotated[
-        Adapter | None, Doc("what is trained in place of LoRA: another method of peft's, or the model itself")
+        Adapter | None, Doc("what is trained in place of LoRA: another method of peft, or the whole model")
     ] = None
 
     def objective(self) -> Objective:
-        """What it minimises; by default itself."""
+        """The objective to minimise; by default the trainer itself."""
         if not isinstance(self, Objective):
-            raise TypeError(f"{type(self).__name__} is no Objective: say in objective() which one it trains by")
+            raise TypeError(f"{type(self).__name__} is no Objective; return the one to train with from objective()")
         return self
 
     def check(self, recipe: Any) -> Iterable[Problem]:
-        """Options that do not go together, those of the objective among them."""
+        """Options that cannot be combined, those of the objective among them."""
         from loraplug_train.engine.options import problems
 
         yield from self.objective().option_problems()
@@ -166,13 +170,15 @@ class EngineTrainer(Trainer):
         yield from problems(self, recipe)
 
     def preflight(self, run: Run, recipe: Any) -> Iterable[Problem]:
-        """Names that the base has no modules for, an adapter to start from that is none, too little memory."""
+        """Report names that match no module of the base, an unusable `start_from`, too little memory."""
         from loraplug_train.engine.preflight import problems
 
         return problems(self, run, recipe)
 
     def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:
-        """Names and patterns of `[trainer.lora]` that match no module; too little memory for fused experts in full."""
+        """Report names and patterns of `[trainer.lora]` that match no module, and too little memory for unquantized
+        experts.
+        """
         from loraplug_train.adapters.targets import check_names
         from loraplug_train.engine.preflight import experts_too_large
 
@@ -181,7 +187,7 @@ class EngineTrainer(Trainer):
         return experts_too_large(run, recipe, model)
 
     def disk(self, run: Run, recipe: Any) -> dict[Path, int]:
-        """The adapter and its checkpoints, each with the optimizer's two numbers for every trained one, in fp32."""
+        """Bytes of the adapter and its checkpoints, each with two optimizer moments per parameter, in float32."""
         from loraplug_train.engine.preflight import trained_numbers
 
         trained = 4 * trained_numbers(self, run, recipe)
@@ -189,11 +195,11 @@ class EngineTrainer(Trainer):
         return {run.folder: trained + 3 * trained * (self.save_total_limit + 1) - there}
 
     def makes(self) -> Literal["adapter", "model"]:
-        """A model where that is trained itself, else an adapter."""
+        """`model` for full fine-tuning, else `adapter`."""
         return "adapter" if self.adapter is None else self.adapter.makes
 
     def estimate(self, run: Run, model: PreTrainedModel, lengths: Sequence[int]) -> Estimate:  # noqa: ARG002
-        """Weights, adapters, optimizer and the longest row's activations; time from two measured steps."""
+        """Memory of weights, adapters, optimizer and the longest row's activations; time from two measured steps."""
         from loraplug_train.engine.forecast import forecast
 
         epochs = self.epochs
@@ -202,7 +208,7 @@ class EngineTrainer(Trainer):
         return forecast(self, model, lengths, epochs)
 
     def placement(self, run: Run) -> Placement:  # noqa: ARG002
-        """On the GPU, or on the CPU where the weights are shared out from there."""
+        """The GPU, or the CPU if the weights are sharded from there."""
         from loraplug_train.engine import shards
 
         kind = shards.settle()
@@ -216,10 +222,10 @@ class EngineTrainer(Trainer):
         train: Encoded | None,
         validation: Encoded | None,
     ) -> TrainingResult:
-        """Train, going on from the newest whole checkpoint; leave the adapter in `run.folder / "adapter"`."""
+        """Train, resuming from the newest intact checkpoint; the adapter is written to `run.folder / "adapter"`."""
         from logging import ERROR, getLogger
 
-        getLogger("bitsandbytes").setLevel(ERROR)  # which peft loads, and which misses an optional package aloud
+        getLogger("bitsandbytes").setLevel(ERROR)  # peft imports it, and it warns about an optional package
         from loraplug_train.engine.engine import Engine
 
         return Engine(self, self.objective()).fit(run, load_model, tokenizer, train, validation)

@@ -114,9 +114,9 @@ def test_a_mask_on_a_text_row_refuses_it(chatml: Any, run: Run) -> None:
         ("label", ["true", "false"], "whether an answer is wanted"),
         ("score", [0.5, 4.0], "how good an answer is"),
         ("reward", [1, 2], "how good an answer is"),
-        ("chosen", ["a", "b"], "a wanted and an unwanted answer"),
-        ("rejected", ["a", None], "a wanted and an unwanted answer"),
-        ("score_chosen", [1.0, 2.0], "a wanted and an unwanted answer"),
+        ("chosen", ["a", "b"], "a chosen and a rejected answer"),
+        ("rejected", ["a", None], "a chosen and a rejected answer"),
+        ("score_chosen", [1.0, 2.0], "a chosen and a rejected answer"),
     ],
 )
 def test_rows_that_are_judged_are_refused(
@@ -158,14 +158,14 @@ def test_a_trainer_says_what_columns_it_heeds(inside: Any, recipe: Path, monkeyp
     """Labels that it names are let through; weights that it does not name are refused before there is a model."""
     rows = Dataset.from_list([{"text": "t", "score": 1.5}])
     check_labels(rows, frozenset({"score"}), "dataset", "the trainer mine")
-    with pytest.raises(InputError, match="the trainer mine does not learn from"):
+    with pytest.raises(InputError, match="the trainer mine does not use"):
         check_labels(rows, frozenset({"label"}), "dataset", "the trainer mine")
     (recipe.parent / "rows.jsonl").write_text(f"{json.dumps({'messages': ROW})}\n" * 6, encoding="utf-8")
     assert inside("run", recipe, "--until", "formatter").returncode == 0
     monkeypatch.setattr("loraplug_train.trainer.Sft.columns", frozenset())
     result = inside("run", recipe, "--until", "formatter")
     assert result.returncode == 2
-    assert "weights, which the trainer sft does not heed" in " ".join(result.stderr.split())
+    assert "weights, which the trainer sft does not use" in " ".join(result.stderr.split())
 
 
 def test_validation_rows_are_held_to_the_same(inside: Any, recipe: Path) -> None:

@@ -108,7 +108,7 @@ def test_truncated_and_corrupted_files(which, pair, trained, tmp_path):
     whole = path.read_bytes()
     for broken in (whole[:-100], whole[:20], b"", b"\xff" * 8 + whole[8:], whole[:8] + b"x" + whole[9:]):
         path.write_bytes(broken)
-        fails(trained, adapter, base, tmp_path / "out", path.name, "not a whole safetensors file")
+        fails(trained, adapter, base, tmp_path / "out", path.name, "not a complete safetensors file")
 
 
 def test_shard_is_missing(make_base, make_adapter, trained, tmp_path):

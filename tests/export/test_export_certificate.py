@@ -123,9 +123,9 @@ TRAPS = {
     "end of turn does not stop": (no_end, "does not end at '<|im_end|>'"),
     "another template": (template("assistant\n", "Assistant\n"), "in training"),
     "embeddings not resized": (not_resized, "fails: "),
-    "wrong rope": (rope, "answers diverge by"),
-    "tied where it was not": (tied, "answers diverge by"),
-    "a layer lost": (zero_layer, "answers diverge by"),
+    "wrong rope": (rope, "probabilities differ"),
+    "tied where it was not": (tied, "probabilities differ"),
+    "a layer lost": (zero_layer, "probabilities differ"),
 }
 
 
@@ -153,7 +153,7 @@ def test_a_base_is_not_the_merged_model(made):
     """The adapter off: nothing of what it changes is there."""
     result, reference, _ = made
     report = report_of(reference, result.base)
-    assert any("the adapter is not on: 0%" in problem for problem in report.problems), report.problems
+    assert any("the adapter is not applied: only 0%" in problem for problem in report.problems), report.problems
 
 
 def test_dropped_experts(tmp_path):
@@ -169,7 +169,7 @@ def test_dropped_experts(tmp_path):
                 found[name].zero_()
 
     tensors(merged, drop)
-    assert any("answers diverge" in problem for problem in report_of(reference, merged).problems)
+    assert any("probabilities differ" in problem for problem in report_of(reference, merged).problems)
 
 
 def test_failing_is_not_made(made, tmp_path):
@@ -180,7 +180,7 @@ def test_failing_is_not_made(made, tmp_path):
     broken = shutil.copytree(merged, tmp_path / "broken")
     template("assistant\n", "Assistant\n")(broken)
     certificate = Certificate("tiny", "someone/tiny", "float32", (report_of(reference, broken),))
-    with pytest.raises(LoraplugError, match=r"does not answer as base \+ adapter[\s\S]*in training"):
+    with pytest.raises(LoraplugError, match=r"gives other answers than base \+ adapter[\s\S]*in training"):
         settle(certificate, broken / FILE, broken / PAGE, tmp_path / "place")
     report = json.loads((tmp_path / "place.refused.json").read_text())
     assert report["version"] == 1 and report["passed"] is False
@@ -198,7 +198,7 @@ def test_exporter_proves_and_card_links(made, tmp_path):
     out = MergedExporter(verify=False).export(result, tmp_path / "merged")  # after a training, and cheap
     told = json.loads((out / FILE).read_text())
     assert told["passed"] and told["engines"][0]["passed"] and len(told["engines"][0]["prompts"]) == 7
-    assert "All answer as base + adapter does" in (out / PAGE).read_text()
+    assert "All give the same answers as base + adapter" in (out / PAGE).read_text()
     assert f"[{PAGE}]({PAGE})" in (out / "README.md").read_text()
     plain = MergedExporter(verify=False).export(made[0], tmp_path / "plain")  # an adapter from elsewhere
     assert not (plain / FILE).exists()
@@ -287,7 +287,7 @@ def other_word(value):
 FILE_TRAPS = {
     "begin token": (field("tokenizer.ggml.bos_token_id", lambda value: value + 1), "in training"),
     "another template": (field("tokenizer.chat_template", other_word), "in training"),
-    "wrong rope": (field("llama.rope.freq_base", lambda value: value / 20), "answers diverge by"),
+    "wrong rope": (field("llama.rope.freq_base", lambda value: value / 20), "probabilities differ"),
     "a layer lost": (zeroed, "blk.1.ffn_down.weight (model.layers.1.mlp.down_proj.weight) is off by 100%"),
 }
 

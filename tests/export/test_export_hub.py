@@ -104,7 +104,7 @@ def test_public_repository_is_left_alone(hub, result, tmp_path):
 def test_wrong_token_and_refusal(hub, result, tmp_path, monkeypatch):
     """A token without rights is the user's matter, a refusal of the hub is not."""
     hub.faults = [Fault("/commit/", status=400)]
-    with pytest.raises(LoraplugError, match="hub refused"):
+    with pytest.raises(LoraplugError, match="hub returned an error"):
         HubExporter(repo="me/tiny").export(result, tmp_path / "receipt.json")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(InputError, match=r"token"):

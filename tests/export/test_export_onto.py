@@ -85,7 +85,7 @@ def test_eight_bits(make_base, make_adapter, trained, logits, tmp_path):
     ("facts", "words"),
     [
         (None, "has no loraplug.json"),
-        ({"quantization": None}, "was not quantised"),
+        ({"quantization": None}, "was not quantized"),
         ({"quantization": {"quant_method": "gptq"}}, "gptq"),
     ],
 )

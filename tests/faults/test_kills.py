@@ -68,7 +68,7 @@ def test_data_changed_between_kill_and_restart(
     rows.write_bytes(before.replace(b"what is 5", b"what was 5"))
     refused = server.run(tmp_path, "run", job_recipe)
     assert refused.wait() == 2
-    assert "data changed since this run was begun" in refused.said() and "Traceback" not in refused.said()
+    assert "data has changed since this run began" in refused.said() and "Traceback" not in refused.said()
     rows.write_bytes(before)
     assert server.run(tmp_path, "run", job_recipe).wait() == 0
     assert products(tmp_path) == undisturbed.products
@@ -83,7 +83,7 @@ def test_two_runs_of_one_name_at_once(
     wait_for(tmp_path, "stage-start", first)
     second = server.run(tmp_path, "run", job_recipe, *fresh)
     assert second.wait() == 2, second.said()
-    assert "another run of this name is at work" in second.said()
+    assert "another run of this name is in progress" in second.said()
     assert first.wait() == 0, first.said()
     assert products(tmp_path) == undisturbed.products
 

@@ -151,7 +151,7 @@ def test_a_fickle_source_is_found(number: Path, tmp_path: Path) -> None:
     """Rows that differ, a shape nobody knows, an option without a word, a missing file that goes unnoticed."""
     found = failed(conformance(Fickle(number), tmp_path))
     assert found["every option is documented"].startswith("no Doc on hidden")
-    assert "rows of no known shape" in found["rows have a known shape"]
+    assert "rows of unknown shape" in found["rows have a known shape"]
     assert found["loaded twice, the same rows"] == "row 0 differs from one load to the next"
     assert "taken without a word" in found["paths that cannot be read are refused"]
     with pytest.raises(AssertionError, match="dataset fickle: every option is documented: no Doc on hidden"):

@@ -123,7 +123,7 @@ def _check_answer(outcome: Any, adapter: Path, registry: Any, folder: Path) -> N
 def _check_resumed(outputs: Path, whole: Path, said: list[str]) -> None:
     from safetensors.torch import load_file
 
-    assert f"going on from the checkpoint of step {SEEN} of {STEPS}" in said, "it did not go on from its checkpoint"
+    assert f"resuming from the checkpoint of step {SEEN} of {STEPS}" in said, "it did not go on from its checkpoint"
     for name in ("adapters/cell/adapter_model.safetensors", "merged/cell/model.safetensors"):
         one, other = load_file(whole / name), load_file(outputs / name)
         assert one.keys() == other.keys()

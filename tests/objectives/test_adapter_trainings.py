@@ -109,7 +109,7 @@ def test_a_recipe_with_a_whole_model_ends_in_a_model(inside: Any, recipe: Path, 
     recipe.write_text(text, encoding="utf-8")
     refused = inside("recipe", "check", recipe)
     assert refused.returncode == 2
-    assert "adapter takes an adapter, and the trainer sft makes a whole model" in " ".join(refused.stderr.split())
+    assert "adapter exports an adapter, but the trainer sft makes a whole model" in " ".join(refused.stderr.split())
     recipe.write_text(text.replace('[[exporter]]\nuse = "adapter"\n', ""), encoding="utf-8")
     done = inside("run", recipe)
     assert done.returncode == 0, done.stderr

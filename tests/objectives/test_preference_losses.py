@@ -187,10 +187,10 @@ def test_partners_of_a_step_are_the_answers_of_the_rows_before() -> None:
     [
         (Dpo(loss_type=("sigmoid", "sigmoid")), "names a loss twice"),
         (Dpo(loss_type=()), "names no loss"),
-        (Dpo(loss_type=("sigmoid", "sft"), loss_weights=(1.0,)), "1 weights for 2 losses"),
-        (Dpo(label_smoothing=0.1), 'heeded by the loss "robust" alone'),
-        (Cpo(loss_type="ipo", label_smoothing=0.1), 'heeded by the loss "sigmoid" alone'),
-        (Kto(desirable_weight=0.0, undesirable_weight=0.0), "nothing would be learnt"),
+        (Dpo(loss_type=("sigmoid", "sft"), loss_weights=(1.0,)), "1 weights, but loss_type has 2 losses"),
+        (Dpo(label_smoothing=0.1), 'used only by the loss "robust"'),
+        (Cpo(loss_type="ipo", label_smoothing=0.1), 'used only by the loss "sigmoid"'),
+        (Kto(desirable_weight=0.0, undesirable_weight=0.0), "nothing would be trained"),
     ],
 )
 def test_options_that_do_not_go_together(objective: Any, words: str) -> None:

@@ -53,10 +53,10 @@ def test_options_are_told_all_at_once(inside: Any, recipe: Path) -> None:
         "trainer.loss_weights=[1.0, 2.0]",
     )  # fmt: skip
     for words in (
-        'heeded by the loss "robust" alone',
+        'used only by the loss "robust"',
         "would train prompts",
         "are not packed",
-        "2 weights for 1 losses",
+        "2 weights, but loss_type has 1 losses",
     ):
         assert words in said
     assert "trainer.beta" in problems(inside, recipe, "dpo", PAIR, "trainer.beta=0.0")

@@ -62,7 +62,7 @@ BAD = {
     "a pickle": ({"adapter_model__safetensors": None, "adapter_model__bin": b"x"}, "has only pickled weights"),
     "not safetensors": ({"adapter_model__safetensors": b"no such format at all"}, "is broken"),
     "no JSON": ({"adapter_config__json": b"{"}, "not JSON"),
-    "no kind": ({"adapter_config__json": b'{"r": 4}'}, "says no peft_type"),
+    "no kind": ({"adapter_config__json": b'{"r": 4}'}, "has no peft_type"),
 }
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_model_is_told(merged: Path, tmp_path: Path, inside: Cli) -> 
     for name, files, words in (
         ("strange", {"config__json": strange}, "nonsense"),
         ("pickled", {"model__safetensors": None, "pytorch_model__bin": b"x"}, "pickled ones are not loaded"),
-        ("cut", {"model__safetensors": (merged / "model.safetensors").read_bytes()[:5000]}, "cut short or broken"),
+        ("cut", {"model__safetensors": (merged / "model.safetensors").read_bytes()[:5000]}, "truncated or damaged"),
         ("silent", {"chat_template__jinja": None}, "has no chat template"),
     ):
         done = inside("chat", changed(merged, tmp_path / name, **files), "--prompt", "x")

@@ -86,10 +86,10 @@ ASKED = {
     "home": ({"model": {"id": "~/models/x"}}, "model.id: '~/models/x' is a path outside"),
     "dots": ({"model": {"id": "./base/../../x"}}, "model.id: './base/../../x' is a path outside"),
     "a link": ({"model": {"id": "./link"}}, "model.id: './link' is a path outside"),
-    "network": ({"model": {"id": "//host/share"}}, "model.id: '//host/share' is a place on the network"),
-    "windows network": ({"model": {"id": "\\\\host\\share"}}, "is a place on the network"),
+    "network": ({"model": {"id": "//host/share"}}, "model.id: '//host/share' is a network path"),
+    "windows network": ({"model": {"id": "\\\\host\\share"}}, "is a network path"),
     "an address": ({"model": {"id": "https://x.example/m"}}, "is neither a name on the hub nor a folder"),
-    "no id": ({"model": {"id": 3}}, "model.id: 3 is no name of a model"),
+    "no id": ({"model": {"id": 3}}, "model.id: 3 is not a model name"),
     "revision": ({"model": {"id": "a/b", "revision": "../../x"}}, "model.revision: '../../x' is no commit"),
     "kernels": ({"model": {"id": "a/b", "attention": "flash_attention_2"}}, "model.attention"),
     "loader": ({"model": {"use": "evil", "id": "a/b"}}, "model.use: 'evil' is not the loader that comes with"),
@@ -176,7 +176,7 @@ def test_code_of_a_model_runs_only_with_trust(
         assert "Traceback" not in done.stderr and "[y/N]" not in done.stderr + done.stdout
         assert not mark.exists(), words
     told = inside("chat", folder / "base", "--prompt", "hi", env=env).stderr
-    assert "brings Python code of its own" in told and "--trust" in told
+    assert "needs its own Python code" in told and "--trust" in told
     inside("chat", folder, "--prompt", "hi", "--trust", env=env)
     assert mark.exists()
 
@@ -199,7 +199,7 @@ def test_code_of_a_tokenizer_beside_an_adapter_is_refused(
     given = ["chat", folder, "--base", tiny_model, "--prompt", "hi", "--max-tokens", "2"]
     done = inside(*given, env=env)
     assert done.returncode == 2 and not mark.exists()
-    assert "brings Python code of its own" in done.stderr and "--trust" in done.stderr
+    assert "needs its own Python code" in done.stderr and "--trust" in done.stderr
     inside(*given, "--trust", env=env)
     assert mark.exists()
 
@@ -222,15 +222,15 @@ def test_an_export_holds_no_file_from_elsewhere(adapter: Path, tmp_path: Path, t
     made = tmp_path / "outputs/adapters/theirs"
     assert (made / "inside.txt").is_file()
     assert all("diary" not in path.read_text(errors="replace") for path in made.iterdir() if path.suffix == ".txt")
-    assert done.stderr.count("names a file elsewhere as") == 2, "and that is told"
+    assert done.stderr.count("outside the folder: left out") == 2, "and that is told"
     (folder / "notes.txt").symlink_to(secret)
     done = inside(*words)
-    assert done.returncode == 2 and "is a link to a file elsewhere" in done.stderr
+    assert done.returncode == 2 and "is a link to a file outside the folder" in done.stderr
     (folder / "notes.txt").unlink()
     base = shutil.copytree(tiny_model, tmp_path / "base")
     (base / "LICENSE").symlink_to(secret)
     done = inside(*words[:-1], base)
-    assert done.returncode == 2 and "base/LICENSE: is a link to a file elsewhere" in done.stderr
+    assert done.returncode == 2 and "base/LICENSE: is a link to a file outside the folder" in done.stderr
 
 
 def test_ones_own_lock_in_a_foreign_folder_vouches_for_nothing_else(
@@ -262,7 +262,7 @@ def test_a_config_that_names_a_base_on_the_network(adapter: Path, tmp_path: Path
     config = json.loads((folder / "adapter_config.json").read_text())
     for place in (r"\\host\share\base", "//host/share/base"):
         (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": place}))
-        with pytest.raises(InputError, match="names a base on the network"):
+        with pytest.raises(InputError, match="its base is a network path"):
             open_model(folder, registry)
 
 
@@ -301,4 +301,4 @@ def test_a_record_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         here.setenv("LORAPLUG_STATE", str(tmp_path / "file"))
         remember(b"lock", run)
         assert not is_own(b"lock")
-    assert "cannot note that this run is yours" in run.reporter.warnings[0]
+    assert "cannot record that this run is yours" in run.reporter.warnings[0]

@@ -60,4 +60,4 @@ def test_nothing_of_a_run_becomes_markup_or_a_path(tmp_path: Path) -> None:
     assert "state.json is broken" in Runs(tmp_path).html("<u>b")
     (folder / "state.json").unlink()
     (folder / "events.jsonl").write_bytes(b'{"time": 1}\n\xff\xfe{\n')
-    assert "1 of 2 lines are broken" in Runs(tmp_path).html("<u>b")
+    assert "1 of 2 lines are damaged" in Runs(tmp_path).html("<u>b")

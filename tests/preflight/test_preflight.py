@@ -88,8 +88,8 @@ def test_six_things_that_only_files_tell_are_told_at_once(recipe: Path, base: Pa
     ("setting", "place", "words"),
     [
         ("dataset.path={folder}/rows.jsn", "dataset.path", "there is rows.jsonl"),
-        ("formatter.use=text", "dataset", "rows of no known shape"),
-        ("trainer.lora.start_from=nowhere", "trainer.lora.start_from", "is no adapter folder"),
+        ("formatter.use=text", "dataset", "rows of unknown shape"),
+        ("trainer.lora.start_from=nowhere", "trainer.lora.start_from", "is not an adapter folder"),
         ("model.chat_template=none.jinja", "model.chat_template", "cannot be read"),
         ("model.attention=flash_attention_2", "model.attention", "flash_attn is not installed"),
         ("model.id=./nowhere", "model.id", "no such folder"),
@@ -140,7 +140,7 @@ def test_files_of_the_base_that_are_missing_or_broken(recipe: Path, base: Path) 
     setting = f"model.id={base}"
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[:-4])
-    assert "model.safetensors: is cut short or broken (452,444 bytes of 452,448)" in told(recipe, setting)["model.id"]
+    assert "model.safetensors: is truncated or damaged (452,444 bytes of 452,448)" in told(recipe, setting)["model.id"]
     (base / "model.safetensors").rename(base / "model-00001-of-00003.safetensors")
     (base / "tokenizer.json").write_text("{")
     message = build_problems(recipe, setting)
@@ -165,7 +165,7 @@ def build_problems(recipe: Path, *settings: str) -> str:
 def test_a_template_is_tried(recipe: Path, base: Path) -> None:
     setting = f"model.id={base}"
     (base / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}")
-    assert "is no Jinja template" in told(recipe, setting)["model.chat_template"]
+    assert "is not valid Jinja" in told(recipe, setting)["model.chat_template"]
     (base / "chat_template.jinja").write_text("{{ raise_exception('not today') }}")
     assert "renders no conversation: not today" in told(recipe, setting)["model.chat_template"]
     uses = (
@@ -200,7 +200,7 @@ def test_room_on_the_disk_is_counted_together(recipe: Path, monkeypatch: pytest.
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 300_000))
     found = told(recipe)
     assert list(found) == ["trainer"]
-    assert "MB will be written there (trainer 1.31, exporter[1] 0.45), 0.30 MB are free; make room" in found["trainer"]
+    assert "MB will be written here (trainer 1.31, exporter[1] 0.45), but only 0.30 MB are free" in found["trainer"]
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, 10**9))
     assert told(recipe) == {}
 
@@ -228,7 +228,7 @@ def test_experts_that_no_quantizer_makes_smaller_count_in_full(
     for memory, fits in ((10**6, True), (220_000, False)):
         monkeypatch.setattr("loraplug_train.engine.preflight._memory", lambda size=memory: float(size))
         found = told(recipe, f"model.id={base}", "quantizer.use=bitsandbytes", deep=True)
-        assert ("leaves fused experts in full" in found.get("model.id", "")) != fits
+        assert ("does not quantize fused experts" in found.get("model.id", "")) != fits
 
 
 def test_gguf_headers_are_read_as_the_library_reads_them() -> None:
@@ -264,7 +264,7 @@ def test_a_gguf_file_that_is_cut_short_or_none(tmp_path: Path) -> None:
     whole = next(Path(spec.submodule_search_locations[0]).glob("**/*.gguf"))
     with whole.open("rb") as file:
         head = file.read(4 << 20)
-    for length, words in ((4 << 20, "ends too early"), (2000, "cannot be read as GGUF"), (3, "is not a GGUF file")):
+    for length, words in ((4 << 20, "is truncated"), (2000, "cannot be read as GGUF"), (3, "is not a GGUF file")):
         (tmp_path / "a.gguf").write_bytes(head[:length])
         with pytest.raises(InputError, match=words):
             read_gguf(tmp_path / "a.gguf")
@@ -300,7 +300,7 @@ def test_a_base_that_was_published_quantised_names_its_original(
     if card:
         (base / "README.md").write_text(f"---\nlicense: mit\n{card}\n---\n# A model\n")
     what = told(recipe, f"model.id={base}")["model.id"]
-    assert f"is published in {method.upper()}'s form" in what
+    assert f"is published in the format of {method.upper()}" in what
     assert ('id = "Qwen/Qwen3-0.6B"' in what) == bool(card)
 
 

@@ -119,9 +119,9 @@ def test_attention_and_mlp_are_groups() -> None:
         mlp = set(_attached(name, target_modules=("mlp",))[1].modules)
         assert attention and mlp and not attention & mlp
         assert attention | mlp == set(_attached(name)[1].modules)
-    with pytest.raises(InputError, match='"attention" means no layer of this model'):
+    with pytest.raises(InputError, match='"attention" matches no layer of this model'):
         Lora(target_modules="attention").attach(build("mamba"))
-    with pytest.raises(InputError, match='"experts" means no layer of this model'):
+    with pytest.raises(InputError, match='"experts" matches no layer of this model'):
         Lora(target_modules=("all-linear", "experts")).attach(build("llama"))
 
 
@@ -129,7 +129,7 @@ def test_a_layer_that_cannot_be_adapted_is_refused_where_it_is_named() -> None:
     """peft's own refusal, and a router that gives a tuple."""
     with pytest.raises(InputError, match="peft refuses it"):
         Lora(target_modules=("in_proj", "out_proj")).attach(build("mamba"))
-    with pytest.raises(InputError, match="gives more than a tensor"):
+    with pytest.raises(InputError, match="returns more than one tensor"):
         Lora(target_modules=("q_proj", "router")).attach(build("llama4"))
 
 
@@ -151,7 +151,7 @@ def test_a_model_that_does_not_run_is_refused_before_the_work() -> None:
 
     model.forward = fail
     with pytest.raises(
-        InputError, match=r"a LlamaForCausalLM in float32 fails on a row of tokens \(AttributeError: no attr"
+        InputError, match=r"a LlamaForCausalLM in float32 fails on input tokens \(AttributeError: no attr"
     ):
         Lora().attach(model)
 
@@ -170,7 +170,7 @@ def test_a_model_whose_tokens_see_ahead_is_refused(dtype: str) -> None:
         if decoder:
             Lora().attach(model)
         else:
-            with pytest.raises(InputError, match=r"tokens see those after them[\s\S]*is_decoder = true"):
+            with pytest.raises(InputError, match=r"tokens attend to later ones[\s\S]*is_decoder = true"):
                 Lora().attach(model)
 
 

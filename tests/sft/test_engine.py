@@ -101,7 +101,7 @@ def test_going_on_ends_at_the_same_adapter(fit: Fit, tmp_path: Path, monkeypatch
     asked = kept.stat().st_mtime_ns
     _, run = fit("killed", save_every=2)
     assert kept.stat().st_mtime_ns == asked
-    assert any("going on from the checkpoint of step 2 of 6" in line for line in run.reporter.lines)  # type: ignore[attr-defined]
+    assert any("resuming from the checkpoint of step 2 of 6" in line for line in run.reporter.lines)  # type: ignore[attr-defined]
     assert digest(run) == whole
 
 
@@ -117,7 +117,7 @@ def test_a_lack_of_memory_halves_what_is_computed_at_once(fit: Fit, monkeypatch:
 
     monkeypatch.setattr(MarginTrainer, "loss", short)
     _, run = fit("narrow", kernel="plain", micro_batch=4)
-    assert "out of memory at step 1; going on with 2 rows at once" in run.reporter.warnings  # type: ignore[attr-defined]
+    assert "out of memory at step 1; continuing with 2 rows at once" in run.reporter.warnings  # type: ignore[attr-defined]
     assert metrics(run) == pytest.approx(wide, rel=1e-5)
 
 

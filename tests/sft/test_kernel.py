@@ -263,7 +263,9 @@ def test_a_layer_that_bitsandbytes_misreads_is_refused(tmp_path):
     from loraplug_bnb.quantizer import BitsAndBytes
 
     quantised(tmp_path, BitsAndBytes(bits=8), num_attention_heads=6)
-    with pytest.raises(InputError, match=r"layers\.0.*o_proj.*wrong weights on this CPU for a layer of 48 inputs"):
+    with pytest.raises(
+        InputError, match=r"layers\.0.*o_proj.*dequantizes wrongly on this CPU: the layer has 48 inputs"
+    ):
         quantised(tmp_path, BitsAndBytes(bits=4), num_attention_heads=6)
 
 

@@ -134,7 +134,7 @@ def test_trained_resumed_saved_and_loaded(train: Train, base: Path, monkeypatch:
         tiny_run(whole.path.parent, "on"), lambda _: fresh, _tokenizer(whole), Encoded(rows((301, 302))), None
     )  # goes on from rows that were trained
     assert digest(again) != digest(whole)
-    with pytest.raises(InputError, match=r"trains the rows of 2 tokens, and model\.add_tokens adds 0"):
+    with pytest.raises(InputError, match=r"has trained rows for 2 tokens, but model\.add_tokens adds 0"):
         Lora(start_from=whole.path).attach(plain(base))
 
 

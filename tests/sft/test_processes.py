@@ -149,17 +149,17 @@ def test_a_process_that_dies_stops_the_other(launched: Any, tmp_path: Path) -> N
     assert again.stdout is not None
     for line in again.stdout:
         seen += line
-        if "going on from the checkpoint" in line:
+        if "resuming from the checkpoint" in line:
             break
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=120)
-    assert f"going on from the checkpoint of step {done} of 2000" in seen
+    assert f"resuming from the checkpoint of step {done} of 2000" in seen
 
 
 REFUSED = {
     "no DeepSpeed": (ZERO3, "DeepSpeed is not installed"),
     "no stage": ({**ZERO3, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "4"}, "zero_stage is 4, not 0, 1, 2 or 3"),
-    "no file": ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "gone.json"}, "its DeepSpeed file gone.json"),
+    "no file": ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "gone.json"}, "its DeepSpeed config gone.json"),
     "FSDP1": ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1 is not supported"),
     "quantised": (FSDP, "a quantised model cannot be sharded"),
     "offload": ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported"),

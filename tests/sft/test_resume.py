@@ -69,7 +69,7 @@ def test_going_on_ends_at_the_same_adapter(
         train("stopped", **settings)
     resumed = train("stopped", **settings)
     assert digest(resumed) == digest(whole)
-    assert "going on from the checkpoint of step 3" in " ".join(train.reporter.lines)  # type: ignore[attr-defined]
+    assert "resuming from the checkpoint of step 3" in " ".join(train.reporter.lines)  # type: ignore[attr-defined]
     lines = [
         [json.loads(line) for line in (result.path.parent / "metrics.jsonl").read_text().splitlines()[:-1]]
         for result in (whole, resumed)
@@ -125,7 +125,7 @@ def test_sigterm_in_one_long_call_is_served_at_once(tiny_model: Path, tmp_path: 
     begun.returncode = os.waitstatus_to_exitcode(status)
     assert begun.returncode == 128 + signal.SIGTERM
     assert used.ru_utime + used.ru_stime - spent < 5  # seconds of its own, whatever else keeps the machine busy
-    assert "saved at step 2" in rest
+    assert "checkpoint written at step 2" in rest
     assert (outputs / "runs/long/checkpoints/step-00000002/state.json").exists()
 
 
@@ -147,7 +147,7 @@ def stuck(self, rows, step):
     if step == 2:
         print("in the long call", flush=True)
         lock = ctypes.create_string_buffer(64)
-        libc = ctypes.CDLL(None)  # like a backward pass it releases the interpreter, and does not heed signals
+        libc = ctypes.CDLL(None)  # like a backward pass it releases the interpreter, and ignores signals
         libc.pthread_mutex_lock(lock)
         libc.pthread_mutex_lock(lock)  # never comes back
     return compute(self, rows, step)

@@ -37,7 +37,7 @@ def test_each_kind_is_told(name: str, dtype: str) -> None:
     found = separation(model)
     assert found.way == KINDS[name]
     assert not model.training
-    assert ("do not see each other" in found.sentence()) == (found.way == "end-to-end")
+    assert ("do not influence each other" in found.sentence()) == (found.way == "end-to-end")
 
 
 def test_a_model_that_pads_wrongly_computes_one_at_a_time() -> None:
@@ -104,5 +104,5 @@ def test_rows_together_and_packed_are_rows_alone(name: str, tmp_path: Path) -> N
         assert together == pytest.approx(alone, rel=2e-5)
         assert validation == pytest.approx(validated, rel=2e-5)
         said = "\n".join(reporter.lines)
-        assert ("documents are not laid end to end" in said) == (name in ("opt", "lfm2"))
-        assert ("up to 32 tokens together" in said) == (name == "phi3_longrope")
+        assert ("documents are not packed" in said) == (name in ("opt", "lfm2"))
+        assert ("up to 32 tokens at once" in said) == (name == "phi3_longrope")

@@ -31,11 +31,11 @@ def test_fused_experts_left_in_full_are_told(tmp_path: Path) -> None:
     notes = trainer.estimate(run, model, [20, 30]).notes
     assert notes["quantised"].startswith("11.1%")
     assert notes["adapters"].startswith("11.1%")
-    assert "do not see each other" in notes["documents"]
+    assert "do not influence each other" in notes["documents"]
     model = quantizer.prepare(loader.load_model(run, quantizer))
     result = trainer.train(run, lambda _: model, tiny_tokenizer(), Encoded(encoded(8)), None)
     assert result.figures["adapted_share"] == pytest.approx(0.111, abs=1e-3)
-    assert any("experts that get no adapter" in text for text in run.reporter.warnings)
+    assert any("experts, which get no adapter" in text for text in run.reporter.warnings)
     facts = json.loads((result.path / "loraplug.json").read_text(encoding="utf-8"))
     assert facts["adapted"]["weights"] == facts["quantised"]["weights"]
     write_card(
@@ -80,7 +80,7 @@ def test_the_router_loss_is_off_unless_asked_for(name: str, tmp_path: Path) -> N
     assert plain == pytest.approx(nats / trained, rel=1e-5)
     assert twice - plain == pytest.approx(total / trained, rel=1e-3)
     assert balanced > plain + 0.1
-    with pytest.raises(InputError, match="gives no router logits"):
+    with pytest.raises(InputError, match="has no routers"):
         _step("llama", tmp_path, router_loss=0.1)
 
 
@@ -89,7 +89,7 @@ def test_a_model_that_trls_head_does_not_fit_has_its_own_loss(tmp_path: Path) ->
     import torch
 
     loss, said = _step("llama4", tmp_path, kernel="plain")
-    assert any("losses are made from the model's own logits" in line for line in said)
+    assert any("losses are computed from the model's own logits" in line for line in said)
     model, nats, trained = build("llama4"), 0.0, 0
     with torch.no_grad():
         for row in encoded(8):

@@ -46,12 +46,12 @@ def test_layers_are_chosen_by_number(model: Any) -> None:
 
 
 WRONG = {
-    "a layer that is none": ({"layers_to_transform": (0, 7)}, ["no target lies in layer 7 (layers: 0 to 1)"]),
+    "a layer that is none": ({"layers_to_transform": (0, 7)}, ["no target module lies in layer 7 (layers: 0 to 1)"]),
     "one of two": ({"target_modules": ("q_proj", "w_proj")}, ['"w_proj" matches no module']),
     "a near miss": ({"target_modules": ("qproj",)}, ["did you mean q_proj?"]),
     "a list in a text": ({"target_modules": "q_proj,v_proj"}, ['write ["q_proj", "v_proj"]']),
     "a pattern": ({"target_modules": r".*\.attn\..*"}, ["matches no module"]),
-    "a broken pattern": ({"target_modules": "(q_proj"}, ["is no regular expression"]),
+    "a broken pattern": ({"target_modules": "(q_proj"}, ["is not a valid regular expression"]),
     "saved": ({"modules_to_save": ("lm_heads",)}, ['modules_to_save: "lm_heads"', "did you mean lm_head?"]),
     "rank": ({"rank_pattern": {"q_porj": 4}}, ['rank_pattern: "q_porj"', "did you mean q_proj?"]),
     "rank of no target": (
@@ -59,7 +59,7 @@ WRONG = {
         ['rank_pattern: "k_proj" matches no adapted layer'],
     ),
     "alpha": ({"alpha_pattern": {"mpl": 4.0}}, ['alpha_pattern: "mpl"']),
-    "a broken rank": ({"rank_pattern": {"(q_proj": 4}}, ["rank_pattern", "is no regular expression"]),
+    "a broken rank": ({"rank_pattern": {"(q_proj": 4}}, ["rank_pattern", "is not a valid regular expression"]),
     "all at once": (
         {"target_modules": ("x_proj", "y_proj"), "modules_to_save": ("heads",)},
         ['"x_proj"', '"y_proj"', '"heads"'],
@@ -91,7 +91,7 @@ def test_a_token_that_the_model_lacks_is_refused(train: Any) -> None:
     rows[3]["input_ids"][1] = 10_000_000
     from datasets import Dataset
 
-    with pytest.raises(InputError, match="token 10000000 of the tokenizer is none of the") as error:
+    with pytest.raises(InputError, match="token 10000000 of the tokenizer is outside the") as error:
         train(rows=Dataset.from_list(rows))
     assert str(rows[3]["row"][0]) in str(error.value)
 
@@ -111,13 +111,13 @@ def test_tokens_of_the_tokenizer_that_the_model_lacks_are_told(
         return tokenizer
 
     train(name="plain", epochs=1)
-    assert not any("no vector for" in text for text in train.reporter.warnings)
+    assert not any("without a row" in text for text in train.reporter.warnings)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", with_more)
     train(epochs=1)
-    assert any("1 tokens that the model has no vector for, such as <more>" in text for text in train.reporter.warnings)
+    assert any("1 tokens without a row in the model's embedding, such as" in text for text in train.reporter.warnings)
     rows = encoded(6).to_list()
     rows[4]["input_ids"][1:1] = written = read(tiny_model)("so <more> of it", add_special_tokens=False)["input_ids"]
     rows[4]["labels"][1:1] = written
-    with pytest.raises(InputError, match="<more> is a token of the tokenizer that the model has no") as error:
+    with pytest.raises(InputError, match="<more> is a token of the tokenizer, but the model") as error:
         train(rows=Dataset.from_list(rows))
     assert str(rows[4]["row"][0]) in str(error.value)

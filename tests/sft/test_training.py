@@ -114,7 +114,7 @@ def test_going_on_from_an_adapter_begins_where_it_ended(train: Train) -> None:
     first = train("first", held=held)
     second = train("second", held=held, lora=Lora(start_from=first.path))
     assert second.figures["validation_loss_before"] == pytest.approx(first.figures["validation_loss_after"], rel=1e-6)
-    with pytest.raises(InputError, match="no adapter folder"):
+    with pytest.raises(InputError, match="not an adapter folder"):
         train("third", lora=Lora(start_from=first.path.parent))
 
 
@@ -210,7 +210,7 @@ def test_a_lack_of_memory_halves_the_rows_at_once(tiny_model: Path, server: Serv
     told = (next(line for line in done.said().splitlines() if line.startswith('{"warnings"')) for done in found)
     wide, narrow = map(json.loads, told)
     assert not wide["warnings"]
-    assert any("out of memory at step 1; going on with" in line for line in narrow["warnings"])
+    assert any("out of memory at step 1; continuing with" in line for line in narrow["warnings"])
     assert narrow["losses"] == pytest.approx(wide["losses"], rel=1e-5)
 
 

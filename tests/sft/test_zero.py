@@ -43,9 +43,9 @@ def test_keys_of_accelerate_make_the_table(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("gone.json", "its DeepSpeed file gone.json cannot be used"),
+        ("gone.json", "its DeepSpeed config gone.json cannot be read"),
         ("{}", "KeyError"),
-        ('{"zero_optimization": 3}', "is no table"),
+        ('{"zero_optimization": 3}', "is not a JSON object"),
         ('{"zero_optimization": {"stage": "three"}}', "zero_stage is 'three', not 0, 1, 2 or 3"),
     ],
 )

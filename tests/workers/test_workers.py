@@ -42,7 +42,7 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
 
 
 def test_an_item_that_kills_every_worker_is_told() -> None:
-    with pytest.raises(LoraplugError, match="3 workers died over one item"):
+    with pytest.raises(LoraplugError, match="3 workers died on one item"):
         list(Workers().map(Squares(dies=0), [0], "processes", count=1))
 
 
@@ -134,7 +134,7 @@ def test_others_work_on_while_a_dead_worker_waits_for_its_replacement() -> None:
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"address": "auto:1"}, 'write use = "ray"'),
+        ({"address": "auto:1"}, 'set use = "ray"'),
         ({"use": "ray", "address": "ray://head:10001"}, "neither"),
         ({"use": "ray", "count": -1}, "count"),
     ],

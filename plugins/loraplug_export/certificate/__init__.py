@@ -1,4 +1,6 @@
-"""The certificate: base + adapter and what was made of them, asked the same, through the path that users take."""
+"""The certificate: compares the answers of an export with those of base + adapter, through the chat interface that
+users use.
+"""
 
 from loraplug_export.certificate.engines import ChatAnswer, Engine, Listed
 from loraplug_export.certificate.llama_cpp import LlamaCppEngine

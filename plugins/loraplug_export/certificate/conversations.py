@@ -1,4 +1,4 @@
-"""What engines are asked: conversations through the chat path, and how they become token ids here."""
+"""The conversations that engines are asked, and their token ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TALKS: tuple[tuple[tuple[str, str], ...], ...] = (
 
 
 def conversations(tokenizer: Any) -> list[list[Message]]:
-    """Those of ours that the tokenizer's template takes: some take no system text, and some only one turn."""
+    """The built-in conversations that the chat template accepts: some accept no system message, some only one turn."""
     from jinja2.exceptions import TemplateError
 
     found = []
@@ -33,6 +33,6 @@ def conversations(tokenizer: Any) -> list[list[Message]]:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation, open for an answer, as the model was trained on them."""
+    """Token ids of a conversation with a generation prompt, as in training."""
     text = tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""Whoever is asked: what every engine answers, and the model in torch."""
+"""The interface of inference engines that are compared, and the engine for transformers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Listed = Mapping[int, float]
-"""Log-probabilities (nats) of the likeliest next tokens, by token id."""
+"""Log-probabilities (nats) of the most likely next tokens, by token id."""
 
 
 @frozen
 class ChatAnswer:
-    """An answer through an engine's own chat path.
+    """An answer from an engine's chat interface.
 
     Attributes:
-        prompt_tokens: how many tokens the engine says it was asked; None where it does not say.
-        ended: the answer has come to its end, not to its longest length.
-        listed: log-probabilities position by position, where the engine gives them with the answer.
+        prompt_tokens: number of prompt tokens that the engine reports; None if it does not.
+        ended: the answer ended by itself, not at the maximum length.
+        listed: log-probabilities by position, if the engine returns them with the answer.
     """
 
     text: str
@@ -35,40 +35,37 @@ class ChatAnswer:
 
 
 class Engine(ABC):
-    """One of those that must agree. What it cannot tell is None, and is reported as not looked at."""
+    """An engine whose answers must agree with the reference. Methods return None for what it cannot report."""
 
     name: str
 
     @abstractmethod
     def prompt(self, messages: Sequence[Message]) -> list[int] | None:
-        """Token ids that its chat path makes of a conversation."""
+        """Token ids that its chat interface makes of a conversation."""
 
     @abstractmethod
     def continued(self, ids: Sequence[int], answer: Sequence[int]) -> list[Listed] | None:
-        """What follows after `ids`, and after each token of `answer` but the last: log-probabilities each time.
-
-        The likeliest of each is what it would say greedily, as long as it has said the same.
-        """
+        """Log-probabilities of the next token after `ids`, and after each token of `answer` but the last."""
 
     @abstractmethod
     def ends_at(self, messages: Sequence[Message], ids: Sequence[int], token: int) -> bool | None:
-        """Whether the answer ends when this token comes."""
+        """Whether an answer ends at this token."""
 
     def chat(self, messages: Sequence[Message], count: int) -> ChatAnswer | None:  # noqa: ARG002
-        """A greedy answer of at most `count` tokens through the chat path of its users."""
+        """A greedy answer of at most `count` tokens through its chat interface."""
         return None
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Free its memory, or stop its server."""
         return
 
 
 @define
 class TorchEngine(Engine):
-    """A model of transformers in this process.
+    """A transformers model in this process.
 
     Attributes:
-        around: entered for each forward pass; for a model of peft `disable_adapter` makes the base of it.
+        adapter_context: entered for each forward pass; `disable_adapter` of a `PeftModel` gives the base.
         stops: ids that end an answer.
     """
 
@@ -79,7 +76,7 @@ class TorchEngine(Engine):
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """As `Engine`."""
+        """See `Engine`."""
         return prompt_ids(self.tokenizer, messages)
 
     def logs(self, ids: Sequence[int], answer: Sequence[int]) -> Tensor:
@@ -92,18 +89,18 @@ class TorchEngine(Engine):
         return logits.float().log_softmax(dim=-1)
 
     def continued(self, ids: Sequence[int], answer: Sequence[int]) -> list[Listed]:
-        """As `Engine`; the likeliest 200."""
+        """See `Engine`; the 200 most likely."""
         found = self.logs(ids, answer).topk(200 if self.vocabulary > 200 else self.vocabulary)
         rows = zip(found.indices.tolist(), found.values.tolist(), strict=True)
         return [dict(zip(numbers, values, strict=True)) for numbers, values in rows]
 
     @property
     def vocabulary(self) -> int:
-        """Rows of its output matrix."""
+        """The number of rows of its output layer."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     def answer(self, ids: Sequence[int], count: int) -> list[int]:
-        """At most `count` greedy token ids, the end token with them where it comes to that."""
+        """At most `count` greedy token ids, including the end token if it is reached."""
         import torch
         from transformers import GenerationConfig
 
@@ -115,12 +112,12 @@ class TorchEngine(Engine):
         return [int(number) for number in made[0, len(ids) :]]
 
     def ends_at(self, messages: Sequence[Message], ids: Sequence[int], token: int) -> bool:  # noqa: ARG002
-        """As `Engine`."""
+        """See `Engine`."""
         return token in self.stops
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids that end an answer in transformers: the generation config's and the tokenizer's."""
+    """Ids that end an answer: those of the generation config and of the tokenizer."""
     named = model.generation_config.eos_token_id
     found = {tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])}
     return frozenset(found - {None})

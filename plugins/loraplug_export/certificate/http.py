@@ -1,4 +1,4 @@
-"""A question in JSON to a server, and its answer."""
+"""A JSON request to a server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SECONDS = 600
 
 
 def ask(url: str, key: str | None = None, **body: Any) -> dict[str, Any]:
-    """The answer to a POST.
+    """The JSON response to a POST request.
 
     Raises:
-        LoraplugError: the server is not there, or refuses.
+        LoraplugError: the server cannot be reached, or returns an error.
     """
     import httpx2
 
@@ -24,8 +24,8 @@ def ask(url: str, key: str | None = None, **body: Any) -> dict[str, Any]:
         found: dict[str, Any] = told.json()
     except httpx2.HTTPStatusError as error:
         text = redact(" ".join(error.response.text.split())[:300])
-        raise LoraplugError(f"the server refuses ({error.response.status_code}): {text}", where=url) from None
+        raise LoraplugError(f"the server returned an error ({error.response.status_code}): {text}", where=url) from None
     except (httpx2.HTTPError, ValueError) as error:
         what = f"no answer from the server ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        raise LoraplugError(what, where=url, todo="start it, or leave the server out") from None
+        raise LoraplugError(what, where=url, todo="start the server, or remove `server`") from None
     return found

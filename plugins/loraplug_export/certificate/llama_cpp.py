@@ -1,4 +1,4 @@
-"""llama.cpp, as the package xllamacpp carries it: its own server, in this process and on the loopback address."""
+"""llama.cpp from the package xllamacpp: its server, in this process and on the loopback address."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from loraplug_export.certificate.conversations import Message
 from loraplug_export.certificate.engines import ChatAnswer, Engine, Listed
 from loraplug_export.certificate.http import ask
 
-_LIKELIEST = 200  # more than are compared, so that most of those are among them
-_SURE = 1e3  # added to a token's logit, it comes
+_LIKELIEST = 200  # more than are compared, so that most of the reference's top tokens are included
+_SURE = 1e3  # added to a token's logit to force it
 
 
 @define
 class LlamaCppEngine(Engine):
-    """A GGUF file, and adapters on it, in llama.cpp.
+    """A GGUF file, with adapters if given, in llama.cpp.
 
     Args:
         context: the most tokens of prompt and answer.
@@ -43,21 +43,21 @@ class LlamaCppEngine(Engine):
         params = xllamacpp.CommonParams()
         params.model.path = str(file)
         params.n_ctx, params.n_parallel, params.cpuparams.n_threads = context, 1, os.cpu_count() or 1
-        params.cpuparams.poll = 0  # on a busy machine its threads would burn what others need
+        params.cpuparams.poll = 0  # on a busy machine its threads would spin
         params.warmup, params.verbosity, params.use_jinja = False, 0, True
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter)) for adapter in adapters]
         server = xllamacpp.Server(params)
         return cls(name, str(server.listening_address), server)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """As `Engine`: its template's text, and what its chat makes of that."""
+        """See `Engine`: the text that its chat template gives, tokenized as its chat does."""
         text = ask(f"{self.address}/apply-template", messages=[dict(one) for one in messages])["prompt"]
         found = ask(f"{self.address}/tokenize", content=text, add_special=True, parse_special=True)
         return [int(number) for number in found["tokens"]]
 
     def continued(self, ids: Sequence[int], answer: Sequence[int]) -> list[Listed]:
-        """As `Engine`; one token at a time, of which it reads only the last anew."""
-        # the token that is drawn is one of whole characters: with others the server keeps the probabilities back
+        """See `Engine`; one request per token, of which the server computes only the last."""
+        # force a token of whole characters: for others the server returns no probabilities
         whole = ask(f"{self.address}/tokenize", content="a")["tokens"][-1]
         found: list[Listed] = []
         for count in range(len(answer)):
@@ -67,12 +67,12 @@ class LlamaCppEngine(Engine):
         return found
 
     def ends_at(self, messages: Sequence[Message], ids: Sequence[int], token: int) -> bool:  # noqa: ARG002
-        """As `Engine`: it is made to say the token, and a word after it."""
+        """See `Engine`: the token is forced with a logit bias, then one more word."""
         told = self._complete(list(ids), 2, logit_bias=[[token, _SURE]])
         return str(told["stop_type"]) == "eos"
 
     def chat(self, messages: Sequence[Message], count: int) -> ChatAnswer:
-        """As `Engine`."""
+        """See `Engine`."""
         told = ask(f"{self.address}/v1/chat/completions", messages=[dict(one) for one in messages], max_tokens=count,
                    temperature=0, reasoning_format="none")  # fmt: skip
         choice = told["choices"][0]
@@ -83,5 +83,5 @@ class LlamaCppEngine(Engine):
         return ask(f"{self.address}/completion", prompt=ids, n_predict=count, temperature=0, **more)
 
     def close(self) -> None:
-        """As `Engine`."""
+        """See `Engine`."""
         self._server = None

@@ -1,4 +1,4 @@
-"""How far an engine is from the reference: numbers, and what they are held to."""
+"""Measures how far an engine's answers are from the reference, and judges the figures."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARGIN = 4.0
-"""A greedy token may be another where the reference's own two are no further apart (nats) than this many times the root
-of the limit: noise of that divergence moves log-probabilities by about its root."""
+"""A greedy token may differ if the reference's two tokens are no further apart (nats) than this many times the root of
+the limit: noise of that divergence changes log-probabilities by about its square root.
+"""
 _ON, _UNSURE = 0.5, 0.15
-_SPOKEN = 2  # conversations that are answered once more through the chat path, where that is not the only one
+_SPOKEN = 2  # conversations that are also answered through the chat interface, for engines that have another one
 
 
 @frozen
 class Difference:
-    """The first token at which two greedy answers part.
+    """The first token at which two greedy answers differ.
 
     Attributes:
-        margin: how much likelier (nats) the reference finds its own token than the other.
-        explained: the margin is so small that rounding may have turned it.
+        margin: log-probability of the reference's token minus that of the other, by the reference (nats).
+        explained: the margin is small enough for rounding to reverse it.
     """
 
     position: int
@@ -39,11 +40,11 @@ class Difference:
 
 @frozen
 class PromptReport:
-    """One prompt.
+    """The comparison for one prompt.
 
     Attributes:
-        kl: divergence of each answer token, nats; empty where the engine gives no probabilities.
-        compared: of how many of the answer's tokens the engine agrees.
+        kl: divergence of each answer token, nats; empty if the engine returns no probabilities.
+        compared: number of the answer's tokens that are equal.
     """
 
     prompt: int
@@ -56,14 +57,14 @@ class PromptReport:
 
 @frozen
 class EngineReport:
-    """One engine.
+    """The comparison for one engine.
 
     Attributes:
         limit: of the mean divergence, nats a token.
-        adapter: how much of what the adapter changes in the reference is changed here too: 1 all, 0 nothing; None where
-            that cannot be told from rounding.
-        ends: whether an answer ends at the end of a turn; None where that cannot be asked.
-        problems: why it does not agree; empty where it does.
+        adapter: share of the adapter's effect in the reference that is found here: 1 all, 0 none; None if rounding
+            hides it.
+        ends: whether an answer ends at the end-of-turn token; None if that cannot be tested.
+        problems: why it does not agree; empty if it does.
     """
 
     name: str
@@ -75,20 +76,20 @@ class EngineReport:
 
     @property
     def mean(self) -> float | None:
-        """Mean divergence, nats a token."""
+        """Mean divergence, nats per token."""
         values = [value for one in self.prompts for value in one.kl]
         return sum(values) / len(values) if values else None
 
     @property
     def largest(self) -> float | None:
-        """That of the token where it is largest."""
+        """The largest divergence of a token, nats."""
         return max((value for one in self.prompts for value in one.kl), default=None)
 
 
 def divergence(logs: Tensor, listed: Listed) -> float:
-    """KL(reference || engine) of one token, nats, over the likeliest 100 of the reference and all others together.
+    """KL(reference || engine) of one token, nats, over the reference's 100 most likely tokens and all others together.
 
-    A token that the engine does not list is one of the others; so this is never more than the whole divergence.
+    A token that the engine does not list is one of the others; so this is a lower bound of the full divergence.
 
     Args:
         logs: the reference's log-probabilities, (vocabulary,).
@@ -105,12 +106,12 @@ def divergence(logs: Tensor, listed: Listed) -> float:
 
 
 def adapter_share(asked: Sequence[Asked], listed: Sequence[Sequence[Listed]]) -> tuple[float, float] | None:
-    """How much of the adapter's change an engine shows, by least squares, and the standard error of that.
+    """Share of the adapter's effect that an engine shows, by least squares, and its standard error.
 
-    The change is that of log-probabilities from base to base + adapter; tokens weigh as much as they are likely.
+    The effect is the change of log-probabilities from base to base + adapter; tokens are weighted by probability.
 
     Returns:
-        None where the adapter changes nothing.
+        None if the adapter changes nothing.
     """
     change, shown, weights = [], [], []
     for one, rows in zip(asked, listed, strict=True):
@@ -132,7 +133,7 @@ def adapter_share(asked: Sequence[Asked], listed: Sequence[Sequence[Listed]]) ->
 
 
 def compare(reference: Reference, engine: Engine, limit: float) -> EngineReport:
-    """Ask an engine what the reference was asked; whatever it fails at is a problem of its report."""
+    """Ask an engine the reference's prompts; failures become problems of its report."""
     problems: list[str] = []
     prompts: list[PromptReport] = []
     probabilities: list[Sequence[Listed]] = []
@@ -145,20 +146,22 @@ def compare(reference: Reference, engine: Engine, limit: float) -> EngineReport:
         first = reference.asked[0]
         if reference.end is not None and first.messages is not None:
             ends = engine.ends_at(first.messages, first.ids, reference.end)
-    except Exception as error:  # whatever an artefact makes a library raise, it does not agree
+    except Exception as error:  # an error of a library, of any kind, means that the artefact does not agree
         what = getattr(error, "what", None) or str(error)
-        problems.append(f"fails: {type(error).__name__}: {' '.join(str(what).split())[:300]}")
+        problems.append(f"fails with {type(error).__name__}: {' '.join(str(what).split())[:300]}")
     if ends is False and reference.end is not None:
-        problems.append(f"an answer does not end at {reference.shown(reference.end)}, which ends a turn in training")
+        problems.append(
+            f"an answer does not end at {reference.shown(reference.end)}, the end-of-turn token of training"
+        )
     asked = reference.asked[: len(probabilities)]
     told = adapter_share(asked, probabilities) if any(probabilities) else (1.0, math.inf)
     share: float | None = None
     if told is None:
-        problems.append("the adapter changes nothing: base + adapter answers as the base does")
+        problems.append("the adapter has no effect: base + adapter gives the same answers as the base")
     elif told[1] < _UNSURE:
         share = told[0]
         if share < _ON:
-            problems.append(f"the adapter is not on: {share:.0%} of what it changes is changed here")
+            problems.append(f"the adapter is not applied: only {share:.0%} of its effect is found")
     whole = EngineReport(engine.name, limit, prompts, share, ends, problems)
     if whole.mean is not None and not whole.mean <= limit:
         problems.append(_divergent(reference, whole))
@@ -170,7 +173,8 @@ def _divergent(reference: Reference, report: EngineReport) -> str:
     at = max(range(len(worst.kl)), key=lambda position: worst.kl[position])
     token = reference.shown(reference.asked[worst.prompt - 1].answer[at])
     return (
-        f"answers diverge by {report.mean:.2g} nats a token (limit {report.limit:g}), most at prompt {worst.prompt}, "
+        f"next-token probabilities differ from base + adapter's by a KL divergence of {report.mean:.2g} nats per token "
+        f"(limit {report.limit:g}), most at prompt {worst.prompt}, "
         f"token {at + 1}, {token}: {worst.kl[at]:.2g}"
     )
 
@@ -184,7 +188,7 @@ def _prompt(
         if not equal:
             problems.append(f"prompt {number}: {_other_prompt(reference, asked.ids, got)}")
     listed: Sequence[Listed] | None = engine.continued(asked.ids, asked.answer)
-    spoken = listed is None or number <= _SPOKEN  # its chat says the same again where its tokens are known
+    spoken = listed is None or number <= _SPOKEN  # its chat must give the same text, where its token ids are known
     chat = engine.chat(asked.messages, ANSWER) if asked.messages is not None and spoken else None
     if listed is None:
         listed = chat.listed if chat is not None else ()
@@ -197,30 +201,35 @@ def _prompt(
             equal = chat.prompt_tokens == len(asked.ids)
             if not equal:
                 more = chat.prompt_tokens - len(asked.ids)
-                what = f"has {chat.prompt_tokens} tokens there and {len(asked.ids)} in training{_first(more)}"
+                what = f"has {chat.prompt_tokens} tokens in this engine and {len(asked.ids)} in training{_first(more)}"
                 problems.append(f"prompt {number}: {what}")
         if equal and answer == list(asked.answer) and not _says(reference, answer, chat.text):
-            problems.append(f"prompt {number}: its chat says {chat.text[:60]!r} where its tokens say otherwise")
+            problems.append(
+                f"prompt {number}: its chat answers {chat.text[:60]!r}, which is not the text of its token ids"
+            )
     kl = [divergence(asked.logs[at], row) for at, row in enumerate(listed)]
     difference = None
     if answer:
         difference = _difference(reference, asked, answer, limit)
         if difference is not None and not difference.explained:
             problems.append(
-                f"prompt {number}, token {difference.position}: says {difference.there} for {difference.here}, "
-                f"which is {difference.margin:.2g} nats likelier"
+                f"prompt {number}, token {difference.position}: has {difference.there} in place of {difference.here}, "
+                f"to which base + adapter gives {difference.margin:.2g} nats more log-probability"
             )
     compared = 0 if not answer else len(asked.answer) if difference is None else difference.position - 1
     return PromptReport(number, len(asked.ids), equal, kl, compared, difference), listed
 
 
 def _first(more: int) -> str:
-    return {1: ": a first token twice, or one that training had not", -1: ": the first token is missing"}.get(more, "")
+    return {
+        1: ": the first token is doubled, or one was added that training did not have",
+        -1: ": the first token is missing",
+    }.get(more, "")
 
 
 def _other_prompt(reference: Reference, wanted: Sequence[int], got: Sequence[int]) -> str:
     if list(got[1:]) == list(wanted):
-        twice = "twice" if got[0] == wanted[0] else "that training had not"
+        twice = "twice" if got[0] == wanted[0] else "that training did not have"
         return f"begins with {reference.shown(got[0])} {twice}"
     if list(wanted[1:]) == list(got):
         return f"lacks its first token {reference.shown(wanted[0])}"
@@ -228,7 +237,7 @@ def _other_prompt(reference: Reference, wanted: Sequence[int], got: Sequence[int
     at = next((at for at in range(shorter) if wanted[at] != got[at]), shorter)
     here = reference.shown(wanted[at]) if at < len(wanted) else "its end"
     there = reference.shown(got[at]) if at < len(got) else "its end"
-    return f"token {at + 1} is {there} there and {here} in training"
+    return f"token {at + 1} is {there} in this engine and {here} in training"
 
 
 def _likeliest(listed: Sequence[Listed]) -> list[int]:
@@ -236,20 +245,22 @@ def _likeliest(listed: Sequence[Listed]) -> list[int]:
 
 
 def _while_equal(wanted: Sequence[int], got: Sequence[int], listed: Sequence[Listed]) -> Sequence[Listed]:
-    """What the engine thought as long as it had said the same."""
+    """The engine's probabilities up to the first token that differs."""
     pairs = zip(wanted, got, strict=False)
     same = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(wanted), len(got)))
     return listed[: min(same + 1, len(wanted))]
 
 
 def _says(reference: Reference, answer: Sequence[int], text: str) -> bool:
-    """Whether a text is these tokens; where they hold parts of characters, decoders differ, and it cannot be told."""
+    """Whether a text decodes from these tokens; assumed if they contain partial characters, which decoders render
+    differently.
+    """
     said = str(reference.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
     return "\ufffd" in said or text.strip() == said
 
 
 def _difference(reference: Reference, asked: Asked, got: Sequence[int], limit: float) -> Difference | None:
-    """The first place where the answer is another; an end that is not told with the answer is none."""
+    """The first position where the answers differ; an end token that the engine does not return does not count."""
     for at, wanted in enumerate(asked.answer):
         if at >= len(got):
             if wanted == reference.end or wanted == reference.tokenizer.eos_token_id:

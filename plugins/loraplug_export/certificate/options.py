@@ -1,4 +1,4 @@
-"""The options of exporters whose artefacts can be proved."""
+"""The options of exporters whose artefacts can be certified."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from attrs import frozen
 from loraplug import Doc, ExportContext, Exporter, Problem, Run
 
 CHEAP = 400_000_000
-"""Up to so many parameters a certificate is made without being asked for: under a minute on two CPU cores."""
+"""Up to this many parameters a certificate is made by default: it takes under a minute on two CPU cores."""
 
 
 @frozen(kw_only=True)
 class ProvedExporter(Exporter):
-    """An exporter that can ask what it has made the same as base + adapter."""
+    """An exporter that can compare what it has made with base + adapter."""
 
     prove: Annotated[
         Literal["auto", "always", "never"],
         Doc(
-            "certify that what was made answers as base + adapter does, through the chat path; auto does so after a "
-            "training of at most 400 million parameters. What does not agree is not made"
+            "certify that the export gives the same answers as base + adapter, in chat; auto: after a training, for "
+            "models of at most 400 million parameters. If they do not agree, the export fails"
         ),
     ] = "auto"
     server: Annotated[
-        str | None, Doc("address of a server (OpenAI API) that has this model; it is asked the same where one proves")
+        str | None, Doc("address of a server (OpenAI API) that serves this model; it is included in the certificate")
     ] = None
-    server_model: Annotated[str | None, Doc("what that server calls the model; by default the run's name")] = None
+    server_model: Annotated[str | None, Doc("the model's name on that server; default: the run's name")] = None
 
     def proves(self, result: ExportContext) -> bool:
-        """Whether a certificate is to be made; none is of a model that was trained whole, which has no adapter."""
+        """Whether to make a certificate; never for a model that was trained whole, which has no adapter."""
         if result.kind == "model":
             return False
         if self.prove != "auto":
@@ -42,14 +42,18 @@ class ProvedExporter(Exporter):
         return bool(result.samples) and _has_template(folder) and parameters(result) <= CHEAP
 
     def proving_problems(self, run: Run, recipe: Any) -> Iterator[Problem]:
-        """A certificate of a model without a chat template; a server's address that is none."""
+        """Refuse a certificate for a model without a chat template, and an invalid server address."""
         if self.server is not None and not self.server.startswith(("http://", "https://")):
-            yield Problem("exporter.server", f"{self.server!r} is no address: begin it with http:// or https://")
+            yield Problem(
+                "exporter.server", f"{self.server!r} is not a valid address: begin it with http:// or https://"
+            )
         if self.prove == "always" and recipe.trainer.makes() == "model":
-            yield Problem("exporter.prove", "a certificate asks base and adapter, and the trainer makes a whole model")
+            yield Problem(
+                "exporter.prove", "a certificate compares with base + adapter, but this trainer makes a whole model"
+            )
         facts = recipe.model.facts(run=run) if self.prove == "always" else None
         if facts is not None and facts.chat_template is None:
-            yield Problem("exporter.prove", "a certificate asks through a chat template, and the model has none")
+            yield Problem("exporter.prove", "a certificate needs a chat template, and the model has none")
 
 
 def _has_template(folder: Any) -> bool:

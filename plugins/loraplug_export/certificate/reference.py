@@ -1,4 +1,4 @@
-"""What must be answered: base + adapter in transformers, with the tokenizer and the template of the training."""
+"""The reference answers: base + adapter in transformers, with the tokenizer and chat template of the training."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ANSWER = 16  # tokens
-COMPARED = 100  # the likeliest tokens, one by one; all others together
+COMPARED = 100  # the most likely tokens, compared singly; all others together
 _SAMPLES, _SAMPLE_LENGTH = 4, 384
 
 
 @frozen
 class Asked:
-    """A prompt and what base + adapter answers.
+    """A prompt and the answer of base + adapter.
 
     Attributes:
-        messages: the conversation; None where the prompt is a sample of the run's, as text.
+        messages: the conversation; None if the prompt is one of the run's samples, as text.
         ids: its token ids.
-        answer: greedy token ids, the end token with them where it came to that.
+        answer: greedy token ids, including the end token if it was reached.
         logs: log-probabilities of all tokens at the answer's positions, fp32, (answer, vocabulary).
-        base: those of the base, the adapter off, where the same is answered.
+        base: those of the base without the adapter, for the same answer.
     """
 
     messages: Sequence[Message] | None
@@ -41,11 +41,11 @@ class Asked:
 
 @frozen
 class Reference:
-    """Everything that engines are held against.
+    """The prompts and answers that engines are compared with.
 
     Attributes:
-        end: the token that ends a turn of the template; None where there is none.
-        dtype: in which base + adapter was computed.
+        end: the end-of-turn token of the template; None if there is none.
+        dtype: the dtype in which base + adapter was computed.
     """
 
     tokenizer: Any
@@ -55,16 +55,16 @@ class Reference:
 
     @property
     def context(self) -> int:
-        """The most tokens of a prompt with its answer."""
+        """The largest number of tokens of a prompt with its answer."""
         return max(len(one.ids) for one in self.asked) + ANSWER
 
     def shown(self, token: int) -> str:
-        """A token as a reader knows it."""
+        """A token's text, for messages."""
         return f"{self.tokenizer.convert_ids_to_tokens(int(token))!r} ({token})"
 
 
 def ask_reference(result: ExportContext) -> Reference:
-    """Load base + adapter, ask them, and let go of them.
+    """Load base + adapter, compute the answers, and free the memory.
 
     Raises:
         InputError: there is no chat template; the adapter does not fit the base.
@@ -78,7 +78,7 @@ def ask_reference(result: ExportContext) -> Reference:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not tokenizer.chat_template:
         todo = 'export without --prove (prove = "never")'
-        raise InputError("has no chat template, and a certificate asks through one", where=folder, todo=todo)
+        raise InputError("has no chat template, which a certificate needs", where=folder, todo=todo)
     dtype = _dtype(result)
     base = AutoModelForCausalLM.from_pretrained(
         result.base, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
@@ -88,7 +88,7 @@ def ask_reference(result: ExportContext) -> Reference:
     stops = stop_ids(model, tokenizer) | ({end} if end is not None else set())
     tuned = TorchEngine("base + adapter", model, tokenizer, stops)
     plain = TorchEngine("base", model, tokenizer, stops, model.disable_adapter)
-    with result.run.progress("asking base + adapter", 1) as bar:
+    with result.run.progress("answers of base + adapter", 1) as bar:
         asked = [_ask(messages, ids, tuned, plain) for messages, ids in _prompts(result, tokenizer)]
         bar.advance()
     return Reference(tokenizer, asked, end, dtype)
@@ -102,14 +102,14 @@ def _ask(messages: Sequence[Message] | None, ids: Sequence[int], tuned: TorchEng
 def _prompts(result: ExportContext, tokenizer: Any) -> list[tuple[Sequence[Message] | None, list[int]]]:
     talks = conversations(tokenizer)
     if not talks:
-        raise InputError("the chat template takes none of the conversations that a certificate asks", where="exporter")
+        raise InputError("the chat template accepts none of the conversations of the certificate", where="exporter")
     rows = [tokenizer(one.prompt, add_special_tokens=False)["input_ids"] for one in result.samples[:_SAMPLES]]
     found: list[tuple[Sequence[Message] | None, list[int]]] = [(one, prompt_ids(tokenizer, one)) for one in talks]
     return found + [(None, row[-_SAMPLE_LENGTH:]) for row in rows if row]
 
 
 def parameters(result: ExportContext) -> int:
-    """Values in the base's weights."""
+    """The number of parameters of the base."""
     from loraplug_export.tensors import open_checkpoint
 
     tensors: Mapping[str, Any] = open_checkpoint(result.base).tensors
@@ -117,7 +117,7 @@ def parameters(result: ExportContext) -> int:
 
 
 def _dtype(result: ExportContext) -> str:
-    """float32 where that leaves half of the free memory, else the type the base is stored in."""
+    """float32 if that leaves half of the memory free, else the dtype that the base is stored in."""
     import psutil
 
     from loraplug_export.tensors import FLOATS, open_checkpoint

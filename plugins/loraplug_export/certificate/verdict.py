@@ -1,4 +1,4 @@
-"""The certificate: that what was made answers as base + adapter does, or where it does not."""
+"""The certificate: whether an export gives the same answers as base + adapter, and where it does not."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ VERSION = 1
 FILE, PAGE = "certificate.json", "CERTIFICATE.md"
 
 MERGED_LIMITS = {"F32": 1e-4, "F16": 1e-3, "BF16": 5e-3}
-"""Of the mean divergence (nats a token) of merged weights, by the type they are stored in."""
+"""Limit of the mean KL divergence (nats per token) of merged weights, by the dtype they are stored in."""
 
 
 @frozen
 class Certificate:
-    """What was asked of whom, and what came of it.
+    """The engines' comparisons with the reference.
 
     Attributes:
-        base: as others may read of it.
-        dtype: in which base + adapter was computed.
-        engines: a report each, in the order in which they were asked.
+        base: its name for publication, see `card.public_name`.
+        dtype: the dtype in which base + adapter was computed.
+        engines: one report per engine.
     """
 
     run: str
@@ -44,7 +44,7 @@ class Certificate:
         return not any(one.problems for one in self.engines)
 
     def table(self) -> dict[str, Any]:
-        """As it is written to certificate.json."""
+        """The content of certificate.json."""
         rows = [
             asdict(one) | {"mean_kl": one.mean, "largest_kl": one.largest, "passed": not one.problems}
             for one in self.engines
@@ -53,7 +53,7 @@ class Certificate:
         return said | {"engines": rows}
 
     def write(self, data: Path, readable: Path) -> None:
-        """Write it for programs, and for readers."""
+        """Write it as JSON (`data`) and as Markdown (`readable`)."""
         text = json.dumps(_finite(self.table()), indent=1, ensure_ascii=False) + "\n"
         data.write_text(redact(text), encoding="utf-8")
         readable.write_text(redact(page(self.table())), encoding="utf-8")
@@ -61,12 +61,12 @@ class Certificate:
 
 @frozen
 class Claim:
-    """An engine to be asked.
+    """An engine to compare, and its limit.
 
     Attributes:
-        start: loads it; given the reference, for the length of what will be asked.
-        limit: of its mean divergence, nats a token.
-        explain: names what is different in the artefact itself, where the answers are.
+        start: loads it; is given the reference, for the context length.
+        limit: of its mean KL divergence, nats per token.
+        explain: names differences in the artefact itself, if the answers differ.
     """
 
     name: str
@@ -76,10 +76,10 @@ class Claim:
 
 
 def certify(result: ExportContext, claims: Iterable[Claim]) -> Certificate:
-    """Ask base + adapter, then each engine; one model at a time is in memory.
+    """Compute the reference's answers, then compare each engine; one model at a time is in memory.
 
     Raises:
-        InputError: base + adapter itself cannot be asked.
+        InputError: base + adapter itself fails.
     """
     reference = ask_reference(result)
     reports = []
@@ -93,7 +93,7 @@ def certify(result: ExportContext, claims: Iterable[Claim]) -> Certificate:
 def _asked(reference: Reference, claim: Claim) -> EngineReport:
     try:
         engine = claim.start(reference)
-    except Exception as error:  # whatever a broken artefact makes a library raise
+    except Exception as error:  # libraries raise errors of any kind on a broken artefact
         what = " ".join(str(getattr(error, "what", None) or error).split())[:300]
         return EngineReport(claim.name, claim.limit, problems=[f"cannot be loaded: {type(error).__name__}: {what}"])
     try:
@@ -108,12 +108,17 @@ def _asked(reference: Reference, claim: Claim) -> EngineReport:
 def _line(report: EngineReport) -> str:
     if report.problems:
         return f"certificate: {report.name}: {report.problems[0]}"
-    figures = "" if report.mean is None else f", {report.mean:.2g} nats a token (limit {report.limit:g})"
-    return f"certificate: {report.name} answers as base + adapter does on {len(report.prompts)} prompts{figures}"
+    figures = (
+        "" if report.mean is None else f"; KL divergence {report.mean:.2g} nats per token (limit {report.limit:g})"
+    )
+    return (
+        f"certificate: {report.name} gives the same answers as base + adapter on {len(report.prompts)} prompts{figures}"
+    )
 
 
 def settle(certificate: Certificate, data: Path, readable: Path, refused: Path) -> None:
-    """Write a certificate beside what it is of; one that has not passed beside the place, for it will not be made.
+    """Write a passed certificate into the export's folder; a failed one beside it, and fail, so that the export is not
+    made.
 
     Raises:
         LoraplugError: an engine does not agree.
@@ -128,12 +133,12 @@ def settle(certificate: Certificate, data: Path, readable: Path, refused: Path) 
     certificate.write(report, report.with_suffix(".md"))
     found = [f"{one.name}: {problem}" for one in certificate.engines for problem in one.problems]
     more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-    what = f"does not answer as base + adapter does: {'; '.join(found[:3])}{more}"
-    raise LoraplugError(what, where=refused, todo=f"read {report.with_suffix('.md')}; it was not made")
+    what = f"gives other answers than base + adapter: {'; '.join(found[:3])}{more}"
+    raise LoraplugError(what, where=refused, todo=f"nothing was exported; see {report.with_suffix('.md')} for details")
 
 
 def folder_claim(folder: Path) -> Claim:
-    """A merged folder, in transformers with its own tokenizer and template."""
+    """A merged folder, loaded by transformers with its own tokenizer and template."""
     from loraplug_export.tensors import open_checkpoint
 
     kinds = [tensor.dtype for tensor in open_checkpoint(folder).tensors.values() if len(tensor.shape) > 1]
@@ -156,7 +161,7 @@ def _folder_engine(folder: Path, reference: Reference) -> TorchEngine:
 
 
 def adapter_claim(base: Path, folder: Path) -> Claim:
-    """An adapter folder as others load it: by peft, with the tokenizer and the generation config beside it."""
+    """An adapter folder, loaded by peft with the tokenizer and generation config in it."""
     return Claim("adapter", lambda reference: _adapter_engine(base, folder, reference), MERGED_LIMITS["F32"])
 
 
@@ -173,7 +178,7 @@ def _adapter_engine(base: Path, folder: Path, reference: Reference) -> TorchEngi
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no infinity."""
+    """Replace infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if abs(value) < 1e300 else None
     if isinstance(value, Mapping):

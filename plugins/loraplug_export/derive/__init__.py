@@ -1,1 +1,1 @@
-"""LoRA adapters that no training has made: of several adapters, of a whole fine-tune, of another kind of adapter."""
+"""Adapters made without training: merged from several, extracted from a full fine-tune, converted from other kinds."""

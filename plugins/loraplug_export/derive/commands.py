@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 METHODS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "svd", "cat")
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 _path = click.Path(path_type=Path)
-_base = click.option("--base", metavar="MODEL", help="Base of the adapter, in place of the one it names.")
-_trust = click.option("--trust", is_flag=True, help="Believe the recipe lock beside an adapter, whoever wrote it.")
-_seed = click.option("--seed", default=42, show_default=True, help="Seed of what is drawn.")
+_base = click.option("--base", metavar="MODEL", help="Base model, in place of the one that the adapter names.")
+_trust = click.option(
+    "--trust", is_flag=True, help="Use the recipe lock in an adapter folder even if another machine wrote it."
+)
+_seed = click.option("--seed", default=42, show_default=True, help="Seed of random numbers.")
 
 
 def _rank(required: bool, text: str) -> Callable[[Any], Any]:
@@ -28,25 +30,27 @@ def _rank(required: bool, text: str) -> Callable[[Any], Any]:
 
 
 def _name(default: str) -> Callable[[Any], Any]:
-    return click.option("--name", help=f"Name of what is made; default: {default}.")
+    return click.option("--name", help=f"Name of the result; default: {default}.")
 
 
 def _weights(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...]:
     try:
         found = tuple(float(one) for one in value.split(",")) if value else ()
     except ValueError:
-        raise click.BadParameter("give numbers with commas between them, such as 0.7,0.3") from None
+        raise click.BadParameter("give comma-separated numbers, such as 0.7,0.3") from None
     if any(not abs(one) < float("inf") for one in found):
-        raise click.BadParameter("weights are finite numbers")
+        raise click.BadParameter("weights must be finite numbers")
     return found
 
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True, type=_path, metavar="ADAPTER...")
-@click.option("--method", required=True, type=click.Choice(METHODS), help="How: see docs/merging.md.")
-@click.option("--weights", callback=_weights, help="A number for each adapter: 0.7,0.3. Default: 1 each.")
-@click.option("--density", type=float, help="Share of the values that ties, dare and magnitude_prune keep.")
-@_rank(False, "Rank of the result of svd; default: the largest of the adapters'.")
+@click.option("--method", required=True, type=click.Choice(METHODS), help="The merging method; see docs/merging.md.")
+@click.option(
+    "--weights", callback=_weights, help="Weights of the adapters, comma-separated: 0.7,0.3. Default: 1 each."
+)
+@click.option("--density", type=float, help="Share of values that ties, dare and magnitude_prune keep.")
+@_rank(False, "Rank of the result, for svd; default: the largest rank of the adapters.")
 @_name("the adapters' names and the method")
 @_base
 @_seed
@@ -94,14 +98,14 @@ def merge(
 @click.command()
 @click.argument("base")
 @click.argument("tuned")
-@_rank(True, "Rank of the adapter; of a layer with a shorter side, that.")
-@_name("the tuned model's, and the rank")
+@_rank(True, "Rank of the adapter; at most the shorter side of a layer's weight.")
+@_name("the fine-tuned model's name and the rank")
 @_seed
 @click.pass_obj
 def extract(app: App, base: str, tuned: str, rank: int, name: str | None, seed: int) -> None:
-    """Extract a LoRA adapter from TUNED, a full fine-tune of BASE: what it changed in the linear layers.
+    """Extract a LoRA adapter from TUNED, a full fine-tune of BASE: its changes of the linear layers.
 
-    The models are read tensor by tensor. Prints what each kind of layer loses at this rank, and what else changed.
+    The models are read tensor by tensor. Prints the error of each kind of layer at this rank, and what else changed.
     """
     from loraplug_export.derive import folder
     from loraplug_export.derive.extraction import extract as compare
@@ -126,9 +130,9 @@ def extract(app: App, base: str, tuned: str, rank: int, name: str | None, seed: 
 
 @click.command()
 @click.argument("adapter", type=_path)
-@click.option("--to", required=True, type=click.Choice(["lora"]), help="The kind to make.")
-@_rank(True, "Rank of the result; of a layer with a shorter side, that.")
-@_name("the adapter's, and the rank")
+@click.option("--to", required=True, type=click.Choice(["lora"]), help="The kind of adapter to make.")
+@_rank(True, "Rank of the result; at most the shorter side of a layer's weight.")
+@_name("the adapter's name and the rank")
 @_base
 @_seed
 @_trust
@@ -138,7 +142,7 @@ def convert(
 ) -> None:
     """Convert an ADAPTER of another kind (DoRA, LoHa, LoKr, IA3, OFT, PiSSA, or LoRA of another rank) to plain LoRA.
 
-    Prints what each kind of layer loses at this rank.
+    Prints the error of each kind of layer at this rank.
     """
     from loraplug_export.derive import folder
     from loraplug_export.derive.conversion import convert as converted
@@ -162,10 +166,8 @@ def convert(
 
 def _run(app: App, name: str | None, seed: int) -> Run:
     if name is not None and not _NAME.fullmatch(name):
-        raise InputError(
-            f"{name!r} cannot be a folder's name", where="--name", todo="use letters, digits, dots, dashes"
-        )
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft loads, and which misses a package aloud
+        raise InputError(f"{name!r} cannot be a folder name", where="--name", todo="use letters, digits, dots, dashes")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns about an optional package
     return Run(name or "adapter", seed=seed, reporter=app.reporter())
 
 

@@ -1,4 +1,6 @@
-"""An adapter of another kind (DoRA, LoHa, IA3, OFT …) as plain LoRA: what it changes each weight by, at low rank."""
+"""An adapter of another kind (DoRA, LoHa, IA3, OFT …) as plain LoRA: a low-rank approximation of its change to each
+weight.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def convert(source: Source, rank: int, run: Run) -> Converted:
     """LoRA and DoRA weight by weight; other kinds through peft, with the base in memory in fp32.
 
     Raises:
-        InputError: the adapter has parts that LoRA on linear layers cannot stand for.
+        InputError: the adapter has parts that LoRA on linear layers cannot represent.
         LoraplugError: peft cannot merge this kind of adapter.
     """
     import torch
@@ -46,7 +48,7 @@ def convert(source: Source, rank: int, run: Run) -> Converted:
     try:
         changes = _planned(make_plan(source.adapter, checkpoint), source)
     except UnsupportedAdapterError as reason:
-        run.say(f"convert: by peft with the whole base in memory, because {reason}")
+        run.say(f"convert: peft merges it with the whole base in memory, because {reason}")
         changes = _by_peft(source, rank)
     pairs, errors = {}, Errors()
     with torch.inference_mode():
@@ -59,19 +61,21 @@ def convert(source: Source, rank: int, run: Run) -> Converted:
 
 
 Change = tuple[str, "torch.Tensor", "Pair | None"]
-"""Module, its weight's change as (outputs, inputs) in fp32, and the pair for it where peft has made one."""
+"""Module, the change of its weight (outputs, inputs) in float32, and a LoRA pair if peft has made one."""
 
 
 def _planned(plan: Plan, source: Source) -> Iterator[Change]:
-    """The changes of a LoRA or DoRA, one weight in memory at a time; what cannot be carried is told at once."""
+    """The changes of a LoRA or DoRA, one weight in memory at a time; raises for what cannot be represented before any
+    work.
+    """
     problems = []
     for name, edit in plan.edits.items():
         if edit.replacement is not None and not same_values(edit.replacement, plan.base.tensors[plan.names[name]]):
-            problems.append(f"{name} is saved whole")
+            problems.append(f"{name} is fully trained (modules_to_save)")
         elif edit.low_rank is None:
-            problems.extend([f"{name} is added to"] * (edit.added is not None))
+            problems.extend([f"{name} is an added vector"] * (edit.added is not None))
         elif name == plan.untied or _is_embedding(plan, name):
-            problems.append(f"{name} is an embedding's, or tied to one")
+            problems.append(f"{name} belongs to an embedding, or is tied to one")
     if problems:
         raise _not_linear(problems, source)
     return _streamed(plan)
@@ -100,8 +104,7 @@ def _streamed(plan: Plan) -> Iterator[Change]:
 def _by_peft(source: Source, rank: int) -> Iterator[Change]:
     """The changes of any adapter that peft can merge, and its own LoRA for those kinds it converts itself.
 
-    What a layer changed by is the merged weight less the base's as it is stored: some kinds (PiSSA) change the base
-    when they are loaded.
+    The change is the merged weight minus the stored base weight, as some kinds (PiSSA) change the base on loading.
     """
     import torch
     from peft import PeftModel, convert_to_lora
@@ -131,10 +134,10 @@ def _by_peft(source: Source, rank: int) -> Iterator[Change]:
             raise LoraplugError(what, where=source.adapter.folder, todo="use the adapter as it is") from None
         inner = layer.get_base_layer()
         if name in before and not torch.equal(inner.bias.data, before[name]):
-            raise _not_linear([f"{name} has its bias changed"], source)
+            raise _not_linear([f"the bias of {name} is changed"], source)
         stored = stored_name(f"{name}.weight", plain, checkpoint)
         if stored is None:
-            raise _not_linear([f"{name} is stored in another form"], source)
+            raise _not_linear([f"{name} is stored in a converted form"], source)
         change = inner.weight.data - checkpoint.tensors[stored].read().float()
         change = change if isinstance(inner, torch.nn.Linear) else change.T
         a, b = (made.get(f"{PREFIX}{name}.lora_{half}.weight") for half in "AB")
@@ -142,10 +145,10 @@ def _by_peft(source: Source, rank: int) -> Iterator[Change]:
 
 
 def _layers(model: Any, source: Source) -> dict[str, Any]:
-    """The layers an adapter is on, by module; all of them linear.
+    """The layers that have an adapter, by module name; all of them linear.
 
     Raises:
-        InputError: there are none, or some are not linear; or modules are saved whole.
+        InputError: there are none, or some are not linear; or modules are fully trained (`modules_to_save`).
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -155,7 +158,7 @@ def _layers(model: Any, source: Source) -> dict[str, Any]:
     for full, module in model.named_modules():
         name = full.removeprefix(PREFIX)
         if isinstance(module, ModulesToSaveWrapper):
-            problems.append(f"{name} is saved whole")
+            problems.append(f"{name} is fully trained (modules_to_save)")
         elif isinstance(module, BaseTunerLayer):
             inner = module.get_base_layer()
             if not isinstance(inner, torch.nn.Linear) and type(inner).__name__ != "Conv1D":

@@ -1,4 +1,4 @@
-"""A LoRA adapter out of a whole fine-tune: what each linear layer changed by, at low rank."""
+"""Extracts a LoRA adapter from a full fine-tune: a low-rank approximation of each linear layer's change."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from loraplug_export.tensors import FLOATS, Checkpoint, Tensor, open_checkpoint,
 
 @frozen(eq=False)
 class Extracted:
-    """Pairs by module, their errors, and what changed but is no linear layer.
+    """LoRA pairs by module, their errors, and changed tensors that are not linear layers' weights.
 
     Attributes:
         modules: names of all modules of the base.
-        left_out: stored name of a tensor that changed and cannot be carried, to the norm of its change.
+        left_out: stored name of a changed tensor that LoRA cannot represent, to the norm of its change.
     """
 
     pairs: Mapping[str, Pair]
@@ -31,17 +31,17 @@ class Extracted:
 
     @property
     def total(self) -> float:
-        """The relative error of everything that changed, what is left out included."""
+        """The relative error over all changes, including what is left out."""
         kept = [(one.difference, one.change) for one in self.errors.layers.values()]
         kept += [(norm, norm) for norm in self.left_out.values()]
         return math.sqrt(math.fsum(one**2 for one, _ in kept) / math.fsum(all_**2 for _, all_ in kept))
 
 
 def extract(base: Path, tuned: Path, rank: int, run: Run) -> Extracted:
-    """Compare two models of one shape, tensor by tensor; one tensor of each is in memory, in fp32.
+    """Compare two models with equal tensor shapes, tensor by tensor; one tensor of each is in memory, in float32.
 
     Raises:
-        InputError: they are not of one shape, or nothing changed.
+        InputError: their tensors differ in name or shape, or nothing changed.
     """
     import torch
 
@@ -70,23 +70,23 @@ def extract(base: Path, tuned: Path, rank: int, run: Run) -> Extracted:
                     errors.add(module, pair.rank, difference, norm)
             bar.advance()
     if not pairs:
-        what = f"changes no linear layer of {base}" if left_out else f"has the very weights of {base}"
-        raise InputError(what, where=tuned, todo="name the base first, then the model that was tuned from it")
+        what = f"differs from {base} in no linear layer" if left_out else f"has the same weights as {base}"
+        raise InputError(what, where=tuned, todo="give the base first, then the model that was fine-tuned from it")
     return Extracted(pairs, errors, tuple(name for name, _ in model.named_modules()), left_out)
 
 
 def _matched(ours: Checkpoint, theirs: Checkpoint, prefix: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Every stored tensor of the base with its like in the tuned model, under its name there with or without prefix.
+    """Every stored tensor of the base with the tuned model's, whose name may have another prefix.
 
     Raises:
-        InputError: one is missing on either side, has another shape, or holds values that are no plain numbers.
+        InputError: one is missing on either side, has another shape, or is quantized.
     """
     found, taken, problems = {}, set(), []
     for name, old in ours.tensors.items():
         names = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
         other = next((one for one in names if one in theirs.tensors), None)
         if other is None:
-            if name != "lm_head.weight":  # saved by some though it is tied to the embedding
+            if name != "lm_head.weight":  # some save it although it is tied to the embedding
                 problems.append(f"{name} is missing")
             continue
         taken.add(other)
@@ -94,19 +94,21 @@ def _matched(ours: Checkpoint, theirs: Checkpoint, prefix: str) -> dict[str, tup
         if new.shape != old.shape:
             problems.append(f"{name} is {new.shape}, and {old.shape} in the base")
         elif strange := {old.dtype, new.dtype} - FLOATS.keys():
-            problems.append(f"{name} holds {strange.pop()} values")
+            problems.append(f"{name} has dtype {strange.pop()}")
         else:
             found[name] = (old, new)
     problems += [f"{name} is not in the base" for name in theirs.tensors if name not in taken | {"lm_head.weight"}]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        what = f"is not tuned from {ours.folder}: {'; '.join(problems[:3])}{more}"
-        raise InputError(what, where=theirs.folder, todo="take two models of one shape, in full precision")
+        what = f"is not a fine-tune of {ours.folder}: {'; '.join(problems[:3])}{more}"
+        raise InputError(
+            what, where=theirs.folder, todo="use two models with the same architecture and sizes, unquantized"
+        )
     return found
 
 
 def _norm_of_change(old: Tensor, new: Tensor) -> float:
-    """Frobenius norm of the difference, a few rows at a time."""
+    """Frobenius norm of the difference, in chunks of rows."""
     import torch
 
     parts = (
@@ -117,12 +119,12 @@ def _norm_of_change(old: Tensor, new: Tensor) -> float:
 
 
 def summary(found: Extracted) -> list[str]:
-    """What is said of an extraction: errors by kind of layer, and what is left out."""
+    """The summary of an extraction: errors by kind of layer, and what is left out."""
     lines = [*found.errors.lines(), f"  in all       {found.errors.total:.4f} of the linear layers' change is lost"]
     if found.left_out:
         largest = sorted(found.left_out, key=lambda name: -found.left_out[name])[:3]
         lines.append(
-            f"  left out: {len(found.left_out)} tensors that are no linear layers' weights, such as "
+            f"  left out: {len(found.left_out)} tensors that are not weights of linear layers, such as "
             f"{', '.join(largest)}; with them {found.total:.4f} is lost"
         )
     return lines

@@ -1,4 +1,4 @@
-"""The folder of an adapter that was made from others: written, proved in plain peft, and told where it comes from."""
+"""Writes the folder of a derived adapter, verifies it with plain peft, and records its origin."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def free_place(run: Run) -> Path:
     """`outputs/adapters/<name>`.
 
     Raises:
-        InputError: something is there that was not made in this way.
+        InputError: the folder exists and was not made by these commands.
     """
     place = run.outputs / "adapters" / run.name
     if place.exists() and not (place / MADE_FROM).is_file():
-        raise InputError("is there already, and was not made from other adapters or models", where=place,
+        raise InputError("exists already, and was not made by merge, extract or convert", where=place,
                          todo="give another --name")  # fmt: skip
     return place
 
@@ -46,15 +46,15 @@ def write_adapter_folder(
     facts: Mapping[str, Any],
     tokenizers: Sequence[Path],
 ) -> Path:
-    """Write an adapter to its place, once plain peft has loaded it and computes what its tensors say.
+    """Write an adapter folder, after verifying that plain peft loads it and computes the same changes.
 
     Args:
-        tensors: as peft stores them, by the names it gives them in files.
+        tensors: by the names that peft uses in files.
         facts: for `made_from.json` and the card.
-        tokenizers: folders, the first of which that has a tokenizer gives it.
+        tokenizers: folders; the tokenizer is copied from the first that has one.
 
     Raises:
-        LoraplugError: values are not finite, or peft computes something else from the folder.
+        LoraplugError: values are not finite, or peft computes other changes from the folder.
     """
     from safetensors.torch import save_file
 
@@ -65,7 +65,7 @@ def write_adapter_folder(
 
     place = free_place(run)
     if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise LoraplugError(f"{bad[0]} came out with values that are not finite", where=place, todo="check the sources")
+        raise LoraplugError(f"{bad[0]} has NaN or infinite values", where=place, todo="check the sources")
     with exclusive_lock(run.cache / "exports" / run.name, run.name), wrap_os_errors(place), atomic_output(place) as out:
         out.mkdir()
         result = ExportContext(run, out, base.folder, base.id)
@@ -85,10 +85,10 @@ def write_adapter_folder(
 
 
 def prove(folder: Path, base: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load the folder with peft alone and hold the change of every layer against `B @ A` of the tensors.
+    """Load the folder with peft and compare the change of every layer with `B @ A` of the tensors.
 
     Raises:
-        LoraplugError: a layer has no adapter, one too many, or another change.
+        LoraplugError: an adapter is missing or unexpected, or a change differs.
     """
     import torch
     from peft import PeftModel
@@ -99,7 +99,7 @@ def prove(folder: Path, base: Path, tensors: Mapping[str, torch.Tensor]) -> None
 
     model = PeftModel.from_pretrained(skeleton(base), str(folder))
     layers = {name.removeprefix(PREFIX): layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-    todo = "report this as a bug; the sources are as they were"
+    todo = "report this as a bug; the source adapters are unchanged"
     for name, layer in layers.items():
         half = next(
             (half for half in ("lora_A.weight", "lora_embedding_A") if f"{PREFIX}{name}.{half}" in tensors), None
@@ -113,6 +113,6 @@ def prove(folder: Path, base: Path, tensors: Mapping[str, torch.Tensor]) -> None
         with torch.inference_mode():
             off = float((layer.get_delta_weight("default") - wanted).abs().max())
         if not off <= 1e-5 * max(float(wanted.abs().max()), 1e-30):
-            raise LoraplugError(f"{name} changes otherwise in peft, by {off:.2g}", where=folder, todo=todo)
+            raise LoraplugError(f"the change of {name} differs in peft, by {off:.2g}", where=folder, todo=todo)
     if len(layers) * 2 != len(tensors):
-        raise LoraplugError(f"peft loads {len(layers)} layers of {len(tensors) // 2}", where=folder, todo=todo)
+        raise LoraplugError(f"peft loads {len(layers)} of {len(tensors) // 2} adapted layers", where=folder, todo=todo)

@@ -1,4 +1,4 @@
-"""The best matrices of low rank for a change of weights, and how far from it they are."""
+"""Low-rank approximations of weight changes, and their errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 FULL_BELOW = 512
-"""A matrix with a side this short, or not four times the rank, is decomposed whole; others as `truncate` says."""
+"""A matrix with a side this short, or shorter than four times the rank, gets a full SVD; others see `truncate`."""
 
 
 @frozen(eq=False)
@@ -35,10 +35,10 @@ class Pair:
 
 
 def truncate(change: torch.Tensor, rank: int, seed: int = 0) -> Pair:
-    """The pair of that rank, or of the matrix's shorter side, closest to a change of weights.
+    """The pair of that rank (at most the shorter side) that approximates a change of weights best.
 
-    Large matrices take a randomised decomposition (Halko et al. 2011) with some more directions than asked for and four
-    passes over the matrix, which comes within a hundredth of the best error; the random numbers follow from `seed`.
+    Large matrices take a randomised decomposition (Halko et al. 2011) with oversampling and four power iterations,
+    which is within 1 % of the best error; random numbers are seeded by `seed`.
 
     Args:
         change: (outputs, inputs), fp32.
@@ -59,7 +59,7 @@ def truncate(change: torch.Tensor, rank: int, seed: int = 0) -> Pair:
 
 
 def product_norm(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Frobenius norm of `left @ right`, whose inner side is short, without making the product."""
+    """Frobenius norm of `left @ right`, with a short inner dimension, without computing the product."""
     import torch
 
     if not left.shape[1]:
@@ -70,7 +70,7 @@ def product_norm(left: torch.Tensor, right: torch.Tensor) -> float:
 
 @frozen
 class LayerError:
-    """How far a layer's pair is from the change it stands for: Frobenius norms of the difference and of the change."""
+    """The error of a layer's pair: Frobenius norms of the difference and of the exact change."""
 
     rank: int
     difference: float
@@ -78,7 +78,7 @@ class LayerError:
 
     @property
     def relative(self) -> float:
-        """0 where nothing is lost, 1 where all is."""
+        """0: exact; 1: everything is lost."""
         return self.difference / self.change if self.change else 0.0
 
 
@@ -89,7 +89,7 @@ class Errors:
     layers: dict[str, LayerError] = field(factory=dict)
 
     def add(self, module: str, rank: int, difference: float, change: float) -> None:
-        """Note one layer's."""
+        """Record the error of a layer."""
         self.layers[module] = LayerError(rank, difference, change)
 
     @property
@@ -105,7 +105,7 @@ class Errors:
         }
 
     def lines(self, word: str = "error") -> list[str]:
-        """A table by kind of layer, such as `q_proj`: how many, error of all of them (called `word`), the worst one."""
+        """A table by kind of layer, such as `q_proj`: count, total error (labelled `word`), the worst layer."""
         kinds: Mapping[str, dict[str, LayerError]] = defaultdict(dict)
         for module, one in self.layers.items():
             kinds[module.rpartition(".")[2]][module] = one

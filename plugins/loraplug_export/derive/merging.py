@@ -1,4 +1,4 @@
-"""Several adapters of one base made into one, by peft's `add_weighted_adapter`."""
+"""Merges several adapters of one base into one, by peft's `add_weighted_adapter`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 Method = Literal["linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "svd", "cat"]
 MERGED = "merged_adapter"
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
-"""Methods that work on A and B themselves, so that all must have one rank."""
+"""Methods that combine A and B separately, so that all adapters must have the same rank."""
 PRUNING = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
-"""Methods that keep a share of the values, `density`."""
+"""Methods that take a `density`, the share of values to keep."""
 
 
 @frozen
@@ -34,10 +34,10 @@ class Mix:
     """How adapters are merged.
 
     Attributes:
-        weights: one for each adapter.
+        weights: one per adapter.
         density: share of values that pruning methods keep, in (0, 1]; None for the others.
         rank: of the result, for `svd`; the largest of the sources' where None.
-        seed: of what `dare_*` drop.
+        seed: of the random dropping in `dare_*`.
     """
 
     method: Method
@@ -49,7 +49,7 @@ class Mix:
 
 @frozen(eq=False)
 class Merged:
-    """The new adapter, and how far each layer is from the weighted sum of the sources' changes."""
+    """The merged adapter, and each layer's distance from the weighted sum of the sources' changes."""
 
     config: LoraConfig
     tensors: dict[str, torch.Tensor]
@@ -57,13 +57,13 @@ class Merged:
 
 
 def merge_adapters(sources: Sequence[Source], base: Base, mix: Mix) -> Merged:
-    """The new adapter; memory is that of the adapters, as the base's values are not needed.
+    """Merge adapters; needs memory for the adapters only, as the base's values are not needed.
 
-    Every source is first written as plain LoRA of one rank: rsLoRA's and patterns' scales become alphas, and lower
-    ranks are filled up with zeros where the method asks for one, which changes nothing of what the source computes.
+    Every source is first rewritten as plain LoRA: rsLoRA's and patterns' scales become alphas, and for methods that
+    need equal ranks lower ones are padded with zeros, which does not change what the source computes.
 
     Raises:
-        InputError: a source is no LoRA, or has parts that peft does not merge; every one is named.
+        InputError: a source is not LoRA, or has parts that peft does not merge; names all of them.
     """
     import torch
 
@@ -79,12 +79,12 @@ def merge_adapters(sources: Sequence[Source], base: Base, mix: Mix) -> Merged:
 
 
 def _called(number: int) -> str:
-    """A source's name in peft, which looks for names inside those of parameters: `0` would be found in `layers.0`."""
+    """A source's adapter name in peft, which searches parameter names for it: `0` would be found in `layers.0`."""
     return f"source_{number}"
 
 
 def _all_on_one(sources: Sequence[Source], base: Path, mix: Mix) -> PeftModel:
-    """A model of shapes alone with every source on it."""
+    """A model without values that has every source as an adapter."""
     from peft import get_peft_model, set_peft_model_state_dict
 
     from loraplug_export.derive.skeleton import skeleton
@@ -111,26 +111,26 @@ def _all_on_one(sources: Sequence[Source], base: Path, mix: Mix) -> PeftModel:
 
 
 def _pairs(source: Source, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """The LoRA pairs of a source by module, held against the base's shapes.
+    """The LoRA pairs of a source by module, checked against the base's shapes.
 
     Raises:
-        InputError: it has something else, or does not fit the base.
+        InputError: it has other parts, or does not fit the base.
     """
     adapter, where = source.adapter, source.adapter.folder / WEIGHTS
     if adapter.unknown:
-        todo = "make a plain LoRA of it first: loraplug convert ADAPTER --to lora --rank N"
+        todo = "convert it to plain LoRA first: loraplug convert ADAPTER --to lora --rank N"
         raise InputError(f"only plain LoRA can be merged, and {adapter.unknown}", where=where, todo=todo)
     found, problems = {}, []
     for name, edit in read_edits(adapter, set()).items():
         module, pair = name.rpartition(".")[0], edit.low_rank
         if name not in shapes:
-            todo = "check that all are adapters of one base"
+            todo = "check that all adapters have the same base"
             raise InputError(f"changes {name}, which {source.base.id} does not have", where=where, todo=todo)
         if edit.replacement is not None and not (name in values and same_values(edit.replacement, values[name])):
-            problems.append(f"{name} is saved whole")
+            problems.append(f"{name} is fully trained (modules_to_save)")
         elif edit.added is not None:
             problems.append(f"{module} has a bias of B")
-        elif pair is None:  # the base's own weight, saved with the adapter
+        elif pair is None:  # a copy of the base's own weight, saved with the adapter
             continue
         elif pair.magnitude is not None:
             problems.append(f"{module} has a DoRA magnitude")
@@ -140,14 +140,19 @@ def _pairs(source: Source, shapes: Mapping[str, tuple[int, ...]], values: Mappin
             found[module] = pair
     if problems or not found:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        what = f"only LoRA pairs can be merged: {'; '.join(problems[:3]) or 'it has none'}{more}"
-        todo = "make a plain LoRA of it first (loraplug convert), or merge each into the base (--to merged)"
+        what = f"only LoRA on layers can be merged: {'; '.join(problems[:3]) or 'this has none'}{more}"
+        todo = (
+            "convert it to plain LoRA first (loraplug convert), or merge each adapter into the base (loraplug export "
+            "--to merged)"
+        )
         raise InputError(what, where=where, todo=todo)
     return found
 
 
 def _uniform(pairs: Mapping[str, LowRank], rank: int) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    """The same changes as LoRA of one rank: zeros fill up A and B, alphas say each layer's scale."""
+    """The same changes as LoRA of one rank: A and B are padded with zeros, and alpha_pattern gives each layer's
+    scale.
+    """
     from peft import LoraConfig
     from torch.nn.functional import pad
 
@@ -195,7 +200,7 @@ def _taken_out(model: PeftModel, names: Sequence[str], mix: Mix) -> Merged:
 
 
 def _halves(layer: Any, adapter: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A and B of one adapter of a peft layer, in double precision; None where it has none there."""
+    """A and B of one adapter of a peft layer, in float64; None if the layer does not have it."""
     if adapter in layer.lora_A:
         return layer.lora_A[adapter].weight.double(), layer.lora_B[adapter].weight.double()
     if adapter in layer.lora_embedding_A:
@@ -204,25 +209,25 @@ def _halves(layer: Any, adapter: str) -> tuple[torch.Tensor, torch.Tensor] | Non
 
 
 def checked(mix: Mix, count: int) -> Mix:
-    """The mix with its defaults, or every thing in it that does not go together.
+    """The mix with its defaults filled in.
 
     Raises:
-        InputError: all of them at once.
+        InputError: options cannot be combined; names all of them.
     """
     problems = []
     weights = mix.weights or (1.0,) * count
     if len(weights) != count:
-        problems.append(f"--weights: {len(weights)} for {count} adapters")
+        problems.append(f"--weights: {len(weights)} weights for {count} adapters")
     if mix.method in PRUNING and mix.density is None:
-        problems.append(f"--density: {mix.method} keeps a share of the values; say which, such as 0.5")
+        problems.append(f"--density: {mix.method} needs the share of values to keep, such as 0.5")
     if mix.method not in PRUNING and mix.density is not None:
-        problems.append(f"--density: {mix.method} keeps all values; it is for {', '.join(PRUNING)}")
+        problems.append(f"--density: {mix.method} keeps all values; --density is for {', '.join(PRUNING)}")
     if mix.density is not None and not 0 < mix.density <= 1:
         problems.append(f"--density: {mix.density:g} is not above 0 and at most 1")
     if mix.rank is not None and mix.method != "svd":
-        problems.append(f"--rank: the rank of {mix.method} follows from the adapters; it is for svd")
+        problems.append(f"--rank: {mix.method} sets the rank itself; --rank is for svd")
     if count < 2:
-        problems.append("ADAPTER: one alone is nothing to merge")
+        problems.append("ADAPTER: give at least two adapters")
     if problems:
         raise InputError("; ".join(problems), where="loraplug merge", todo="see loraplug merge --help")
     return evolve(mix, weights=weights)

@@ -16,10 +16,10 @@ PREFIX = "base_model.model."
 
 
 def plain_lora(pairs: Mapping[str, Pair], modules: Iterable[str]) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    """The config and tensors of an adapter that has these pairs, by module, and nothing else.
+    """The config and tensors of an adapter with these LoRA pairs, by module.
 
     Args:
-        modules: names of all modules of the base; the layers are named by their last part where that means no others.
+        modules: names of all modules of the base; layers are named by their last part if that is unambiguous.
     """
     from peft import LoraConfig
 

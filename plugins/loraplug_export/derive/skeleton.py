@@ -1,4 +1,4 @@
-"""A model that has shapes and next to no memory, to put adapters on where the base's values do not matter."""
+"""A model with shapes but next to no memory, to attach adapters to if the base's values do not matter."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def skeleton(base: Path) -> PreTrainedModel:
-    """The base's class, every parameter a single fp32 zero seen in the parameter's shape.
+    """The base's class; every parameter is one float32 zero, expanded to the parameter's shape.
 
-    Not on the `meta` device: peft moves an adapter to where its layer's weight is, and its values would be gone.
+    Not on the `meta` device: peft moves an adapter to its layer's device, and its values would be lost.
 
     Raises:
         InputError: as `empty_model`.

@@ -1,4 +1,4 @@
-"""What is given on the command line, opened: adapters with their bases, and whole models."""
+"""Opens the adapters and models that the command line names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Base:
-    """A whole model: its folder, and what it is called."""
+    """A model: its folder and its name."""
 
     folder: Path
     id: str
@@ -26,14 +26,14 @@ class Base:
 
 @frozen
 class Source:
-    """An adapter, what it is called (its run, where it still lies in a run's folder), and its base."""
+    """An adapter, its name (its run's, if it is in a run's folder), and its base."""
 
     name: str
     adapter: Adapter
     base: Base
 
     def facts(self) -> dict[str, Any]:
-        """What tells it from others: hashes of its weights and of the recipe lock beside it; no paths."""
+        """Hashes that identify it: of its weights and of its recipe lock; no paths."""
         found: dict[str, Any] = {"name": self.name, "sha256": _sha256(self.adapter.folder / WEIGHTS)}
         if (lock := lock_beside(self.adapter.folder)) is not None:
             found["recipe_lock_sha256"] = _sha256(lock.path)
@@ -46,23 +46,23 @@ def _sha256(path: Path) -> str:
 
 
 def open_base(model: str, app: App, run: Run) -> Base:
-    """A whole model, found the way a recipe's is, in full precision.
+    """Open a model as `model.id` of a recipe would, unquantized.
 
     Raises:
-        LoraplugError: it is not there, or is an adapter.
+        LoraplugError: it is not found, or is an adapter.
     """
     if (Path(model).expanduser() / "adapter_config.json").is_file():
-        raise InputError("is an adapter, not a whole model", where=model, todo="name a model; or use loraplug merge")
+        raise InputError("is an adapter, not a model", where=model, todo="give a model, or use loraplug merge")
     loader = open_model(model, app.registry).loader
     folder = loader.base(run=run)
     return Base(folder, str(getattr(loader, "id", folder)))
 
 
 def open_source(folder: Path, app: App, run: Run, base: str | None, trust: bool) -> Source:
-    """An adapter and its base.
+    """Open an adapter and its base.
 
     Raises:
-        InputError: the adapter is broken, or its base is not there.
+        InputError: the adapter is damaged, or its base is not found.
     """
     folder = folder.expanduser().absolute()
     adapter = open_adapter(folder)
@@ -71,14 +71,16 @@ def open_source(folder: Path, app: App, run: Run, base: str | None, trust: bool)
     try:
         found = loader.base(run=run)
     except LoraplugError as error:
-        todo = f"{error.todo}; or name another place of the same base with --base"
-        raise type(error)(f"its base is not there: {error.where}: {error.what}", where=folder, todo=todo) from error
+        todo = f"{error.todo}; or give the same base at another path with --base"
+        raise type(error)(
+            f"its base model was not found: {error.where}: {error.what}", where=folder, todo=todo
+        ) from error
     name = folder.parent.name if in_run else folder.name
     return Source(name, adapter, Base(found, str(getattr(loader, "id", found))))
 
 
 def one_base(sources: Sequence[Source]) -> Base:
-    """The base of all of them.
+    """The common base of all sources.
 
     Raises:
         InputError: two have different ones; names both.
@@ -89,6 +91,6 @@ def one_base(sources: Sequence[Source]) -> Base:
             raise InputError(
                 f"is an adapter of {other.base.id}, and {first.name} is one of {first.base.id}",
                 where=other.adapter.folder,
-                todo="merge adapters of one base; if both names mean the same model, say which with --base",
+                todo="merge adapters of one base; if both names are the same model, name it with --base",
             )
     return first.base

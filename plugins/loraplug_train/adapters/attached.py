@@ -1,4 +1,4 @@
-"""A model with what a recipe wants trained in it."""
+"""Attaching a recipe's adapter to a loaded model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def attached(options: EngineTrainer, model: PreTrainedModel) -> tuple[Any, Mapping[str, str]]:
-    """By `[trainer.lora]`, or by the adapter that stands in its place; and why layers that might have one have none.
+    """Attach `[trainer.lora]`, or the adapter given in its place; also returns why some layers were left out.
 
     Raises:
-        InputError: the options mean nothing on this model.
+        InputError: the options match no layer of this model, or cannot be applied to it.
     """
     if options.adapter is not None:
         return options.adapter.attach(model=model), {}
@@ -24,5 +24,5 @@ def attached(options: EngineTrainer, model: PreTrainedModel) -> tuple[Any, Mappi
 
 
 def is_peft(model: Any) -> bool:
-    """Whether a model has adapters of peft's in it, which can be switched off."""
+    """Whether a model is a `PeftModel`, whose adapters can be disabled."""
     return hasattr(model, "peft_config")

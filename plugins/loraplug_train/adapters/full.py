@@ -1,4 +1,4 @@
-"""The `full` adapter: the model itself is trained, whole or in named parts."""
+"""The `full` adapter: full fine-tuning, of the whole model or of named modules."""
 
 from __future__ import annotations
 
@@ -20,46 +20,49 @@ _STORED = "loraplug_stored_in"
 
 @frozen
 class Full(Adapter):
-    """The model itself, without an adapter: every weight, or those of named modules."""
+    """Full fine-tuning without an adapter: all weights are trained, or those of named modules."""
 
     name = "full"
     makes = "model"
 
     modules: Annotated[
         tuple[str, ...],
-        Doc("modules that are trained, by name or the end of it: `model.layers.11`, `mlp`, `lm_head`; none: all"),
+        Doc("modules to train, by full name or its last parts: `model.layers.11`, `mlp`, `lm_head`; empty: all"),
     ] = field(default=())
 
     def check(self, recipe: Any) -> Iterator[Problem]:
-        """A quantizer, whose weights cannot be trained, and a model that is spread over processes."""
+        """Refuse a quantizer (quantized weights cannot be trained) and sharded models."""
         if recipe.quantizer is not None:
-            what = "trains the weights themselves, which a quantizer does not let it"
-            yield Problem("trainer.adapter.use", f'"full" {what}; leave out [quantizer], or take use = "lora"')
+            what = "trains the base weights, and quantized weights cannot be trained"
+            yield Problem("trainer.adapter.use", f'"full" {what}; remove [quantizer], or set use = "lora"')
         if self.modules and getattr(getattr(recipe, "model", None), "add_tokens", ()):
-            what = "model.add_tokens has rows that are to be trained; leave trainer.adapter.modules out"
+            what = (
+                "model.add_tokens adds embedding rows that must be trained; remove trainer.adapter.modules, so that "
+                "everything is trained"
+            )
             yield Problem("trainer.adapter.modules", what)
         try:
             if (kind := shards.asked()) in shards.CUT:
                 how = "use_fsdp: false" if kind == "fsdp2" else "zero_stage: 2"
-                what = "a whole model that is spread over processes has no checkpoint that any of them could go on from"
+                what = "a sharded model that is trained whole cannot be checkpointed, so the run could not be resumed"
                 yield Problem(shards.WHERE, f"{what}; set {how}")
         except InputError:
-            return  # told for itself
+            return  # is reported elsewhere
 
     def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterator[Problem]:  # noqa: ARG002
-        """Names of modules that the model does not have."""
+        """Report names that match no module of the model."""
         for name in self._unknown(model):
             yield Problem("trainer.adapter.modules", f'"{name}" matches no module that has weights')
 
     def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model itself; what is trained of it is stored in float32, and is to be held to `mixed_precision`.
+        """Make the weights to train float32 and trainable; returns the model itself.
 
         Raises:
             InputError: a name matches no module.
         """
         if unknown := self._unknown(model):
-            what = f"{', '.join(unknown)}: no module of these names has weights"
-            raise InputError(what, where="trainer.adapter.modules", todo="see the names of the model's modules")
+            what = f"{', '.join(unknown)}: no module with weights has such a name"
+            raise InputError(what, where="trainer.adapter.modules", todo="see `model.named_modules()` for the names")
         stored = {}
         model.requires_grad_(False)
         for name, weight in model.named_parameters():
@@ -75,7 +78,7 @@ class Full(Adapter):
         return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
     def save(self, model: Any, folder: Path) -> None:
-        """The whole model as transformers writes it, every weight in the format that it was loaded in."""
+        """Save the whole model with `save_pretrained`, each weight in the dtype that it was loaded in."""
         stored = getattr(model, _STORED, {})
         state = {name: weight.to(stored.get(name, weight.dtype)) for name, weight in model.state_dict().items()}
         model.save_pretrained(folder, state_dict=state)
@@ -90,17 +93,17 @@ class Full(Adapter):
         from transformers import AutoModelForCausalLM
 
         if not (folder / "config.json").is_file():
-            raise InputError("holds no model (no config.json)", where=folder, todo="check the path")
+            raise InputError("is no model folder (it has no config.json)", where=folder, todo="check the path")
         try:
             saved = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
             model.load_state_dict(saved)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            what = f"is of another base ({' '.join(str(error).split())[:300]})"
-            raise InputError(what, where=folder, todo="load it onto the base that it was trained from") from error
+            what = f"does not fit this base model ({' '.join(str(error).split())[:300]})"
+            raise InputError(what, where=folder, todo="load it with the base model that it was trained from") from error
         return self.attach(model)
 
     def mergeable(self, config: Mapping[str, Any]) -> bool:  # noqa: ARG002
-        """See `Adapter.mergeable`: it takes the base's place."""
+        """See `Adapter.mergeable`: the trained model replaces the base."""
         return True
 
     def _wanted(self, parameter: str) -> bool:

@@ -1,4 +1,4 @@
-"""The `[trainer.lora]` table, and what becomes of it in peft."""
+"""The `[trainer.lora]` table and its translation to a `LoraConfig` of peft."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ class Lora:
     r: Annotated[int, Doc("rank of B·A", aka=("rank", "lora_r", "lora_rank"))] = field(
         default=16, validator=validators.ge(1)
     )
-    alpha: Annotated[
-        float, Doc("scale of B·A, divided by r (by the root of r with use_rslora)", aka=("lora_alpha",))
-    ] = field(default=32, validator=validators.gt(0))
-    dropout: Annotated[float, Doc("share of inputs to A dropped in training", aka=("lora_dropout",))] = field(
+    alpha: Annotated[float, Doc("B·A is scaled by alpha / r (by alpha / √r with use_rslora)", aka=("lora_alpha",))] = (
+        field(default=32, validator=validators.gt(0))
+    )
+    dropout: Annotated[float, Doc("dropout probability of the inputs of A", aka=("lora_dropout",))] = field(
         default=0.0, validator=[validators.ge(0), validators.lt(1)]
     )
     target_modules: Annotated[
         str | tuple[str, ...],
         Doc(
             '"all-linear" (every linear layer but output and routers), "attention", "mlp", "experts" (fused ones '
-            'too), names such as ["q_proj", "v_proj"], any of them in a list, or a regex'
+            'too), names such as ["q_proj", "v_proj"], a list of any of these, or a regex'
         ),
     ] = "all-linear"
     layers_to_transform: Annotated[
-        tuple[int, ...], Doc("numbers of the decoder layers whose targets get adapters, from 0; none: those of all")
+        tuple[int, ...], Doc("indices of the decoder layers that get adapters, from 0; default: all")
     ] = field(default=(), validator=validators.deep_iterable(validators.ge(0)))
     modules_to_save: Annotated[
-        tuple[str, ...], Doc("modules trained whole and saved with the adapter, e.g. embed_tokens")
+        tuple[str, ...], Doc("modules that are fully trained and saved with the adapter, e.g. embed_tokens")
     ] = ()
     use_rslora: Annotated[bool, Doc("scale by alpha/√r, for high ranks (Kalajdzievski 2023)", aka=("rslora",))] = False
-    use_dora: Annotated[bool, Doc("train magnitude and direction apart (Liu et al. 2024)", aka=("dora",))] = False
+    use_dora: Annotated[
+        bool, Doc("DoRA: train magnitude and direction separately (Liu et al. 2024)", aka=("dora",))
+    ] = False
     init_lora_weights: Annotated[
         Literal["default", "gaussian", "pissa", "olora", "orthogonal"],
-        Doc("how A and B begin; default: A Kaiming-uniform, B zero", aka=("init",)),
+        Doc("initialisation of A and B; default: A Kaiming-uniform, B zero", aka=("init",)),
     ] = "default"
     rank_pattern: Annotated[dict[str, int], Doc("rank by layer name or regex, where it differs from r")] = field(
         factory=dict
@@ -58,14 +60,20 @@ class Lora:
 
     loraplus_lr_ratio: Annotated[
         float | None,
-        Doc("learning rate of B over that of A (LoRA+, Hayou et al. 2024); 16 is their advice", aka=("plus_ratio",)),
+        Doc(
+            "learning rate of B divided by that of A (LoRA+, Hayou et al. 2024, who recommend 16)", aka=("plus_ratio",)
+        ),
     ] = field(default=None, validator=validators.optional(validators.gt(0)))
     start_from: Annotated[
-        Path | None, Doc("go on training this adapter folder; its own rank and layers hold, not those here")
+        Path | None,
+        Doc(
+            "continue training the adapter in this folder; its rank and target modules are used, not the "
+            "ones given here"
+        ),
     ] = None
 
     def attach(self, model: PreTrainedModel) -> tuple[PeftModel, Targets]:
-        """The model with adapters, trained ones in fp32: new, or those of `start_from`; and what they are on.
+        """The model with new adapters or those of `start_from`, adapter weights in float32; and its coverage.
 
         Raises:
             InputError: no layer matches, one cannot be adapted, or `start_from` is no LoRA adapter for this model.
@@ -76,27 +84,31 @@ class Lora:
             rows = {end: list(tokens) for end in token_ends(model)} if tokens else None
             try:
                 return attach_adapter(model, self.config(targets, rows)), targets
-            except ValueError as error:  # peft's word on a layer that was named
+            except ValueError as error:  # peft's own error about a layer that was named
                 raise InputError(" ".join(str(error).split())[:300], where="trainer.lora.target_modules") from error
         where = f"trainer.lora.start_from {self.start_from}"
         if not (self.start_from / "adapter_config.json").is_file():
-            raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
+            raise InputError(
+                "is not an adapter folder (it has no adapter_config.json)", where=where, todo="check the path"
+            )
         if (kind := _kind(self.start_from)) != "LORA":  # others read tokenizers as their config says
-            raise InputError(f"is no LoRA adapter (peft_type {kind})", where=where, todo="give one that LoRA made")
+            raise InputError(
+                f"is not a LoRA adapter (peft_type {kind})", where=where, todo="give the folder of a LoRA adapter"
+            )
         if (trained := _token_rows(self.start_from)) != sorted(new_tokens(model)):
-            what = f"trains the rows of {len(trained)} tokens, and model.add_tokens adds {len(new_tokens(model))}"
-            raise InputError(what, where=where, todo="add the same tokens that it was trained with, in their order")
+            what = f"has trained rows for {len(trained)} tokens, but model.add_tokens adds {len(new_tokens(model))}"
+            raise InputError(what, where=where, todo="add the same tokens that it was trained with, in the same order")
         try:
             return load_adapter(model, self.start_from, trainable=True), Targets([])
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise InputError(
                 f"does not fit the model: {' '.join(str(error).split())[:300]}",
                 where=where,
-                todo="train on the base that adapter was made for",
+                todo="use the base model that the adapter was trained on",
             ) from error
 
     def config(self, targets: Targets, rows: Mapping[str, list[int]] | None = None) -> LoraConfig:
-        """The peft config for these layers, and for these rows of embedding and output layer."""
+        """The `LoraConfig` for these layers and these token ids, whose embedding and output rows are trained."""
         from peft import LoraConfig
 
         return LoraConfig(
@@ -117,7 +129,7 @@ class Lora:
 
 
 def _token_rows(adapter: Path) -> list[int]:
-    """Numbers of the tokens whose rows an adapter trains."""
+    """Ids of the tokens whose embedding rows a saved adapter trains."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     found = config.get("trainable_token_indices") or []
     ends = found.values() if isinstance(found, dict) else [found]
@@ -125,7 +137,7 @@ def _token_rows(adapter: Path) -> list[int]:
 
 
 def _kind(adapter: Path) -> Any:
-    """The `peft_type` of an adapter folder; None where its config says none."""
+    """The `peft_type` of an adapter folder; None if its config has none."""
     try:
         return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
     except (ValueError, KeyError, TypeError, OSError):

@@ -1,4 +1,4 @@
-"""The methods that peft has and what their configs take, read from its files: importing it would load torch."""
+"""The methods of peft and the fields of their configs, parsed from its source files, as importing peft loads torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OURS = frozenset(
 
 @cache
 def methods() -> Mapping[str, frozenset[str]]:
-    """Each method by its name in peft, in lower case, to the options of its config."""
+    """Each method of peft (lower-case name) with the fields of its config."""
     folder = Path(str(find_spec("peft").origin)).parent  # type: ignore[union-attr] # peft is a dependency
     files = [folder / "config.py", *sorted((folder / "tuners").glob("*.py")), *(folder / "tuners").glob("*/config.py")]
     classes = {
@@ -34,7 +34,7 @@ def methods() -> Mapping[str, frozenset[str]]:
 
 
 def _method_of(node: ast.ClassDef) -> Iterator[str]:
-    """The method that a config says it is of: `self.peft_type = PeftType.IA3`."""
+    """The method that a config class names: `self.peft_type = PeftType.IA3`."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Assign) and ast.unparse(inner.targets[0]) == "self.peft_type":
             kind, _, method = ast.unparse(inner.value).rpartition(".")

@@ -1,4 +1,4 @@
-"""The `peft` adapter: any method that peft has, by its own config."""
+"""The `peft` adapter: any method of peft, configured by the fields of its own config."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-_TASKS = "needs a number of its task with every row, which rows here do not have"
+_TASKS = "needs a task id with every row, which rows do not have here"
 REFUSED = {
-    "lora": 'has an adapter of its own: use = "lora"',
-    "adalora": "changes its ranks as it is trained, which peft leaves to the training loop",
+    "lora": 'has its own adapter here: use = "lora"',
+    "adalora": "changes its ranks during training, which needs a training loop that calls it",
     "multitask_prompt_tuning": _TASKS,
     "poly": _TASKS,
     "shadow": "trains a second model beside the base",
-    "xlora": "mixes adapters that are trained already",
+    "xlora": "combines adapters that have been trained already",
 }
-"""Methods of peft that are no adapter of one training, and why."""
+"""Methods of peft that cannot be trained here, and why."""
 UNMERGEABLE = frozenset(
     {"adaption_prompt", "beft", "cartridge", "cpt", "lily", "p_tuning", "prefix_tuning", "prompt_tuning", "shadow",
      "xlora"}
 )  # fmt: skip
-"""Methods whose difference is not one of the base's weights: no merge can take it in."""
+"""Methods that add no difference to the base's weights, so they cannot be merged."""
 _MERGING = frozenset({"merged", "gguf", "ollama"})
 
 
@@ -40,34 +40,34 @@ class PeftMethod(Adapter):
 
     name = "peft"
 
-    method: Annotated[str, Doc('its name in peft, such as "ia3", "vera" or "oft"')]
-    options: Annotated[
-        dict[str, Any], Doc("options of peft's config of that method, by their names there: `{ r = 8 }`")
-    ] = field(factory=dict)
+    method: Annotated[str, Doc('name of the method in peft, such as "ia3", "vera" or "oft"')]
+    options: Annotated[dict[str, Any], Doc("fields of that method's config in peft: `{ r = 8 }`")] = field(factory=dict)
 
     def check(self, recipe: Any) -> Iterator[Problem]:
-        """A method that peft does not have, options that it does not take, exporters that would have to merge it."""
+        """Refuse unknown methods and options, and exporters that would have to merge what cannot be merged."""
         known = methods()
         if self.method not in known or self.method in REFUSED:
-            why = REFUSED.get(self.method, f"is no method of peft{_near(self.method, known)}")
+            why = REFUSED.get(self.method, f"is not a method of peft{_near(self.method, known)}")
             told = ", ".join(sorted(set(known) - set(REFUSED)))
             yield Problem("trainer.adapter.method", f'"{self.method}" {why}; methods: {told}')
             return
         for option in self.options:
             place = f"trainer.adapter.options.{option}"
             if option in OURS:
-                yield Problem(place, "is filled in by the adapter; leave it out")
+                yield Problem(place, "is set by loraplug; leave it out")
             elif option not in known[self.method]:
                 listed = ", ".join(sorted(known[self.method]))
                 what = f"peft's {self.method} has no such option{_near(option, known[self.method])}"
-                yield Problem(place, f"{what}; it has: {listed}")
+                yield Problem(place, f"{what}; its options: {listed}")
         if getattr(getattr(recipe, "model", None), "add_tokens", ()):
-            what = "does not train the rows of model.add_tokens"
-            yield Problem("trainer.adapter.use", f'"peft" {what}; take use = "full", or [trainer.lora]')
+            what = "cannot train the embedding rows of model.add_tokens"
+            yield Problem("trainer.adapter.use", f'"peft" {what}; set use = "full", or [trainer.lora]')
         for number, exporter in enumerate(recipe.exporter):
             if exporter.name in _MERGING and self.method in UNMERGEABLE:
-                what = f"{self.method} changes no weights, so it cannot be merged into the base"
-                yield Problem(f"exporter[{number}]", f'{what}; take "adapter", or another trainer.adapter.method')
+                what = f"{self.method} changes no weights, so it cannot be merged into the base model"
+                yield Problem(
+                    f"exporter[{number}]", f'{what}; use the exporter "adapter", or another trainer.adapter.method'
+                )
 
     def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterator[Problem]:  # noqa: ARG002
         """Values that peft's config refuses."""
@@ -96,7 +96,7 @@ class PeftMethod(Adapter):
         """See `Adapter.attach`.
 
         Raises:
-            InputError: peft's word on options that do not go together, or with this model.
+            InputError: peft refuses the options, or they do not fit this model.
         """
         from peft import get_peft_model
 
@@ -106,7 +106,11 @@ class PeftMethod(Adapter):
         except (TypeError, ValueError, ImportError, RuntimeError, AttributeError, KeyError) as error:
             raise self._refused(error) from error
         if not self.trainable(adapted):
-            raise InputError("leaves nothing to train", where="trainer.adapter.options", todo="see its options in peft")
+            raise InputError(
+                "has nothing to train with these options",
+                where="trainer.adapter.options",
+                todo="see the method's options in peft's documentation",
+            )
         return adapted
 
     def trainable(self, model: Any) -> Mapping[str, Any]:
@@ -122,8 +126,8 @@ class PeftMethod(Adapter):
         try:
             return _with_prompt(model, folder) or load_adapter(model, folder, trainable=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # whatever peft raises
-            what = f"cannot be put on the model ({' '.join(str(error).split())[:300]})"
-            raise InputError(what, where=folder, todo="copy it again") from error
+            what = f"cannot be loaded onto the model ({' '.join(str(error).split())[:300]})"
+            raise InputError(what, where=folder, todo="the folder may be incomplete: copy it again") from error
 
     def mergeable(self, config: Mapping[str, Any]) -> bool:
         """See `Adapter.mergeable`."""
@@ -136,7 +140,7 @@ class PeftMethod(Adapter):
 
 
 def _with_prompt(model: Any, folder: Path) -> Any:
-    """The model with a saved prompt, which peft loads as frozen alone; None where the folder holds something else."""
+    """The model with a saved prompt, which peft would load only as frozen; None if the folder holds another method."""
     from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
     config = PeftConfig.from_pretrained(str(folder))

@@ -1,4 +1,4 @@
-"""Which layers the names and patterns of `[trainer.lora]` mean, and which of them mean none."""
+"""Resolves the layer names and patterns of `[trainer.lora]` against the modules of a model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _WHERE = "trainer.lora"
 GROUPS = ("all-linear", "attention", "mlp", "experts")
-REFUSED = "layers whose weight kernels of this kind of model read past them (peft refuses an adapter)"
-TOWER = "layers that no text goes through (an encoder of images or sound)"
-SHARED = "layers that share their weight with another, which a merge could not give each its own"
+REFUSED = "layers of a kind that fused kernels bypass (peft refuses an adapter there)"
+TOWER = "layers of an image or audio encoder, which text does not pass through"
+SHARED = "layers that share their weight with another layer, so that merging would change both"
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|feed_?forward|ffn|moe|expert|dense_h|fc\d|(gate|up|down)_proj|\bw\d", re.IGNORECASE)
 _MIXER = re.compile(r"mamba|mixer|ssm|conv|recurrent|linear_attn|delta", re.IGNORECASE)
@@ -29,12 +29,12 @@ _MIXER = re.compile(r"mamba|mixer|ssm|conv|recurrent|linear_attn|delta", re.IGNO
 
 @frozen
 class Targets:
-    """What gets an adapter.
+    """The modules that get an adapter.
 
     Attributes:
         modules: names of modules.
         parameters: names of stacked expert tensors that are adapted as parameters.
-        left_out: linear layers that a group of layers would have held, and why they get none.
+        left_out: linear layers of the wanted groups that get no adapter, and why.
     """
 
     modules: list[str]
@@ -43,7 +43,7 @@ class Targets:
 
 
 def find_targets(lora: Lora, model: PreTrainedModel) -> Targets:
-    """Hold every name and pattern of `lora` against the modules of a model, and try the layers of those that it means.
+    """Match every name and pattern of `lora` against the modules of a model, and test the layers that match.
 
     Raises:
         InputError: some match nothing, or a pattern matches only modules that get no adapter; or a layer is named that
@@ -67,7 +67,7 @@ def find_targets(lora: Lora, model: PreTrainedModel) -> Targets:
 
 
 def check_names(lora: Lora, model: PreTrainedModel) -> None:
-    """Hold every name and pattern of `lora` against the modules of a model, which may have no weights.
+    """Match every name and pattern of `lora` against the modules of a model, which may be on the meta device.
 
     Raises:
         InputError: some match nothing, or a pattern matches only modules that get no adapter; all of them in one error.
@@ -79,7 +79,7 @@ def check_names(lora: Lora, model: PreTrainedModel) -> None:
 
 
 def name_problems(lora: Lora, modules: list[str], linear: list[str], fused: Sequence[str] = ()) -> list[str]:
-    """What of a recipe's names and patterns matches nothing.
+    """Names and patterns of a recipe that match nothing, as messages.
 
     Args:
         modules: names of all modules.
@@ -92,7 +92,7 @@ def name_problems(lora: Lora, modules: list[str], linear: list[str], fused: Sequ
 def _held(
     lora: Lora, modules: list[str], adaptable: set[str], groups: dict[str, list[str]], fused: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The modules that get an adapter by their names, and what of the names and patterns matches nothing."""
+    """The modules that get an adapter, and messages about names and patterns that match nothing."""
     leaves = sorted({name.rsplit(".", 1)[-1] for name in groups["all-linear"]})
     named, problems = _targets(lora.target_modules, modules, adaptable, groups, fused, leaves)
     if lora.layers_to_transform and not problems:
@@ -104,7 +104,7 @@ def _held(
             ends = {module.rsplit(".", 1)[-1] for module in modules}
             problems.append(f'modules_to_save: "{name}" matches no module{_near(name, ends)}')
     parameters = fused if "experts" in _words(lora.target_modules) else ()
-    for option in ("rank_pattern", "alpha_pattern") if not problems else ():  # they choose among the targets
+    for option in ("rank_pattern", "alpha_pattern") if not problems else ():  # these patterns choose among the targets
         for pattern in getattr(lora, option):
             problems += _pattern_problem(option, pattern, [*named, *parameters])
     return named, problems
@@ -119,7 +119,7 @@ def _of_layers(named: Iterable[str], layers: Sequence[int]) -> tuple[list[str], 
             by_layer.setdefault(number, []).append(name)
     lacking = sorted(set(layers) - set(by_layer))
     known = f"0 to {max(by_layer)}" if by_layer else "none"
-    problems = [f"layers_to_transform: no target lies in layer {number} (layers: {known})" for number in lacking]
+    problems = [f"layers_to_transform: no target module lies in layer {number} (layers: {known})" for number in lacking]
     return [name for number in sorted(set(layers)) for name in by_layer.get(number, ())], problems
 
 
@@ -184,31 +184,33 @@ def _targets(
         try:
             found = [name for name in modules if re.fullmatch(wanted, name) and name in adaptable]
         except re.error as error:
-            return [], [f'target_modules: "{wanted}" is no regular expression ({error})']
+            return [], [f'target_modules: "{wanted}" is not a valid regular expression ({error})']
         if found:
             return found, []
         listed = [part.strip() for part in wanted.split(",")]
         if all(_named(part, modules) for part in listed):
             names = ", ".join(f'"{part}"' for part in listed)
-            return [], [f'target_modules: "{wanted}" is read as a pattern and matches no module; write [{names}]']
+            return [], [
+                f'target_modules: "{wanted}" is read as a regular expression and matches no module; write [{names}]'
+            ]
         return [], [f'target_modules: "{wanted}" matches no module{_near(wanted, leaves)}']
     found, problems = [], []
     for name in _words(wanted):
         matched = groups[name] if name in GROUPS else _named(name, modules)
         if not matched and not (name == "experts" and fused):
-            what = f'"{name}" means no layer of this model' if name in GROUPS else f'"{name}" matches no module'
+            what = f'"{name}" matches no layer of this model' if name in GROUPS else f'"{name}" matches no module'
             problems.append(f"target_modules: {what}{_near(name, leaves)}")
         found += matched
     return found, problems
 
 
 def _unfit(model: PreTrainedModel, name: str, tried: Reach) -> str | None:
-    """Why a layer that is named itself cannot have an adapter."""
+    """Why a layer that the recipe names cannot have an adapter."""
     if tried.without.get(name) == TUPLES:
-        return "it gives more than a tensor"
+        return "it returns more than one tensor"
     if tried.without.get(name) == OTHER:
-        return "it computes something else of its input than a linear layer"
-    return "peft refuses it, as kernels read its weight past it" if adapter_refused(model, name) else None
+        return "it does not compute a linear layer's product of its input"
+    return "peft refuses it, as fused kernels bypass it" if adapter_refused(model, name) else None
 
 
 def _is_leaf(module: Any) -> bool:
@@ -216,7 +218,7 @@ def _is_leaf(module: Any) -> bool:
 
 
 def _outside_the_text(model: PreTrainedModel) -> Any:
-    """Tells names of modules of a multimodal model that are no part of its language model."""
+    """Predicate for names of modules outside the language model of a multimodal model."""
     if model.config.get_text_config() is model.config:
         return lambda _: False
     text = model.get_decoder()
@@ -245,7 +247,7 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
 
 
 def _quantised(module: Any) -> bool:
-    """A linear layer of a quantizer that is no subclass of torch's."""
+    """Whether this is a quantizer's linear layer, which need not subclass `torch.nn.Linear`."""
     return hasattr(module, "in_features") and hasattr(module, "out_features") and "Linear" in type(module).__name__
 
 
@@ -258,7 +260,7 @@ def _pattern_problem(option: str, pattern: str, targets: list[str]) -> list[str]
     try:
         fits = re.compile(rf"(.*\.)?({pattern})$")
     except re.error as error:
-        return [f'{option}: "{pattern}" is no regular expression ({error})']
+        return [f'{option}: "{pattern}" is not a valid regular expression ({error})']
     if any(fits.match(name) for name in targets):
         return []
     return [f'{option}: "{pattern}" matches no adapted layer{_near(pattern, {n.rsplit(".", 1)[-1] for n in targets})}']

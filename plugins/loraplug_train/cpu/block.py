@@ -2,7 +2,7 @@
 
 With s the scale of an adapter, y = x·Wᵀ + (s·x·Aᵀ)·Bᵀ. Layers that read the same input (q, k and v; gate and up) share
 one product with their stacked s·A. Kept for the backward pass are the block's inputs, q, k, v, the attention's output,
-gate, up and the narrow x·Aᵀ; norms and activations are computed again. No gradient is made for a frozen weight.
+gate, up and the low-rank x·Aᵀ; norms and activations are computed again. No gradient is made for a frozen weight.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Unsupported(Exception):  # noqa: N818 - a reason, not a failure
-    """Why a model cannot take the fast path, for the user to read."""
+    """Raised with the reason, for the user, why a model cannot use the fast path."""
 
 
 class _Linear:
@@ -49,7 +49,7 @@ class _Linear:
                 if module.lora_variant or any(module.lora_bias.values()) or getattr(module, "fan_in_fan_out", False):
                     raise Unsupported("DoRA, another variant of LoRA, or an adapter with a bias")
                 if not isinstance(module.lora_dropout[adapter], torch.nn.Identity):
-                    raise Unsupported("dropout draws a mask for each layer")
+                    raise Unsupported("lora.dropout is not 0")
                 self.adapter = (module.lora_A[adapter].weight, module.lora_B[adapter].weight)
                 self.scale = float(module.scaling[adapter])
         self.packed = type(self.base).__name__ == "Linear4bit"
@@ -64,10 +64,15 @@ class _Linear:
         self.dtype = (self.base.compute_dtype or torch.float32) if self.packed else self.base.weight.dtype
         biases = {self.dtype} if self.base.bias is None else {self.dtype, self.base.bias.dtype}
         if len(biases) > 1 or self.dtype not in DTYPES:
-            raise Unsupported("it computes in float32 or bfloat16, and a layer is neither, or of two minds")
+            raise Unsupported(
+                "it computes in float32 or bfloat16, and a layer has another dtype, or a bias of another dtype than "
+                "its weight"
+            )
 
     def pieces(self) -> Iterable[Tensor]:
-        """The weight (out, in) in float32 or bfloat16; made anew and in pieces where it is stored in 4 bits."""
+        """The weight (out, in) in float32 or bfloat16, in chunks of rows that are dequantized on each call if it is
+        4-bit.
+        """
         return four_bits(self.base.weight, self.dtype) if self.packed else (self.base.weight,)
 
 
@@ -118,7 +123,7 @@ class _Group:
 
 
 class Block:
-    """A decoder layer of transformers, read once; calling it runs the block on rows laid end to end."""
+    """A decoder layer of transformers; calling it computes the block on rows that are concatenated without padding."""
 
     def __init__(self, layer: Any, adapter: str) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -187,7 +192,7 @@ class Block:
 
 
 class _Run(torch.autograd.Function):  # type: ignore[misc]
-    """A block in autograd's graph."""
+    """A block as a node of autograd's graph."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Block, place: Any, *_: Tensor) -> Tensor:

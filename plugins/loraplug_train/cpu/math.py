@@ -1,4 +1,4 @@
-"""Products, norms and turns of the fast path, with their backward; float32, the first axis is tokens.
+"""Matrix products, norms, rotary embeddings and attention of the fast path, with their backward; float32, tokens first.
 
 Weights may be bfloat16: then what goes into a product and what comes out of it is rounded to bfloat16, and added up in
 float32 between, as Micikevicius et al. (2018) train in mixed precision; everything between products stays float32.
@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from loraplug_train import compat
 
-_PIECE_BYTES = 20 << 20  # a 4-bit weight of no more than this is made at once, and no piece of a larger one is larger
-_PIECE_ROWS = 512  # of a larger one, at most; with much fewer, products are slow
+# bytes; a 4-bit weight up to this size is dequantized at once, a larger one in chunks of at most this
+_PIECE_BYTES = 20 << 20
+_PIECE_ROWS = 512  # rows of a chunk, at most; products of much fewer rows are slow
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -27,13 +28,13 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     x = x.to(weight.dtype)
     if compat.HAS_ONEDNN:
-        with suppress(RuntimeError):  # where memory has no room for the code it writes, BLAS may still find some
+        with suppress(RuntimeError):  # oneDNN could not allocate memory for generated code; BLAS needs none
             return compat.linear(x, weight, bias).float()
     return functional.linear(x, weight, bias).float()
 
 
 def times(x: Tensor, weight: Iterable[Tensor], width: int, bias: Tensor | None = None) -> Tensor:
-    """`product` with a weight of `width` rows that comes in pieces."""
+    """x·weightᵀ, shape (tokens, width), with a weight that comes in chunks of rows."""
     out, at = torch.empty(0), 0
     for piece in weight:
         if len(piece) == width:
@@ -45,7 +46,7 @@ def times(x: Tensor, weight: Iterable[Tensor], width: int, bias: Tensor | None =
 
 
 def back(gradient: Tensor, weight: Iterable[Tensor]) -> Tensor:
-    """gradient·weight, with a weight that comes in pieces."""
+    """gradient·weight, shape (tokens, in), with a weight that comes in chunks of rows."""
     into, at = torch.empty(0), 0
     for piece in weight:
         part = product(gradient[:, at : at + len(piece)], piece.t())
@@ -54,9 +55,8 @@ def back(gradient: Tensor, weight: Iterable[Tensor]) -> Tensor:
 
 
 def four_bits(weight: Any, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The weight of a bitsandbytes `Linear4bit`, (out, in), in pieces of some rows (rows, in) of `dtype`.
-
-    A layer of 5,632 by 2,048 is a quarter quicker so than made whole, which takes new pages that the system clears.
+    """The weight of a bitsandbytes `Linear4bit`, (out, in), in chunks (rows, in) of `dtype`. A layer of 5,632 by 2,048
+    is a quarter faster this way than dequantized whole, where each large allocation is page-faulted and zeroed.
     """
     from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
 
@@ -65,7 +65,7 @@ def four_bits(weight: Any, dtype: torch.dtype) -> Iterator[Tensor]:
     scales = state.absmax
     if state.nested:
         scales = dequantize_blockwise(scales, state.state2).add_(state.offset)
-    # where rows end within a block of scales, bitsandbytes (0.50) may take another's: then whole, as its own forward is
+    # where a chunk would end inside a quantization block, bitsandbytes (0.50) may use the wrong scale: dequantize whole
     whole = width % block or 4 * rows * width <= _PIECE_BYTES
     step = rows if whole else max(1, min(_PIECE_ROWS, _PIECE_BYTES // (4 * width)))
     for at in range(0, rows, step):
@@ -101,7 +101,9 @@ def turn_(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> None:
 
 
 def _heads(tensors: Iterable[Tensor], row: slice, width: int) -> list[Tensor]:
-    """A row's heads as attention wants them, (groups, heads of a group, tokens, size); repeated without a copy."""
+    """A row's heads in the layout that attention takes, (groups, heads of a group, tokens, size); repeated without a
+    copy.
+    """
     return [x[row].permute(1, 2, 0, 3).expand(-1, width, -1, -1) for x in tensors]
 
 

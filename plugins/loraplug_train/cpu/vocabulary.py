@@ -1,4 +1,4 @@
-"""Embedding and output layer of a quantised base, kept in bfloat16 where they were published so."""
+"""Embedding and output layer of a quantized base, stored in bfloat16 if the published weights are bfloat16."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_PIECE_ROWS = 512  # of a table in float32, made at once
+_PIECE_ROWS = 512  # rows of the table that are converted to float32 at once
 
 
 class _Table(torch.nn.Module):  # type: ignore[misc]
-    """Frozen values (vocabulary, hidden) in bfloat16; no parameter, so the model's dtype stays that of the others."""
+    """Frozen weights (vocabulary, hidden) in bfloat16; a buffer, so that `model.dtype` is not affected."""
 
     weight: Tensor
 
@@ -23,7 +23,7 @@ class _Table(torch.nn.Module):  # type: ignore[misc]
 
 
 class Lookup(_Table):
-    """An embedding that gives out float32."""
+    """An embedding stored in bfloat16 that returns float32."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """(..., hidden) for ids of any shape."""
@@ -31,7 +31,7 @@ class Lookup(_Table):
 
 
 class Output(_Table):
-    """An output layer that multiplies in float32."""
+    """An output layer stored in bfloat16 that multiplies in float32."""
 
     bias = None
 
@@ -40,12 +40,12 @@ class Output(_Table):
         return torch.cat([functional.linear(hidden, piece) for piece in self.pieces()], -1)
 
     def pieces(self) -> Iterator[Tensor]:
-        """The table in float32, some rows (rows, hidden) at a time."""
+        """The table in float32, in chunks (rows, hidden)."""
         return (part.float() for part in self.weight.split(_PIECE_ROWS))
 
 
 def narrow(base: Any) -> None:
-    """Halve embedding and output layer of a quantised model on the CPU, where no value changes by it.
+    """Store the embedding and output layer of a quantized model on the CPU in bfloat16 if that changes no value.
 
     Quantizers leave both alone, and on a CPU they are float32: half of a model of a billion parameters. Most models are
     published in bfloat16, so half of these bits are zero. Both stay as they are if one is trained, adapted or of
@@ -57,7 +57,7 @@ def narrow(base: Any) -> None:
         return
     tied = head.weight is embedding.weight
     narrowed = _narrowed(embedding.weight)
-    del embedding  # or both tables would be there twice
+    del embedding  # free the old table before the next is converted
     if narrowed is not None:
         base.set_input_embeddings(Lookup(narrowed))
     if not tied:
@@ -67,7 +67,7 @@ def narrow(base: Any) -> None:
 
 
 def _narrowed(weight: Tensor) -> Tensor | None:
-    """A frozen float32 weight in bfloat16, or None where that would change it."""
+    """A frozen float32 weight as bfloat16, or None if that would change a value."""
     if weight.requires_grad or weight.dtype != torch.float32 or weight.device.type != "cpu":
         return None
     weight = weight.detach()

@@ -14,12 +14,12 @@ from loraplug import IGNORED, TokenSequence
 from loraplug_train.objectives.base import Row
 
 Way = Literal["end-to-end", "padded", "one-by-one"]
-"""How sequences go through the model together; see `separation`."""
+"""How sequences are computed together; see `separation`."""
 
 
 @define
 class MicroBatchLimits:
-    """How a step is computed; nothing here changes its result but for rounding.
+    """How a step is split for computation; changes no result but for rounding.
 
     Attributes:
         max_rows, max_tokens: limits of a micro-batch; a single row may have more tokens.
@@ -35,7 +35,7 @@ class MicroBatchLimits:
     limit: int | None = None
 
     def halve(self, rows: int) -> bool:
-        """Take half the rows of the micro-batch that did not fit; False if it was a single one."""
+        """Halve the micro-batch that did not fit into memory; False if it was a single row."""
         self.max_rows = min(self.max_rows, rows) // 2
         return self.max_rows > 0
 
@@ -55,7 +55,7 @@ class Piece:
 
     @property
     def kept(self) -> Tensor:
-        """Where in `labels[:, 1:]` there is a label: bool of shape (rows, tokens - 1)."""
+        """Which of `labels[:, 1:]` are labels: bool of shape (rows, tokens - 1)."""
         return self.labels[:, 1:] != IGNORED
 
 
@@ -110,12 +110,12 @@ class MicroBatch:
 def micro_batch(
     rows: Sequence[Row], found: Sequence[TokenSequence], limits: MicroBatchLimits, device: Any, pad: int = 0
 ) -> MicroBatch:
-    """Sequences of rows as a batch on a device, in the way in which the model keeps them apart."""
+    """Sequences of rows as a batch on a device, laid out so that they do not attend to each other."""
     return MicroBatch(rows, found, [piece(group, limits.way, device, pad) for group in groups(found, limits)], device)
 
 
 def groups(found: Sequence[TokenSequence], limits: MicroBatchLimits) -> list[list[TokenSequence]]:
-    """What may go through the model in one call, in the order of the sequences."""
+    """Indices of the sequences that are computed in one call, in their order."""
     made: list[list[TokenSequence]] = []
     tokens = 0
     for one in found:
@@ -129,7 +129,7 @@ def groups(found: Sequence[TokenSequence], limits: MicroBatchLimits) -> list[lis
 
 
 def piece(found: Sequence[TokenSequence], way: Way, device: Any, pad: int = 0) -> Piece:
-    """The tensors of sequences that go through the model in one call."""
+    """The input tensors of sequences that are computed in one call."""
     if len(found) == 1 or way == "padded":
         longest = max(len(one.input_ids) for one in found)
         ids = torch.full((len(found), longest), pad)

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: whole or not there, verified by hash before use, without pickle."""
+"""Checkpoints: written atomically, verified by hash before use, without pickle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"step-(\d{8})")
 
 @frozen
 class Checkpoint:
-    """State at a step boundary: tensors by name (any shape and dtype) and facts (JSON values)."""
+    """State between two optimizer steps: tensors by name (any shape and dtype) and facts (JSON values)."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -37,11 +37,11 @@ class Checkpoints:
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder of the checkpoints."""
         return self.run.folder / "checkpoints"
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write it beside its place, rename, and prune older ones."""
+        """Write a checkpoint to a temporary folder, rename it, and delete the oldest ones."""
         place = self.folder / f"step-{checkpoint.step:08d}"
         write(place, checkpoint)
         with wrap_os_errors(self.folder):
@@ -50,12 +50,12 @@ class Checkpoints:
         return place
 
     def latest(self) -> Checkpoint | None:
-        """The newest that is whole; one that is not is told of and passed over for the one before."""
+        """The newest intact checkpoint; a damaged one is skipped with a warning."""
         for place in sorted(self._all(), reverse=True):
             try:
                 return read(place)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                self.run.warn(f"checkpoint {place.name} is damaged ({error}); taking the one before")
+                self.run.warn(f"checkpoint {place.name} is damaged ({error}); using the one before it")
         return None
 
     def _all(self) -> list[Path]:
@@ -70,7 +70,7 @@ def write(place: Path, checkpoint: Checkpoint) -> None:
     tensors = {}
     for name, tensor in checkpoint.tensors.items():
         plain = tensor.detach().cpu().contiguous()
-        # two names for one storage (bitsandbytes shares its maps) are refused by safetensors
+        # safetensors refuses two names for one storage (bitsandbytes shares its maps)
         tensors[name] = plain.clone() if plain.untyped_storage().data_ptr() in seen else plain
         seen.add(plain.untyped_storage().data_ptr())
     with atomic_output(place) as out, wrap_os_errors(place):
@@ -105,7 +105,7 @@ def _hash(path: Path) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """Gone in one step for whoever looks: renamed first, so that a kill leaves no half checkpoint of that name."""
+    """Rename, then delete, so that a kill leaves no partial checkpoint of that name."""
     import shutil
 
     doomed = folder.with_name(f".{folder.name}.old")

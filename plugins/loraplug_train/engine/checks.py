@@ -1,4 +1,4 @@
-"""Rows, model and options held to each other before the first step."""
+"""Checks before the first step that rows, model and options fit together."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def check_rows(
     tokenizer: PreTrainedTokenizerBase,
     encoded: Encoded,
 ) -> tuple[list[int], list[int]]:
-    """The tokens and the labels that count of each row.
+    """The tokens and the trained labels of each row.
 
     Raises:
         InputError: nothing is trained; more rows in a batch than there are; a row is longer than the model takes, or
-            holds a token that the model does not have; the objective finds fault with one.
+            holds a token that the model does not have; the objective refuses one.
     """
     dataset = encoded.dataset
     costs, labels = rows.check_rows(objective, dataset, "the training rows")
@@ -34,7 +34,7 @@ def check_rows(
         raise InputError("no token is trained", where="trainer", todo="see `loraplug preview` for the masks")
     idle = [dataset[at]["row"][0] for at, count in enumerate(labels) if not count]
     if idle:
-        run.warn(f"{len(idle)} rows have no trained token and teach nothing: {', '.join(idle[:5])}")
+        run.warn(f"{len(idle)} rows have no trained token, so nothing is learned from them: {', '.join(idle[:5])}")
     if options.tokens_per_step is None and options.batch_size > len(dataset):
         raise InputError(
             f"{options.batch_size} is more than the {len(dataset)} training rows",
@@ -46,15 +46,17 @@ def check_rows(
 
 
 def check_held(objective: Objective, encoded: Encoded) -> None:
-    """Hold validation rows to the objective's own word on rows."""
+    """Raise InputError if the objective cannot evaluate a validation row."""
     rows.check_rows(objective, encoded.dataset, "the validation rows")
 
 
 def check_router_loss(options: EngineTrainer, model: PreTrainedModel) -> None:
-    """Raise InputError where a router loss is asked of a model that has no routers; else ask it for none by itself."""
+    """Raise InputError if router_loss is set and the model has no routers; else turn off the model's own router
+    loss.
+    """
     text = model.config.get_text_config()
     if options.router_loss and not hasattr(text, "output_router_logits"):
-        what = f"{type(model).__name__} gives no router logits to balance"
+        what = f"{type(model).__name__} has no routers, so there is no router loss"
         raise InputError(what, where="trainer.router_loss", todo="leave it out")
     if hasattr(text, "output_router_logits"):
         text.output_router_logits = False
@@ -63,7 +65,7 @@ def check_router_loss(options: EngineTrainer, model: PreTrainedModel) -> None:
 def _check_ids(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, objective: Objective, encoded: Encoded
 ) -> None:
-    """Warn if the tokenizer knows a token that the model has no vector for; raise InputError if a row is of its kind.
+    """Warn of tokens of the tokenizer without a row in the model's embedding; raise InputError if a row uses one.
 
     Text of rows is no control token, so the name of an added one in a row is trained letter by letter. Who added it
     meant a token: where the model was not resized for it, that is refused.
@@ -72,8 +74,8 @@ def _check_ids(
     lacking = sorted(text for text, number in tokenizer.get_vocab().items() if number >= size)
     if lacking:
         run.warn(
-            f"the tokenizer knows {len(lacking)} tokens that the model has no vector for, such as {lacking[0]}: "
-            "a prompt that holds one cannot be answered"
+            f"the tokenizer has {len(lacking)} tokens without a row in the model's embedding, such as {lacking[0]}: "
+            "the model cannot answer a prompt that contains one"
         )
     added = [token.content for number, token in tokenizer.added_tokens_decoder.items() if number >= size]
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
@@ -85,7 +87,7 @@ def _check_ids(
                 longest, named = len(one.input_ids), row["row"][0]
     if 0 < most < longest:
         raise InputError(
-            f"a row of {longest} tokens is longer than the {most} the model takes",
+            f"a row of {longest} tokens is longer than the {most} tokens the model supports",
             where=f"formatter.max_length, row {named}",
             todo=f"set formatter.max_length to at most {most}",
         )
@@ -94,14 +96,15 @@ def _check_ids(
 def _check_sequence(ids: Any, name: str, size: int, added: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
     if (largest := max(ids, default=0)) >= size:
         raise InputError(
-            f"token {largest} of the tokenizer is none of the {size} that the model has vectors for",
+            f"token {largest} of the tokenizer is outside the {size} rows of the model's embedding",
             where=name,
-            todo="take a tokenizer that belongs to the model, or a model that was resized for its tokens",
+            todo="use the model's own tokenizer, or a model that was resized for these tokens",
         )
     text = tokenizer.decode(ids) if added else ""
     if found := next((token for token in added if token in text), None):
         raise InputError(
-            f"{found} is a token of the tokenizer that the model has no vector for, so it would be trained as text",
+            f"{found} is a token of the tokenizer, but the model's embedding has no row for it, so it would be trained "
+            "as plain text",
             where=name,
-            todo="save the model after resize_token_embeddings(len(tokenizer)), or take it out of the tokenizer",
+            todo="save the model after resize_token_embeddings(len(tokenizer)), or remove it from the tokenizer",
         )

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 @frozen
 class Engine:
-    """Trains a model by an objective, under the options that all trainers share.
+    """Trains a model with an objective and the options that all trainers share.
 
-    The schedule is laid out from seed and data before the first step; what is drawn at random follows from seed, step
-    and row; gradients are summed once a step over all processes; checkpoints are whole or not there. So a training that
-    was killed ends as one that was not, bit for bit on the CPU, and neither lack of memory nor the number of processes
-    changes its result but for rounding, whatever the objective.
+    The batch schedule is fixed by seed and data before the first step; random numbers depend on seed, step and row
+    alone; gradients are summed once a step over all processes; checkpoints are written atomically. So a run that was
+    killed and resumed gives the same result as one that was not, bit for bit on the CPU; smaller micro-batches and more
+    processes change it by rounding only, whatever the objective.
     """
 
     options: EngineTrainer
@@ -52,14 +52,14 @@ class Engine:
         train: Encoded | None,
         validation: Encoded | None = None,
     ) -> TrainingResult:
-        """Train, going on from the newest whole checkpoint; leave the adapter in `run.folder / "adapter"`.
+        """Train, resuming from the newest intact checkpoint; the adapter is written to `run.folder / "adapter"`.
 
         Args:
-            train, validation: rows of the objective's schema; on all processes but the first None.
+            train, validation: rows of the objective's schema; None on all processes but the first.
 
         Raises:
             InputError: the rows cannot be trained on, or the options do not fit model and data.
-            LoraplugError: the training has gone wrong, naming step and rows.
+            LoraplugError: training diverged or ran out of memory; names step and rows.
         """
         return _Fit.begin(self, run, load_model, tokenizer, train, validation).run_to_the_end()
 
@@ -112,7 +112,7 @@ class _Fit:
             if objective.needs_reference and one is not None
         }
         prepares = type(objective).prepare is not Objective.prepare
-        if not prepares and not objective.keeps_reference:  # all that it is asked is on disk now
+        if not prepares and not objective.keeps_reference:  # all its scores are on disk now
             policy.reference = None
         computer = StepComputer(run, objective, policy, prepared.trained, tokenizer.pad_token_id or 0)
         arguments = arguments_of(options, run, len(plan.steps), model)
@@ -203,15 +203,16 @@ class _Fit:
 
     def _resume(self, kept: Checkpoint) -> None:
         if not self.state.fits(kept):
-            what = "was written by another version of loraplug, or of another adapter"
+            what = "was written by another version of loraplug, or with another adapter"
             raise InputError(f"checkpoint of step {kept.step} {what}", where=self.monitor.checkpoints.folder,
-                             todo="finish the run with what wrote it, or begin anew with --fresh")  # fmt: skip
+                             todo="finish the run with the version and recipe that wrote it, or start over with "
+                                 "--fresh")  # fmt: skip
         self.state.restore(kept)
         self.monitor.resume(kept)
-        self.run.say(f"going on from the checkpoint of step {kept.step} of {self.monitor.steps}")
+        self.run.say(f"resuming from the checkpoint of step {kept.step} of {self.monitor.steps}")
 
     def _measured_before(self, probes: list[list[int]]) -> dict[str, Any]:
-        """Validation loss and answers before training; a run that goes on finds them where the first left them."""
+        """Validation loss and answers before training; a resumed run reads them from the run folder."""
         monitor, policy = self.monitor, self.prepared.policy
         place = monitor.checkpoints.folder / "before.json"
         kept = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
@@ -238,7 +239,7 @@ class _Fit:
 
 
 def _tell_samples(run: Run, step: int, prompts: Sequence[str], answers: Sequence[str]) -> None:
-    for prompt, answer in zip(prompts, answers, strict=False):  # processes that do not lead have no answers
+    for prompt, answer in zip(prompts, answers, strict=False):  # only the first process has answers
         run.emit("sample", step=step, prompt=prompt, answer=answer)
 
 

@@ -22,11 +22,11 @@ _PROMPT_TOKENS = 1024
 
 @define(eq=False)
 class Validation:
-    """Rows whose loss is told; of several sets also that of each.
+    """Validation rows; with several sets, the loss of each set is reported too.
 
     Attributes:
-        size: rows that are prepared together, as those of a step are.
-        totals: what the sums of each set are divided by.
+        size: rows for which `Objective.prepare` is called at once, as for a step.
+        totals: what the sums of each set are divided by (see `Objective.totals`).
     """
 
     run: Run
@@ -40,7 +40,7 @@ class Validation:
             _add(self.totals.setdefault(row.get("set") or "", {}), self.computer.objective.totals([row]))
 
     def losses(self) -> dict[str, float]:
-        """`validation_loss` and what the objective tells beside it (`validation_NAME`), over all rows.
+        """`validation_loss` and the objective's metrics (`validation_NAME`), over all rows.
 
         With a column `set` also `validation_loss/SET` of each. For `sft` that is the mean cross-entropy in nats over
         every trained token, not the mean of rows' means. Collective.
@@ -56,7 +56,7 @@ class Validation:
             _add(whole, own)
         if not any(whole.values()):
             raise InputError(
-                "no token of the validation rows is trained", where="validation", todo="hold out other rows"
+                "no token of the validation rows is trained", where="validation", todo="use other validation rows"
             )
         sums: dict[str, float] = {}
         training = policy.module.training
@@ -76,7 +76,7 @@ class Validation:
         return sums
 
     def _contributions(self, whole: Mapping[str, float]) -> Iterator[tuple[str, float, int]]:
-        """Parts of the sums, by label, and how many rows they are of; this process' share."""
+        """This process' part of the sums, by name, and the number of rows in it."""
         computer, processes = self.computer, self.computer.policy.processes
         for start in range(0, len(self.rows), self.size):
             chunk = self.rows.take(range(start, min(start + self.size, len(self.rows))))
@@ -105,7 +105,7 @@ class Validation:
             yield f"validation_loss/{name}", self._in_set(row, name, loss, totals, prepared), 0
 
     def _in_set(self, row: Any, name: str, loss: float, totals: Mapping[str, float], prepared: Any) -> float:
-        """The loss of a row as a part of its set's."""
+        """The loss of a row, as its contribution to that of its set."""
         own = {key: max(1.0, total) for key, total in self.totals[name].items()}
         if len(own) == 1:
             (key,) = own
@@ -113,7 +113,7 @@ class Validation:
         return sum(self.computer.validation_loss([part], own, prepared)[0] for part in self.computer.apart([row]))
 
     def _labels(self, sums: Mapping[str, float]) -> list[str]:
-        """Every label that any process has a part of."""
+        """The names of all sums on any process."""
         from accelerate.utils import gather_object
 
         return sorted({label for one in gather_object([sorted(sums)]) for label in one})
@@ -138,7 +138,7 @@ def prompts(encoded: Encoded, count: int) -> list[list[int]]:
 
 
 def answers(policy: PolicyModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> list[str]:
-    """Greedy answers, as text."""
+    """Greedy completions of prompts (token ids), as text."""
     import torch
 
     texts, model = [], policy.module

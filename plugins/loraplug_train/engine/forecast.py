@@ -1,4 +1,4 @@
-"""What a training will need, from one forward pass and two short steps of the very model."""
+"""Estimates memory and time of training, from one forward pass and two short steps of the model itself."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ if TYPE_CHECKING:
     from loraplug_train.trainer import EngineTrainer
 
 _PROBE_TOKENS = 256
-_ALLOCATOR = 2.0  # a training's peak over what autograd keeps: measured on CPUs, where the heap is never compacted
-_LOSS_CHUNK = 256  # positions that trl's fused head holds logits of at once
+# peak memory of a training step over what autograd saves: measured on CPUs, where the heap is never compacted
+_ALLOCATOR = 2.0
+_LOSS_CHUNK = 256  # positions whose logits trl's fused head holds at once
 
 
 def forecast(options: EngineTrainer, model: PreTrainedModel, lengths: Sequence[int], epochs: float) -> Estimate:
-    """Bytes and seconds of training on rows of these lengths (tokens), one row at a time, every token trained.
+    """Bytes and seconds to train on rows of these lengths (tokens), one row at a time, every token trained.
 
-    Activations are not guessed from a formula for one architecture: the tensors that autograd keeps of one forward
-    pass are counted (each storage once, parameters apart) at two lengths, and carried on to the longest row: a part
-    grows with the length, another (attention, where it is computed in full) with its square. Where there is room, one
-    step on a row of that length shows what the allocator and temporaries add. Time is a forward and backward pass on a
-    row of middling length, by its tokens. The model gets adapters by this.
+    Activations are measured, not computed by a formula: the tensors that autograd saves in one forward pass are counted
+    (each storage once, parameters apart) at two lengths, and extrapolated to the longest row: a part grows with the
+    length, another (attention, where it is computed in full) with its square. Where there is room, one step on a row of
+    that length shows what the allocator and temporaries add. Time is extrapolated from a forward and backward pass on a
+    row of medium length. Attaches adapters to the model.
     """
     import torch
 
     loading = int(peak_memory())
     forget_peak()
-    import_module("loraplug_train.engine.engine")  # trl and what it brings are in memory when training begins
+    import_module("loraplug_train.engine.engine")  # trl and its imports are in memory when training begins
     for parameter in model.parameters():  # mapped files count as memory once they are read
         parameter.detach().max()
     program = max(0.0, resident_memory() - _bytes(model.parameters()))
@@ -69,7 +70,7 @@ def forecast(options: EngineTrainer, model: PreTrainedModel, lengths: Sequence[i
         parts["libraries"] = int(program)
     total = sum(parts.values())
     seconds_a_token = _seconds(adapted, min(usual, 2 * _PROBE_TOKENS), fast)
-    if 2 * total < total_memory():  # there is room to see what allocator and temporaries add
+    if 2 * total < total_memory():  # enough memory is free to measure what allocator and temporaries add
         _step(adapted, longest, fast)
         parts["allocator, temporaries"] = max(0, int(peak_memory()) + 2 * _bytes(trained) - total)
     return Estimate(sum(parts.values()), seconds_a_token * sum(lengths) * epochs, parts, loading, notes)
@@ -85,9 +86,8 @@ def _at_once(options: EngineTrainer, lengths: Sequence[int], fast: bool) -> int:
 
 
 def needs_checkpointing(adapted: Any, longest: int, fast: bool) -> bool:
-    """Whether the activations of a row of so many tokens may not fit into the memory that is free.
-
-    Measured only where a generous bound (sixteen times the widest layer's output, each layer, fp32) is not far below.
+    """Whether the activations of a row of so many tokens may not fit into free memory. Measured only where a generous
+    bound (sixteen times the widest layer's output, each layer, fp32) is not far below.
     """
     config = adapted.config.get_text_config()
     widest = max(config.hidden_size, _largest(getattr(config, "intermediate_size", None)) or 4 * config.hidden_size)
@@ -98,12 +98,12 @@ def needs_checkpointing(adapted: Any, longest: int, fast: bool) -> bool:
 
 
 def _largest(value: Any) -> int:
-    """A size that a config gives once, or for each layer; 0 where it gives none."""
+    """The largest value of a config's size, which may be one number or one for each layer; 0 if there is none."""
     return int(max(value, default=0) if isinstance(value, (list, tuple)) else value or 0)
 
 
 def _activations(adapted: Any, longest: int, fast: bool) -> int:
-    """Bytes that autograd keeps of one row of so many tokens."""
+    """Bytes that autograd saves for one row of so many tokens."""
     was_training = adapted.training
     adapted.train()
     short, long = min(longest, _PROBE_TOKENS // 2), min(longest, _PROBE_TOKENS)
@@ -118,7 +118,7 @@ def _bytes(tensors: Any) -> int:
 
 
 def _loss(model: Any, tokens: int, fast: bool) -> Any:
-    """A loss on a row of random ids; on the plain path of its last hidden state, as trl makes logits chunk by chunk."""
+    """A loss on a row of random ids; on the plain path of the last hidden state, as trl computes logits in chunks."""
     import torch
 
     vocabulary = model.config.get_text_config().vocab_size
@@ -129,7 +129,7 @@ def _loss(model: Any, tokens: int, fast: bool) -> Any:
 
 
 def _kept_bytes(model: Any, tokens: int, fast: bool) -> int:
-    """Bytes that autograd keeps of one forward pass for the backward pass."""
+    """Bytes that autograd saves in one forward pass for the backward pass."""
     import torch
 
     parameters = {held.untyped_storage().data_ptr() for held in chain(model.parameters(), model.buffers())}
@@ -142,7 +142,7 @@ def _kept_bytes(model: Any, tokens: int, fast: bool) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = _loss(model, tokens, fast)  # held until counted, or storages would be given out twice
+        out = _loss(model, tokens, fast)  # keep a reference until counted, or a storage's address may be reused
         total = sum(kept.values())
     del out
     return total
@@ -154,7 +154,7 @@ def _step(model: Any, tokens: int, fast: bool) -> None:
 
 
 def _seconds(model: Any, tokens: int, fast: bool) -> float:
-    """Seconds a token of one forward and backward pass, after one to warm up."""
+    """Seconds per token of one forward and backward pass, after a warm-up pass."""
     _step(model, tokens, fast)
     begun = time.perf_counter()
     _step(model, tokens, fast)

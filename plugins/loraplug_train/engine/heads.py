@@ -1,4 +1,4 @@
-"""Log-probabilities from a model's own logits, where trl's head, which saves them, is not the model's or is refused.
+"""Log-probabilities from a model's own logits, for models where trl's chunked head would be wrong or is refused.
 
 trl multiplies the last hidden state with the bare weight of the output layer. That leaves out adapters on it, which trl
 refuses, and whatever else a model does there.
@@ -16,7 +16,7 @@ from loraplug_train.engine.reach import RAISED, told_in_words
 
 _IGNORED = -100
 _TOKENS = 8
-_FAR = 0.05  # nats a token: far above rounding, far below what a missing scale or layer does
+_FAR = 0.05  # nats per token: far above rounding, far below the effect of a missing scale or layer
 
 
 def is_adapted(model: Any) -> bool:
@@ -28,9 +28,9 @@ def is_adapted(model: Any) -> bool:
 
 
 def install(model: Any) -> None:
-    """Give a model trl's head, which makes log-probabilities of its last hidden state in tiles; in place.
+    """Install trl's head, which computes log-probabilities from the last hidden state in chunks; in place.
 
-    The output layer is told of without its adapters: whether such a head is right is for `differs` to find out.
+    The head uses the bare output layer, without adapters on it: `differs` finds out whether that is right.
     """
     from trl.trainer import add_fused_lm_head
 
@@ -43,11 +43,11 @@ def own(
     """The model's output, and the log-probabilities of the labels as `log_probs` gives them.
 
     Args:
-        inputs: a batch as the collator gives it, without its labels.
+        inputs: model inputs (`input_ids` and what goes with it), without labels.
         labels: shape (rows, tokens), -100 where nothing is trained.
-        sparing: make logits only where a label is; for models whose forward pass knows `logits_to_keep`, and a single
-            row (or several end to end).
-        smoothing: that much of a token drawn evenly from the vocabulary in place of the label.
+        sparing: compute logits only where there is a label; for models whose forward pass knows `logits_to_keep`, and a
+            single row (or several end to end).
+        smoothing: probability mass that is spread evenly over the vocabulary (label smoothing).
     """
     if not sparing or len(labels) > 1:
         out = model(**inputs, use_cache=False)
@@ -82,10 +82,10 @@ def log_probs(logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
 
 
 def differs(model: Any, router: bool = False) -> str:
-    """Why trl's head cannot be used for a model that has it, or an empty text; by a row of 8 tokens.
+    """Why trl's installed head cannot be used, or an empty text; compared on a row of 8 tokens.
 
     Args:
-        router: whether the router loss is asked for.
+        router: whether router_loss is above 0.
 
     Raises:
         InputError: the model fails on that row in evaluation mode.
@@ -101,9 +101,9 @@ def differs(model: Any, router: bool = False) -> str:
             try:
                 out = model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True, **asked)
             except (*RAISED, RecursionError) as error:
-                return f"trl's head does not fit ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+                return f"trl's head fails on this model ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
             own = log_probs(model(input_ids=ids, use_cache=False).logits, ids)
             apart = float((out.log_probs - own).abs().mean())
-            return "" if apart < _FAR else f"those of trl's head are {apart:.2g} nats a token apart from them"
+            return "" if apart < _FAR else f"those of trl's head differ by {apart:.2g} nats per token"
     finally:
         model.train(training)

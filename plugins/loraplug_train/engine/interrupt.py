@@ -1,7 +1,8 @@
-"""SIGTERM and ctrl-c in training: the step in hand is given up, the last step boundary is saved, at once.
+"""SIGTERM and Ctrl-C in training: the current step is abandoned and the last completed step is checkpointed
+immediately.
 
 Python runs signal handlers between two bytecodes of the main thread, and one backward pass of a long row is a single
-call that may take minutes. So a thread of ours waits at the wakeup descriptor, which the C handler writes to at once
+call that may take minutes. So a thread reads the wakeup descriptor, which the C handler writes to immediately
 (https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd), and saves from there: adapters and optimizer
 change only inside the optimizer step, which `boundary` guards.
 """
@@ -47,7 +48,7 @@ class Interrupt:
         if not self._old:
             return
         self._over.set()
-        if self._changing:  # an error came in the middle: what is in memory is no state to go on from
+        if self._changing:  # an error interrupted the optimizer step: the state in memory is inconsistent
             self._broken = True
             self._boundary.release()
         signal.set_wakeup_fd(self._wakeup)
@@ -60,12 +61,12 @@ class Interrupt:
             _leave(self._signal)
 
     def begin_change(self) -> None:
-        """Before what `save` writes is changed: a signal waits until `end_change`."""
+        """Called before the state that `save` writes is changed: signals are deferred until `end_change`."""
         self._boundary.acquire()
         self._changing = True
 
     def end_change(self) -> None:
-        """The state is one that `save` may write again."""
+        """The state is consistent again; a deferred signal is handled now."""
         if self._changing:
             self._changing = False
             self._boundary.release()
@@ -74,7 +75,7 @@ class Interrupt:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A signal waits until the block is over."""
+        """Defer signals until the block ends."""
         self.begin_change()
         try:
             yield

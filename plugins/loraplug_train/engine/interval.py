@@ -1,10 +1,10 @@
-"""Times and step counts as recipes write them."""
+"""Intervals in recipes: a number of steps, or a duration."""
 
 import re
 
 
 def seconds_or_steps(text: int | str) -> int | float:
-    """Steps (int) as they are; `"90 s"`, `"10 min"`, `"1.5 h"` as seconds (float). ValueError for anything else."""
+    """Steps (int) unchanged; `"90 s"`, `"10 min"`, `"1.5 h"` as seconds (float). ValueError for anything else."""
     if isinstance(text, int):
         if text < 1:
             raise ValueError(f"{text} is below 1")

@@ -1,4 +1,4 @@
-"""Liger's Triton kernels in place of a model's norms, rotary positions and MLP, by way of transformers.
+"""Liger's Triton kernels in place of a model's norms, rotary embeddings and MLP, through transformers.
 
 https://github.com/linkedin/Liger-Kernel, https://huggingface.co/docs/transformers/trainer#liger
 """
@@ -14,7 +14,7 @@ WHERE = "trainer.kernel"
 
 
 def lacking() -> str | None:
-    """What is not installed, if anything; nothing is imported for it."""
+    """What keeps liger from running here, or None; imports nothing."""
     missing = [name for name in ("liger_kernel", "triton") if find_spec(name) is None]
     if not missing:
         return None
@@ -22,14 +22,14 @@ def lacking() -> str | None:
 
 
 def install(model: Any) -> str:
-    """Put them into a `PeftModel`, in place; its loss stays ours. Says so.
+    """Install the kernels in a `PeftModel`, in place, except liger's loss; returns a sentence for the log.
 
     Raises:
         InputError: the model is not on a GPU.
     """
     if model.device.type == "cpu":
-        raise InputError('"liger" runs on a GPU alone', where=WHERE, todo='take "auto", or "plain"')
+        raise InputError('"liger" runs on a GPU only', where=WHERE, todo='set "auto" or "plain"')
     from transformers.integrations.liger import apply_liger_kernel
 
     apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
-    return "plain kernel, with liger's norms, rotary positions and MLP"
+    return "kernel: transformers' own, with liger's norms, rotary embeddings and MLP"

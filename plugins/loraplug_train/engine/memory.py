@@ -1,4 +1,4 @@
-"""How much memory there is, is used, and was used at most."""
+"""Total, used and peak memory, of the GPU or of the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def forget_peak() -> None:
-    """Have `peak_memory` begin anew, where the system lets it: on a GPU, and on Linux."""
+    """Reset `peak_memory`, where the system allows it: on a GPU, and on Linux."""
     import torch
 
     if torch.cuda.is_available():
@@ -52,7 +52,7 @@ def used_memory() -> float:
 
 
 def total_memory() -> float:
-    """The memory (bytes) there is to train in: the GPU's, else what the machine has available now."""
+    """The memory (bytes) available for training: the GPU's, else what the machine has available now."""
     import psutil
     import torch
 

@@ -1,4 +1,4 @@
-"""A loaded model made ready for training: adapters, kernel, shards, precision, and how much is computed at once."""
+"""Prepares a loaded model for training: adapters, kernel, sharding, precision, and micro-batch limits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PreparedModel:
     Attributes:
         adapted: the model with what is trained in it.
         trained: that, by name.
-        coverage: what share of the model's layers it is on.
+        coverage: which of the model's layers have adapters.
     """
 
     adapted: Any
@@ -50,7 +50,7 @@ def prepare_model(
     encoded: Encoded,
     lengths: Sequence[int],
 ) -> PreparedModel:
-    """Attach, install, share out and measure, in place; every process alike."""
+    """Attach adapters, install a kernel, shard and measure, in place; called by every process."""
     checks.check_router_loss(options, model)
     dtype = model.dtype
     adapted, left_out = attached(options, model)
@@ -74,10 +74,10 @@ def prepare_model(
         adapted.activation_checkpointing_enable({"use_reentrant": False})
     if not fast and not heads.is_adapted(adapted):
         heads.install(adapted)
-    mixed_precision(adapted, dtype)  # the outermost of what is wrapped around the base's forward
+    mixed_precision(adapted, dtype)  # the outermost wrapper of the base's forward
     policy = PolicyModel(adapted, limits, run.distributed, fast, sharded=sharded, router_loss=options.router_loss)
     if why := policy.choose_head():
-        run.say(f"losses are made from the model's own logits: {why}")
+        run.say(f"losses are computed from the model's own logits (trl's chunked head is not used): {why}")
     if objective.needs_reference or objective.keeps_reference:
         _take_reference(policy, objective.reference_model(run=run), load_model)
     return PreparedModel(adapted, policy, trained, coverage)
@@ -108,12 +108,12 @@ def _limits(options: EngineTrainer, run: Run, adapted: Any, lengths: Sequence[in
     longest = max(max(lengths), kernel.MICRO_TOKENS if fast else 0)
     checkpointing = needs_checkpointing(adapted, longest, fast) if wanted == "auto" else wanted
     if wanted == "auto" and checkpointing:
-        run.say("memory is short for the longest row: activations are recomputed (gradient_checkpointing)")
+        run.say("the longest row may not fit into memory: gradient checkpointing is on")
     if options.micro_batch != "auto":
         return MicroBatchLimits(options.micro_batch, None, checkpointing)
     if fast:
         return MicroBatchLimits(max(len(lengths), 1), kernel.MICRO_TOKENS, checkpointing)
-    # on a CPU more rows at once are no faster; on a GPU short rows fill the place that the longest one needs anyway
+    # on a CPU more rows at once are no faster; on a GPU short rows fill the memory that the longest one needs anyway
     most = max(lengths) if on_gpu else None
     return MicroBatchLimits(max(len(lengths), 1) if on_gpu else 1, most, checkpointing)
 
@@ -129,7 +129,7 @@ def _keep_apart(
     fast: bool,
     sharded: bool,
 ) -> None:
-    """Have sequences computed together only in a way in which they do not see each other, in place; says where not."""
+    """Choose a layout in which sequences do not attend to each other, in place; logs it if they cannot be packed."""
     several = objective.schema == "pairs" or objective.needs_reference or objective.schema != "tokens"
     packed = "seq_lengths" in encoded.dataset.column_names and any(
         len(row or ()) > 1 for row in encoded.dataset["seq_lengths"]
@@ -156,13 +156,15 @@ def _say_coverage(run: Run, coverage: Share, what: str) -> None:
     fused, _ = coverage.rest.get(FUSED_EXPERTS, (0, ()))
     if fused:
         run.warn(
-            f"{fused / coverage.total:.0%} of the weights of the layers are experts that get no adapter, as they are "
-            'fused in one tensor; target_modules = ["all-linear", "experts"] adapts them, for more memory and time'
+            f"{fused / coverage.total:.0%} of the layers' weights are fused experts, which get no adapter; "
+            'target_modules = ["all-linear", "experts"] adapts them too, at the cost of memory and time'
         )
 
 
 def _machine(model: PreTrainedModel) -> str:
-    """What of the machine a training on the CPU uses; `loraplug` sets the policy where the user has not."""
+    """Threads and wait policy of training on the CPU, for the log; `loraplug` sets the policy where the user has
+    not.
+    """
     if model.device.type != "cpu":
         return ""
     import torch

@@ -1,4 +1,4 @@
-"""Turns steps into progress, events, figures, checkpoints and validations; and ends a training that should end."""
+"""Follows training step by step: progress bar, metrics, validation, checkpoints, early stopping."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class EvalSavePolicy:
 
 @define(slots=False, eq=False)
 class Monitor:
-    """Follows one training. What it holds goes into checkpoints as `facts`.
+    """Follows one training run. Its state is saved in checkpoints as `facts`.
 
     Attributes:
-        state: gives the tensors and facts of the training as it is, for a checkpoint of the step just done.
-        tokens, trained: up to each step, tokens seen and trained.
+        state: returns the training state, for a checkpoint of the step just completed.
+        tokens, trained: tokens processed and tokens trained, cumulated by step.
         step: how many are done.
-        stopping: whether validation says that it is enough.
+        stopping: whether early stopping has ended the training.
     """
 
     run: Run
@@ -56,7 +56,7 @@ class Monitor:
     stopping: bool = False
     metrics: list[dict[str, float]] = field(factory=list)
     validations: list[dict[str, float]] = field(factory=list)
-    seconds: float = 0.0  # of training, before this process took over; validation not counted
+    seconds: float = 0.0  # seconds of training before this process resumed; validation not counted
     eval_seconds: float = 0.0
     saved: tuple[int, float] = (0, 0.0)
     begun: float = 0.0
@@ -69,13 +69,13 @@ class Monitor:
 
     @property
     def steps(self) -> int:
-        """How many there will be."""
+        """The number of steps in the whole training."""
         return len(self.schedule.steps)
 
     # the life of a training
 
     def resume(self, kept: Checkpoint) -> None:
-        """Take on what a checkpoint holds."""
+        """Restore the facts of a checkpoint."""
         self.step = kept.step
         self.metrics, self.validations = kept.facts["metrics"], kept.facts["validations"]
         self.seconds = kept.facts["seconds"]
@@ -83,7 +83,7 @@ class Monitor:
             setattr(self.health, name, value)
 
     def begin(self) -> None:
-        """Open the bar, and do the validation that was due when the run was killed."""
+        """Open the progress bar, and run a validation that was due when the run was killed."""
         self.begun = time.perf_counter()
         self.bar = self.stack.enter_context(self.run.progress("training", self.steps))
         self.bar.advance(self.step)
@@ -94,12 +94,12 @@ class Monitor:
             self._validate()
 
     def before_change(self, result: StepResult) -> None:
-        """From here to `after_step` the state is between two steps."""
+        """The optimizer step begins; until `after_step` no checkpoint can be written."""
         self.health.gradient(self.step + 1, result.loss, result.rows)
         self.interrupt.begin_change()
 
     def after_step(self, result: StepResult, grad_norm: float, learning_rate: float) -> None:
-        """Take one step's figures; then validate and save where it is time."""
+        """Record a step's metrics; validate and save if due."""
         self.step += 1
         now, epoch = time.perf_counter(), self.schedule.epoch(self.step)
         seconds = self.seconds + now - self.begun - self.eval_seconds
@@ -113,7 +113,8 @@ class Monitor:
         self.run.emit("metrics", **self.metrics[-1], steps=self.steps, memory_bytes=memory.used_memory())
         figures = {"loss": result.loss, "grad_norm": grad_norm, "learning_rate": learning_rate, **result.metrics}
         self.trackers.step(self.step, epoch, figures)
-        even = result.loss / result.weight  # with weights of 1 on average, as the loss of guessing has
+        # scaled to an average weight of 1, to be comparable with the loss of a uniform guess
+        even = result.loss / result.weight
         self.health.step(self.step, even, grad_norm, learning_rate, result.rows)
         if self._due():
             self._validate()
@@ -123,10 +124,10 @@ class Monitor:
             self.save()
 
     def close(self) -> None:
-        """Give signals and terminal back, however the training ended."""
+        """Restore signal handlers and terminal, however the training ended."""
         self.stack.close()
 
-    # validation on the way
+    # validation during training
 
     def _due(self) -> bool:
         every = self.policy.validate_every
@@ -153,7 +154,7 @@ class Monitor:
             self.stopping = True
 
     def best(self) -> Checkpoint | None:
-        """The state of the best validation, where `load_best_model_at_end` says to end with it."""
+        """The checkpoint with the lowest validation loss, if `load_best_model_at_end` is set."""
         if not self.policy.load_best_model_at_end or not self.validations:
             return None
         best = read(self.checkpoints.folder / "best")
@@ -163,13 +164,13 @@ class Monitor:
     # checkpoints
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the state of model and optimizer."""
+        """What a checkpoint stores besides the state of model and optimizer."""
         health = {name: getattr(self.health, name) for name in ("average", "best", "seen", "still", "warned")}
         seconds = self.metrics[-1]["seconds"] if self.metrics else 0.0
         return {"metrics": self.metrics, "validations": self.validations, "seconds": seconds, "health": health}
 
     def save(self) -> None:
-        """Write a checkpoint of the step just done."""
+        """Write a checkpoint of the step just completed."""
         with self.interrupt.waiting():
             self._write()
 
@@ -183,13 +184,13 @@ class Monitor:
             return
         if self.step != self.saved[0]:
             self._write()
-        kept = f"saved at step {self.step}" if self.step else "no step was done yet"
-        self.run.say(f"\nstopped: {kept}; the same command goes on from there")
+        kept = f"checkpoint written at step {self.step}" if self.step else "no step had been completed"
+        self.run.say(f"\nstopped: {kept}; the same command resumes from there")
 
     # what is left behind
 
     def figures(self) -> dict[str, float]:
-        """What the training came to."""
+        """The summary of the training, as written to metrics.jsonl."""
         last = self.metrics[-1]
         step = int(last["step"])
         return {
@@ -202,7 +203,7 @@ class Monitor:
         }
 
     def write(self, figures: Mapping[str, float]) -> None:
-        """Leave metrics.jsonl (a line a step, the summary last) and the loss plot in the run's folder."""
+        """Write metrics.jsonl (a line per step, the summary last) and the loss plot to the run's folder."""
         from loraplug_train.engine.plot import loss_plot
 
         validated = {line["step"]: line for line in self.validations}

@@ -9,7 +9,9 @@ from typing import Any
 
 @contextmanager
 def embedding_noise(model: Any, alpha: float | None) -> Iterator[None]:
-    """While open, what a model in training embeds is moved by up to alpha / √(tokens · hidden size), drawn evenly."""
+    """Context manager: add uniform noise of up to alpha / √(tokens · hidden size) to the embeddings in training
+    mode.
+    """
     import torch
 
     if alpha is None:

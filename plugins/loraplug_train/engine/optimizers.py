@@ -1,4 +1,4 @@
-"""Optimizers and courses of the learning rate: by the names that transformers gives them, or as components."""
+"""Optimizers and learning-rate schedules: by the names that transformers gives them, or as components."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(options: EngineTrainer, arguments: TrainingArguments, model: Any, ratio: float | None) -> Any:
-    """The optimizer of what is trained.
+    """The optimizer of the trained parameters.
 
     Args:
         arguments: its name and settings in transformers' words.
@@ -79,7 +79,7 @@ def _fault(optimizer: Any, groups: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def make_scheduler(options: EngineTrainer, optimizer: Any, steps: int) -> Any:
-    """The course of the learning rate over so many steps."""
+    """The learning-rate schedule over so many steps."""
     from transformers import get_scheduler
 
     warmup, course = int(options.warmup_ratio * steps), options.scheduler
@@ -91,7 +91,7 @@ def make_scheduler(options: EngineTrainer, optimizer: Any, steps: int) -> Any:
 
 
 def _undecayed(model: Any) -> Iterator[str]:
-    """Names of biases and of what norms hold, which weight decay leaves alone."""
+    """Names of biases and norm weights, which get no weight decay."""
     for name, module in model.named_modules():
         norm = "norm" in type(module).__name__.lower()
         for own, _ in module.named_parameters(recurse=False):
@@ -111,7 +111,7 @@ def _embeddings_in_32_bits(model: Any) -> None:
 
 
 def flat_state(table: Mapping[Any, Any], name: str) -> Iterator[tuple[str, Any]]:
-    """The values of nested tables with their paths, `optimizer/0/exp_avg`."""
+    """The values of nested dictionaries by path, `optimizer/0/exp_avg`."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from flat_state(value, f"{name}/{key}")
@@ -120,7 +120,7 @@ def flat_state(table: Mapping[Any, Any], name: str) -> Iterator[tuple[str, Any]]
 
 
 def nested_state(values: Mapping[str, Any], name: str) -> dict[Any, Any]:
-    """The tables that `flat_state` took apart; keys of the outermost are numbers."""
+    """The inverse of `flat_state`; the outermost keys are integers."""
     state: dict[Any, Any] = {}
     for path, value in values.items():
         kind, *keys, last = path.split("/")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def problems(options: EngineTrainer, recipe: Any) -> Iterable[Problem]:
-    """Options that do not go together."""
+    """Options that cannot be combined."""
     micro = options.micro_batch
     if isinstance(micro, int) and micro < 1:
         yield Problem("trainer.micro_batch", f"{micro} is below 1")
@@ -31,7 +31,7 @@ def problems(options: EngineTrainer, recipe: Any) -> Iterable[Problem]:
     except ValueError as error:
         yield Problem("trainer.save_every", str(error))
     if not options.lora.target_modules:
-        what = "is empty, so nothing would be adapted"
+        what = "is empty, so no layer would get an adapter"
         yield Problem("trainer.lora.target_modules", what + '; name layers, or leave it out for "all-linear"')
     if options.kernel == "liger" and (told := liger.lacking()):
         yield Problem(liger.WHERE, told)
@@ -39,11 +39,11 @@ def problems(options: EngineTrainer, recipe: Any) -> Iterable[Problem]:
     if getattr(getattr(recipe, "model", None), "add_tokens", ()):
         yield from token_problems(options)
     if recipe.quantizer is not None and options.lora.init_lora_weights in ("pissa", "olora"):
-        what = f'"{options.lora.init_lora_weights}" changes the base weights, which a quantizer does not let it'
-        yield Problem("trainer.lora.init_lora_weights", what + '; leave out [quantizer], or take "default"')
+        what = f'"{options.lora.init_lora_weights}" changes the base weights, and quantized weights cannot be changed'
+        yield Problem("trainer.lora.init_lora_weights", what + '; remove [quantizer], or set "default"')
     if options.lora.start_from is not None and options.lora.init_lora_weights != "default":
         yield Problem(
-            "trainer.lora.init_lora_weights", "start_from goes on with values that are there; leave out one of the two"
+            "trainer.lora.init_lora_weights", "start_from uses weights that exist already; remove one of the two"
         )
     try:
         wrong = shards.quantised()
@@ -58,31 +58,36 @@ def problems(options: EngineTrainer, recipe: Any) -> Iterable[Problem]:
 
 
 def expert_problems(options: EngineTrainer) -> Iterable[Problem]:
-    """What does not go with adapters on experts, which peft makes as a difference of their whole tensor."""
+    """Options that cannot be combined with adapters on fused experts, which peft adapts as one tensor."""
     wanted = options.lora.target_modules
     if "experts" not in ((wanted,) if isinstance(wanted, str) else wanted):
         return
-    what = 'does not go with "experts" in target_modules: a fused tensor knows no dropout, DoRA or other starts'
+    what = (
+        'cannot be combined with "experts" in target_modules: a fused tensor supports neither dropout nor DoRA nor '
+        "another initialisation"
+    )
     if options.lora.dropout:
         yield Problem("trainer.lora.dropout", f"{what}; set it to 0")
     if options.lora.use_dora:
         yield Problem("trainer.lora.use_dora", f"{what}; set it to false")
     if options.lora.init_lora_weights not in ("default", "gaussian"):
-        yield Problem("trainer.lora.init_lora_weights", f'{what}; take "default"')
+        yield Problem("trainer.lora.init_lora_weights", f'{what}; set "default"')
 
 
 def token_problems(options: EngineTrainer) -> Iterable[Problem]:
-    """What does not go with tokens that the model loader adds, whose rows of embedding and output are trained."""
-    what = "model.add_tokens trains the new rows of embedding and output layer"
+    """Options that cannot be combined with added tokens, whose embedding and output rows are trained."""
+    what = "model.add_tokens trains the new rows of the embedding and the output layer"
     wanted = options.lora.target_modules
     ends = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"}
     if named := sorted(ends & {*options.lora.modules_to_save}):
-        yield Problem("trainer.lora.modules_to_save", f"{what}; {' and '.join(named)} cannot be trained whole, too")
+        yield Problem(
+            "trainer.lora.modules_to_save", f"{what}; {' and '.join(named)} cannot be in modules_to_save as well"
+        )
     if named := sorted(ends & ({wanted} if isinstance(wanted, str) else {*wanted})):
-        yield Problem("trainer.lora.target_modules", f"{what}; {' and '.join(named)} cannot have an adapter, too")
+        yield Problem("trainer.lora.target_modules", f"{what}; {' and '.join(named)} cannot have an adapter as well")
     try:
         if (kind := shards.asked()) in shards.CUT:
             how = "use_fsdp: false" if kind == "fsdp2" else "zero_stage: 2"
-            yield Problem(shards.WHERE, f"{what}, which a sharded model has only parts of; set {how}")
+            yield Problem(shards.WHERE, f"{what}, which cannot be trained if the model is sharded; set {how}")
     except InputError:
-        return  # told for itself
+        return  # reported elsewhere

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def loss_plot(metrics: Sequence[Mapping[str, float]], figures: Mapping[str, float], folder: Path, title: str) -> None:
-    """Draw training loss by step, and validation loss before, on the way and after, to loss.svg and loss.png."""
+    """Plot training loss by step, and validation loss before, during and after training, to loss.svg and loss.png."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""The model in training as objectives ask it: log-probabilities, by whichever way is right and quickest for it."""
+"""The model in training as objectives use it: log-probabilities, computed in the fastest way that is correct for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loraplug_train.engine import heads, schedule
 from loraplug_train.engine.batches import MicroBatchLimits, Piece, groups, piece
 from loraplug_train.engine.separation import Separation, separation
 
-_CHUNK = 2048  # tokens scored at once without gradients, at most, but for a longer sequence
+_CHUNK = 2048  # tokens scored at once without gradients, at most (a longer sequence alone)
 
 
 @define(eq=False)
@@ -27,12 +27,12 @@ class PolicyModel:
         module: the model with what is trained in it.
         limits: how sequences may be computed together.
         fast: whether the fast path is installed (`cpu.kernel`).
-        own_head: whether log-probabilities are made of the model's own logits, and not by trl's head.
-        sparing: whether those logits are made only where a label is.
+        own_head: whether log-probabilities are computed from the model's own logits, not by trl's chunked head.
+        sparing: whether those logits are computed only where there is a label.
         reference: the frozen model to compare with; None: `module` without its adapters.
         reference_own_head: as `own_head`, of `reference`.
         router_loss: coefficient of the loss that balances the experts of a mixture; 0: none.
-        router: that loss of the last call in training; None where there is none.
+        router: that loss in the last call in training; None if there is none.
     """
 
     module: Any
@@ -50,7 +50,7 @@ class PolicyModel:
 
     @property
     def device(self) -> Any:
-        """Where the model is; weights that are shared out move to this process' GPU by themselves."""
+        """The device of the inputs; sharded weights are moved to this process' GPU by their wrapper."""
         if self.sharded and torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return self.module.device
@@ -62,10 +62,10 @@ class PolicyModel:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def choose_head(self) -> str:
-        """Take the model's own logits where trl's head over its last hidden state is not the model's; says why."""
+        """Use the model's own logits where trl's chunked head would be wrong; returns the reason, or ""."""
         if self.fast:
             return ""
-        adapted = "the output layer is adapted itself" if heads.is_adapted(self.module) else ""
+        adapted = "the output layer has an adapter" if heads.is_adapted(self.module) else ""
         why = adapted or heads.differs(self.module, router=bool(self.router_loss))
         self.own_head, self.sparing = bool(why), bool(adapted)
         return why
@@ -166,7 +166,9 @@ class PolicyModel:
 
     @contextmanager
     def _asked(self, reference: bool, plain: bool = False) -> Iterator[tuple[Any, bool]]:
-        """The model to ask, in evaluation mode and without gradients; and whether with its adapters."""
+        """The policy or the reference, in evaluation mode and without gradients, as a context; yields whether adapters
+        are on.
+        """
         module = self.reference if reference and self.reference is not None else self.module
         bare = reference and self.reference is None
         off = module.disable_adapter() if bare and (plain or not self.fast) else nullcontext()

@@ -1,4 +1,4 @@
-"""What files alone tell of a training to come: names of modules, and bounds of the memory and disk it takes."""
+"""Checks before loading, from the model's files: module names, and lower bounds of memory and disk space."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ _BY_FILE = frozenset({
     "cohere", "gemma", "gemma2", "granite", "llama", "mistral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3",
     "smollm3", "stablelm", "starcoder2",
 })  # fmt: skip
-"""Families whose weights have the names of their modules; in others a name that no file has may be a module's yet."""
+"""Families whose weights have the names of their modules; in other families a module may have a name that no file
+has.
+"""
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "token_embd")
 _HEAD = "lm_head"
 
 
 def problems(options: EngineTrainer, run: Run, recipe: Any) -> Iterator[Problem]:
-    """What would stop the training."""
+    """Problems that would stop the training, found from files alone."""
     facts = recipe.model.facts(run=run)
     start = options.lora.start_from
     if options.adapter is not None:
-        pass  # which tells for itself
+        pass  # which reports it itself
     elif start is not None:
         yield from _not_an_adapter(start, getattr(recipe.model, "add_tokens", ()))
     elif facts is not None and facts.weights and not facts.is_gguf and facts.config.get("model_type") in _BY_FILE:
@@ -44,7 +46,7 @@ def problems(options: EngineTrainer, run: Run, recipe: Any) -> Iterator[Problem]
 
 
 def modules_of(facts: BaseFacts) -> tuple[list[str], list[str]]:
-    """All modules that the names of the weights tell of, and those that are linear layers but the output."""
+    """Names of all modules, and of the linear layers but the output, derived from the weights' names."""
     modules: dict[str, None] = {}
     linear = []
     for name, (_, shape) in facts.weights.items():
@@ -56,7 +58,7 @@ def modules_of(facts: BaseFacts) -> tuple[list[str], list[str]]:
 
 
 def trained_numbers(options: EngineTrainer, run: Run, recipe: Any) -> int:
-    """How many numbers are trained, about: ranks times the sides of the layers, and modules that are trained whole."""
+    """About how many parameters are trained: adapters of rank r, and modules_to_save."""
     facts = recipe.model.facts(run=run)
     if facts is None:
         return 0
@@ -80,15 +82,15 @@ def _not_an_adapter(folder: Path, tokens: Sequence[str]) -> Iterator[Problem]:
         trained = bool(json.loads(path.read_text(encoding="utf-8")).get("trainable_token_indices"))
         if trained != bool(tokens):
             had, now = ("some", "none") if trained else ("none", "some")
-            what = f"was trained with {had} in model.add_tokens, and the recipe has {now}; write the same"
+            what = f"was trained with {had} in model.add_tokens, and the recipe has {now}; both must be the same"
             yield Problem("trainer.lora.start_from", f"{folder}: {what}")
     except (OSError, ValueError, AttributeError):
-        what = "is no adapter folder (no adapter_config.json that can be read); check the path"
+        what = "is not an adapter folder (no readable adapter_config.json); check the path"
         yield Problem("trainer.lora.start_from", f"{folder}: {what}")
 
 
 def experts_too_large(run: Run, recipe: Any, model: PreTrainedModel) -> Iterator[Problem]:
-    """A base whose weights fit with all layers in the quantizer's bits, but not with fused experts in full."""
+    """A base that fits into memory if everything is quantized, but not with fused experts unquantized."""
     facts = recipe.model.facts(run=run)
     fused = sum(weight.count for weight in layer_weights(model) if weight.kind == "experts")
     if recipe.quantizer is None or facts is None or not fused or any(_too_large(facts, recipe)):
@@ -98,25 +100,25 @@ def experts_too_large(run: Run, recipe: Any, model: PreTrainedModel) -> Iterator
 
 
 def _too_large(facts: BaseFacts, recipe: Any, unquantised: int = 0) -> Iterator[Problem]:
-    """A base whose weights alone are more than all the memory there is.
+    """A base whose weights alone exceed the machine's memory.
 
     Args:
-        unquantised: bytes that fused experts take beyond a quantizer's bits, as they stay in full.
+        unquantised: bytes that fused experts take beyond the quantizer's bits, as they are not quantized.
     """
     if _has_gpu() or _shared_out():
         return
     least, there = _least_bytes(facts.weights, recipe) + unquantised, _memory()
     if least > there:
-        why = ", as [quantizer] leaves fused experts in full" if unquantised else ""
+        why = ", as [quantizer] does not quantize fused experts" if unquantised else ""
         what = (
             f"the weights alone take {least / 1e9:.1f} GB{why}, and this machine has {there / 1e9:.1f} GB of memory; "
-            "take a smaller base" + ("" if recipe.quantizer else ', or 4 bits: [quantizer] use = "bitsandbytes"')
+            "use a smaller base model" + ("" if recipe.quantizer else ', or 4 bits: [quantizer] use = "bitsandbytes"')
         )
         yield Problem("model.id", what)
 
 
 def _least_bytes(weights: Mapping[str, tuple[str, tuple[int, ...]]], recipe: Any) -> float:
-    """The fewest bytes the weights may take: two a number, of quantised layers what the quantizer's bits come to."""
+    """A lower bound of the weights' bytes: two per parameter, of quantized layers bits / 8."""
     bits = getattr(recipe.quantizer, "bits", 4) if recipe.quantizer is not None else None
     wide = 4 if getattr(recipe.model, "dtype", "auto") == "float32" else 2
     total = 0.0
@@ -136,7 +138,7 @@ def _has_gpu() -> bool:
 def _shared_out() -> bool:
     try:
         return shards.asked() in shards.CUT
-    except InputError:  # told by the check of the options
+    except InputError:  # reported by the check of the options
         return True
 
 

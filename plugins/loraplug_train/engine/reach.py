@@ -1,4 +1,4 @@
-"""Which linear layers a text reaches: on one without a call or a gradient an adapter would stay as it began."""
+"""Finds linear layers that a text does not reach: without a call or a gradient, an adapter there is never trained."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from attrs import Factory, frozen
 from loraplug import InputError
 
 _TOKENS = 8
-_AHEAD = 0.01  # of the logits' size; rounding moves few tokens, and those less
+_AHEAD = 0.01  # relative to the logits; rounding changes few tokens, and by less
 RAISED = (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError, AssertionError, AttributeError,
           IndexError, KeyError)  # fmt: skip
-"""What models raise on rows, or on a number format, that they cannot compute."""
-PAST = "layers whose weight is read past them, or not at all, so that no gradient would reach an adapter"
-TUPLES = "layers that give more than a tensor"
+"""What models raise on rows or dtypes that they cannot compute."""
+PAST = "layers that the model does not call, so that an adapter would get no gradient"
+TUPLES = "layers that return more than one tensor"
 OTHER = "layers that compute something else of their input than a linear layer (by groups, say)"
 
 
 @frozen
 class Reach:
-    """Linear layers that an adapter would do nothing on, or break: name to why."""
+    """Linear layers on which an adapter would have no effect or fail: name to reason."""
 
     without: dict[str, str] = Factory(dict)
 
 
 def reach(model: Any, layers: list[str]) -> Reach:
-    """Try the layers of a base model without adapters, by a forward and backward pass over 8 tokens.
+    """Test the layers of a base model without adapters, by a forward and backward pass over 8 tokens.
 
     A layer inside experts is not judged: few tokens reach few of them. Where no gradient can be computed, those layers
     alone are found that are not called.
@@ -37,7 +37,7 @@ def reach(model: Any, layers: list[str]) -> Reach:
         layers: names of its linear layers.
 
     Raises:
-        InputError: the model fails on a row of tokens, or its tokens see those after them.
+        InputError: the model fails on a row of tokens, or tokens attend to later ones (it is not causal).
     """
     import torch
 
@@ -62,7 +62,7 @@ def reach(model: Any, layers: list[str]) -> Reach:
                 raise
             except RuntimeError:
                 backward = False
-            for handle in handles:  # they are to keep what the first pass gave
+            for handle in handles:  # restore the state of the first pass
                 handle.remove()
             ahead = _sees_ahead(model, ids, logits.detach())
     finally:
@@ -72,8 +72,11 @@ def reach(model: Any, layers: list[str]) -> Reach:
             parameter.requires_grad_(True)
         model.train(training)
     if ahead:
-        what = f"with this {type(model).__name__} tokens see those after them, so that training would teach to copy"
-        todo = "take a causal language model; one of BERT's kind is one with is_decoder = true in config.json"
+        what = (
+            f"with this {type(model).__name__} tokens attend to later ones (it is not causal), so training would only "
+            "teach it to copy"
+        )
+        todo = "use a causal language model; an encoder such as BERT becomes one with is_decoder = true in config.json"
         raise InputError(what, where="model.id", todo=todo)
     without = {}
     for name in layers:
@@ -96,13 +99,13 @@ def _logits(model: Any, ids: Any) -> Any:
 
 
 def _sees_ahead(model: Any, ids: Any, logits: Any) -> bool:
-    """Whether another last token moves the logits of most tokens before it."""
+    """Whether changing the last token changes the logits of most earlier tokens."""
     import torch
 
     other = ids.clone()
     other[0, -1] = 3 + (ids[0, -1] - 2) % (
         model.config.get_text_config().vocab_size - 3
-    )  # the next one but special ones
+    )  # the next token that is not special
     with torch.no_grad():
         moved = (_logits(model, other) - logits)[0, :-1].norm(dim=-1)
     return bool((moved / logits[0, :-1].norm(dim=-1)).median() > _AHEAD)
@@ -110,7 +113,7 @@ def _sees_ahead(model: Any, ids: Any, logits: Any) -> bool:
 
 @contextmanager
 def told_in_words(model: Any) -> Iterator[None]:
-    """While this is open, what a model raises on a row becomes an InputError; but for a lack of memory."""
+    """Context manager: errors that a model raises on a row become InputError, except running out of memory."""
     import torch
 
     try:
@@ -122,11 +125,11 @@ def told_in_words(model: Any) -> Iterator[None]:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         number = str(model.dtype).removeprefix("torch.")
         todo = 'try model.dtype = "float32", another version of transformers, or another base'
-        raise InputError(f"a {kind} in {number} fails on a row of tokens ({text})", where="model", todo=todo) from error
+        raise InputError(f"a {kind} in {number} fails on input tokens ({text})", where="model", todo=todo) from error
 
 
 def _traced(_: Any, __: Any, output: Any) -> Any:
-    return output.detach().requires_grad_().clone()  # no leaf, which a model could not change in place
+    return output.detach().requires_grad_().clone()  # not a leaf tensor, so that the model may change it in place
 
 
 def _keep(outputs: dict[str, Any], other: set[str], name: str) -> Any:

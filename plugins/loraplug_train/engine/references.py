@@ -1,4 +1,6 @@
-"""What the reference model says of every row, asked once before training and remembered beside the checkpoints."""
+"""Log-probabilities of the reference model for every row, computed once before training and stored beside the
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,13 @@ class References:
         return [end - start for start, end in pairwise(ends)]
 
     def of(self, row: int) -> Tensor:
-        """Those of one row, float32 of shape (labels,)."""
+        """The log-probabilities of one row, float32 of shape (labels,)."""
         start, end = (int(self._ends[row - 1]) if row else 0), int(self._ends[row])
         return self._file.get_slice("log_probs")[start:end]
 
 
 def references(run: Run, policy: PolicyModel, objective: Objective, dataset: Dataset, name: str) -> References:
-    """Ask the reference model about all rows, or find what a run that goes on has asked; collective."""
+    """Score all rows with the reference model, or load the scores if the run is resumed; collective."""
     import torch
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Encoded rows on their way into steps: read by number, checked, with what the reference model says of them."""
+"""Encoded rows for training steps: read by index, checked, with the reference model's log-probabilities."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference_log_probs"
 """The key under which a row carries the reference model's log-probabilities of its labels."""
-_NAMED = 5  # rows, in a message
+_NAMED = 5  # rows named in a message
 _AT_ONCE = 256  # rows read at once
 
 
 @define(eq=False)
 class StepRows:
-    """Rows by number, as steps take them."""
+    """Random access to the encoded rows."""
 
     dataset: Dataset
     references: References | None = None
@@ -34,7 +34,7 @@ class StepRows:
         return len(self.dataset)
 
     def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """These rows, as dictionaries of columns."""
+        """The rows of these indices, as dictionaries of columns."""
         columns = self.dataset[list(indices)]
         rows = [{name: column[at] for name, column in columns.items()} for at in range(len(indices))]
         if self.references is not None:
@@ -51,7 +51,7 @@ def check_rows(objective: Objective, dataset: Dataset, what: str) -> tuple[list[
     """The tokens and the labels that count of each row.
 
     Raises:
-        InputError: a row cannot be trained on, by the objective's own word.
+        InputError: the objective refuses a row.
     """
     costs, labels, wrong = [], [], []
     for row in StepRows(dataset):
@@ -63,12 +63,12 @@ def check_rows(objective: Objective, dataset: Dataset, what: str) -> tuple[list[
     if wrong:
         more = f", and {len(wrong) - _NAMED} more rows" if len(wrong) > _NAMED else ""
         raise InputError(f"cannot be trained on: {'; '.join(wrong[:_NAMED])}{more}", where=what,
-                         todo="mend these rows, or leave them out of the data")  # fmt: skip
+                         todo="correct these rows, or remove them from the data")  # fmt: skip
     return costs, labels
 
 
 def documents(row: Row, limits: MicroBatchLimits) -> list[Row]:
-    """A row of the schema `tokens`; its documents by themselves, where they may not lie end to end."""
+    """A row of the schema `tokens`, split into its documents if they may not be packed."""
     lengths = row.get("seq_lengths")
     together = limits.way == "end-to-end" and (limits.limit is None or len(row["input_ids"]) <= limits.limit)
     if together or not lengths or len(lengths) == 1:

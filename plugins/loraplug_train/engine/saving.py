@@ -1,4 +1,4 @@
-"""What a training leaves for exporters."""
+"""Writes the training result for exporters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loraplug import Adapter, Run, Share, atomic_output, quantised_share, save_a
 
 
 def save_result(run: Run, adapter: Adapter | None, adapted: Any, tokenizer: Any, coverage: Share) -> None:
-    """The adapter, or the model, with its tokenizer, and in loraplug.json what it was trained on."""
+    """Save the adapter or model with its tokenizer, and its provenance in loraplug.json."""
     quantization = getattr(adapted.config, "quantization_config", None)
     facts: dict[str, Any] = {"quantization": quantization.to_dict() if quantization is not None else None}
     with atomic_output(run.folder / ("adapter" if adapter is None else adapter.makes)) as out:

@@ -1,4 +1,4 @@
-"""Which rows each optimizer step takes: fixed by seed and data alone, whatever the machine or number of processes."""
+"""Which rows each optimizer step uses: fixed by seed and data, on any machine and number of processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 @frozen
 class BatchSchedule:
-    """The whole training, laid out before it begins: `steps[i]` holds the row indices of optimizer step i + 1."""
+    """The batches of the whole training, fixed before it begins: `steps[i]` holds the row indices of optimizer step i +
+    1.
+    """
 
     steps: list[list[int]]
     steps_per_epoch: float
 
     def epoch(self, step: int) -> float:
-        """Passes over the data when `step` steps are done."""
+        """Epochs (fractional) completed after `step` steps."""
         return step / self.steps_per_epoch
 
 
@@ -33,16 +35,16 @@ def build_schedule(
     tokens_per_step: int | None = None,
     sets: Sequence[str] | None = None,
 ) -> BatchSchedule:
-    """Every epoch's rows in an order of its own, cut into steps.
+    """Shuffle the rows of every epoch and split them into optimizer steps.
 
-    An epoch's order is the one transformers' sampler would take (`randperm` seeded with seed + epoch). A step holds
-    `batch_size` rows, or with `tokens_per_step` as many as fit into that many tokens (at least one); an epoch's last
-    step may be smaller.
+    An epoch's order is that of transformers' sampler (`randperm` seeded with seed + epoch). A step holds `batch_size`
+    rows, or with `tokens_per_step` as many as fit into that many tokens (at least one); an epoch's last step may be
+    smaller.
 
     Args:
         lengths: tokens of each row.
-        epochs: passes; a part of one is rounded up to whole steps.
-        max_steps: as many steps, whatever `epochs` says.
+        epochs: passes over the rows; a fraction is rounded up to whole steps.
+        max_steps: number of steps; overrides `epochs`.
         sets: of which data set each row is, where they are interleaved: every epoch keeps that sequence, and draws
             which row of its set stands at each place.
     """
@@ -57,7 +59,7 @@ def build_schedule(
         order = order if sets is None else _in_sequence(order, sets)
         made = _by_tokens(order, lengths, tokens_per_step) if tokens_per_step else _by_rows(order, batch_size)
         first = first or len(made)
-        if max_steps is None and epoch + 1 > epochs:  # the last epoch is a part of one
+        if max_steps is None and epoch + 1 > epochs:  # the last epoch is partial
             made = made[: math.ceil((epochs - epoch) * len(made))]
         steps += made
         if len(steps) >= wanted:
@@ -91,7 +93,9 @@ def _by_tokens(order: list[int], lengths: Sequence[int], budget: int) -> list[li
 
 
 def partition_by_length(lengths: Sequence[int], world: int) -> list[list[int]]:
-    """The rows of a step that each of `world` processes computes, by position: longest first to who has least to do."""
+    """The positions of a step's rows that each of `world` processes computes: longest first, to the least loaded
+    process.
+    """
     loads, parts = [0] * world, [[] for _ in range(world)]  # type: list[int], list[list[int]]
     for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
         least = loads.index(min(loads))
@@ -124,7 +128,7 @@ def micro_batches(
 
 @frozen
 class Rows:
-    """A data set that gives a batch as a list of rows, as torch's `DataLoader` wants it."""
+    """A dataset that returns a batch as a list of rows, for torch's `DataLoader`."""
 
     rows: Dataset
 

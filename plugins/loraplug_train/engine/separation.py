@@ -1,11 +1,11 @@
-"""Whether documents that are computed together see each other, found out on the very model before training.
+"""Measures, on the model itself before training, whether packed documents attend to each other.
 
-Most models keep documents apart that lie end to end in one row by their `position_ids`. Some build their masks or
-their recurrent states without them, and one document then changes the loss of the next. Which they are changes with
-every version of transformers and every installed kernel, so it is not looked up but measured: two short documents
-together against the second alone, and against the same with another first document. How far rounding alone moves such a
-model is measured too, by moving its embeddings by as much as they are rounded; mixtures of experts amplify it. So is
-what a leak would do: the same two as one document.
+Most models separate documents that are packed into one row by their `position_ids`. Some build their masks or their
+recurrent states without them, and one document then changes the loss of the next. Which they are changes with every
+version of transformers and every installed kernel, so it is not looked up but measured: two short documents together
+against the second alone, and against the same with another first document. How far rounding alone moves such a model is
+measured too, by moving its embeddings by as much as they are rounded; mixtures of experts amplify it. So is what a leak
+would do: the same two as one document.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from loraplug_train.engine.batches import Way, piece
 from loraplug_train.engine.reach import RAISED, told_in_words
 
 _FIRST, _SECOND = 24, 16  # tokens; past convolutions, and past the windows of the smallest models
-_FLOOR = {4: 1e-3, 2: 2e-2}  # nats, by bytes of the model's number format: what different kernels differ by at most
+_FLOOR = {4: 1e-3, 2: 2e-2}  # nats, by bytes of the model's dtype: the most that different kernels differ by
 _TIMES_NOISE = 4.0  # rounding happens in every layer, the measured noise in the first alone
-_SLIGHT, _BLIND = 0.02, 0.5  # of what a text in front does to a document: too little for a leak, too much to tell
+_SLIGHT, _BLIND = (
+    0.02,
+    0.5,
+)  # share of the effect of a preceding text on a document: below the first it is no leak, above the second undecided
 
 Scores = Callable[[Mapping[str, Any]], Any]
 
 
 @frozen
 class Separation:
-    """How documents may be computed together.
+    """How documents can be computed together.
 
     Attributes:
         way: the first of these that leaves every document as it is alone: `end-to-end` in one row, `padded` rows with a
@@ -39,7 +42,7 @@ class Separation:
         largest: what the loss of a token changes by (mean, nats) where documents lie end to end; None if that raises.
         noise: what rounding alone changes it by (mean, nats).
         limit: tokens of documents that may be together, as beyond them the model computes in another way; None: any.
-        reason: why not end to end, for the user; empty where they may be.
+        reason: why they are not packed, for the user; empty if they are.
     """
 
     way: Way
@@ -50,11 +53,18 @@ class Separation:
 
     def sentence(self) -> str:
         """What this means for the run, for the user."""
-        limit = "" if self.limit is None else f", up to {self.limit:,} tokens together, as longer ones change the model"
+        limit = (
+            ""
+            if self.limit is None
+            else f", up to {self.limit:,} tokens at once, as the model computes longer inputs differently"
+        )
         if self.way == "end-to-end":
-            return f"documents are laid end to end and do not see each other (measured: {self.largest:.0e} nats){limit}"
-        instead = "rows are padded" if self.way == "padded" else "documents are computed one at a time"
-        return f"documents are not laid end to end: {self.reason}; {instead}{limit}"
+            return (
+                f"documents are packed without padding and do not influence each other (measured: {self.largest:.0e} "
+                f"nats){limit}"
+            )
+        instead = "rows are padded instead" if self.way == "padded" else "documents are computed one at a time instead"
+        return f"documents are not packed: {self.reason}; {instead}{limit}"
 
 
 def separation(model: Any, fast: bool = False) -> Separation:
@@ -123,7 +133,7 @@ def _measure(model: Any, scores: Scores, limit: int | None) -> Separation:
     wide = max(min(floor, _SLIGHT * context), _TIMES_NOISE * noise)
 
     def seen(way: Way) -> tuple[float | None, float | None, str]:
-        """By how much a neighbour, and another one in its place, changes the second document; or what was raised."""
+        """How much (nats) the first document, or a different first one, changes the second; or the error's text."""
         try:
             beside = scores(_batch([first, second], way, second))
             changed = scores(_batch([other, second], way, second))
@@ -137,13 +147,18 @@ def _measure(model: Any, scores: Scores, limit: int | None) -> Separation:
     instead: Way = "padded" if rows_are_right and wide < _BLIND * context else "one-by-one"
     largest, moved, raised = seen("end-to-end")
     if largest is None or moved is None:
-        return Separation(instead, None, noise, limit, f"the model refuses it ({raised})")
+        return Separation(instead, None, noise, limit, f"the model fails on packed rows ({raised})")
     if moved > narrow:
-        why = f"with this model one document changes the next (measured: {moved:.2g} nats a token)"
+        why = f"with this model a document influences the next (measured: {moved:.2g} nats a token)"
     elif largest > wide:
-        why = f"behind another a document has another loss than alone (measured: {largest:.2g} nats a token)"
+        why = (
+            f"a document's loss is different behind another document than alone (measured: {largest:.2g} nats a token)"
+        )
     elif wide >= _BLIND * context:
-        why = f"rounding alone moves its losses by {noise:.2g} nats, so whether they would see each other is not known"
+        why = (
+            f"rounding alone moves its losses by {noise:.2g} nats, so whether documents influence each other cannot be "
+            "measured"
+        )
     else:
         return Separation("end-to-end", max(largest, moved), noise, limit)
     return Separation(instead, max(largest, moved), noise, limit, why)
@@ -195,7 +210,7 @@ def _fast_scores(model: Any) -> Scores:
 
 
 def _is_random(model: Any, scores: Scores) -> bool:
-    """Whether two equal calls differ much, as with dropout that the model's own config asks for."""
+    """Whether two identical calls differ much, as with dropout that the model's config turns on."""
     import torch
 
     document = _documents(model)[2]
@@ -212,7 +227,7 @@ def _apart(one: Any, other: Any) -> float:
 
 @contextmanager
 def _moved_embeddings(model: Any, seed: int) -> Iterator[None]:
-    """While this is open, embeddings are moved by as much as the model's number format rounds."""
+    """Context manager: perturb the embeddings by as much as the model's dtype rounds."""
     import torch
 
     drawn = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""A model larger than one device: each keeps a part of every frozen weight, adapters stay whole everywhere.
+"""Sharding: each process holds a part of every frozen weight, while adapters are replicated.
 
 FSDP2 is done here, DeepSpeed's ZeRO-3 in `zero`; accelerate's config says which. Under FSDP2 a block's weights are
 gathered while it computes (https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). What is trained is
@@ -14,19 +14,19 @@ from loraplug import Distributed, InputError
 from loraplug_train.engine import zero
 
 WHERE = zero.WHERE
-CUT = ("fsdp2", "zero3")  # the kinds in which a process holds a part of a weight only
+CUT = ("fsdp2", "zero3")  # strategies under which a process holds only a part of each weight
 QUANTISED = "a quantised model cannot be sharded; leave out [quantizer], or {}"
 _FSDP, _DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
-_settled: list[str] = []  # what this process was launched with, once it is settled
+_settled: list[str] = []  # the strategy this process was launched with, once captured
 
 
 def asked() -> str:
-    """How the weights are to be shared out: "", "fsdp2", or "zero0" to "zero3".
+    """The sharding strategy requested at launch: "", "fsdp2", or "zero0" to "zero3".
 
-    accelerate's launcher says it through the environment; `settle` keeps it.
+    accelerate's launcher passes it in the environment.
 
     Raises:
-        InputError: it asks for what is not done here: FSDP1, FSDP2 in the CPU's memory.
+        InputError: it is not supported: FSDP1, or FSDP2 with CPU offload.
     """
     if _settled:
         return _settled[0]
@@ -37,19 +37,19 @@ def asked() -> str:
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise InputError("FSDP1 is not supported; set fsdp_version: 2", where=WHERE)
     if _yes("FSDP_OFFLOAD_PARAMS"):
-        raise InputError("fsdp_offload_params is not supported; set it to false, or take ZeRO-3", where=WHERE)
+        raise InputError("fsdp_offload_params is not supported; set it to false, or use ZeRO-3", where=WHERE)
     return "fsdp2"
 
 
 def quantised() -> str | None:
-    """What is wrong with a quantizer here, if anything."""
+    """Why a quantizer cannot be used with the requested sharding; None if it can."""
     if (kind := asked()) not in CUT:
         return None
     return QUANTISED.format("set use_fsdp: false" if kind == "fsdp2" else "set zero_stage: 2")
 
 
 def settle() -> str:
-    """As `asked`; that stands from here on, and accelerate, which looks there too, does not do it its own way."""
+    """Keep the requested strategy and remove it from the environment, so that accelerate does not shard as well."""
     kind = asked()
     for name in (_FSDP, _DEEPSPEED):
         os.environ.pop(name, None)
@@ -58,13 +58,13 @@ def settle() -> str:
 
 
 def spread(model: Any) -> str:
-    """Share out the frozen weights of a model with adapters, in place, as `asked`; says what each process holds.
+    """Shard the frozen weights of a model with adapters, in place; returns a sentence for the log.
 
-    Must come before its trainer is made: transformers and accelerate then leave it as it is. Calls of the model and of
-    its `generate` are collective from here on: every process makes equally many, forward and backward.
+    Call it before accelerate sees the model, which then leaves it alone. Calls of the model and of its `generate` are
+    collective from here on: every process makes equally many, forward and backward.
 
     Raises:
-        InputError: the model is quantised; its blocks are not known.
+        InputError: the model is quantized, or does not say which of its blocks must stay on one device.
     """
     if getattr(model, "quantization_method", None) is not None:
         raise InputError(str(quantised()), where=WHERE)
@@ -82,7 +82,11 @@ def _fsdp2(model: Any) -> str:
     names = compat.undivided(model)
     blocks = [module for module in model.modules() if type(module).__name__ in names]
     if not blocks:
-        raise InputError("where this model can be sharded is not known", where=WHERE, todo="set use_fsdp: false")
+        raise InputError(
+            "this model cannot be sharded: it does not name its blocks (_no_split_modules)",
+            where=WHERE,
+            todo="set use_fsdp: false",
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for parameter in trained:

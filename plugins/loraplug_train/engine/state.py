@@ -1,4 +1,4 @@
-"""What changes with every step: what is trained, its optimizer and the course of its learning rate."""
+"""The training state: trained parameters, optimizer and learning-rate scheduler."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from loraplug_train.engine.checkpoints import Checkpoint
 from loraplug_train.engine.optimizers import flat_state, nested_state
 
 FORMAT = 2
-"""Of what stands in a checkpoint; 1 had no number, and was transformers' own course of the learning rate."""
+"""Format version of checkpoints; version 1 wrote none, and used transformers' scheduler."""
 
 
 @frozen
 class TrainingState:
-    """As checkpoints keep it."""
+    """The state that checkpoints store."""
 
     trained: Mapping[str, torch.nn.Parameter]
     optimizer: Any
@@ -26,7 +26,7 @@ class TrainingState:
     limits: MicroBatchLimits
 
     def checkpoint(self, step: int, facts: Mapping[str, Any]) -> Checkpoint:
-        """All of it as it is, with further facts."""
+        """A copy of the state, with further facts."""
         tensors: dict[str, Any] = {f"adapter/{name}": parameter for name, parameter in self.trained.items()}
         values: dict[str, Any] = {}
         state = self.optimizer.state_dict()
@@ -43,12 +43,12 @@ class TrainingState:
         return Checkpoint(step, tensors, {**facts, **ours})
 
     def fits(self, kept: Checkpoint) -> bool:
-        """Whether a checkpoint holds this state."""
+        """Whether a checkpoint has the format and the parameters of this state."""
         same = all(f"adapter/{name}" in kept.tensors for name in self.trained)
         return same and kept.facts.get("format") == FORMAT
 
     def restore(self, kept: Checkpoint) -> None:
-        """Take on what a checkpoint holds."""
+        """Restore everything from a checkpoint."""
         self.restore_parameters(kept)
         state = nested_state({**kept.tensors, **kept.facts["optimizer"]}, "optimizer")
         self.optimizer.load_state_dict({"state": state, "param_groups": kept.facts["groups"]})
@@ -56,7 +56,7 @@ class TrainingState:
         self.limits.max_rows = kept.facts["rows_at_once"]
 
     def restore_parameters(self, kept: Checkpoint) -> None:
-        """Take on what is trained alone."""
+        """Restore the trained parameters only."""
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(kept.tensors[f"adapter/{name}"])

@@ -1,4 +1,4 @@
-"""One optimizer step's loss and gradients: in micro-batches, on several processes, halved where memory is short."""
+"""Loss and gradients of one optimizer step: in micro-batches, over several processes, halved when out of memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loraplug_train.objectives.base import Objective, Row
 
 @frozen
 class StepResult:
-    """What a step came to: its loss, what the objective told beside it, and the mean weight of its labels."""
+    """Loss of a step, metrics of the objective, and the mean weight of its labels."""
 
     loss: float
     metrics: Mapping[str, float]
@@ -30,10 +30,9 @@ class StepResult:
 
 @define(eq=False)
 class StepComputer:
-    """Computes steps. A step's rows are the same on every process; gradients are summed once, at its end.
+    """Computes optimizer steps. Every process is given all rows of a step; gradients are summed once, at its end.
 
-    What is drawn at random (dropout, NEFTune) is drawn anew for every micro-batch from seed, step and row, so that no
-    state of a random generator needs to be kept.
+    Dropout and NEFTune are seeded for every micro-batch by seed, step and row, so checkpoints need no generator state.
     """
 
     run: Run
@@ -41,15 +40,15 @@ class StepComputer:
     policy: PolicyModel
     trained: Mapping[str, torch.nn.Parameter]
     pad: int = 0
-    steps: int = field(default=0)  # that were computed, for tests and messages
+    steps: int = field(default=0)  # computed so far, for tests and messages
 
     @property
     def limits(self) -> MicroBatchLimits:
-        """How the step is computed."""
+        """The micro-batch limits, reduced when memory runs out."""
         return self.policy.limits
 
     def compute(self, rows: Sequence[Row], step: int) -> StepResult:
-        """Forward and backward of the step after `step` done ones; gradients are left in the parameters.
+        """Forward and backward pass of step `step` + 1; gradients are left in the parameters.
 
         Raises:
             LoraplugError: a single row does not fit into memory.
@@ -79,7 +78,7 @@ class StepComputer:
         return float(np.mean(weights)) if weights else 1.0
 
     def apart(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """The rows; documents of packed ones by themselves, where they may not lie end to end."""
+        """The rows; packed ones are split into documents if those may not be packed."""
         limits = self.limits
         if self.objective.schema != "tokens" or self.objective.needs_reference:
             return rows
@@ -88,7 +87,7 @@ class StepComputer:
         return [part for row in rows for part in documents(row, limits)]
 
     def _prepared(self, rows: Sequence[Row], step: int, where: str) -> Any:
-        """What spans the step; other processes take part in it, so that only one alone can try again."""
+        """Call `Objective.prepare` for the step; only a single process can retry it with less memory."""
         while True:
             try:
                 return self.objective.prepare(rows, self.policy)
@@ -120,7 +119,8 @@ class StepComputer:
             for name, value in batch.metrics.items():
                 told = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
                 metrics[name] = metrics[name] + told if name in metrics else told
-        if self.policy.sharded:  # as many passes as the others, or they wait for weights; these count for nothing
+        # sharded: make as many passes as the other processes, or they would hang; these do not count
+        if self.policy.sharded:
             for _ in range(max(map(len, everyone)) - len(mine)):
                 part, _ = self._loss([rows[0]], [found[0]], totals, prepared)
                 (part * 0.0).backward()
@@ -137,7 +137,7 @@ class StepComputer:
         return self.objective.loss(self.policy, batch, totals, prepared, reference), batch
 
     def _with_router_loss(self, loss: torch.Tensor, batch: MicroBatch, labels: int) -> torch.Tensor:
-        """Each micro-batch balances the experts by its share of the step's labels."""
+        """Add the router loss, weighted by the micro-batch's share of the step's labels."""
         if self.policy.router is None:
             return loss
         share = sum(batch.label_counts) / max(1, labels)
@@ -146,14 +146,14 @@ class StepComputer:
     def validation_loss(
         self, rows: Sequence[Row], totals: Mapping[str, float], prepared: Any
     ) -> tuple[float, dict[str, float]]:
-        """The loss of rows, divided by these totals, without gradients; and what the objective told beside it."""
+        """The loss of rows, divided by these totals, without gradients; and the objective's metrics."""
         found = [self.objective.sequences(row) for row in rows]
         with torch.no_grad():
             loss, batch = self._loss(list(rows), found, totals, prepared)
         return float(loss), {name: float(value) for name, value in batch.metrics.items()}
 
     def _micro_batches(self, found: Sequence[Sequence[TokenSequence]]) -> list[list[list[int]]]:
-        """The positions of rows that each process computes, by what it computes at once."""
+        """This process' row positions, grouped into micro-batches."""
         lengths, limits = [sum(len(one.input_ids) for one in sequences) for sequences in found], self.limits
         parts = []
         for share in schedule.partition_by_length(lengths, self.policy.processes.world_size):
@@ -167,15 +167,15 @@ class StepComputer:
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
 
     def _make_room(self, failed: int, step: int, where: str) -> None:
-        """Halve the micro-batch, or give up."""
+        """Halve the micro-batch; LoraplugError if it was a single row."""
         for parameter in self.trained.values():
             parameter.grad = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if self.policy.sharded:  # the others wait for this process' part of the weights
+        if self.policy.sharded:  # the other processes would wait for this one's shard
             raise LoraplugError(
-                f"out of memory on {failed} rows, with weights that are shared out",
+                f"out of memory on a micro-batch of {failed} rows with sharded weights",
                 where=where,
                 todo="set trainer.micro_batch = 1, formatter.max_length lower, or gradient_checkpointing = true; "
                 "then run with --fresh",
@@ -187,10 +187,10 @@ class StepComputer:
                 todo="set formatter.max_length lower, gradient_checkpointing = true, or bits = 4 in [quantizer]",
             )
         rows_at_once = f"{self.limits.max_rows} row{'s' * (self.limits.max_rows > 1)} at once"
-        self.run.warn(f"out of memory at step {step + 1}; going on with {rows_at_once}")
+        self.run.warn(f"out of memory at step {step + 1}; continuing with {rows_at_once}")
 
     def _sum_over_processes(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What is trained is small: its gradients go in one piece at the end of the step, whatever each process did."""
+        """Sum the gradients over all processes, in one all-reduce at the end of the step."""
         import torch.distributed as dist
 
         names = self._names(values)
@@ -206,7 +206,7 @@ class StepComputer:
         return dict(zip(names, flat[: len(names)].clone(), strict=True))
 
     def _names(self, values: Mapping[str, Any]) -> list[str]:
-        """The names that any process has values for; one without rows in this step has none but the loss."""
+        """The metric names of all processes; one without rows in this step has only the loss."""
         if self.objective.metric_names is not None:
             return ["loss", *self.objective.metric_names]
         from accelerate.utils import gather_object
@@ -219,7 +219,7 @@ class StepComputer:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory did not suffice, on a GPU or, in the CPU allocator's own words, here."""
+    """Whether an error means out of memory, on a GPU or from the CPU allocator."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)

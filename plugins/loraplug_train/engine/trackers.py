@@ -1,4 +1,4 @@
-"""Trackers (Weights & Biases, TensorBoard, …) by transformers' own integrations, told of every step."""
+"""Trackers (Weights & Biases, TensorBoard, …) by transformers' integrations, called at every step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def tracker_names(options: EngineTrainer) -> list[str]:
-    """Which trackers are told.
+    """The trackers to report to.
 
-    Weights & Biases takes part where it is asked for, or by itself where `WANDB_API_KEY` is set; without a key (and not
+    Weights & Biases is used if the recipe names it, or by default if `WANDB_API_KEY` is set; without a key (and not
     offline) or with the key `disabled` it is off whatever the recipe says.
     """
     key = os.environ.get("WANDB_API_KEY", "")
@@ -31,7 +31,9 @@ def tracker_names(options: EngineTrainer) -> list[str]:
 
 
 def arguments_of(options: EngineTrainer, run: Run, steps: int, model: Any) -> TrainingArguments:
-    """The training in transformers' words: for trackers, which note them, and for making optimizers."""
+    """The training as `TrainingArguments`: for trackers, which record them, and for transformers' optimizer
+    factories.
+    """
     from transformers import TrainingArguments
 
     return TrainingArguments(
@@ -59,7 +61,7 @@ def arguments_of(options: EngineTrainer, run: Run, steps: int, model: Any) -> Tr
 
 
 class Trackers:
-    """The callbacks of transformers' integrations, called as its own loop would."""
+    """The callbacks of transformers' integrations, called as its `Trainer` would."""
 
     def __init__(self, options: EngineTrainer, arguments: TrainingArguments, model: Any, leads: bool) -> None:
         from transformers import TrainerControl, TrainerState
@@ -73,17 +75,17 @@ class Trackers:
         self.state.is_world_process_zero = self.state.is_local_process_zero = leads
 
     def begin(self, step: int) -> None:
-        """The training begins, or goes on from a step."""
+        """Training begins, or resumes at a step."""
         self.state.global_step = step
         self._tell("on_train_begin")
 
     def step(self, step: int, epoch: float, figures: Mapping[str, float]) -> None:
-        """A step is done."""
+        """Report a completed step."""
         self.state.global_step, self.state.epoch = step, epoch
         self._tell("on_log", logs={**figures, "epoch": epoch})
 
     def end(self) -> None:
-        """The training is over."""
+        """Training has ended."""
         self._tell("on_train_end")
 
     def _tell(self, what: str, **more: Any) -> None:
@@ -93,7 +95,7 @@ class Trackers:
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
-        """An error of a tracker's library in words."""
+        """Context manager: an error of a tracker's library becomes an InputError."""
         try:
             yield
         except Exception as error:
@@ -103,5 +105,5 @@ class Trackers:
             raise InputError(
                 f"{tracker} refused: {' '.join(str(error).split())[:300]}",
                 where="trainer.report_to" + (", WANDB_API_KEY" if tracker == "wandb" else ""),
-                todo="mend its settings, or leave it out with trainer.report_to = []",
+                todo="correct its settings, or turn it off with trainer.report_to = []",
             ) from error

@@ -1,4 +1,4 @@
-"""Token weights: the factor of each token's loss, a column of encoded rows beside the labels."""
+"""Token weights: a factor for each token's loss, in a column of the encoded rows beside the labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMN = "token_weights"
-_NAMED = 5  # rows, in an error
+_NAMED = 5  # rows named in an error
 
 
 def checked(encoded: Encoded, where: str) -> Encoded:
@@ -42,7 +42,7 @@ def checked(encoded: Encoded, where: str) -> Encoded:
     if wrong:
         more = f", and {len(wrong) - _NAMED} more rows" if len(wrong) > _NAMED else ""
         raise InputError(
-            f"{COLUMN} cannot be heeded: {'; '.join(wrong[:_NAMED])}{more}",
+            f"{COLUMN} is not valid: {'; '.join(wrong[:_NAMED])}{more}",
             where=where,
             todo="give each token a finite weight of at least 0, as the formatter's documentation says",
         )

@@ -1,4 +1,4 @@
-"""Several processes: how data gets from the first to the others."""
+"""Broadcasts of rows and parameters from the first process to the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def same_rows(
     processes: Distributed, train: Encoded | None, validation: Encoded | None
 ) -> tuple[Encoded, Encoded | None]:
-    """The first process' rows, on all of them; what became of other rows stays there."""
+    """Broadcast the first process' encoded rows to all processes."""
     if processes.world_size > 1:
         sent = processes.broadcast([_packed(train), _packed(validation)])
         if train is None:
@@ -26,7 +26,7 @@ def same_rows(
 
 
 def same_start(processes: Distributed, parameters: Iterable[torch.Tensor]) -> None:
-    """Give all processes the first one's values: what adapters begin with may be computed differently elsewhere."""
+    """Broadcast the first process' values, in place: initial adapters may differ in rounding between machines."""
     if processes.world_size > 1:
         import torch.distributed as dist
 

@@ -1,7 +1,7 @@
-"""DeepSpeed by accelerate's config: ZeRO-3 keeps a part of every frozen weight on each process, or on the CPU.
+"""DeepSpeed by accelerate's config: ZeRO-3 shards the frozen weights over processes, or offloads them to the CPU.
 
-What is trained stays outside, whole on every process, as with FSDP2 (see `shards`): DeepSpeed gathers and frees frozen
-weights, and gradients, optimizer and checkpoints are what they are without it.
+Trained parameters stay outside, replicated on every process, as with FSDP2 (see `shards`): DeepSpeed gathers and frees
+frozen weights, and gradients, optimizer and checkpoints are the same as without it.
 https://deepspeed.readthedocs.io/en/latest/zero3.html, https://huggingface.co/docs/accelerate/usage_guides/deepspeed
 """
 
@@ -23,10 +23,11 @@ _FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
 
 def settings() -> dict[str, Any]:
-    """DeepSpeed's table `zero_optimization`, from the file that accelerate's config names, or else from its own keys.
+    """DeepSpeed's settings `zero_optimization`, from the file that accelerate's config names, or else from its own
+    keys.
 
     Raises:
-        InputError: the file cannot be read; the stage is none that there is; stage 3 without DeepSpeed.
+        InputError: the file cannot be read; the stage is not 0 to 3; stage 3 without DeepSpeed installed.
     """
     found = _of_file() if os.environ.get(_FILE, "none") != "none" else _of_keys()
     if found.setdefault("stage", 0) not in (0, 1, 2, 3):  # DeepSpeed's own default
@@ -37,7 +38,7 @@ def settings() -> dict[str, Any]:
 
 
 def spread(model: Any, world_size: int) -> str:
-    """Have DeepSpeed share out the frozen weights of a model with adapters, in place; says what each process holds.
+    """Shard the frozen weights of a model with adapters with DeepSpeed, in place; returns a sentence for the log.
 
     Calls of the model are collective from here on. `model` computes and is saved as before; its frozen parameters are
     empty between calls.
@@ -46,15 +47,15 @@ def spread(model: Any, world_size: int) -> str:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", device)  # which it would find out, and warn of
+        os.environ.setdefault("DS_ACCELERATOR", device)  # or DeepSpeed would detect it and warn
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    if device == "cpu":  # else it compiles collectives of its own, for which there may be no compiler; gloo will do
+    if device == "cpu":  # else DeepSpeed compiles its own collectives, and there may be no compiler; gloo suffices
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     given = {key: value for key, value in settings().items() if value != "auto" and key != "offload_optimizer"}
     config = {
-        "train_micro_batch_size_per_gpu": 1,  # nothing here goes by it, but there must be one
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed requires a batch size; nothing depends on it
         "zero_optimization": given,
         "bf16": {"enabled": model.dtype == torch.bfloat16},
         # on a device that DeepSpeed allows no float16 weights are shared out as they are, and it casts none
@@ -64,7 +65,8 @@ def spread(model: Any, world_size: int) -> str:
         tensor.data = tensor.data.to(device)
     with _apart(model):
         deepspeed.init_distributed(dist_init_required=None if world_size > 1 else True)
-        deepspeed.zero.Init(module=model, config_dict_or_path=config)  # weight by weight: all would not fit at once
+        # one by one: all at once would not fit into memory
+        deepspeed.zero.Init(module=model, config_dict_or_path=config)
         deepspeed.initialize(model=model, config=config)
     every = list(model.parameters())
     held = sum(getattr(one, "ds_tensor", one).numel() for one in every)
@@ -75,18 +77,18 @@ def spread(model: Any, world_size: int) -> str:
 
 
 def whole(model: Any, stage: int) -> str:
-    """What to say of stages 0 to 2, which share out what with adapters is small."""
+    """The log line for stages 0 to 2, which shard only what is small with adapters."""
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     shared = {0: "nothing", 1: "the optimizer", 2: "optimizer and gradients"}[stage]
     return (
-        f"DeepSpeed stage {stage} shares out {shared}: {count:,} adapter weights stay whole on every process instead, "
-        "and training is data-parallel"
+        f"DeepSpeed stage {stage} would shard {shared}, which are small with adapters ({count:,} parameters): they are "
+        "replicated, and training is data-parallel"
     )
 
 
 @contextmanager
 def _apart(model: Any) -> Iterator[None]:
-    """Take the trained modules out of the tree for a while, so that DeepSpeed leaves them alone."""
+    """Context manager: remove the trained modules from the module tree, so that DeepSpeed does not shard them."""
     import torch
 
     trained = [
@@ -115,7 +117,7 @@ def _of_keys() -> dict[str, Any]:
 
 
 def _of_file() -> dict[str, Any]:
-    """A path, or JSON itself, plain or in base64: all that accelerate takes."""
+    """Read DeepSpeed's config: a path, or JSON, plain or in base64, as accelerate accepts."""
     named = os.environ[_FILE]
     try:
         if Path(named).is_file():
@@ -124,7 +126,7 @@ def _of_file() -> dict[str, Any]:
             text = named if named.lstrip().startswith("{") else base64.urlsafe_b64decode(named).decode()
         found = json.loads(text)["zero_optimization"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"its DeepSpeed file {named[:200]} cannot be used ({error!r})", where=WHERE) from None
+        raise InputError(f"its DeepSpeed config {named[:200]} cannot be read ({error!r})", where=WHERE) from None
     if not isinstance(found, dict):
-        raise InputError(f"zero_optimization in {named[:200]} is no table", where=WHERE)
+        raise InputError(f"zero_optimization in {named[:200]} is not a JSON object", where=WHERE)
     return found

@@ -1,4 +1,4 @@
-"""What a training minimises, as the engine asks for it: `Objective`, and what it is given."""
+"""The interface of training objectives: `Objective`, and the `Batch` and `Policy` that it is given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 class Batch(Protocol):
-    """One micro-batch: S sequences, in whatever layout the model keeps apart, with N labels that count.
+    """One micro-batch: S sequences with N labels, packed or padded.
 
     Attributes:
         rows: the encoded rows it was made of, in order.

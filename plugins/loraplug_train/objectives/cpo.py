@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 @frozen
 class Cpo(Objective):
-    """Contrastive preference optimisation: no reference; the chosen answer is learnt besides."""
+    """Contrastive preference optimisation: no reference model; also trains on the chosen answer."""
 
     schema: ClassVar[str] = "pairs"
 
     loss_type: Annotated[
-        Literal["sigmoid", "hinge", "ipo"], Doc("the loss by trl's name; ipo goes by means over tokens")
+        Literal["sigmoid", "hinge", "ipo"], Doc("the loss, by its name in trl; ipo uses means over tokens")
     ] = field(default="sigmoid", kw_only=True)
-    beta: Annotated[float, Doc("how far the answers are to be apart; of ipo the regularisation tau")] = field(
+    beta: Annotated[float, Doc("scale of the log-probability difference; for ipo the regularisation tau")] = field(
         default=0.1, validator=validators.gt(0), kw_only=True
     )
-    label_smoothing: Annotated[
-        float, Doc("of sigmoid: the probability that a pair is labelled the wrong way round")
-    ] = field(default=0.0, validator=[validators.ge(0), validators.le(0.5)], kw_only=True)
+    label_smoothing: Annotated[float, Doc("for sigmoid: the probability that a pair's labels are swapped")] = field(
+        default=0.0, validator=[validators.ge(0), validators.le(0.5)], kw_only=True
+    )
     cpo_alpha: Annotated[float, Doc("weight of the cross-entropy of the chosen answers")] = field(
         default=1.0, validator=validators.ge(0), kw_only=True
     )
 
     def option_problems(self) -> Iterable[Problem]:
-        """Options that do not go together."""
+        """Options that cannot be combined."""
         if self.label_smoothing and self.loss_type != "sigmoid":
-            yield Problem("trainer.label_smoothing", 'is heeded by the loss "sigmoid" alone; leave it out')
+            yield Problem("trainer.label_smoothing", 'is used only by the loss "sigmoid"; leave it out')
 
     def totals(self, step_rows: Sequence[Row]) -> Mapping[str, float]:
         """See `Objective.totals`: pairs, and trained tokens of the chosen answers."""
@@ -65,8 +65,8 @@ def cpo_losses(
     Args:
         kind: which loss.
         answers: log-probabilities of the answers; of `ipo` their means over tokens.
-        beta: how far the answers are to be apart.
-        label_smoothing: of `sigmoid`.
+        beta: scale of the log-probability difference.
+        label_smoothing: for `sigmoid`: the probability that a pair's labels are swapped.
     """
     import torch
     from torch.nn.functional import logsigmoid

@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023) and its kin, as trl's `DPOTrainer` computes them."""
+"""Direct preference optimisation (Rafailov et al. 2023) and its variants, as trl's `DPOTrainer` computes them."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ LossType = Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", 
 
 @frozen
 class Dpo(Objective):
-    """Direct preference optimisation: the chosen answer gains on the rejected one, measured from the reference."""
+    """Direct preference optimisation: raises the chosen answer over the rejected one, relative to a reference model."""
 
     schema: ClassVar[str] = "pairs"
     needs_reference: ClassVar[bool] = True
 
     loss_type: Annotated[
         LossType | tuple[LossType, ...],
-        Doc("the loss by trl's name, or several that are added up; sft: cross-entropy of the chosen answers"),
+        Doc("the loss, by its name in trl, or a list of losses to add; sft: cross-entropy of the chosen answers"),
     ] = field(default="sigmoid", kw_only=True)
-    loss_weights: Annotated[
-        tuple[float, ...] | None, Doc("a factor for each of several losses; without it all count once")
-    ] = field(default=None, kw_only=True)
-    beta: Annotated[float, Doc("how strongly the model is held to the reference; of ipo the regularisation tau")] = (
+    loss_weights: Annotated[tuple[float, ...] | None, Doc("a weight for each of several losses; default: 1 each")] = (
+        field(default=None, kw_only=True)
+    )
+    beta: Annotated[float, Doc("strength of the KL constraint to the reference; for ipo the regularisation tau")] = (
         field(default=0.1, validator=validators.gt(0), kw_only=True)
     )
     label_smoothing: Annotated[
-        float, Doc("of robust: the probability that a pair is labelled the wrong way round, below 0.5")
+        float, Doc("for robust: the probability that a pair's labels are swapped, below 0.5")
     ] = field(default=0.0, validator=[validators.ge(0), validators.lt(0.5)], kw_only=True)
 
     @property
     def losses(self) -> dict[LossType, float]:
-        """Each loss with its weight."""
+        """The names of the losses with their weights."""
         kinds = self.loss_type if isinstance(self.loss_type, tuple) else (self.loss_type,)
         return dict(zip(kinds, self.loss_weights or [1.0] * len(kinds), strict=True))
 
     def option_problems(self) -> Iterable[Problem]:
-        """Options that do not go together."""
+        """Options that cannot be combined."""
         kinds = self.loss_type if isinstance(self.loss_type, tuple) else (self.loss_type,)
         if not kinds or len({*kinds}) < len(kinds):
             yield Problem("trainer.loss_type", "names no loss" if not kinds else "names a loss twice")
         if self.loss_weights is not None and len(self.loss_weights) != len(kinds):
-            what = f"has {len(self.loss_weights)} weights for {len(kinds)} losses"
+            what = f"has {len(self.loss_weights)} weights, but loss_type has {len(kinds)} losses"
             yield Problem("trainer.loss_weights", f"{what}; write one for each of loss_type")
         if self.label_smoothing and "robust" not in kinds:
-            what = 'is heeded by the loss "robust" alone'
+            what = 'is used only by the loss "robust"'
             yield Problem("trainer.label_smoothing", f'{what}; set loss_type = "robust", or leave it out')
 
     def totals(self, step_rows: Sequence[Row]) -> Mapping[str, float]:
@@ -85,11 +85,11 @@ def dpo_losses(kind: LossType, ratios: Sides, counts: Sides, beta: float, label_
     """The loss of each of P pairs, shape (P,).
 
     Args:
-        kind: any but `sft`, which is none of pairs.
-        ratios: log-probabilities of the answers less those by the reference.
+        kind: any loss type but `sft`, which needs no pairs.
+        ratios: log-probabilities of the answers minus those of the reference.
         counts: trained tokens of the answers.
-        beta: strength of the tie to the reference.
-        label_smoothing: of `robust`.
+        beta: strength of the KL constraint to the reference.
+        label_smoothing: for `robust`.
     """
     import torch
     from torch.nn.functional import logsigmoid

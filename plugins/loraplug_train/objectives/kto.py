@@ -16,34 +16,35 @@ if TYPE_CHECKING:
 
 @frozen
 class Kto(Objective):
-    """Kahneman-Tversky optimisation: single answers, each wanted or not, measured from the reference."""
+    """Kahneman-Tversky optimisation: single answers, each labelled desirable or not, relative to a reference model."""
 
     schema: ClassVar[str] = "labelled"
     needs_reference: ClassVar[bool] = True
 
     loss_type: Annotated[
-        Literal["kto", "apo_zero_unpaired"], Doc("the loss by trl's name; apo_zero_unpaired needs no divergence")
+        Literal["kto", "apo_zero_unpaired"], Doc("the loss, by its name in trl; apo_zero_unpaired needs no KL estimate")
     ] = field(default="kto", kw_only=True)
-    beta: Annotated[float, Doc("how strongly the model is held to the reference")] = field(
+    beta: Annotated[float, Doc("strength of the KL constraint to the reference")] = field(
         default=0.1, validator=validators.gt(0), kw_only=True
     )
-    desirable_weight: Annotated[float, Doc("factor of the loss of answers that are wanted")] = field(
+    desirable_weight: Annotated[float, Doc("weight of the loss of desirable answers")] = field(
         default=1.0, validator=validators.ge(0), kw_only=True
     )
-    undesirable_weight: Annotated[float, Doc("factor of the loss of answers that are not wanted")] = field(
+    undesirable_weight: Annotated[float, Doc("weight of the loss of undesirable answers")] = field(
         default=1.0, validator=validators.ge(0), kw_only=True
     )
 
     def option_problems(self) -> Iterable[Problem]:
-        """Options that do not go together."""
+        """Options that cannot be combined."""
         if not self.desirable_weight and not self.undesirable_weight:
-            yield Problem("trainer.desirable_weight", "and undesirable_weight are 0, so nothing would be learnt")
+            yield Problem("trainer.desirable_weight", "and undesirable_weight are 0, so nothing would be trained")
 
     def prepare(self, step_rows: Sequence[Row], model: Policy) -> Tensor | None:
-        """How far the model is from the reference: the mean over the step's prompts, each with another row's answer.
+        """Estimate the KL divergence from the reference: the mean over the step's prompts, each with another row's
+        answer.
 
-        A prompt's answer is that of the row before it in the step, the first one's that of the last. Not below 0, and
-        0 for a step of one row, which has no other answer.
+        Each prompt is paired with the answer of the row before it in the step, the first with that of the last. At
+        least 0, and 0 for a step of one row.
         """
         if self.loss_type != "kto":
             return None
@@ -77,7 +78,7 @@ class Kto(Objective):
         return (factors * losses).sum() / rows
 
     def totals(self, step_rows: Sequence[Row]) -> Mapping[str, float]:
-        """See `Objective.totals`: rows, and those that are wanted and not."""
+        """See `Objective.totals`: rows, desirable rows and undesirable rows."""
         wanted = sum(bool(row["label"]) for row in step_rows)
         rows = len(step_rows)
         return {"rows": float(rows), "chosen": float(wanted), "rejected": float(rows - wanted)}
@@ -99,13 +100,13 @@ def mismatched(step_rows: Sequence[Row]) -> list[TokenSequence]:
 
 
 def kto_losses(ratios: Tensor, wanted: Tensor, beta: float, divergence: Tensor | None) -> Tensor:
-    """The loss of each of R rows before its factor, shape (R,).
+    """The unweighted loss of each of R rows, shape (R,).
 
     Args:
-        ratios: log-probability of the answer less that by the reference, shape (R,).
+        ratios: log-probability of the answer minus that of the reference, shape (R,).
         wanted: bool of shape (R,).
-        beta: strength of the tie to the reference.
-        divergence: of the model from the reference, a scalar; None for `apo_zero_unpaired`, which has none.
+        beta: strength of the KL constraint to the reference.
+        divergence: KL estimate of model and reference, a scalar; None for `apo_zero_unpaired`, which has none.
     """
     import torch
 

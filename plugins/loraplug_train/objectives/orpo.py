@@ -15,16 +15,18 @@ from loraplug_train.objectives.pairs import Sides
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BRANCH = -0.6931471805599453  # -ln 2, on either side of which another form is the exact one
+_BRANCH = -0.6931471805599453  # -ln 2; the accurate formula is a different one on each side
 
 
 @frozen
 class Orpo(Objective):
-    """Odds ratio preference optimisation: no reference; the chosen conversation is learnt whole, prompt included."""
+    """Odds ratio preference optimisation: no reference model; trains on the whole chosen conversation, prompt
+    included.
+    """
 
     schema: ClassVar[str] = "pairs"
 
-    beta: Annotated[float, Doc("weight of the odds ratio beside the cross-entropy; lambda in the paper")] = field(
+    beta: Annotated[float, Doc("weight of the odds-ratio term; lambda in the paper")] = field(
         default=0.1, validator=validators.gt(0), kw_only=True
     )
 
@@ -51,7 +53,7 @@ class Orpo(Objective):
 
 
 def orpo_losses(means: Sides, beta: float) -> Tensor:
-    """The odds ratio's part in the loss of each of P pairs, shape (P,).
+    """The odds-ratio term of the loss of each of P pairs, shape (P,).
 
     Args:
         means: log-probability of the answers, a mean over their tokens.

@@ -1,4 +1,4 @@
-"""What the objectives on pairs of a wanted and an unwanted answer share."""
+"""What the objectives on pairs of a chosen and a rejected answer share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Sides:
-    """A number for each of P pairs, of the chosen and of the rejected answer.
+    """One value per pair for the chosen and for the rejected answer.
 
     Attributes:
         chosen, rejected: shape (P,).
@@ -26,7 +26,7 @@ class Sides:
 
     @classmethod
     def of(cls, values: Tensor) -> Sides:
-        """The sides of values by sequence, shape (2P,), chosen and rejected in turns."""
+        """Split values by sequence, shape (2P,), where chosen and rejected alternate."""
         return cls(values[0::2], values[1::2])
 
     def __sub__(self, other: Sides) -> Sides:
@@ -48,7 +48,9 @@ def chosen_loss(log_probs: Tensor, batch: Batch, whole: Mapping[str, float]) -> 
 
 
 def tell(batch: Batch, log_probs: Sides, rewards: Sides, rows: float) -> None:
-    """Leave in a batch what trl logs of pairs, by trl's names: this batch's shares of the means over `rows` pairs."""
+    """Store the metrics that trl logs for pairs, by trl's names, in the batch: its share of the means over `rows`
+    pairs.
+    """
     told = {
         "logps/chosen": log_probs.chosen,
         "logps/rejected": log_probs.rejected,

@@ -22,11 +22,11 @@ class SupervisedFineTuning(Objective):
 
     loss_type: Annotated[
         Literal["nll", "dft"],
-        Doc("nll: cross-entropy; dft: times the probability of the token, which is not trained (Wu et al. 2025)"),
+        Doc("nll: cross-entropy; dft: cross-entropy times the token's detached probability (Wu et al. 2025)"),
     ] = "nll"
-    label_smoothing: Annotated[
-        float, Doc("that much of a token drawn evenly from the vocabulary in place of the label")
-    ] = field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+    label_smoothing: Annotated[float, Doc("probability mass that is spread evenly over the vocabulary")] = field(
+        default=0.0, validator=[validators.ge(0), validators.lt(1)]
+    )
 
     def loss(
         self,

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @frozen
 class SimPo(Objective):
-    """SimPO: no reference; answers are held against each other by their mean log-probability a token, with a margin."""
+    """SimPO: no reference model; compares the answers' mean log-probabilities per token, with a margin."""
 
     schema: ClassVar[str] = "pairs"
 
-    beta: Annotated[float, Doc("scale of the difference of means; trl's default, the paper takes 2 to 2.5")] = field(
-        default=0.1, validator=validators.gt(0), kw_only=True
-    )
-    simpo_gamma: Annotated[float, Doc("margin that the chosen answer is to have, times beta")] = field(
+    beta: Annotated[
+        float, Doc("scale of the difference of means; the paper uses 2 to 2.5, trl's default is smaller")
+    ] = field(default=0.1, validator=validators.gt(0), kw_only=True)
+    simpo_gamma: Annotated[float, Doc("target margin of the chosen answer, times beta")] = field(
         default=0.5, validator=validators.ge(0), kw_only=True
     )
-    label_smoothing: Annotated[float, Doc("the probability that a pair is labelled the wrong way round")] = field(
+    label_smoothing: Annotated[float, Doc("the probability that a pair's labels are swapped")] = field(
         default=0.0, validator=[validators.ge(0), validators.le(0.5)], kw_only=True
     )
     cpo_alpha: Annotated[float, Doc("weight of the cross-entropy of the chosen answers (CPO-SimPO)")] = field(
@@ -57,7 +57,7 @@ def simpo_losses(means: Sides, beta: float, gamma: float, label_smoothing: float
         means: log-probability of the answers, a mean over their tokens.
         beta: scale of the difference.
         gamma: the margin, times beta.
-        label_smoothing: the probability that a pair is labelled the wrong way round.
+        label_smoothing: the probability that a pair's labels are swapped.
     """
     from torch.nn.functional import logsigmoid
 
