@@ -76,10 +76,11 @@ from loraplug.plugin.hookspecs import hookimpl
 from loraplug.plugin.installed import Plugin
 from loraplug.plugin.registry import Entry, Registry, load_registry, report
 from loraplug.printing import echo, printable
+from loraplug.provenance import PROVENANCE, Provenance, read_provenance, write_provenance
 from loraplug.recipe.building import build
 from loraplug.recipe.lock import as_table, require_secrets, shareable
-from loraplug.recipe.provenance import is_own as is_own_lock
-from loraplug.recipe.provenance import remember as remember_lock
+from loraplug.recipe.own_locks import is_own as is_own_lock
+from loraplug.recipe.own_locks import remember as remember_lock
 from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.weights import weight_files, weight_names
 from loraplug.workers import Job, Workers
@@ -101,6 +102,7 @@ __all__ = [
     "IGNORED",
     "KINDS",
     "OPEN_TOKENS",
+    "PROVENANCE",
     "SCHEMAS",
     "Adapter",
     "App",
@@ -142,6 +144,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Prompter",
+    "Provenance",
     "Quantizer",
     "Recipe",
     "RecipeCommand",
@@ -202,6 +205,7 @@ __all__ = [
     "printable",
     "published",
     "quantised_share",
+    "read_provenance",
     "read_run",
     "read_runs",
     "redact",
@@ -223,6 +227,7 @@ __all__ = [
     "weight_files",
     "weight_names",
     "wrap_os_errors",
+    "write_provenance",
 ]  # fmt: skip
 
 _LATER = {

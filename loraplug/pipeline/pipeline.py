@@ -38,7 +38,7 @@ from loraplug.pipeline.state import (
 from loraplug.pipeline.transforms import transformed
 from loraplug.plugin.components import Artefact, Component, ExportContext, Exporter, Sample, TrainingResult
 from loraplug.plugin.registry import Registry
-from loraplug.recipe import lock, provenance
+from loraplug.recipe import lock, own_locks
 from loraplug.recipe.recipe import DataSet, Recipe, Validation
 from loraplug.recipe.validation import validation_source
 
@@ -291,7 +291,7 @@ class Pipeline:
             return Outcome(STAGES[last])
         path = run.folder / _LOCK
         files.write_text(path, lock.lock_text(recipe, self.registry, pins.facts()))
-        provenance.remember(path.read_bytes(), run)
+        own_locks.remember(path.read_bytes(), run)
         run.publish(path)
         self.met = self._meet(work=True)
         with self._stage("trainer", recipe.trainer):
@@ -370,8 +370,8 @@ class Pipeline:
                     with files.atomic_output(place) as out:
                         exporter.export(result=trained, out=out)
                         old, new = trained.extras.get(_LOCK), out / _LOCK
-                        if old is not None and provenance.is_own(old.read_bytes()) and new.is_file():
-                            provenance.remember(new.read_bytes(), run)  # it has figures of the export in it
+                        if old is not None and own_locks.is_own(old.read_bytes()) and new.is_file():
+                            own_locks.remember(new.read_bytes(), run)  # it has figures of the export in it
                 state["artefacts"][str(place)] = "made"
                 state.setdefault("exporters", {})[str(place)] = seal(options)
                 save(run, state)

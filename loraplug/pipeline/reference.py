@@ -15,7 +15,7 @@ from loraplug.context import Run
 from loraplug.errors import InputError, LoraplugError
 from loraplug.plugin.components import Exporter, Formatter, ModelLoader, Quantizer
 from loraplug.plugin.registry import Registry
-from loraplug.recipe.provenance import TRUST, is_own
+from loraplug.recipe.own_locks import TRUST, is_own
 
 LOCK, ADAPTER, TOKENIZER = "recipe.lock.toml", "adapter_config.json", "tokenizer_config.json"
 

@@ -13,7 +13,7 @@ from loraplug.config.options import options
 from loraplug.config.tables import Layers, Origin, Table, absolute
 from loraplug.errors import InputError, Problem
 from loraplug.plugin.registry import Registry
-from loraplug.recipe.provenance import TRUST
+from loraplug.recipe.own_locks import TRUST
 
 OURS = "loraplug"
 _LOADER = f"{OURS}:transformers"

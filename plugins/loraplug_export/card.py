@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import tomli
 
-from loraplug import ExportContext, redact, shareable
-from loraplug_export.made_from import made_from_section, read_made_from
+from loraplug import ExportContext, InputError, Provenance, read_provenance, redact, shareable
+from loraplug_export.made_from import made_from_section
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
 
@@ -74,7 +74,7 @@ def write_card(result: ExportContext, out: Path, kind: Kind, proof: Mapping[str,
         f"# {result.run.name}",
         f"{_WHAT[kind] if result.kind == 'adapter' else 'Fine-tuned model'} of `{named}`, {_how(result)}.",
         f"- **Base:** `{named}`\n- **Licence of the base:** {licence or _NO_LICENCE}" + _shares(result.adapter),
-        *made_from_section(result.adapter),
+        *made_from_section(_provenance(result.adapter).derived),
         *_recipe(result),
         *_figures(result, proof or {}),
         *_certificate(out),
@@ -106,7 +106,7 @@ def _grow(adapter: Path) -> str:
 def _how(result: ExportContext) -> str:
     if result.kind == "model":
         return "whose own weights were trained by loraplug"
-    made_by = read_made_from(result.adapter).get("made_by")
+    made_by = (_provenance(result.adapter).derived or {}).get("made_by")
     return f"made with LoRA by {made_by}" if made_by else "fine-tuned with LoRA by loraplug"
 
 
@@ -147,22 +147,24 @@ def base_licence(base: Path) -> str | None:
     return str(licence) if licence else None
 
 
+def _provenance(adapter: Path) -> Provenance:
+    """The adapter's; an empty one where its file is missing or damaged, which is no reason to write no card."""
+    try:
+        return read_provenance(adapter) or Provenance()
+    except InputError:
+        return Provenance()
+
+
 def _shares(adapter: Path) -> str:
     """Which parts of the base were adapted and quantized, if the trainer recorded it beside the adapter."""
-    try:
-        facts = json.loads((adapter / "loraplug.json").read_text(encoding="utf-8"))
-        said = {"Adapted": facts.get("adapted"), "Quantized in training": facts.get("quantised")}
-        return "".join(f"\n- **{what}:** {one['text']}" for what, one in said.items() if one)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ""
+    provenance = _provenance(adapter)
+    said = {"Adapted": provenance.adapted, "Quantized in training": provenance.quantised}
+    return "".join(f"\n- **{what}:** {one['text']}" for what, one in said.items() if one and "text" in one)
 
 
 def _lost_by_peft(adapter: Path) -> str:
     """What peft alone leaves at zero, where the trainer has found that, and what to take instead."""
-    try:
-        lost = json.loads((adapter / "loraplug.json").read_text(encoding="utf-8")).get("lost_by_peft") or ()
-    except (OSError, ValueError, AttributeError):
-        return ""
+    lost = _provenance(adapter).lost_by_peft
     if not lost:
         return ""
     named = ", ".join(f"`{name}`" for name in lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")

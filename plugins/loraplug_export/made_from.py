@@ -1,27 +1,13 @@
-"""The origin of derived adapters: kept in `made_from.json`, shown on the model card."""
+"""The origin of derived adapters on the model card."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-MADE_FROM = "made_from.json"
 
-
-def read_made_from(adapter: Path) -> Mapping[str, Any]:
-    """The content of an adapter folder's `made_from.json`; empty if there is none, or it is not a JSON object."""
-    try:
-        found = json.loads((adapter / MADE_FROM).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def made_from_section(adapter: Path) -> list[str]:
-    """The section of the model card; empty for a trained adapter."""
-    facts = read_made_from(adapter)
+def made_from_section(facts: Mapping[str, Any] | None) -> list[str]:
+    """The section of the model card about `Provenance.derived`; empty for a trained adapter, which has none."""
     if not facts:
         return []
     rows = [f"- **{key.replace('_', ' ').capitalize()}:** {_text(facts[key])}" for key in facts if key not in _LONG]

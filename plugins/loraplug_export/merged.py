@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from attrs import asdict, frozen
 
-from loraplug import Doc, ExportContext, InputError, Problem, Run
+from loraplug import Doc, ExportContext, InputError, Problem, Provenance, Run, write_provenance
 from loraplug_export.certificate.options import ProvedExporter
 from loraplug_export.choices import OntoName
 
@@ -61,7 +60,7 @@ class MergedExporter(ProvedExporter):
         from loraplug_export.card import write_card
         from loraplug_export.folders import copy_licences, copy_model
         from loraplug_export.lora_files import open_adapter
-        from loraplug_export.onto import FACTS, dequantized
+        from loraplug_export.onto import dequantized
         from loraplug_export.plan import UnsupportedAdapterError, make_plan
         from loraplug_export.tensors import open_checkpoint
 
@@ -80,9 +79,8 @@ class MergedExporter(ProvedExporter):
         else:
             proof = self._stream(result, plan, onto, out)
         copy_licences(result.base, out)
-        facts = {"base": result.base_id, "onto": self.onto, "proof": proof or None}
-        (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        _lock_with_proof(result, facts, out)
+        write_provenance(out, Provenance(base=result.base_id, onto=self.onto, proof=proof or None))
+        _lock_with_proof(result, {"base": result.base_id, "onto": self.onto, "proof": proof or None}, out)
         if self.proves(result):
             self._certify(result, out)
         write_card(result, out, "merged", proof)

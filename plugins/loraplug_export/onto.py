@@ -6,12 +6,11 @@ ones. The same functions, with the settings kept in the adapter's `loraplug.json
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loraplug import InputError, Quantizer
+from loraplug import PROVENANCE, InputError, Provenance, Quantizer, read_provenance
 from loraplug_export.compat import kept_in_fp32
 from loraplug_export.plan import Plan, UnsupportedAdapterError
 
@@ -20,33 +19,6 @@ if TYPE_CHECKING:
 
 WeightTransform = Callable[["torch.Tensor"], "torch.Tensor"]
 """A transform of a stored weight (whole) to the float32 weight that the adapter is merged into."""
-
-FACTS = "loraplug.json"
-
-
-def training_facts(adapter: Path) -> dict[str, Any]:
-    """The content of `loraplug.json` in the adapter folder; empty if there is none.
-
-    Keys: `quantization`, the base's quantization config in training or null; `dtype`, the type in which the base's
-    weights were when they were quantised (float32 where it is not said).
-
-    Raises:
-        InputError: it is not a JSON object.
-    """
-    path = adapter / FACTS
-    if not path.is_file():
-        return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"not JSON ({error})", where=path, todo="the file may be incomplete: copy the adapter folder again"
-        ) from None
-    if not isinstance(facts, dict):
-        raise InputError(
-            "not a JSON object", where=path, todo="the file may be incomplete: copy the adapter folder again"
-        )
-    return facts
 
 
 def dequantized(plan: Plan, adapter: Path, quantizer: Quantizer | None = None) -> Mapping[str, WeightTransform]:
@@ -65,7 +37,8 @@ def dequantized(plan: Plan, adapter: Path, quantizer: Quantizer | None = None) -
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    settings, dtype = _settings(adapter), training_facts(adapter).get("dtype") or "float32"
+    provenance = read_provenance(adapter)
+    settings, dtype = _settings(provenance, adapter), (provenance and provenance.dtype) or "float32"
     round_trip = _rounding(settings, dtype, adapter) if quantizer is None else _by(quantizer, dtype)
     skipped = settings.get("llm_int8_skip_modules") or settings.get("modules_to_not_convert")
     skipped = get_keys_to_not_convert(plan.model) if skipped is None else skipped
@@ -80,14 +53,13 @@ def dequantized(plan: Plan, adapter: Path, quantizer: Quantizer | None = None) -
     return found
 
 
-def _settings(adapter: Path) -> dict[str, Any]:
-    facts = training_facts(adapter)
-    settings = facts.get("quantization")
+def _settings(provenance: Provenance | None, adapter: Path) -> dict[str, Any]:
+    settings = provenance.quantization if provenance is not None else None
     if not settings:
         said = (
-            "records that its base was not quantized"
-            if facts
-            else f"has no {FACTS} that says how its base was quantised"
+            f"has no {PROVENANCE} that says how its base was quantised"
+            if provenance is None
+            else "records that its base was not quantized"
         )
         raise InputError(
             f'the adapter {said}, so onto = "dequantized" does not apply',
@@ -109,7 +81,7 @@ def _rounding(settings: Mapping[str, Any], dtype_name: str, adapter: Path) -> We
         method = settings.get("quant_method", "an unknown method")
         raise InputError(
             f"the base was quantized by {method}, whose rounding cannot be reproduced here",
-            where=adapter / FACTS,
+            where=adapter / PROVENANCE,
             todo='use onto = "original"',
         )
     import torch

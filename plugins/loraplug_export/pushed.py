@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from loraplug import LoraplugError, kinds_of_secrets, shareable
+from loraplug import PROVENANCE, LoraplugError, kinds_of_secrets, shareable
 from loraplug_export.card import public_name
 from loraplug_export.lora_files import CONFIG
 
@@ -24,7 +24,7 @@ def pushed(folder: Path, out: Path) -> Path:
         LoraplugError: a file holds what looks like a secret; names the file and the kind of secret.
     """
     shutil.copytree(folder, out, copy_function=_link)
-    for name, write in (("recipe.lock.toml", shareable), (CONFIG, _config), ("loraplug.json", _facts)):
+    for name, write in (("recipe.lock.toml", shareable), (CONFIG, _config), (PROVENANCE, _facts)):
         if (path := out / name).is_file():
             text = write(path.read_text(encoding="utf-8"))
             path.unlink()  # it may be a hard link to the original file

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import json
 from pathlib import Path
 
 from attrs import define, field
 
-from loraplug import InputError, Registry, Run, open_model
+from loraplug import InputError, Registry, Run, open_model, read_provenance
 from loraplug_serve.chat_model import ChatModel, Speaker
 from loraplug_serve.loading import InMemory, Loaded, load
 from loraplug_serve.remote import RemoteModel, is_url
@@ -90,9 +89,8 @@ class Models:
 
 def _base_of(model: str | Path) -> str:
     """What the merged exporter wrote down as the base."""
-    facts = Path(model).expanduser() / "loraplug.json"
-    try:
-        return str(json.loads(facts.read_text(encoding="utf-8"))["base"])
-    except (OSError, ValueError, KeyError):
+    provenance = read_provenance(Path(model).expanduser())
+    if provenance is None or provenance.base is None:
         todo = "choose an adapter, or a merged model that loraplug made"
-        raise InputError("does not say which base it was made from", where=model, todo=todo) from None
+        raise InputError("does not say which base it was made from", where=model, todo=todo)
+    return provenance.base

@@ -215,7 +215,8 @@ def test_no_network(tree: Path) -> None:
         server.bind(("127.0.0.1", 0))
         server.listen()
         threading.Thread(target=server.accept, daemon=True).start()
-        code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 3); print('th' 'ere')"
+        address = ("127.0.0.1", server.getsockname()[1])
+        code = f"import socket; socket.create_connection({address}, 3); print('th' 'ere')"
         with Sandbox(tree) as box:
             done = box.run([PYTHON, "-c", code])
             if "network" in box.gaps:

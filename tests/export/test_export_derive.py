@@ -79,7 +79,7 @@ def weighted(base, folders, weights):
 
 
 def made_from(folder):
-    return json.loads((folder / "made_from.json").read_text())
+    return json.loads((folder / "loraplug.json").read_text())["derived"]
 
 
 @pytest.fixture

@@ -293,7 +293,7 @@ def test_eval_takes_of_a_foreign_lock_how_it_asks_and_no_path(
 
 def test_a_record_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """The run goes on."""
-    from loraplug.recipe.provenance import is_own, remember
+    from loraplug.recipe.own_locks import is_own, remember
 
     run = Run("x", outputs=tmp_path)
     with pytest.MonkeyPatch.context() as here:

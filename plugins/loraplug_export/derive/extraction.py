@@ -131,6 +131,6 @@ def summary(found: Extracted) -> list[str]:
 
 
 def facts(found: Extracted) -> dict[str, Any]:
-    """For `made_from.json`."""
+    """For `Provenance.derived`."""
     told: dict[str, Any] = {"error": found.errors.total, "error_with_what_is_left_out": found.total}
     return told | {"left_out": dict(found.left_out), "layers": found.errors.facts()}

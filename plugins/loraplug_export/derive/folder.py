@@ -11,14 +11,16 @@ from loraplug import (
     ExportContext,
     InputError,
     LoraplugError,
+    Provenance,
     Run,
     atomic_output,
     exclusive_lock,
+    read_provenance,
     settle_names,
     wrap_os_errors,
+    write_provenance,
 )
 from loraplug_export.derive.sources import Base
-from loraplug_export.made_from import MADE_FROM
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,7 @@ def free_place(run: Run) -> Path:
         InputError: the folder exists and was not made by these commands.
     """
     place = run.outputs / "adapters" / run.name
-    if place.exists() and not (place / MADE_FROM).is_file():
+    if place.exists() and ((provenance := read_provenance(place)) is None or provenance.derived is None):
         raise InputError("exists already, and was not made by merge, extract or convert", where=place,
                          todo="give another --name")  # fmt: skip
     return place
@@ -50,7 +52,7 @@ def write_adapter_folder(
 
     Args:
         tensors: by the names that peft uses in files.
-        facts: for `made_from.json` and the card.
+        facts: for `Provenance.derived` and the card.
         tokenizers: folders; the tokenizer is copied from the first that has one.
 
     Raises:
@@ -77,7 +79,7 @@ def write_adapter_folder(
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / WEIGHTS, {"format": "pt"})
         settle_names(skeleton(base.folder), out)
         prove(out, base.folder, tensors)
-        (out / MADE_FROM).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_provenance(out, Provenance(base=base.id, derived=facts))
         copy_tokenizer(tokenizers, out)
         copy_licences(base.folder, out)
         write_card(result, out, "adapter")

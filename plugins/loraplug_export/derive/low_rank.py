@@ -99,7 +99,7 @@ class Errors:
         return math.sqrt(math.fsum(one.difference**2 for one in self.layers.values()) / change) if change else 0.0
 
     def facts(self) -> dict[str, dict[str, float]]:
-        """For `made_from.json`: module to rank, relative error, and norm of the change."""
+        """For `Provenance.derived`: module to rank, relative error, and norm of the change."""
         return {
             module: {"rank": one.rank, "error": one.relative, "norm": one.change} for module, one in self.layers.items()
         }
