@@ -113,7 +113,7 @@ def test_wrong_input_is_one_block_and_exit_code_2(
 def test_no_network_says_what_to_do(recipe: Path, loraplug: Cli) -> None:
     """A hub id without a network is no fault of the recipe (1), a hub that may not be asked is (2); with a way out."""
     nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    for code, told, env in ((1, "the hub was not reached", nowhere), (2, "HF_HUB_OFFLINE is set", {})):
+    for code, told, env in ((1, "the hub could not be reached", nowhere), (2, "HF_HUB_OFFLINE is set", {})):
         done = loraplug("run", recipe, "--set", "model.id=nobody/nothing", env=env)
         assert done.returncode == code, done.stderr
         assert told in done.stderr and "local folder" in done.stderr

@@ -178,7 +178,7 @@ def test_no_network(hub: Hub, tiny: Repository, run: Run, monkeypatch: pytest.Mo
 
     point_at("http://127.0.0.1:9", Path(constants.HF_HUB_CACHE), monkeypatch)
     text = refused(run)
-    assert "the hub was not reached" in text and "HF_ENDPOINT (http://127.0.0.1:9)" in text
+    assert "the hub could not be reached" in text and "HF_ENDPOINT (http://127.0.0.1:9)" in text
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refused(run)
 
@@ -225,7 +225,7 @@ def test_a_repository_with_incomplete_files(hub: Hub, tiny: Repository, run: Run
     names = sorted(name for name in tiny.files() if name.startswith("model-0"))
     whole = dict(tiny.files())
     cases: list[tuple[dict[str, bytes | None], str]] = [
-        ({names[1]: None}, f"is incomplete: {names[1]} of {len(names)} files"),
+        ({names[1]: None}, f"is incomplete: {names[1]} of {len(names)} weight files"),
         ({"config.json": None}, "has no config.json"),
         ({"adapter_config.json": b"{}"}, "is an adapter"),
         ({"model.safetensors.index.json": b"{"}, "model.safetensors.index.json: not JSON"),
@@ -244,7 +244,7 @@ def test_a_repository_with_incomplete_files(hub: Hub, tiny: Repository, run: Run
         assert not any(name.endswith((".safetensors", ".bin")) for name in hub.downloads())
     short = {names[0]: whole[names[0]][:-10]}
     hub.add("someone/short", {**whole, **short})
-    assert f"someone/short: {names[0]}: is cut short" in refused(run, "someone/short")
+    assert f"someone/short: {names[0]}: is truncated" in refused(run, "someone/short")
 
 
 def test_a_model_that_the_disk_cannot_hold(hub: Hub, tiny: Repository, run: Run) -> None:

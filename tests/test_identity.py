@@ -295,7 +295,7 @@ def test_only_published_files_are_remembered(tmp_path: Path) -> None:
     moved.rename(run.folder)
     with pytest.raises(LoraplugError, match="already published"):
         run.publish(run.folder / "rejects.jsonl", "table.csv")
-    with pytest.raises(LoraplugError, match="no such file"):
+    with pytest.raises(LoraplugError, match="does not exist"):
         run.publish(run.folder / "nothing")
     for name in ("../x", "a/b", ".hidden", "README.md", "adapter_model.safetensors", "model-00001.safetensors", ""):
         if name:

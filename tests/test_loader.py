@@ -83,7 +83,7 @@ def test_a_chat_template_file_takes_the_tokenizers_place(tiny_model: Path, run: 
 def test_a_folder_that_is_no_base_model_is_refused(tiny_model: Path, run: Run, tmp_path: Path) -> None:
     """Missing, empty, an adapter, pickled weights only, cut short: each its own words."""
     cases = {"missing": "no such folder", "empty": "has no config.json", "adapter": "is an adapter"}
-    cases |= {"pickled": "pickled ones are not loaded", "short": r"model\.safetensors: is cut short"}
+    cases |= {"pickled": "pickled ones are not loaded", "short": r"model\.safetensors: is truncated"}
     for name in ("empty", "adapter"):
         (tmp_path / name).mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")

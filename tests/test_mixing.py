@@ -134,7 +134,7 @@ def test_what_one_set_lacks_is_what_it_is_without() -> None:
     assert made["b"].dataset["seq_lengths"][:] == [[4]]
     assert made["b"].dataset["token_weights"][:] == [None]
     sets["a"] = Encoded(rows.add_column("odd", [1, 2]))
-    with pytest.raises(InputError, match="a has odd, b has not"):
+    with pytest.raises(InputError, match="a has odd, b does not"):
         alike(sets)
 
 

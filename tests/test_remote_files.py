@@ -121,9 +121,9 @@ def test_the_next_run_goes_on_with_what_has_come(server: Server, run: Run) -> No
     """A run that gave up leaves its part, which the next one takes."""
     server.cut = [50_000] + [0] * (remote.TRIES - 1)
     source = JsonLinesSource(path=f"{server.address}/rows.jsonl")
-    with pytest.raises(LoraplugError, match=r"broke off after 50,000 of .* bytes") as told:
+    with pytest.raises(LoraplugError, match=r"was interrupted after 50,000 of .* bytes") as told:
         source.load(run)
-    assert "goes on with what has come" in str(told.value)
+    assert "continues where it stopped" in str(told.value)
     assert source.load(run).to_list() == ROWS
     assert server.asked[-1][1] == "bytes=50000-"
     assert any("goes on behind the 50,000" in line for line in run.reporter.lines)
@@ -151,8 +151,8 @@ def test_a_server_that_tells_no_version_is_asked_each_time(server: Server, run: 
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        (401, r"wants a login \(HTTP 401\)\n.*netrc"),
-        (403, r"refuses access \(HTTP 403\)\n.*valid for a while"),
+        (401, r"requires a login \(HTTP 401\)\n.*netrc"),
+        (403, r"refuses access \(HTTP 403\)\n.*signed address expires"),
         (404, r"no such file \(HTTP 404\)\n.*check the address"),
         (418, r"the server answers \(HTTP 418\)"),
     ],
@@ -183,7 +183,7 @@ def test_nobody_there_is_told(run: Run) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (problem,) = JsonLinesSource(path=f"http://127.0.0.1:{port}/rows.jsonl").preflight(run, None)
-    assert "cannot be had" in problem.message and problem.exit_code == 1
+    assert "cannot be downloaded" in problem.message and problem.exit_code == 1
 
 
 def test_logins_come_from_the_address_or_netrc(server: Server, run: Run, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_logins_come_from_the_address_or_netrc(server: Server, run: Run, tmp_pat
     server.login = "me:hunter2secret"
     address = server.address.replace("://", "://me:hunter2secret@")
     JsonLinesSource(path=f"{address}/rows.jsonl").load(run)
-    with pytest.raises(InputError, match="wants a login"):
+    with pytest.raises(InputError, match="requires a login"):
         JsonLinesSource(path=f"{server.address}/rows.jsonl").load(run)
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2secret\n")
     JsonLinesSource(path=f"{server.address}/rows.jsonl").load(run)
@@ -241,15 +241,15 @@ def test_what_may_have_no_end_needs_a_limit(server: Server, run: Run) -> None:
     server.lengths, server.ranges, server.endless, server.tags = False, False, True, False
     address = f"{server.address}/rows.jsonl"
     (problem,) = JsonLinesSource(path=address).preflight(run, None)
-    assert "may have no end" in problem.message and "limit = 10000" in problem.message
+    assert "may be endless" in problem.message and "limit = 10000" in problem.message
     assert JsonLinesSource(path=address, limit=3).load(run).to_list() == ROWS[:3]
     server.files["/rows.jsonl"] = LINES.replace(b"row", b"new")
     assert JsonLinesSource(path=address, limit=3).load(run).to_list() == ROWS[:3]
-    assert "to take new ones delete" in "\n".join(run.reporter.lines)
+    assert "to load new ones delete" in "\n".join(run.reporter.lines)
     server.files["/a.csv"] = b'text,n\n"a\nb",1\nc,2\nd,3\n'
     rows = CsvSource(path=f"{server.address}/a.csv", limit=2).load(run)
     assert rows.to_list() == [{"text": "a\nb", "n": "1"}, {"text": "c", "n": "2"}]
-    with pytest.raises(InputError, match=r"(?s)may have no end.*download it"):
+    with pytest.raises(InputError, match=r"(?s)may be endless.*download it"):
         JsonSource(path=f"{server.address}/rows.jsonl", limit=3).load(run)
 
 

@@ -74,7 +74,7 @@ def test_columns_change_places(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     swapped = CsvSource(path=tmp_path / "a.csv", rename={"a": "b", "b": "a"}).load(run)
     assert list(swapped) == [{"b": "1", "a": "2"}]
-    with pytest.raises(InputError, match=r'there is such a column already\n.*b = "other_b"'):
+    with pytest.raises(InputError, match=r'that column exists already\n.*b = "other_b"'):
         CsvSource(path=tmp_path / "a.csv", rename={"a": "b"}).load(run)
 
 
@@ -85,7 +85,7 @@ def test_columns_change_places(tmp_path: Path, run: Run) -> None:
         ({"convs.from": "role"}, r'no column "convs.from"'),
         ({"conv.form": "role"}, r'no "form" in conv\n.*keys there: from, value'),
         ({"conv.from": "value"}, "objects have both keys"),
-        ({"conv.from": "id.role"}, "is renamed where it is"),
+        ({"conv.from": "id.role"}, "is a key inside a column"),
     ],
 )
 def test_a_name_that_is_not_there_is_refused(tmp_path: Path, run: Run, rename: dict[str, str], said: str) -> None:

@@ -73,18 +73,18 @@ def test_select_keeps_what_the_expression_says(where: str, kept: str, tmp_path: 
     [
         ("langauge == 1", 'no column "langauge" in the data (did you mean "language"?)'),
         ('row["ids"] == 1', 'no column "ids" in the data (did you mean "id"?)'),
-        ("len(messages) >", "is no expression"),
-        ("__import__('os').system('true')", "is no function here"),
+        ("len(messages) >", "is not a valid expression"),
+        ("__import__('os').system('true')", "is not a supported function"),
         ("lenn(messages)", "(did you mean len?)"),
         ("len(messages, 2)", "len() wants 1 value"),
-        ("[m for m in messages]", "means nothing"),
-        ("(lambda: 1)()", "is no function here"),
-        ("9 ** 9 ** 9", "means nothing"),
-        ("f'{id}' == 'a'", "means nothing"),
-        ("len(1)", "cannot be told"),
-        ("id * 1000000000 == id", "is no number"),
+        ("[m for m in messages]", "is not supported"),
+        ("(lambda: 1)()", "is not a supported function"),
+        ("9 ** 9 ** 9", "is not supported"),
+        ("f'{id}' == 'a'", "is not supported"),
+        ("len(1)", "cannot be evaluated"),
+        ("id * 1000000000 == id", "is not a number"),
         ("id.__class__ == 1", "str has no '__class__'"),
-        ("not " * 100 + "id", "goes deeper"),
+        ("not " * 100 + "id", "is nested deeper"),
     ],
 )
 def test_select_refuses_all_else(where: str, told: str, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_select_is_wrong_before_the_work() -> None:
     """An expression that cannot be read is a problem of the recipe."""
     made, problems = from_table(Select, {"where": "len("})
     assert made is None
-    assert "is no expression" in problems[0].message
+    assert "is not a valid expression" in problems[0].message
 
 
 def test_duplicates_fall_to_the_first(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_what_overlaps_with_a_benchmark_falls(tmp_path: Path) -> None:
     kept = Decontaminate(against=against).apply(rows=found, run=run)
     assert kept["instance_id"][:] == ["b", "c", "d"]
     told = "\n".join(run.reporter.lines)
-    assert "left out 1: shares 13-grams with what is kept out (a: own__repo-7)" in told
-    assert "left out 1: of a task that is kept out (own__repo-7: own__repo-7)" in told
+    assert "left out 1: shares 13-grams with excluded data (a: own__repo-7)" in told
+    assert "left out 1: of an excluded task (own__repo-7: own__repo-7)" in told
     assert "1 texts of less than 13 words are not compared" in told
     stricter = Decontaminate(against=against, overlap=0.3).apply(rows=found, run=run)
     assert stricter["instance_id"][:] == ["c", "d"]
@@ -201,7 +201,7 @@ def test_secrets_and_addresses_are_taken_out(tmp_path: Path) -> None:
     assert made[0]["text"] == "use REDACTED now"
     assert made[0]["messages"] == [{"role": "user", "content": "ask REDACTED REDACTED"}]
     assert made[1] == found[1]
-    assert run.reporter.lines == ["redact: e-mail address taken out of 1 rows", "redact: token taken out of 1 rows"]
+    assert run.reporter.lines == ["redact: e-mail address removed from 1 rows", "redact: token removed from 1 rows"]
     assert len(Redact(action="drop").apply(rows=found, run=run)) == 1
 
 
@@ -212,7 +212,7 @@ def test_values_are_put_at_keys_and_in_columns(tmp_path: Path) -> None:
     made = Map("talk.from", {"human": "user", "gpt": "assistant"}).apply(rows=found, run=run)
     assert made[0]["talk"] == [{"from": "user"}, {"from": "assistant"}]
     assert Map("label", {"1": True}).apply(rows=found, run=run)[0]["label"] is True
-    with pytest.raises(InputError, match="'gpt' is not among the values"):
+    with pytest.raises(InputError, match="'gpt' is not listed in values"):
         Map("talk.from", {"human": "user"}).apply(rows=found, run=run)
     assert Map("talk.from", {"human": "user"}, other="keep").apply(rows=found, run=run)[0]["talk"][1]["from"] == "gpt"
     with pytest.raises(InputError, match=r"no value at talk\.form"):
@@ -230,14 +230,14 @@ def test_a_text_makes_messages_in_a_sandbox(tmp_path: Path) -> None:
     for text, told in (
         ("{{ porblem }}", 'did you mean "problem"'),
         ("{{ problem.__class__.__mro__ }}", "is unsafe"),
-        ("{{ answer.append(1) }}", "cannot be made"),
-        ("{{ answer.gone }}", "cannot be made"),
-        ("{% if %}", "is no Jinja text"),
+        ("{{ answer.append(1) }}", "cannot be rendered"),
+        ("{{ answer.gone }}", "cannot be rendered"),
+        ("{% if %}", "is not valid Jinja"),
     ):
         with pytest.raises(InputError) as caught:
             Template((Turn("user", text),)).apply(rows=found, run=run)
         assert told in str(caught.value)
-    with pytest.raises(InputError, match="have messages already"):
+    with pytest.raises(InputError, match="already have a column messages"):
         Template((Turn("user", "{{ id }}"),)).apply(rows=chat(), run=run)
 
 

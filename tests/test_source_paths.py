@@ -78,7 +78,7 @@ def test_copies_of_a_file_are_told(tmp_path: Path, run: Run) -> None:
     for name in ("1.jsonl", "2.jsonl"):
         (tmp_path / name).write_text(LINE % "a")
     assert len(JsonLinesSource(path=tmp_path).load(run)) == 2
-    assert run.reporter.warnings == ["2.jsonl holds the very bytes of 1.jsonl, so each of its rows is there twice"]
+    assert run.reporter.warnings == ["2.jsonl is identical to 1.jsonl, so each of its rows occurs twice"]
 
 
 def test_a_name_with_brackets_is_a_name(tmp_path: Path, run: Run) -> None:
@@ -92,17 +92,17 @@ def test_a_name_with_brackets_is_a_name(tmp_path: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("source", "names", "path", "said"),
     [
-        (JsonLinesSource, ["rows.jsonl"], "row.jsonl", r"no such file or folder\n.*there is rows\.jsonl"),
-        (JsonLinesSource, ["rows.jsonl"], "part-*.jsonl", "no file is of this pattern"),
+        (JsonLinesSource, ["rows.jsonl"], "row.jsonl", r"no such file or folder\n.*similar: rows\.jsonl"),
+        (JsonLinesSource, ["rows.jsonl"], "part-*.jsonl", "no file matches this pattern"),
         (JsonLinesSource, ["rows.jsonl"], ["rows.jsonl", "*.jsonl"], r"rows\.jsonl: is named twice"),
-        (JsonLinesSource, ["a.jsonl", "b.csv"], ".", r'does not read: b\.csv\n.*path = ".*/\*\.jsonl"'),
+        (JsonLinesSource, ["a.jsonl", "b.csv"], ".", r'cannot read: b\.csv\n.*path = ".*/\*\.jsonl"'),
         (JsonLinesSource, ["a.jsonl", "b.csv"], "*", r'b\.csv: is a \.csv file.*\n.*use = "csv"'),
         (JsonSource, ["rows.tsv.gz"], "rows.tsv.gz", r'is a \.tsv file.*\n.*use = "csv"'),
-        (JsonSource, ["rows.parquet"], ".", r'holds no \.json files\n.*use = "parquet"'),
+        (JsonSource, ["rows.parquet"], ".", r'has no \.json files\n.*use = "parquet"'),
         (CsvSource, ["rows.xlsx"], "rows.xlsx", "is a workbook\n.*save the sheet as CSV"),
         (CsvSource, ["rows.zip"], "rows.zip", "is an archive\n.*unpack it"),
         (JsonLinesSource, ["train-0.jsonl", "test-0.jsonl"], ".", r"several splits \(train-0\.jsonl; test-0\.jsonl\)"),
-        (JsonLinesSource, ["x/a.jsonl"], ".", r'holds no \.jsonl.*\n.*path = ".*/\*\*/\*\.jsonl"'),
+        (JsonLinesSource, ["x/a.jsonl"], ".", r'has no \.jsonl.*\n.*path = ".*/\*\*/\*\.jsonl"'),
         (ArrowSource, ["dataset_info.json", "state.json", "data.arrow"], ".", 'save_to_disk wrote\n.*use = "disk"'),
         (JsonLinesSource, [], "https://huggingface.co/datasets/a/b/c.jsonl", 'is an address.*\n.*use = "hub"'),
         (JsonLinesSource, [], "ftp://host/c.jsonl", "ftp://host/c.jsonl: is an address"),

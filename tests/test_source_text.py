@@ -52,7 +52,7 @@ def test_packed_files_are_read(tmp_path: Path, run: Run, ending: str) -> None:
         texts = JsonLinesSource(path=tmp_path / name).load(run)["text"]
         assert list(texts) == [f"{n} ä\u2028" for n in range(200)]
     (tmp_path / "cut.jsonl").write_bytes(packed[:-9])
-    with pytest.raises(InputError, match=r"cut\.jsonl: is cut short or damaged"):
+    with pytest.raises(InputError, match=r"cut\.jsonl: is truncated or damaged"):
         JsonLinesSource(path=tmp_path / "cut.jsonl").load(run)
 
 
@@ -133,7 +133,7 @@ def test_csv_values_are_text(tmp_path: Path, run: Run) -> None:
         ('a,b\n"x"y,2\n', r"a\.csv:2: text follows a closing quotation mark"),
         ("a;b\n1;2\n", 'delimiter = ";"'),
         ("a\tb\n1\t2\n", r'delimiter = "\\t"'),
-        ("a,b,a\n1,2,3\n", "names the column a twice"),
+        ("a,b,a\n1,2,3\n", "lists the column a twice"),
         ("a,b\r1,2\r", "bare carriage return"),
         ("a,b\n", "has no rows"),
     ],
@@ -164,7 +164,7 @@ ROW = {"messages": [{"role": "user", "content": "a"}], "id": 3}
 @pytest.mark.parametrize(
     ("value", "rows", "said"),
     [
-        ({"version": 1, "data": [A, B]}, [A, B], 'list "data" (2 objects); field = "data"'),
+        ({"version": 1, "data": [A, B]}, [A, B], 'list "data" (2 objects); to be explicit set field = "data"'),
         ({"train": [A], "test": []}, [A], 'list "train"'),
         (ROW, [ROW], None),
         ({"question": "x", "answer": "y"}, [{"question": "x", "answer": "y"}], None),

@@ -106,7 +106,7 @@ def test_numbers_group_as_they_are_equal() -> None:
         run = Run("x", seed)
         train, held = split(data, Validation(rows=1), run)
         assert {*"abc"} <= {*train["text"]} or {*"abc"} <= {*held["text"]}
-        assert "(of 4)" in run.reporter.lines[-1]
+        assert "(4 groups)" in run.reporter.lines[-1]
 
 
 def test_a_row_that_lacks_a_level_is_its_own_group_there() -> None:
@@ -114,7 +114,7 @@ def test_a_row_that_lacks_a_level_is_its_own_group_there() -> None:
     data = rows([["r", "1"], ["r", "1"], ["r"], ["r"]])
     run = Run("x")
     split(data, Validation(rows=1, group_by="task"), run)
-    assert "(of 3)" in run.reporter.lines[-1]
+    assert "(3 groups)" in run.reporter.lines[-1]
 
 
 @pytest.mark.parametrize("options", [{}, {"rows": 1, "fraction": 0.5}])

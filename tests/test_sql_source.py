@@ -54,7 +54,7 @@ def test_rows_of_a_query(base: Path, run: Run) -> None:
         ("DELETE FROM talks", "syntax error"),
         ("SELECT q FROM talks; DELETE FROM talks", "syntax error"),
         ("SELECT 1) ; DELETE FROM talks; --", "one statement"),
-        ("SELECT raw FROM talks", "row 0 holds bytes in the column raw"),
+        ("SELECT raw FROM talks", "row 0 has bytes in the column raw"),
     ],
 )
 def test_what_is_no_query_is_told(base: Path, run: Run, query: str, told: str) -> None:
@@ -74,7 +74,7 @@ def test_what_is_no_query_is_told(base: Path, run: Run, query: str, told: str) -
     [
         ("sqlite:///none.db", "no such file"),
         ("sqlite://rel.db", 'write url = "rel.db"'),
-        ("postgresql://me:hunter2secret@host/x", "postgresql is no database that is read"),
+        ("postgresql://me:hunter2secret@host/x", "postgresql is not a supported database"),
         ("{tmp}/text.db", "file is not a database"),
     ],
 )

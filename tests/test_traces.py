@@ -258,11 +258,11 @@ def test_what_is_told_of_a_trace(tmp_path: Path) -> None:
     assert row["tools"][0]["function"]["parameters"] == {
         "type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"],
     }  # fmt: skip
-    assert any("tools described by their calls" in line for line in run.reporter.lines)
+    assert any("without descriptions of tools" in line for line in run.reporter.lines)
     row, run = _load(tmp_path, BLOCKS)
     assert row["messages"][2]["reasoning_content"] == "Hm."
     assert row["tools"][0]["function"]["parameters"] == {"type": "object", "properties": {}}
-    assert not any("described by their calls" in line for line in run.reporter.lines)
+    assert not any("inferred from calls" in line for line in run.reporter.lines)
     row, run = _load(tmp_path, SWE_AGENT)
     assert (row["instance_id"], row["exit_status"]) == ("one", "submitted")
     assert [one.get("weight") for one in row["messages"] if one["role"] == "assistant"] == [0.0, None, None, None]
@@ -310,18 +310,19 @@ def test_steps_are_left_untrained(tmp_path: Path, trace: Any, rules: tuple[Any, 
     own = [one for one in conversation(row, "messages", 0).messages if one["role"] == "assistant"]
     assert [number for number, one in enumerate(own) if one.get("weight") == 0] == untrained
     for rule in rules:
-        assert any(f"of {len(own)} answers are left untrained by {rule}" in line for line in run.reporter.lines)
+        assert any(f"of {len(own)} answers are not trained because of {rule}" in line for line in run.reporter.lines)
 
 
 @pytest.mark.parametrize(
     ("trace", "told"),
     [
-        ({"messages": [SYSTEM, ASK]}, r"no known format; seen: keys messages; messages are 2 tables with role"),
-        ({"steps": [1]}, r"no known format; seen: keys steps\n.*known are \"openai\""),
-        ({**SWE_AGENT, **MINI}, r"can be read as swe-agent .*; mini-swe-agent .*\n.*format = \"swe-agent\""),
-        ({"messages": [*OPENAI["messages"], *BLOCKS["messages"]]}, r"can be read as openai .*; content-blocks"),
+        ({"messages": [SYSTEM, ASK]}, r"unknown format; it has: keys messages; messages are 2 tables with role"),
+        ({"steps": [1]}, r"unknown format; it has: keys steps\n.*known formats are \"openai\""),
+        ({**SWE_AGENT, **MINI}, r"is ambiguous: it could be swe-agent .*; mini-swe-agent .*\n.*format = \"swe-agent\""),
+        ({"messages": [*OPENAI["messages"], *BLOCKS["messages"]]}, r"is ambiguous: it could be openai .*; "
+            "content-blocks"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "x", "arguments": "{"}}]}]},
-         r"the arguments of a call of x are no JSON"),
+         r"the arguments of a call of x are not JSON"),
         ({"messages": [{"role": "tool", "content": [{"type": "image_url"}]}]}, r"part of the type image_url"),
     ],
 )  # fmt: skip
@@ -361,7 +362,7 @@ def test_files_of_every_layout(tmp_path: Path) -> None:
     assert names(tmp_path / "lines.jsonl") == ["acme__tool-7", "lines[1]"]
     assert names(tmp_path / "lines.jsonl", limit=1) == ["acme__tool-7"]
     (tmp_path / "bad.jsonl").write_text(json.dumps(OPENAI) + '\n{"steps": 1}\n')
-    with pytest.raises(InputError, match=r"/bad\.jsonl\[1\]: is a trace of no known format"):
+    with pytest.raises(InputError, match=r"/bad\.jsonl\[1\]: is a trace of unknown format"):
         names(tmp_path / "bad.jsonl")
     assert names(tmp_path / "events.jsonl") == names(tmp_path / "events.json") == ["events"]
     assert TraceSource.reads(path="x.traj") and not TraceSource.reads(path="x.jsonl")
@@ -384,4 +385,4 @@ def test_rows_of_another_source_can_be_traces(tmp_path: Path) -> None:
     said = list(run.reporter.lines)
     (again,) = iter_rows(made.load(run))
     assert again == row and run.reporter.lines == said + said
-    assert [str(one) for one in from_table(TraceSource, {})[1]] == ["dataset: needs one of path and source"]
+    assert [str(one) for one in from_table(TraceSource, {})[1]] == ["dataset: needs exactly one of path and source"]

@@ -68,7 +68,7 @@ def test_what_can_be_read_two_ways_is_refused(table: dict[str, Any]) -> None:
 
 def test_more_rows_than_there_are(tmp_path: Path) -> None:
     """Fewer would be a silent change of what was asked for."""
-    with pytest.raises(InputError, match="21 rows are asked for, and there are 20"):
+    with pytest.raises(InputError, match="21 rows are requested, but there are only 20"):
         Sample(rows=21).apply(rows=rows(), run=tiny_run(tmp_path))
 
 

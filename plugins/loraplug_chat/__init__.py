@@ -9,7 +9,7 @@ from loraplug import Formatter, hookimpl
 
 @hookimpl
 def loraplug_formatters() -> Sequence[type[Formatter]]:
-    """Bring `chat-template` and `text`."""
+    """The formatters `chat-template` and `text`."""
     from loraplug_chat.formatter import ChatTemplate
     from loraplug_chat.text import Text
 

@@ -1,4 +1,4 @@
-"""A fast, exact tokeniser for plain ASCII text under byte-level BPE.
+"""A fast, exact tokenizer for plain ASCII text under byte-level BPE.
 
 Such tokenizers cut text into words by one regular expression and encode every word by itself, so the ids of a word can
 be looked up. Whatever is not certain to be cut in the same way (other scripts, other kinds of tokenizer) is left to the

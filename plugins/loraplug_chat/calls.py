@@ -1,4 +1,4 @@
-"""Proof that a chat template writes every tool call of a row."""
+"""Checks that a chat template writes every tool call of a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loraplug_chat.template import Template, TemplateInput
 
 
 def calls_written(talk: TemplateInput, template: Template) -> None:
-    """Hold that the text made of a conversation names the function of every call.
+    """Check that a rendered conversation contains the function name of every call.
 
     Tried by giving each call a name found nowhere else. Some templates write only the id, which has to hold the name.
 
@@ -30,8 +30,10 @@ def calls_written(talk: TemplateInput, template: Template) -> None:
         if f"lrcall{at:03d}" not in text:
             raise InputError(f"the chat template leaves out a call of {name[:40]}", where=talk.id)
         if name not in str(calls[at].get("id")):
-            what = f"the chat template writes of a call of {name[:40]} only the id, which does not hold that name"
-            raise InputError(what, where=talk.id, todo="give calls ids as the model does, such as functions.search:0")
+            what = (
+                f"the chat template writes only the id of a call of {name[:40]}, and the id does not contain that name"
+            )
+            raise InputError(what, where=talk.id, todo="use ids in the model's format, such as functions.search:0")
 
 
 def _function(call: dict[str, Any]) -> dict[str, Any]:

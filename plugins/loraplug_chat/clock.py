@@ -1,4 +1,4 @@
-"""The date that chat templates are given: the one at which the run was begun, on whatever day it goes on."""
+"""The date that chat templates are given: that of the run's first start, also when the run is resumed later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASKED = re.compile(r"strftime_now\s*\(\s*(?:\"([^\"]*)\"|'([^']*)'|(?!\s*[\"'])
 
 @contextmanager
 def stopped_at(date: datetime | None) -> Iterator[None]:
-    """While this is open, templates are told this date; None is now."""
+    """Context manager: chat templates are given this date; None: the current time."""
     token = _begun.set(date)
     try:
         yield
@@ -28,6 +28,6 @@ def strftime_now(format: str) -> str:  # noqa: A002 - as transformers names it
 
 
 def told(template: str) -> list[str]:
-    """What a template would be told of the date: for the formats it asks for, or all of it where they are computed."""
+    """The date in the formats that a template asks for, or in full if the formats are computed."""
     formats = {double or single or "%Y-%m-%dT%H:%M:%S" for double, single in _ASKED.findall(template)}
     return [strftime_now(one) for one in sorted(formats)]

@@ -1,4 +1,5 @@
-"""The private parts of transformers that rendering a chat template exactly as it does takes; nowhere else are any used.
+"""The private APIs of transformers that are needed to render chat templates exactly as it does; no other module of this
+package uses any.
 
 `apply_chat_template` gives a text without the origin of its characters, so what it does before and while it renders is
 called here one by one. `tests/chat/test_chat_compat.py` holds what is relied on, and says what another version broke.

@@ -22,7 +22,7 @@ class MaskEncoder:
     train_reasoning: bool = True
 
     def __call__(self, talk: Conversation) -> Encoded:
-        """Ids and mask, proved."""
+        """Ids and verified mask."""
         return self.masker.encode(talk, self.train_on, self.train_reasoning)
 
     def fits(self, talk: Conversation, most: int) -> bool:

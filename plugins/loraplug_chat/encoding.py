@@ -1,4 +1,4 @@
-"""The way all formatters go: rows in batches to ids, over-long rows, packing, counting, the cache."""
+"""What all formatters share: encoding in batches, over-long rows, packing, counting, the cache."""
 
 from __future__ import annotations
 
@@ -42,26 +42,29 @@ if TYPE_CHECKING:
     Read = Callable[[Mapping[str, Any], int], tuple[Conversation | None, TalkEncoder | PlainRow]]
     Lines = Callable[[Mapping[str, Any], int, Report, list[gate.Sample]], Iterator[Any]]
 
-_NOTHING = "see that rows hold an answer, and that `weight` and `train_on` leave one to train"
+_NOTHING = "check that rows have an answer, and that `weight` and `train_on` do not exclude all"
 
 
 @frozen
 class Encoding(Formatter):
     """Options and behaviour that our formatters share. Not to be used directly."""
 
-    max_length: Annotated[int, Doc("the most tokens a row may have")] = option(
+    max_length: Annotated[int, Doc("maximum number of tokens of a row")] = option(
         default=8192, validator=validators.ge(8), kw_only=True
     )
     overlong: Annotated[
         Policy,
-        Doc("longer rows: take out middles of tool outputs, then the oldest turns; cut the end off; leave out; stop"),
+        Doc(
+            "longer rows: shorten tool outputs, then remove the oldest turns; cut off the end; drop the row; stop with "
+            "an error"
+        ),
     ] = option(default="truncate-left", kw_only=True)
-    packing: Annotated[
-        bool | Literal["auto"], Doc("put short rows together up to `max_length`; `auto` does so on a GPU")
-    ] = option(default="auto", kw_only=True)
-    max_dropped: Annotated[float, Doc("stop if more than this share of the rows cannot be used", aka=("max_lost",))] = (
-        option(default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True)
+    packing: Annotated[bool | Literal["auto"], Doc("pack short rows together up to `max_length`; auto: on a GPU")] = (
+        option(default="auto", kw_only=True)
     )
+    max_dropped: Annotated[
+        float, Doc("stop with an error if more than this share of the rows cannot be used", aka=("max_lost",))
+    ] = option(default=0.3, validator=[validators.ge(0), validators.le(1)], kw_only=True)
 
     def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:
         """The shape of the rows; InputError where it is none of those that can be encoded so."""
@@ -78,8 +81,8 @@ class Encoding(Formatter):
             InputError: this formatter makes no rows of that schema.
         """
         if schema != "tokens":
-            todo = "take another formatter, or a trainer that learns from tokens alone, such as sft"
-            raise InputError(f"{self.name} makes no rows for a trainer that learns from {schema}",
+            todo = "use another formatter, or a trainer for tokens, such as sft"
+            raise InputError(f"{self.name} cannot encode rows for a trainer that takes {schema}",
                              where="formatter", todo=todo)  # fmt: skip
         return partial(self._lines, read=self.reader(shape_of(columns, schema), tokenizer))
 
@@ -190,7 +193,7 @@ class Encoding(Formatter):
             report.lose(name, fitted.reason, LONGER)
             return
         if not all(any(part.trained[1:]) for part in fitted.rows):
-            report.lose(name, "no trained token is left", LONGER if fitted.counts else _NOTHING)
+            report.lose(name, "no trained tokens are left", LONGER if fitted.counts else _NOTHING)
             return
         if fitted.talk is not None and len(samples) < SAMPLES:
             samples.append((fitted.talk, fitted.rows[0]))

@@ -1,4 +1,4 @@
-"""Where a trained turn ends: with the token that ends a turn, before the header of the next one.
+"""Finds where a trained turn ends: at its end-of-turn token, before the header of the next turn.
 
 What the template writes behind an answer closes the turn, up to its last control token. Some templates write the header
 of a next turn there, whatever comes; it is told by the control tokens with which a turn opens a conversation. Where the
@@ -21,15 +21,15 @@ PROBE = "probe"
 
 @frozen
 class Turn:
-    """A trained stretch text[start:end].
+    """A trained span text[start:end].
 
     Attributes:
         message: number of the message it comes from.
-        start: first character the model has to say.
+        start: first character that the model must generate.
         end: one behind its end-of-turn token (or behind its text, where the template writes no such token).
         same_prompt: text[:start] is what inference puts in front of it.
         stops: whether an end-of-turn token is inside, or comes as `implicit_eos`.
-        implicit_eos: a token to put behind the whole text: with it the model hands over where templates write none.
+        implicit_eos: a token to append to the whole text, for templates that write no end-of-turn token.
     """
 
     message: int
@@ -118,7 +118,9 @@ class Endings:
         alone = AnnotatedText.of(self.template.tracked(talk, message + 1), self.added, talk.id)
         said = alone.bodies(message)
         if not said or any(owner == UNKNOWN for _, _, owner in (*full.spans, *alone.spans)):
-            raise unproved(talk, message, "the template rewrites history and its text cannot be followed")
+            raise unproved(
+                talk, message, "the template rewrites earlier turns, and the turn cannot be located in its text"
+            )
         words = alone.text[said[-1][0] : said[-1][1]].strip()
         tail = self._closing(self.added.cut(alone.text[said[-1][1] :]))
         for a, b in reversed([span for span in full.bodies(message) if span[0] >= start]):
@@ -132,7 +134,7 @@ class Endings:
             if not any(map(self.added.is_control, tail)) and gap[: len(tail)] == tail:
                 opened = len(tail) < len(gap) and self._special(gap[len(tail)])
                 return b + len("".join(gap[: len(tail) + opened]).rstrip())
-        raise unproved(talk, message, "the template rewrites history and its end cannot be told")
+        raise unproved(talk, message, "the template rewrites earlier turns, and the end of the turn cannot be located")
 
     def _matching_stop(self, tail: list[str], gap: list[str], stops: Callable[[str], bool]) -> int | None:
         """Length of the part of `gap` that closes the turn as `tail` does, up to the token that `stops` the model."""
@@ -191,5 +193,5 @@ class Endings:
 
 
 def unproved(talk: TemplateInput, message: int, reason: str) -> InputError:
-    """What to raise where the place of a turn cannot be proved."""
-    return InputError(f"cannot prove which tokens are turn {message}: {reason}", where=talk.id)
+    """The error for a turn whose place cannot be verified."""
+    return InputError(f"cannot verify which tokens belong to turn {message}: {reason}", where=talk.id)

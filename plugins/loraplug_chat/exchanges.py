@@ -1,4 +1,4 @@
-"""Which turns a conversation can lose so that no answer is trained without its question.
+"""Which turns can be removed from a conversation so that no answer is trained without its question.
 
 A conversation is read as exchanges: a question (user turns, and system turns in the middle), then steps. A step is an
 answer with the outputs that follow it: a call of a tool leaves together with its results. Turns go from the front, by

@@ -22,45 +22,46 @@ if TYPE_CHECKING:
 
 @frozen
 class ChatTemplate(Encoding):
-    """Conversations through the model's chat template; exactly what the model must say is trained."""
+    """Conversations through the model's chat template; exactly the tokens that the model must generate are trained."""
 
     name = "chat-template"
     produces = frozenset({"tokens", "pairs", "labelled"})
 
     train_on: Annotated[
-        TrainOn, Doc("train every assistant turn, only the last one, or every token; `weight` on a message holds")
+        TrainOn,
+        Doc("train every assistant turn, only the last one, or every token; `weight` on a message takes precedence"),
     ] = "assistant"
     train_reasoning: Annotated[
-        bool, Doc("train the reasoning of answers too, under a key or as `<think>…</think>`; else only what follows it")
+        bool, Doc("also train the reasoning of answers, given under a key or as `<think>…</think>`")
     ] = True
     template_options: Annotated[
         dict[str, bool | int | float | str],
-        Doc("variables of the chat template, `{ enable_thinking = false }`; saved with the adapter"),
+        Doc("variables of the chat template, such as `{ enable_thinking = false }`; saved with the adapter"),
     ] = field(factory=dict)
 
     special_tokens: Annotated[
         tuple[str, ...],
-        Doc("special tokens that stay tokens where rows and prompts write them; all others become plain text there"),
+        Doc("special tokens that are kept as tokens when they occur in rows and prompts; all others become plain text"),
     ] = ()
 
     def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:
         """See `Encoding.recognise`; text alone is no conversation."""
         if shape_of(columns, schema) == "text":
-            raise InputError("text rows hold no conversation", where="formatter", todo='set use = "text"')
+            raise InputError("text rows are not conversations", where="formatter", todo='set use = "text"')
         return super().recognise(columns, schema)
 
     def check(self, recipe: Any) -> Iterator[Problem]:
-        """Options that mean nothing for rows of judged answers."""
+        """Report options that do not apply to preference rows."""
         if recipe.trainer.consumes == "tokens":
             return
         if self.train_on == "all":
-            what = f'"all" would train prompts, and {recipe.trainer.name} compares answers; take "assistant"'
+            what = f'"all" would train prompts, but {recipe.trainer.name} compares answers; set "assistant"'
             yield Problem("formatter.train_on", what)
         if self.packing is True:
-            yield Problem("formatter.packing", f"rows for {recipe.trainer.name} are not packed; leave it out")
+            yield Problem("formatter.packing", f"rows for {recipe.trainer.name} cannot be packed; remove it")
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
-        """A base without a chat template, or with one that does not render."""
+        """Report a base without a chat template, or whose template fails to render."""
         from loraplug_chat.preflight import template_problem
 
         facts = recipe.model.facts(run=run)
@@ -70,7 +71,7 @@ class ChatTemplate(Encoding):
             yield Problem("model.chat_template", wrong)
         for token in self.special_tokens if facts.added_tokens is not None else ():
             if token not in facts.added_tokens:
-                what = f'"{token}" is no token that the tokenizer keeps whole; add it: [model] add_tokens = ["{token}"]'
+                what = f'"{token}" is not a single token of the tokenizer; add it: [model] add_tokens = ["{token}"]'
                 yield Problem("formatter.special_tokens", what)
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, run: Run, schema: str = "tokens") -> Encoded:
@@ -84,7 +85,7 @@ class ChatTemplate(Encoding):
             from loraplug_chat.special import open_tokens
 
             open_tokens(tokenizer, self.special_tokens)
-            run.say(f"special tokens in rows stay tokens: {', '.join(self.special_tokens)}")
+            run.say(f"special tokens that are kept as tokens in rows: {', '.join(self.special_tokens)}")
         return super().encode(rows, tokenizer, run, schema)
 
     def reader(self, shape: str, tokenizer: PreTrainedTokenizerBase) -> Read:

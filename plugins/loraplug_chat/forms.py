@@ -1,4 +1,4 @@
-"""The form in which a chat template takes what a conversation holds, found by trying it.
+"""Finds the form of messages and tool calls that a chat template expects, by trying it.
 
 Templates differ: one writes the arguments of a tool call from a table, another from JSON text; one tests whether a
 content is null, another would write "None"; some take a content only as a list of parts. Each is tried once, on a
@@ -33,7 +33,7 @@ _TRIES = 20  # rows a key may go without effect before it is taken to have none
 _CALL_KEYS = {"id", "type", "function"}
 _OF_CALL, _OF_FUNCTION, _OF_PART = "tool_calls[].", "tool_calls[].function.", "content[]."
 _FALLBACKS = {"developer": ("system",), "tool": ("ipython", "observation", "function")}
-_NO_CALLS = "the chat template does not write tool calls, so the model would learn to answer with nothing"
+_NO_CALLS = "the chat template does not write tool calls, so the model would learn empty answers"
 
 
 @define
@@ -97,7 +97,7 @@ class Forms:
         if calls := message.get("tool_calls"):
             form, nothing = self._calls
             if form is None:
-                todo = "use a model whose template has tools, or give one: [model] chat_template = file.jinja"
+                todo = "use a model whose template supports tools, or set one: [model] chat_template = file.jinja"
                 raise InputError(_NO_CALLS, todo=todo)
             made["tool_calls"] = [form(self._read_keys(call)) for call in calls]
             if content is None and nothing is _MISSING:

@@ -1,4 +1,4 @@
-"""Rows that judge answers as ids and labels: each side masked as a conversation of its own, its prompt split off."""
+"""Encodes preference rows: each side is masked as a separate conversation, and the prompt is split off."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from loraplug_chat.parity_check import Sample
 
 Message = dict[str, Any]
-_NOTHING = "see that the answers hold text, and that `weight` and `train_on` leave some of it to train"
-_ALIKE = "the chat template leaves out what differs; mend the row, or leave it out of the data"
+_NOTHING = "check that the answers have text, and that `weight` and `train_on` do not exclude all of it"
+_ALIKE = "the chat template omits what differs; correct the row, or remove it from the data"
 
 
 @frozen
@@ -161,7 +161,7 @@ class Judged:
         rows = fitted.rows
         firsts = [next((at for at, weight in enumerate(row.trained) if weight), 0) for row in rows]
         if not all(firsts):
-            raise InputError("no trained token is left", todo=LONGER if fitted.counts else _NOTHING)
+            raise InputError("no trained tokens are left", todo=LONGER if fitted.counts else _NOTHING)
         shared = min(firsts)
         if isinstance(read, Labelled):
             return {
@@ -174,8 +174,8 @@ class Judged:
             raise InputError("chosen and rejected are the same tokens", todo=_ALIKE)
         alike = next((at for at in range(shared) if chosen.ids[at] != rejected.ids[at]), shared)
         if alike < shared and all(self.encode.answers(talk)[:1] == [fitted.prompt] for talk in fitted.talks):
-            what = "the chat template writes the prompt of chosen otherwise than that of rejected"
-            raise InputError(what, todo="give both sides the same turns, or leave the row out of the data")
+            what = "the chat template renders the prompts of chosen and rejected differently"
+            raise InputError(what, todo="give both sides the same turns, or remove the row from the data")
         return {
             "prompt_ids": chosen.ids[:alike],
             **side_columns("chosen", chosen, alike),

@@ -1,4 +1,4 @@
-"""Which stretches of a rendered text are control tokens, and which only look like them."""
+"""Distinguishes control tokens in a rendered text from text that only looks like them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class AnnotatedText:
             number, special = added.tokens[found.group()]
             for a, b, _ in odd_roles:
                 if a < end and b > start:
-                    raise InputError(f"the role {view.text[a:b][:40]!r} would make a control token", where=where)
+                    raise InputError(f"the role {view.text[a:b][:40]!r} would form a control token", where=where)
             view.marks.append(Mark(start, end, number, special))
         return view
 

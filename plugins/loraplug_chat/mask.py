@@ -1,4 +1,4 @@
-"""A conversation as ids and labels: template, places, tokens put together."""
+"""Encodes a conversation as ids and labels."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Masker:
             raise InputError(
                 "the tokenizer has no chat template",
                 where="model",
-                todo='give one by name or file, [model] chat_template = "chatml", or take an instruct model',
+                todo='set one by name or file, [model] chat_template = "chatml", or use an instruct model',
             ) from error
         template = Template(source, dict(tokenizer.special_tokens_map))
         added = Added.of(tokenizer).without(opened).framed_by(_frames(template))
@@ -103,7 +103,9 @@ class Masker:
         text = self.template.plain(talk)
         tracked = self.template.tracked(talk)
         if not str.__eq__(tracked, text) or (self._unseen(talk) and text != self.template.whole(talk)):
-            raise InputError("the chat template gives another text when it is followed", where=talk.id)
+            raise InputError(
+                "the chat template renders a different text when its characters are tracked", where=talk.id
+            )
         view = AnnotatedText.of(tracked, self.tokens.added, talk.id)
         if any("tool_calls" in message for message in talk.messages):
             calls_written(talk, self.template)
@@ -120,7 +122,9 @@ class Masker:
             elif (shape := self._learnt.get(key)) and not (
                 view.escaped_special or view.inside or shape.fits(talk, view, turns)
             ):
-                raise InputError("the chat template gives another text than for other rows of its kind", where=talk.id)
+                raise InputError(
+                    "the chat template renders this row differently than other rows of the same roles", where=talk.id
+                )
         return view, turns
 
     def _known(self, talk: TemplateInput, train_on: TrainOn) -> tuple[AnnotatedText, list[Turn]] | None:

@@ -1,4 +1,4 @@
-"""The words that options take. On their own, so that listing the formatters need not load what carries them out."""
+"""The values of some options; in a module of their own, so that listing formatters imports nothing heavy."""
 
 from typing import Literal
 

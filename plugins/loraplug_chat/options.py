@@ -26,8 +26,8 @@ def give_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
         return  # which the formatter refuses
     read = variables(source) - GIVEN - set(tokenizer.special_tokens_map)
     if unknown := sorted(set(options) - read):
-        known = f"it reads {', '.join(sorted(read))}" if read else "it reads none"
-        what = f"the chat template reads no variable {' or '.join(map(repr, unknown))}"
+        known = f"it has {', '.join(sorted(read))}" if read else "it has none"
+        what = f"the chat template has no variable {' or '.join(map(repr, unknown))}"
         raise InputError(what, where="formatter.template_options", todo=known)
     lines = "".join(
         f"{{%- if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}\n"

@@ -1,4 +1,4 @@
-"""The middles of tool outputs: the first thing to go from a conversation that is too long."""
+"""Shortens tool outputs, the first step for conversations that are too long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of rows with more tokens than allowed. A question is never cut away from an answer that is trained."""
+"""Shortens rows with too many tokens. The question of a trained answer is never removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY = 64  # messages; proving a mask takes a rendering for each trained turn, m
 ROUNDS = 4  # proofs, where the measure was wrong by a little
 USUAL, LEAST = 400, 80  # characters of an output that stay while there are older turns to take out, and in the end
 LONGER = "raise max_length, or choose another `overlong`"
-NO_ROOM = "even with nothing but the opening, the newest trained answer and the turn before it"
+NO_ROOM = "even reduced to the opening, the newest trained answer and the turn before it"
 
 _LEFT = (
     f"1. the middles of tool outputs, the longest first, down to {USUAL} characters each, `{MARKER.format(1234)}` in "
@@ -60,7 +60,7 @@ class TalkEncoder(Protocol):
 
 @frozen
 class Fitted:
-    """What became of a row that was too long.
+    """The result of shortening a row.
 
     Attributes:
         rows: what can be trained on, each at most `max_length` tokens; none if the row is left out.
@@ -109,7 +109,7 @@ def _text(row: Encoded, encode: PlainRow, limit: int, policy: TextPolicy) -> Fit
     if policy == "truncate-right":
         return cut_behind(row, limit, cut_tokens=len(row.ids) - limit)
     if encode.before:
-        return Fitted([], f"more than {limit} tokens, and a prompt is never cut")
+        return Fitted([], f"more than {limit} tokens, and prompts are never cut")
     if policy == "truncate-left":
         last = encode.last(row, limit)
         return Fitted([last], counts=Counter(truncated=1, cut_tokens=len(row.ids) - len(last.ids)))
@@ -161,15 +161,15 @@ def cut_behind(row: Encoded, limit: int, **counts: int) -> Fitted:
 def account(counts: Mapping[str, int], names: Sequence[str]) -> str:
     """What rows that were too long and are kept have lost; `names` are those of some."""
     parts = {
-        "cut_outputs": f"{counts['cut_characters']:,} characters left out of the middles of {counts['cut_outputs']} "
+        "cut_outputs": f"{counts['cut_characters']:,} characters removed from the middle of {counts['cut_outputs']} "
         "tool outputs",
-        "removed_turns": f"{counts['removed_turns']} turns left out",
+        "removed_turns": f"{counts['removed_turns']} turns removed",
         "untrained_answers": f"{counts['untrained_answers']} answers not trained",
-        "cut_answers": f"{counts['cut_answers']} answers cut at their end, without an end-of-turn",
-        "cut_tokens": f"{counts['cut_tokens']:,} tokens thrown away",
+        "cut_answers": f"{counts['cut_answers']} answers cut at the end, so without end-of-turn token",
+        "cut_tokens": f"{counts['cut_tokens']:,} tokens cut off",
     }
     lost = ", ".join(text for what, text in parts.items() if counts[what])
     return (
         f"{counts['truncated']} rows longer than max_length were shortened ({', '.join(names)} …): {lost}; "
-        'raise max_length to keep it, or leave such rows out with overlong = "drop"'
+        'raise max_length to keep everything, or drop such rows with overlong = "drop"'
     )

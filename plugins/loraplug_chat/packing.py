@@ -1,4 +1,4 @@
-"""Packing rows together up to a budget of tokens, few packs, nothing cut."""
+"""Packs rows into as few packs as possible within a token budget, without cutting any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate before training: sample rows must have the ids that inference will see, also with the saved tokenizer."""
+"""Checks before training that sample rows have the token ids of inference, also with the saved tokenizer."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _same(inference: list[int], training: list[int], row: str, what: str) -> Non
         return
     at = next((i for i, (a, b) in enumerate(zip(inference, training, strict=False)) if a != b), -1)
     raise LoraplugError(
-        f"training and inference would see different tokens: {what} differs from token {at} on",
+        f"training and inference would have different tokens: {what} differs from token {at} on",
         where=row,
-        todo="report the model's tokenizer; its ids cannot be trusted for training",
+        todo="report this with the model's name; its tokenizer cannot be used for training",
     )

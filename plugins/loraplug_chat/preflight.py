@@ -1,4 +1,4 @@
-"""Whether a chat template can be used at all, told without transformers."""
+"""Checks whether a chat template is usable, without transformers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from loraplug import TemplateFaultError, render_plainly
 
-_MISSING = "the model has no chat template; take an instruct model, or give one: {}; plain text needs none: "
+_MISSING = "the model has no chat template; use an instruct model, or set one: {}; plain text needs none: "
 _FILE = '[model] chat_template = "template.jinja"'
 
 

@@ -1,4 +1,4 @@
-"""What became of the rows: kept, left out and why, and what in them nothing read."""
+"""The encoding report: rows kept, left out and why, and columns and keys that are not used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES, SAMPLES = 3, 8
 
 @define
 class Report:
-    """What became of the rows.
+    """The counts of the encoding report.
 
     Attributes:
         rows: how many there were.
@@ -108,7 +108,8 @@ class Report:
             raise InputError(
                 f"{lost} of {self.rows} rows cannot be used: {reasons}",
                 where="formatter",
-                todo=f"{todo or 'mend the rows'}" + "; or allow it with max_dropped" * bool(self.counts["kept"]),
+                todo=f"{todo or 'correct the rows'}"
+                + "; or allow it by raising max_dropped" * bool(self.counts["kept"]),
             )
 
     def table(self, packed: bool) -> dict[str, Any]:
@@ -144,13 +145,13 @@ def tell(report: Mapping[str, Any], run: Run) -> None:
     told |= {f"{what} {name}" for what in ("roles", "columns", "keys") for name in report[what]}
     count = Counter({key: value for key, value in report.items() if isinstance(value, int)})
     if roles:
-        run.say(f"roles read: {_listed(roles)}")
+        run.say(f"roles recognised: {_listed(roles)}")
     if columns:
-        run.say(f"columns that nothing reads: {_listed(columns)}")
+        run.say(f"columns that are not used: {_listed(columns)}")
     if keys:
-        run.warn(f"keys of messages that nothing reads, neither formatter nor chat template: {_listed(keys)}")
+        run.warn(f"keys of messages that neither the formatter nor the chat template uses: {_listed(keys)}")
     if count["empty"]:
-        run.warn(f"in {count['empty']} rows an answer is empty or blank: all that is trained of it is that it ends")
+        run.warn(f"in {count['empty']} rows an answer is empty or blank: only its end-of-turn token is trained")
     if count["truncated"]:
         run.warn(account(count, report["examples"]["truncated"]))
     share = count["trained"] / max(count["tokens"], 1)
@@ -167,20 +168,22 @@ def tell(report: Mapping[str, Any], run: Run) -> None:
         run.warn(f"left out {number} rows: {reason} ({', '.join(report['examples'][reason])} …){todo}")
     if count["other_prompts"]:
         run.warn(
-            f"in {count['other_prompts']} rows a trained turn stands behind a prompt that inference would write "
-            "otherwise: the template rewrites earlier turns, or begins an answer with what it leaves out later"
+            f"in {count['other_prompts']} rows a trained turn follows a prompt that is different at inference: the "
+            "template rewrites earlier turns, or begins an answer with text that it omits later"
         )
     if count["dropped_earlier"]:
-        run.say(f"in {count['dropped_earlier']} rows the chat template leaves out the reasoning of earlier answers")
+        run.say(f"in {count['dropped_earlier']} rows the chat template omits the reasoning of earlier answers")
     if count["dropped_last"]:
         run.warn(
-            f"in {count['dropped_last']} rows the chat template leaves out the reasoning of the last answer, "
-            "so it cannot be trained"
+            f"in {count['dropped_last']} rows the chat template omits the reasoning of the last answer, so it cannot "
+            "be trained"
         )
     if endless := count["missing_eos"]:
         run.warn(f"in {endless} rows the template writes no end-of-turn token, so the model cannot learn to stop")
     if count["escaped_special"]:
-        run.say(f"{count['escaped_special']} rows hold text that looks like control tokens; it was made plain text")
+        run.say(
+            f"{count['escaped_special']} rows contain text that looks like control tokens; it was encoded as plain text"
+        )
 
 
 def _listed(counted: Mapping[str, int]) -> str:

@@ -40,9 +40,9 @@ class Locator:
         for message in wanted:
             turn = self._turn(talk, full, message)
             if turn.start < (found[-1].end if found else 0) or turn.end < turn.start:
-                raise unproved(talk, message, "it overlaps the turn before it")
+                raise unproved(talk, message, "it overlaps the previous turn")
             if full.foreign_spans(turn.start, turn.end, message):
-                raise unproved(talk, message, "the template mixes it with other messages")
+                raise unproved(talk, message, "the template mixes its text with other messages")
             found.append(turn)
         self._agree(talk, full, found)
         return found
@@ -64,7 +64,7 @@ class Locator:
         view = AnnotatedText.of(self.template.tracked(spoken), self.added, talk.id)
         places = view.bodies(message)
         if len(places) != 1 or view.text[: places[0][0]] + view.text[places[0][1] :] != full.text:
-            raise unproved(talk, message, "the template leaves out its content, and what remains cannot be told")
+            raise unproved(talk, message, "the template omits its content, and the turn cannot be located")
         start, same = self._start(spoken, view, message)
         turn = self.endings.turn(spoken, view, message, start, same)
         start, end = (at - len(PROBE) if at >= places[0][1] else at for at in (turn.start, turn.end))
@@ -84,30 +84,32 @@ class Locator:
         if not message:
             return self._first_header(talk, full, first)
         if first is None:
-            raise unproved(talk, message, "the template leaves out its content and rewrites what is before it")
+            raise unproved(talk, message, "the template omits its content and rewrites the text before it")
         if any(owner == UNKNOWN for _, _, owner in full.spans):
-            raise unproved(talk, message, "the template rewrites history and its text cannot be followed")
+            raise unproved(
+                talk, message, "the template rewrites earlier turns, and the turn cannot be located in its text"
+            )
         before = AnnotatedText.of(self.template.tracked(talk, message, prompt=True), self.added, talk.id)
         row_end, owner = before.rows_before(len(before.text))
         gap_start, gap_owner = full.rows_before(first)
         if owner != gap_owner:
-            raise unproved(talk, message, "what the template puts before it differs from the prompt at inference")
+            raise unproved(talk, message, "the template's text before it differs from the prompt at inference")
         same = self._common(self.added.cut(before.text[row_end:]), self.added.cut(full.text[gap_start:first]))
         if same is None:
-            raise unproved(talk, message, "what the template puts before it differs from the prompt at inference")
+            raise unproved(talk, message, "the template's text before it differs from the prompt at inference")
         return gap_start + same, False
 
     def _first_header(self, talk: TemplateInput, full: AnnotatedText, first: int | None) -> tuple[int, bool]:
         asked = TemplateInput(talk.id, [{"role": "user", "content": PROBE}], None, [True])
         prompt, without = self.template.plain(asked, prompt=True), self.template.plain(asked)
         if first is None or not prompt.startswith(without) or prompt == without:
-            raise unproved(talk, 0, "nothing comes before it, and its header cannot be told")
+            raise unproved(talk, 0, "nothing precedes it, and its header cannot be located")
         gap_start = full.rows_before(first)[0]
         header, gap = self.added.cut(prompt[len(without) :]), self.added.cut(full.text[gap_start:first])
         opened = max((i for i, part in enumerate(gap) if part == header[0]), default=len(gap))
         same = self._common(header, gap[opened:])
         if same is None or same < len(header[0]):
-            raise unproved(talk, 0, "nothing comes before it, and its header cannot be told")
+            raise unproved(talk, 0, "nothing precedes it, and its header cannot be located")
         return gap_start + sum(map(len, gap[:opened])) + same, False
 
     def _common(self, prompt: list[str], gap: list[str]) -> int | None:

@@ -23,9 +23,9 @@ def open_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
     if lacking := [token for token in tokens if token not in added]:
         named = ", ".join(f'"{token}"' for token in lacking)
         todo = f"add them: [model] add_tokens = [{named}]"
-        raise InputError(f"{named}: no token that the tokenizer keeps whole", where=_WHERE, todo=todo)
+        raise InputError(f"{named}: not a single token of the tokenizer", where=_WHERE, todo=todo)
     if forbidden := [token for token in tokens if token in framing(tokenizer)]:
         named = ", ".join(f'"{token}"' for token in forbidden)
-        what = f"{named}: the chat template frames turns with it, so that a row could end a turn with it"
-        raise InputError(what, where=_WHERE, todo="leave it out")
+        what = f"{named}: the chat template uses it around turns, so a row could end a turn with it"
+        raise InputError(what, where=_WHERE, todo="remove it")
     tokenizer.init_kwargs[OPEN_TOKENS] = sorted({*tokens, *opened_tokens(tokenizer)})

@@ -231,8 +231,8 @@ def _refused(talk: TemplateInput, error: Exception) -> InputError:
     elif isinstance(error, TemplateError | PrintedPartsError):
         why = str(error)
     else:
-        why = "a value is missing, or not of the kind that it takes"
-    todo = "mend the row, or give another template: [model] chat_template"
+        why = "a value is missing, or of the wrong type"
+    todo = "correct the row, or use another template: [model] chat_template"
     return InputError(f"the chat template refuses it: {why}", where=talk.id, todo=todo)
 
 

@@ -21,18 +21,23 @@ if TYPE_CHECKING:
 
 @frozen
 class Text(Encoding):
-    """Text as it stands, all of it trained; of prompt and answer the answer. Chats go through the template."""
+    """Plain text, all of it trained, or of prompt and answer only the answer. Chats are rendered with the chat
+    template.
+    """
 
     name = "text"
     produces = frozenset({"tokens", "pairs", "labelled"})
 
     overlong: Annotated[
         TextPolicy,
-        Doc("longer rows; auto: plain texts become several rows, conversations are cut as by truncate-left"),
+        Doc(
+            "longer rows; auto: plain texts are split into several rows, conversations are shortened as by "
+            "truncate-left"
+        ),
     ] = option(default="auto", kw_only=True)  # type: ignore[assignment] # plain texts have two ways more
-    end: Annotated[bool, Doc("put the end-of-sequence token behind each text, so that the model learns to stop")] = True
+    end: Annotated[bool, Doc("append the end-of-sequence token to each text, so that the model learns to stop")] = True
     control_tokens: Annotated[
-        bool, Doc("read `<|im_end|>` and the like in the text as control tokens, as formatted text means them")
+        bool, Doc("encode `<|im_end|>` and similar text as control tokens, for text that is already formatted")
     ] = True
 
     def recognise(self, columns: Sequence[str], schema: str = "tokens") -> str:
@@ -98,7 +103,7 @@ class Text(Encoding):
     def _whole_conversations(self) -> None:
         if self.overlong == "split":
             raise InputError(
-                "a conversation cannot be split into rows: its questions would be lost",
+                "conversations cannot be split: answers would lose their questions",
                 where="formatter.overlong",
-                todo='set overlong to "auto", which splits plain texts alone, or to "truncate-left"',
+                todo='set overlong to "auto", which splits plain texts only, or to "truncate-left"',
             )

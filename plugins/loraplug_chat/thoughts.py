@@ -40,8 +40,8 @@ class ThoughtForm:
             if not content.lstrip().startswith(OPEN):
                 return message  # words about the mark
             if thought.strip() != message[key].strip():
-                what = f"an answer has reasoning twice: under `{key}`, and other reasoning in its content"
-                raise InputError(what, todo="leave one of them out")
+                what = f"an answer has two different reasonings: under `{key}` and in its content"
+                raise InputError(what, todo="remove one of them")
             return {**message, "content": answer}
         moves = self._moves_whole if OPEN in content else self._moves_unopened
         return {**bare, "content": answer, KEYS[0]: thought} if moves else bare

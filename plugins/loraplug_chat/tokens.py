@@ -41,7 +41,11 @@ class Tokens:
             InputError: the tokenizer is not a fast one.
         """
         if not getattr(tokenizer, "is_fast", False):
-            raise InputError("exact masks need a fast tokenizer", where="model", todo="use a tokenizer.json")
+            raise InputError(
+                "exact masks need a fast tokenizer (tokenizer.json)",
+                where="model",
+                todo="use a model that has a tokenizer.json",
+            )
         from tokenizers import Tokenizer
 
         # a copy of our own: calls of the tokenizer leave truncation, padding and more behind in its backend
@@ -146,7 +150,9 @@ class Tokens:
             return self._encoded(text)
         whole = self._encoded(self.tokenizer.convert_ids_to_tokens(opening) + text)
         if whole[:1] != [opening]:
-            raise InputError(f"the tokenizer does not keep {self.tokenizer.convert_ids_to_tokens(opening)!r} whole")
+            raise InputError(
+                f"the tokenizer splits {self.tokenizer.convert_ids_to_tokens(opening)!r} into several tokens"
+            )
         return whole[1:]
 
     def _encoded(self, text: str) -> list[int]:
@@ -165,7 +171,7 @@ class Tokens:
             front, whole = encode(anchor), encode(anchor + text)
             if whole[: len(front)] == front:
                 return list(whole[len(front) :])
-        raise InputError(f"cannot tokenise {text[:40]!r} apart from what is before it")
+        raise InputError(f"cannot tokenize {text[:40]!r} separately from the text before it")
 
     def _plain(self, text: str) -> list[int]:
         """Ids of text that looks like a control token, as plain text."""
@@ -174,7 +180,7 @@ class Tokens:
             half = max(1, len(text) // 2)
             ids = self._middle(text[:half], self._without_added) + self._middle(text[half:], self._without_added)
         if any(self.tokenizer.convert_ids_to_tokens(number) in self.added.control for number in ids):
-            raise InputError(f"the tokenizer has no plain way to write {text!r}")
+            raise InputError(f"the tokenizer cannot encode {text!r} as plain text")
         return ids
 
     def _without_added(self, text: str) -> list[int]:

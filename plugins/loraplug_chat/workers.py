@@ -1,4 +1,4 @@
-"""Encoding by several workers, where there are rows enough to pay for starting them."""
+"""Encodes with several workers if there are enough rows to make up for starting them."""
 
 from __future__ import annotations
 

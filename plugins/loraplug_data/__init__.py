@@ -1,4 +1,4 @@
-"""Sources of data that already is rows (JSON, CSV, parquet, Arrow, a saved data set, the hub), transforms, `data`."""
+"""Dataset sources for files, databases and the hub, row transforms, and the command `data`."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ from loraplug_data.values import Map
 
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
-    """The sources."""
+    """The dataset sources of this package."""
     return [
         JsonSource,
         JsonLinesSource,
@@ -44,7 +44,7 @@ def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
 
 @hookimpl
 def loraplug_transforms() -> Sequence[type[Transform]]:
-    """The transforms."""
+    """The transforms of this package."""
     return [Decontaminate, Deduplicate, Map, Redact, Rename, Sample, Select, Shuffle, Template]
 
 

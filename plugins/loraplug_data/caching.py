@@ -1,4 +1,4 @@
-"""What a transform made of the same rows before: found again by what the rows hold, not by where they came from."""
+"""Caches results of transforms by the content of the rows and the options."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def without_fallen(
         run.left_out(reason, counts[reason], names)
     if report is not None:
         _write(report, rows, fallen)
-        run.say(f"{len(fallen)} rows that fell are listed in {report}")
+        run.say(f"{len(fallen)} rows that were left out are listed in {report}")
     out_of = {one.index for one in fallen}
     return rows.select([index for index in range(len(rows)) if index not in out_of]) if fallen else rows
 

@@ -1,4 +1,4 @@
-"""`redact`: secrets and e-mail addresses taken out of rows."""
+"""`redact`: removes secrets and e-mail addresses from rows."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _PUT = "REDACTED"
 
 @frozen
 class Redact(Transform):
-    """Takes secrets (by the rules that `run` warns by) and e-mail addresses out of the texts of rows."""
+    """Removes secrets (those that `run` warns of) and e-mail addresses from the texts of rows."""
 
     name = "redact"
-    secrets: Annotated[bool, Doc("keys, tokens and passwords, told by their shape")] = True
+    secrets: Annotated[bool, Doc("remove keys, tokens and passwords, recognised by their format")] = True
     emails: Annotated[bool, Doc("e-mail addresses")] = True
     action: Annotated[
-        Literal["replace", "drop"], Doc("replace: REDACTED is put in their place; drop: the row is left out")
+        Literal["replace", "drop"], Doc("replace: REDACTED takes their place; drop: the row is left out")
     ] = "replace"
-    report: Annotated[Path | None, Doc("a .jsonl file to list every row that was dropped in")] = None
+    report: Annotated[Path | None, Doc("a .jsonl file that lists every dropped row")] = None
 
     def __attrs_post_init__(self) -> None:
         if not (self.secrets or self.emails):
-            raise InputError("has nothing to take out: both secrets and emails are false")
+            raise InputError("has nothing to do: both secrets and emails are false")
         if self.report is not None and self.action == "replace":
-            raise InputError('report lists what is dropped, and action is "replace"')
+            raise InputError('report lists dropped rows, but action is "replace"')
 
     def apply(self, rows: Dataset, run: Run) -> Dataset:
         """The rows without them; in how many there was one is told by kind."""
@@ -53,7 +53,7 @@ class Redact(Transform):
             rows, self, run, lambda table, counts: self._clean(table, counts, rows, own), beside=_beside(own)
         )
         for kind, count in sorted(counts.items()):
-            run.say(f"redact: {kind} taken out of {count} rows")
+            run.say(f"redact: {kind} removed from {count} rows")
         return made
 
     def _kinds(self, text: str, own: list[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""`loraplug data`: only the dataset source, its rows into a file."""
+"""`loraplug data`: writes the rows of a dataset source to a file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SUFFIXES = (".json", ".jsonl", ".parquet")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="A .json, .jsonl or .parquet file."
 )
-@click.option("--shard", metavar="I/N", help="Only the I-th of N even blocks; joined in order they are the whole.")
-@click.option("--dataset", "named", metavar="NAME", help="Which of several data sets.")
+@click.option("--shard", metavar="I/N", help="Write only block I of N equal blocks; concatenated they are all rows.")
+@click.option("--dataset", "named", metavar="NAME", help="The name of one of several data sets.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: dataset.limit=10.")
 @click.pass_obj
 def data(app: App, recipe: Path, output: Path, shard: str | None, named: str | None, settings: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Rows of an SQLite database, by a query; it is opened for reading alone."""
+"""Rows of an SQLite database, by a query; it is opened read-only."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def database(url: str) -> Path:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?", url)
     if match and match[1].lower() not in ("sqlite", "sqlite3"):
         what, todo = (
-            f"{match[1]} is no database that is read",
+            f"{match[1]} is not a supported database",
             "give an SQLite file; export other tables to .csv or .parquet",
         )
         raise InputError(what, where=f"dataset.url {redact(url)}", todo=todo)
     path = Path(unquote(url[match.end() :].partition("?")[0])) if match else Path(url)
     if not path.is_absolute():
         todo = f'write url = "{path}", which starts from the recipe\'s folder, or sqlite:///absolute/path'
-        raise InputError("does not begin at the root", where=f"dataset.url {url}", todo=todo)
+        raise InputError("is not an absolute path", where=f"dataset.url {url}", todo=todo)
     if not path.is_file():
-        raise InputError("no such file", where=path, todo="relative paths start from the recipe's folder")
+        raise InputError("no such file", where=path, todo="relative paths are relative to the recipe's folder")
     return path
 
 
@@ -53,7 +53,7 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
         finally:
             opened.close()
     except (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError) as error:
-        todo = "mend the query, or check that the file is an SQLite database that nobody writes to"
+        todo = "correct the query, or check that the file is an SQLite database that nobody is writing to"
         raise InputError(f"{error}{_there(path, str(error))}", where=path, todo=todo) from None
 
 
@@ -114,7 +114,9 @@ def query_rows(path: Path, query: str) -> Iterator[dict[str, Any]]:
             for values in batch:
                 for name, value in zip(columns, values, strict=True):
                     if isinstance(value, bytes):
-                        what = f"row {number} holds bytes in the column {name}, which are no text"
-                        raise InputError(what, where=path, todo=f"CAST({name} AS TEXT) in the query, or leave it out")
+                        what = f"row {number} has bytes in the column {name}, which are not text"
+                        raise InputError(
+                            what, where=path, todo=f"CAST({name} AS TEXT) in the query, or do not select it"
+                        )
                 yield dict(zip(columns, values, strict=True))
                 number += 1

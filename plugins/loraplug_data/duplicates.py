@@ -1,4 +1,4 @@
-"""`deduplicate`: rows that are there already, word for word or nearly so (MinHash: Broder 1997, by datasketch)."""
+"""`deduplicate`: removes exact and near duplicates (MinHash: Broder 1997, by datasketch)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ estimate of the similarity may be off (three standard errors) before the pair is
 
 @frozen
 class Deduplicate(Transform):
-    """Leaves out rows that repeat an earlier one, word for word or nearly; the first of them stays."""
+    """Removes rows that are exact or near duplicates of an earlier one; the first is kept."""
 
     name = "deduplicate"
     for_validation: ClassVar[bool] = False
     near: Annotated[
         float | None,
-        Doc("also rows whose words are that much alike (Jaccard similarity of 5-word shingles), such as 0.85"),
+        Doc("also remove rows with at least this Jaccard similarity of 5-word shingles, such as 0.85"),
     ] = field(default=None, validator=validators.optional(validators.and_(validators.ge(0.4), validators.lt(1))))
     columns: Annotated[
-        tuple[str, ...], Doc("columns to compare; where not set all but instance_id, task_id, id and group")
+        tuple[str, ...], Doc("columns to compare; default: all but instance_id, task_id, id and group")
     ] = ()
-    report: Annotated[Path | None, Doc("a .jsonl file to list every row that fell in, with the row it repeats")] = None
+    report: Annotated[Path | None, Doc("a .jsonl file that lists every removed row, with the row it duplicates")] = None
 
     def apply(self, rows: Dataset, run: Run) -> Dataset:
         """The first of each, in their order.

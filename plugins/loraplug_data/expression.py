@@ -1,4 +1,4 @@
-"""A small language for choosing rows: Python's own syntax, of which only what is listed here means anything.
+"""A small expression language for selecting rows: a listed subset of Python's syntax.
 
 An expression is parsed with `ast` and walked; nothing is compiled or evaluated, no attribute of any object is reached.
 """
@@ -77,7 +77,9 @@ class Expression:
         try:
             self.tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise InputError(f"{text!r} is no expression: {getattr(error, 'msg', None) or error}", todo=HELP) from None
+            raise InputError(
+                f"{text!r} is not a valid expression: {getattr(error, 'msg', None) or error}", todo=HELP
+            ) from None
         self.names = {name for name in self._checked(self.tree, 0) if name != "row"}
 
     def check_names(self, columns: Collection[str], where: str) -> None:
@@ -98,7 +100,7 @@ class Expression:
     def _checked(self, node: ast.AST, depth: int) -> Iterator[str]:
         """Names in a part; InputError where it means nothing here."""
         if depth > _DEEPEST:
-            raise InputError(f"goes deeper than {_DEEPEST} levels", todo="write several `select` in its place")
+            raise InputError(f"is nested deeper than {_DEEPEST} levels", todo="split it into several `select`")
         if isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, ast.Call):
@@ -125,7 +127,7 @@ class Expression:
         if name not in FUNCTIONS:
             near = get_close_matches(name or "", FUNCTIONS, n=1)
             did = f" (did you mean {near[0]}?)" if near else ""
-            raise InputError(f"{ast.unparse(node.func)}() is no function here{did}", todo=HELP)
+            raise InputError(f"{ast.unparse(node.func)}() is not a supported function{did}", todo=HELP)
         count = FUNCTIONS[name][1]
         if node.keywords or len(node.args) != count:
             raise InputError(f"{name}() wants {count} value{'s' if count > 1 else ''}: {ast.unparse(node)}", todo=HELP)
@@ -133,7 +135,7 @@ class Expression:
             yield from self._checked(part, depth + 1)
 
     def _no(self, node: ast.AST) -> InputError:
-        return InputError(f"{ast.unparse(node)!r} means nothing in an expression over rows", todo=HELP)
+        return InputError(f"{ast.unparse(node)!r} is not supported in expressions", todo=HELP)
 
 
 def _value(node: Any, row: Mapping[str, Any]) -> Any:
@@ -170,7 +172,7 @@ def _value(node: Any, row: Mapping[str, Any]) -> Any:
 
 def _number(value: Any) -> Any:
     if not isinstance(value, int | float):
-        raise TypeError(f"{value!r:.40} is no number")
+        raise TypeError(f"{value!r:.40} is not a number")
     return value
 
 

@@ -40,9 +40,9 @@ def disk_columns(folder: Path, split: str) -> list[str]:
     Raises:
         InputError: it is no such folder, or has no such split.
     """
-    todo = "make it with Dataset.save_to_disk"
+    todo = "create it with Dataset.save_to_disk"
     if not folder.is_dir():
-        raise InputError("no such folder", where=folder, todo="relative paths start from the recipe's folder")
+        raise InputError("no such folder", where=folder, todo="relative paths are relative to the recipe's folder")
     if (folder / "dataset_dict.json").is_file():
         splits = _json(folder / "dataset_dict.json").get("splits") or []
         if split not in splits:
@@ -58,6 +58,6 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        todo = "make it again with Dataset.save_to_disk"
+        todo = "create it again with Dataset.save_to_disk"
         raise InputError(f"cannot be read ({error})", where=path, todo=todo) from None
     return value if isinstance(value, dict) else {}

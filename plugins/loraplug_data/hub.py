@@ -1,4 +1,4 @@
-"""The source `hub`: whole data sets, or their first rows as a stream, so that no more is fetched than they need."""
+"""The source `hub`: whole data sets, or their first rows, which are streamed."""
 
 from __future__ import annotations
 
@@ -46,23 +46,25 @@ def first_rows(id: str, config: str | None, split: str, revision: str | None, li
             made.save_to_disk(str(fresh))
             del made
             shutil.rmtree(work)
-    run.say(f"dataset: {id}: the first rows alone, at most {limit:,}, of the commit {str(commit)[:12]}")
+    run.say(f"dataset: {id}: only the first rows, at most {limit:,}, of the commit {str(commit)[:12]}")
     return load_from_disk(str(place))
 
 
-_TERMS = "check the id; for a private or gated one accept its terms on its page and set HF_TOKEN"
-_SAVED = "check the network, or save the data set with save_to_disk elsewhere and use the `disk` source"
+_TERMS = "check the id; for a private or gated data set accept the terms on its page and set HF_TOKEN"
+_SAVED = "check the network, or save the data set with save_to_disk on another machine and use the source `disk`"
 
 
 @frozen
 class HubSource(Shaped):
-    """A data set of the Hugging Face hub; private and gated ones with HF_TOKEN. With limit no more is fetched."""
+    """A data set of the Hugging Face hub; private and gated ones with HF_TOKEN. With limit, only the first rows are
+    downloaded.
+    """
 
     name = "hub"
     id: Annotated[str, Doc("owner/name of the data set")]
-    split: Annotated[str, Doc("which split; slices such as `train[:1000]` work")] = "train"
-    config: Annotated[str | None, Doc("the configuration, where the data set has several", aka=("subset",))] = None
-    revision: Annotated[str | None, Doc("a commit, tag or branch; pin it to get the same rows again")] = None
+    split: Annotated[str, Doc("the split; slices such as `train[:1000]` are supported")] = "train"
+    config: Annotated[str | None, Doc("the configuration, if the data set has several", aka=("subset",))] = None
+    revision: Annotated[str | None, Doc("a commit, tag or branch; a commit always gives the same rows")] = None
 
     def load(self, run: Run) -> Dataset:
         """The split's rows.
@@ -75,7 +77,7 @@ class HubSource(Shaped):
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
         disable_progress_bars()
-        run.say(f"dataset: asking the hub for {self.id}")
+        run.say(f"dataset: loading {self.id} from the hub")
         try:
             if self.limit is not None and "[" not in self.split and "+" not in self.split:  # which streams cannot cut
                 rows = first_rows(self.id, self.config, self.split, self.revision, self.limit, run)
@@ -86,9 +88,9 @@ class HubSource(Shaped):
                 isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
             )
             why = " ".join(str(error).split())
-            what, todo = f"the hub was not reached ({why})", _SAVED
+            what, todo = f"the hub could not be reached ({why})", _SAVED
             if refused:
-                what, todo = f"cannot be had: {why}", _TERMS
+                what, todo = f"cannot be loaded: {why}", _TERMS
             raise InputError(what, where=f"dataset.id {self.id}", todo=todo) from None
         except ValueError as error:  # unknown split or configuration; the message lists those there are
             raise InputError(" ".join(str(error).split()), where=f"dataset.id {self.id}") from None

@@ -1,4 +1,4 @@
-"""`decontaminate`: rows that share text, or a task, with what a model will be judged by."""
+"""`decontaminate`: removes rows that share text, or a task, with evaluation data."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def _repositories(_: Any, __: Any, value: tuple[str, ...]) -> None:
 
 @frozen
 class Decontaminate(Transform):
-    """Leaves out rows that overlap with a benchmark or held-out data: by n-grams of words, task ids, repositories."""
+    """Removes rows that overlap with a benchmark or validation data: by n-grams of words, task ids, repositories."""
 
     name = "decontaminate"
     for_validation: ClassVar[bool] = False
     against: Annotated[
         tuple[DatasetSource, ...],
-        Doc("what to keep out: sources as in [dataset], such as the benchmark, or held-out tasks, from a file or hub"),
+        Doc("the data to exclude: sources as in [dataset], such as a benchmark, or tasks for evaluation"),
     ] = ()
-    columns: Annotated[
-        tuple[str, ...], Doc("columns of `against` whose texts count; where not set all that do not name the row")
-    ] = ()
-    ngram: Annotated[int, Doc("words in a row that count as one match")] = field(default=13, validator=validators.ge(4))
-    overlap: Annotated[float, Doc("a row falls when it holds that share of the n-grams of one text of `against`")] = (
-        field(default=0.5, validator=[validators.gt(0), validators.le(1)])
+    columns: Annotated[tuple[str, ...], Doc("columns of `against` to compare; default: all but ids")] = ()
+    ngram: Annotated[int, Doc("number of consecutive words that count as one match")] = field(
+        default=13, validator=validators.ge(4)
     )
-    instance_ids: Annotated[tuple[str, ...], Doc("rows of these tasks fall, by instance_id, task_id or id")] = ()
-    ids_file: Annotated[Path | None, Doc("a file with more of them, one a line")] = None
+    overlap: Annotated[
+        float, Doc("a row is removed if it contains this share of the n-grams of one text of `against`")
+    ] = field(default=0.5, validator=[validators.gt(0), validators.le(1)])
+    instance_ids: Annotated[tuple[str, ...], Doc("remove rows of these tasks, by instance_id, task_id or id")] = ()
+    ids_file: Annotated[Path | None, Doc("a file with more of them, one per line")] = None
     repositories: Annotated[
-        tuple[str, ...], Doc("rows about these repositories fall (owner/name), by repo, group or instance_id")
+        tuple[str, ...], Doc("remove rows about these repositories (owner/name), by repo, group or instance_id")
     ] = field(default=(), validator=_repositories)
-    report: Annotated[Path | None, Doc("a .jsonl file to list every row that fell in, with what it overlaps")] = None
+    report: Annotated[Path | None, Doc("a .jsonl file that lists every removed row, with what it overlaps")] = None
 
     def __attrs_post_init__(self) -> None:
         if not (self.against or self.instance_ids or self.ids_file or self.repositories):
-            raise InputError("needs something to hold the rows against: against, instance_ids, ids_file, repositories")
+            raise InputError("needs at least one of: against, instance_ids, ids_file, repositories")
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Any]:  # noqa: ARG002
         """Whether the file of ids can be read."""
@@ -78,7 +78,7 @@ class Decontaminate(Transform):
                 known.add(row_id(row, index), texts(content(row, self.columns)))
         if self.against and not known.sizes and len(ids) == len(self._ids()):
             where = "dataset.transform decontaminate: against"
-            raise InputError(f"has no text of {self.ngram} words", where=where, todo="make ngram smaller")
+            raise InputError(f"has no text of {self.ngram} words", where=where, todo="set a smaller ngram")
         if known.short:
             run.say(f"decontaminate: {known.short} texts of less than {self.ngram} words are not compared")
         beside = hashlib.sha256(json.dumps([known.digest.hexdigest(), sorted(ids)]).encode()).hexdigest()
@@ -99,7 +99,7 @@ class Decontaminate(Transform):
             lines = self.ids_file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot be read ({error})", where=f"dataset.transform decontaminate: {self.ids_file}",
-                             todo="give a text file with one id a line") from None  # fmt: skip
+                             todo="give a text file with one id per line") from None  # fmt: skip
         found = [line.strip() for line in lines if line.strip()]
         if not found:
             raise InputError("has no ids", where=f"dataset.transform decontaminate: {self.ids_file}")
@@ -108,11 +108,11 @@ class Decontaminate(Transform):
     def _judged(self, index: int, row: Mapping[str, Any], ids: Mapping[str, str], known: _Known) -> Fallen | None:
         for name in _names(row):
             if name in ids:
-                return Fallen(index, "of a task that is kept out", name)
+                return Fallen(index, "of an excluded task", name)
         if self.repositories and (repository := _repository(row, self.repositories)):
-            return Fallen(index, "about a repository that is kept out", repository)
+            return Fallen(index, "about an excluded repository", repository)
         if known.sizes and (like := known.like(texts(content(row)))) is not None:
-            return Fallen(index, f"shares {self.ngram}-grams with what is kept out", like)
+            return Fallen(index, f"shares {self.ngram}-grams with excluded data", like)
         return None
 
 

@@ -30,7 +30,7 @@ SOURCES = {
 _OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), ("a workbook", 'save the sheet as CSV and write use = "csv"')),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), ("an archive", "unpack it and give the files in it")),
-    **dict.fromkeys((".pkl", ".pickle", ".pt"), ("a pickle, which may run any code", "save the rows as JSON Lines")),
+    **dict.fromkeys((".pkl", ".pickle", ".pt"), ("a pickle, which can run any code", "save the rows as JSON Lines")),
 }
 _ALIKE = {"json": {"json", "jsonl"}, "jsonl": {"json", "jsonl"}, "traces": {"json", "jsonl", "traces"}}
 _SPLITS = {"test", "valid", "validation", "val", "dev", "eval"}
@@ -92,7 +92,7 @@ def find_files(path: Paths, source: str, fetch: Callable[[str], list[Path]]) -> 
     for file in files:
         if (real := file.resolve()) in seen:
             what = "is named twice" if seen[real] == file else f"is the same file as {seen[real]}"
-            raise InputError(what, where=file, todo="name every file once")
+            raise InputError(what, where=file, todo="list every file once")
         seen[real] = file
     return files
 
@@ -109,7 +109,9 @@ def _of_one(one: str | Path, source: str) -> list[Path]:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", given):
         hub = given.startswith(("hf:", "hub:")) or "huggingface.co/" in given
         todo = 'write use = "hub" and id = "owner/name"' if hub else "download it, and give the path of the file"
-        what = "is an address of " + ("the hub" if hub else "a kind that is not read; https://, s3:// and gs:// are")
+        what = "is an address of " + (
+            "the hub" if hub else "an unsupported kind; supported are https://, s3:// and gs://"
+        )
         raise InputError(what, where=shown(given), todo=todo)
     if re.search(r"[*?\[]", given):
         return _of_pattern(given)
@@ -123,7 +125,7 @@ def _of_pattern(given: str) -> list[Path]:
 
     files = [path for path in map(Path, sorted(glob(given, recursive=True))) if path.is_file()]  # noqa: PTH207
     if not files:
-        raise InputError("no file is of this pattern", where=given, todo=_near(Path(given)))
+        raise InputError("no file matches this pattern", where=given, todo=_near(Path(given)))
     _check_splits(files, given)
     return files
 
@@ -136,14 +138,14 @@ def _of_folder(folder: Path, source: str) -> list[Path]:
         raise InputError("is a folder that save_to_disk wrote", where=folder, todo='write use = "disk"')
     if not files:
         wanted = " or ".join(one for one, name in SOURCES.items() if name == source)
-        what = f"the folder holds no {wanted} files"
+        what = f"the folder has no {wanted} files"
         if others:
             kinds = sorted({SOURCES[ending(path.name)] for path in others})
             raise InputError(what, where=folder, todo=f"for {_named(others)} write use = {_quoted(kinds)}")
         raise InputError(what, where=folder, todo=_further_in(folder, source))
     if others:
-        what = f"the folder holds {_named(files)}, and files that {source} does not read: {_named(others)}"
-        todo = f'say which are meant: path = "{folder}/*{ending(files[0].name)}"'
+        what = f"the folder has {_named(files)}, and also files that {source} cannot read: {_named(others)}"
+        todo = f'select the files: path = "{folder}/*{ending(files[0].name)}"'
         raise InputError(what, where=folder, todo=todo)
     _check_splits(files, str(folder))
     return files
@@ -157,8 +159,8 @@ def _further_in(folder: Path, source: str) -> str:
     wanted = [one for one, name in SOURCES.items() if name == source]
     for one in wanted:
         if next(folder.glob(f"*/**/*{one}*"), None) is not None:
-            return f'its folders hold some: path = "{folder}/**/*{one}"'
-    return "check that it is the right folder; files without an ending are named by a pattern"
+            return f'there are some in subfolders: path = "{folder}/**/*{one}"'
+    return "check that it is the right folder; for files without an extension give a pattern"
 
 
 def _check_splits(files: list[Path], given: str) -> None:
@@ -168,8 +170,8 @@ def _check_splits(files: list[Path], given: str) -> None:
     held = [path for path in files if words[path] & _SPLITS and path not in train]
     if train and held:
         names = f'path = "{train[0].name}", or a list of the files'
-        what = f"holds files of several splits ({_named(train)}; {_named(held)})"
-        raise InputError(what, where=given, todo=f"name those to train on, {names}")
+        what = f"has files of several splits ({_named(train)}; {_named(held)})"
+        raise InputError(what, where=given, todo=f"select those to train on, {names}")
 
 
 def check_kind(file: Path | str, source: str) -> None:
@@ -184,13 +186,13 @@ def check_kind(file: Path | str, source: str) -> None:
 
 
 def _near(path: Path) -> str:
-    start = "relative paths start from the recipe's folder"
+    start = "relative paths are relative to the recipe's folder"
     try:
         names = [one.name for one in _inside(path.parent)]
     except OSError:
         return start
     near = get_close_matches(path.name, names, n=3)
-    return f"{start}; there is {', '.join(near)}" if near else start
+    return f"{start}; similar: {', '.join(near)}" if near else start
 
 
 def _named(files: Iterable[Path]) -> str:

@@ -14,8 +14,8 @@ from loraplug_data.streams import lines
 Row = dict[str, Any]
 Say = Callable[[str], None]
 
-_MEND = "mend the line, or take it out of the file"
-_WHOLE = 'a file that is one list, or one object, is read with use = "json"'
+_MEND = "correct the line, or remove it from the file"
+_WHOLE = 'for a file that is one list or one object, set use = "json"'
 _SHOWN = 8
 _KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
@@ -48,8 +48,8 @@ def json_rows(
     second = next(((number, line) for number, line in numbered if line.strip()), None)
     if first and second and first[1].lstrip().startswith(b"{") and _is_json(first[1]):
         if field is not None:
-            what = "holds one object a line, so there is no list to find in it"
-            raise InputError(what, where=path, todo="take field out of the recipe")
+            what = "has one object per line, so `field` does not apply"
+            raise InputError(what, where=path, todo="remove field from the recipe")
         yield from _line_rows(chain((first, second), numbered), path)
         return
     rows = _list_of(document(path), path, field, columns, say)
@@ -91,7 +91,7 @@ def csv_rows(path: Path, delimiter: str | None, say: Say | None = None) -> Itera
                 columns = _columns(values, where, between, delimiter is not None)
             elif len(values) != len(columns):
                 what = f"has {len(values)} values, where the first line names {len(columns)} columns"
-                todo = 'put values with line breaks or the delimiter in them into quotation marks ("…")'
+                todo = 'put values that contain line breaks or the delimiter in quotation marks ("…")'
                 raise InputError(what, where=where, todo=todo)
             else:
                 yield dict(zip(columns, values, strict=True))
@@ -105,10 +105,10 @@ def _columns(names: list[str], where: str, between: str, said: bool) -> list[str
     if len(names) == 1 and other is not None and not said:
         shown = "\\t" if other == "\t" else other
         what = f'has one column by {"tabs" if between == chr(9) else "commas"}: "{names[0][:80]}"'
-        raise InputError(what, where=where, todo=f'say what stands between two columns: delimiter = "{shown}"')
+        raise InputError(what, where=where, todo=f'set the delimiter: delimiter = "{shown}"')
     names = [name.strip() or f"column {number}" for number, name in enumerate(names, 1)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"names the column {twice[0]} twice", where=where, todo="give every column its own name")
+        raise InputError(f"lists the column {twice[0]} twice", where=where, todo="give every column its own name")
     return names
 
 
@@ -119,8 +119,8 @@ def _csv_fault(words: str) -> tuple[str, str]:
         return "text follows a closing quotation mark", 'write a quotation mark inside a value twice ("")'
     if "new-line" in words:
         return (
-            "has a bare carriage return in it, which ends no line",
-            "save the file with line feeds in its place",
+            "has a bare carriage return, which is not a line ending",
+            "save the file with line feeds instead",
         )
     return f"is not CSV: {words}", _MEND
 
@@ -172,25 +172,25 @@ def _list_of(value: Any, path: Path, field: str | None, columns: Collection[str]
     if len(lists) == 1:
         ((key, rows),) = lists.items()
         if say is not None:
-            say(f'{path.name}: the rows are its list "{key}" ({len(rows)} objects); field = "{key}" says so')
+            say(f'{path.name}: the rows are its list "{key}" ({len(rows)} objects); to be explicit set field = "{key}"')
         return list(rows)
     if lists:
         named = ", ".join(f"{key} ({len(item)})" for key, item in lists.items())
-        todo = f'say which holds the rows: field = "{next(iter(lists))}"'
+        todo = f'set the list to use: field = "{next(iter(lists))}"'
         raise InputError(f"holds {len(lists)} lists of objects: {named}", where=path, todo=todo)
     parts = list(value.values())
     if parts and all(isinstance(part, dict) for part in parts):
         what = f"holds objects by name ({_listed(value)}), not a list of rows"
         inner = [f"{key}.{name}" for key, part in value.items() for name, item in part.items() if _has_objects(item)]
-        todo = "write the rows as a list of objects, or one object a line"
+        todo = "write the rows as a list of objects, or one object per line"
         if inner and not _is_row(parts[0], columns):
-            todo = f'say which list holds the rows, one that lies further in as field = "{inner[0]}"'
+            todo = f'set the list to use; a nested one as field = "{inner[0]}"'
         raise InputError(what, where=path, todo=todo)
     if {len(part) for part in parts if isinstance(part, list)} == {0}:
         return []
     if parts and _by_columns(value):
         what = f"holds a list for each column ({_listed(value)}), not a list of rows"
-        raise InputError(what, where=path, todo="write the rows as a list of objects, or one object a line")
+        raise InputError(what, where=path, todo="write the rows as a list of objects, or one object per line")
     return [value]
 
 
@@ -235,7 +235,7 @@ def _at(value: Any, field: str, path: Path) -> list[Any]:
 
 def _fields(value: Any) -> str:
     if isinstance(value, list):
-        return "the file is a list of rows already: take field out of the recipe"
+        return "the file itself is a list of rows: remove field from the recipe"
     return f"there is: {_listed(value)}" if isinstance(value, dict) else "name a list of objects"
 
 
@@ -255,10 +255,10 @@ def _parsed(text: bytes, where: object, todo: str = _MEND) -> Any:
         place = f"{where}:{error.lineno}" if isinstance(where, Path) else where
         if error.msg == "Extra data" and isinstance(where, Path):
             what = f"goes on after the first value, at column {error.colno}"
-            raise InputError(what, where=place, todo="write one object a line, or all of them as one list") from None
+            raise InputError(what, where=place, todo="write one object per line, or all of them as one list") from None
         raise InputError(f"is not JSON: {error.msg} at column {error.colno}", where=place, todo=todo) from None
     except UnicodeEncodeError:
-        raise InputError("holds half a surrogate pair, which is no character", where=where, todo=_MEND) from None
+        raise InputError("contains half a surrogate pair, which is not a character", where=where, todo=_MEND) from None
     except ValueError as error:
         raise InputError(f"cannot be read: {error}", where=where, todo=_MEND) from None
     except RecursionError:

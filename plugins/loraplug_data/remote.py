@@ -35,7 +35,7 @@ _ResultT = TypeVar("_ResultT")
 
 
 class Broken(Exception):  # noqa: N818 - goes no further than this package
-    """A connection broke off or a server asks to come again; `wait` is how many seconds it said."""
+    """A connection was interrupted, or the server asks to retry; `wait`: seconds it asked for."""
 
     def __init__(self, what: str, wait: float = 0.0) -> None:
         super().__init__(what)
@@ -43,7 +43,7 @@ class Broken(Exception):  # noqa: N818 - goes no further than this package
 
 
 class Changed(Exception):  # noqa: N818 - goes no further than this package
-    """The file is another one than when it was asked for."""
+    """The file has changed since the first request."""
 
 
 class Stream(Protocol):
@@ -129,11 +129,11 @@ def check_end(one: Remote, source: str, limit: int | None) -> None:
     """InputError where a file may have no end and the recipe sets none."""
     if one.size is not None:
         return
-    what = "the server does not tell how long it is, so it may have no end"
+    what = "the server does not report its size, so it may be endless"
     if source not in _LINES:
         raise InputError(what, where=one.shown, todo="download it, and give the path of the file")
     if limit is None:
-        raise InputError(what, where=one.shown, todo="say how many rows to take: limit = 10000")
+        raise InputError(what, where=one.shown, todo="set the number of rows: limit = 10000")
 
 
 def kept(one: Remote, run: Run, limit: int | None = None) -> Path | None:
@@ -157,7 +157,9 @@ def fetched(one: Remote, run: Run, source: str, limit: int | None) -> Path:
     with wrap_os_errors(place), FileLock(place.parent / ".lock"):  # a second run waits for the first, and has its copy
         if (copy := kept(one, run, limit)) is not None:
             if one.size is None:
-                run.say(f"dataset: {one.shown}: the rows that were taken before; to take new ones delete {copy.parent}")
+                run.say(
+                    f"dataset: {one.shown}: using the rows of an earlier run; to load new ones delete {copy.parent}"
+                )
             return copy
         if one.size is None:
             _take(one, place, source, limit or 0, run)
@@ -204,17 +206,17 @@ def _download(one: Remote, place: Path, run: Run) -> None:
                 except Broken as error:
                     why, wait = f" ({error})", error.wait
             if (got := part.stat().st_size) < size:
-                raise Broken(f"it broke off after {got:,} of {size:,} bytes{why}", wait)
+                raise Broken(f"the connection was interrupted after {got:,} of {size:,} bytes{why}", wait)
 
         try:
             _patiently(more, one.address)
         except Changed:
             part.unlink(missing_ok=True)
-            todo = "run it again when nobody writes to it"
-            raise LoraplugError("changed while it was read", where=one.shown, todo=todo) from None
+            todo = "run it again when the file is not being written"
+            raise LoraplugError("changed during the download", where=one.shown, todo=todo) from None
     if part.stat().st_size != size:
         part.unlink()
-        raise LoraplugError(f"more than the {size:,} bytes came that its server told of", where=one.shown)
+        raise LoraplugError(f"more than the {size:,} bytes that the server announced were received", where=one.shown)
     part.replace(place)
     told = f", version {one.version}" if one.version else ""
     run.say(f"dataset: {one.shown}: {size:,} bytes{told}")
@@ -228,8 +230,8 @@ def _take(one: Remote, place: Path, source: str, limit: int, run: Run) -> None:
                 file.write(line)
                 bar.advance()
         except (Broken, Changed) as error:
-            raise LoraplugError(f"broke off: {error}", where=one.shown, todo="run it again") from None
-    run.say(f"dataset: {one.shown}: the first {limit:,} rows; they are kept, and taken again in later runs")
+            raise LoraplugError(f"was interrupted: {error}", where=one.shown, todo="run it again") from None
+    run.say(f"dataset: {one.shown}: the first {limit:,} rows; they are cached for later runs")
 
 
 def _rows(lines: Iterable[bytes], source: str, limit: int) -> Iterator[bytes]:
@@ -262,9 +264,9 @@ def _patiently(work: Callable[[], _ResultT], address: str, tries: int = TRIES) -
             return work()
         except Broken as error:
             if attempt == tries:
-                todo = "check the network and run it again: it goes on with what has come"
+                todo = "check the network and run it again: the download continues where it stopped"
                 raise LoraplugError(
-                    f"cannot be had: {error}{f' ({tries} attempts)' if tries > 1 else ''}",
+                    f"cannot be downloaded: {error}{f' ({tries} attempts)' if tries > 1 else ''}",
                     where=shown(address),
                     todo=todo,
                 ) from None

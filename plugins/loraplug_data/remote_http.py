@@ -20,12 +20,12 @@ _SECONDS = 30
 """So long a server may say nothing."""
 _MOST_WAIT = 60.0
 _TODO = {
-    401: "give user and password: in ~/.netrc, or in the address by ${NAME} from the environment",
-    403: "check that its user may read it; an address with a signature is valid for a while, and must be made anew",
+    401: "give user and password in ~/.netrc, or in the address as ${NAME} from the environment",
+    403: "check the user's access; a signed address expires and must be created again",
     404: "check the address",
     410: "check the address",
 }
-_WORDS = {401: "the server wants a login", 403: "the server refuses access", 404: "no such file", 410: "is gone"}
+_WORDS = {401: "the server requires a login", 403: "the server refuses access", 404: "no such file", 410: "is gone"}
 
 
 def ask_http(address: str) -> Remote:
@@ -87,7 +87,7 @@ def _response(address: str, span: str | None) -> Iterator[httpx2.Response]:
             _check(response, address)
             yield response
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
-        raise InputError(f"is no address that can be read ({error})", where=shown(address)) from None
+        raise InputError(f"is not a valid address ({error})", where=shown(address)) from None
     except httpx2.HTTPError as error:
         raise Broken(shown(str(error)) or type(error).__name__) from None
 
@@ -98,6 +98,6 @@ def _check(response: httpx2.Response, address: str) -> None:
         return
     if code in (408, 425, 429) or code >= 500:
         said = response.headers.get("retry-after", "")
-        raise Broken(f"the server answers {code}", min(float(said), _MOST_WAIT) if said.isdigit() else 0.0)
+        raise Broken(f"the server returned {code}", min(float(said), _MOST_WAIT) if said.isdigit() else 0.0)
     what = _WORDS.get(code, "the server answers")
     raise InputError(f"{what} (HTTP {code})", where=shown(address), todo=_TODO.get(code, "check the address"))

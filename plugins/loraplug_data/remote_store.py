@@ -47,7 +47,7 @@ def ask_store(scheme: str, address: str) -> list[Remote]:
             system = _system(scheme, anonymous=True)  # as the buckets of public data sets are read
             names = _names(system, path)
         if not names:
-            raise InputError("no file is there", where=shown(address), todo="check the address")
+            raise InputError("no such file", where=shown(address), todo="check the address")
         return [_remote(system, scheme, name) for name in names]
 
 
@@ -115,7 +115,7 @@ def _told(scheme: str, address: str) -> Iterator[None]:
     except Exception as error:
         kind = type(error)
         if _has_no_login(error):
-            raise InputError("no login for it was found", where=where, todo=_LOGIN[scheme]) from None
+            raise InputError("no credentials were found", where=where, todo=_LOGIN[scheme]) from None
         if kind.__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "s3fs"):
             raise
         raise Broken(_short(error)) from None

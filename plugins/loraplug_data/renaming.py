@@ -48,8 +48,8 @@ def renamed(rows: Dataset, rename: Mapping[str, str], where: str) -> Dataset:
     names = [columns.get(name, name) for name in rows.column_names]
     if taken := [name for name, count in Counter(names).items() if count > 1]:
         old = next(old for old, new in columns.items() if new == taken[0])
-        what = f'"{old}" cannot be renamed to "{taken[0]}": there is such a column already'
-        todo = f'give that one another name as well: {taken[0]} = "other_{taken[0]}"'
+        what = f'"{old}" cannot be renamed to "{taken[0]}": that column exists already'
+        todo = f'rename that one as well: {taken[0]} = "other_{taken[0]}"'
         raise InputError(what, where=where, todo=todo)
     return rows.rename_columns(columns) if columns else rows
 
@@ -68,8 +68,8 @@ def _keys_renamed(rows: Dataset, old: str, new: str, columns: Mapping[str, str],
     if new.rpartition(".")[0] == above:
         new = new.rpartition(".")[2]
     elif "." in new:
-        what = f'"{old}" is renamed where it is, and cannot become "{new}"'
-        todo = f'give the new name of the key alone: "{old}" = "{new.split(".")[-1]}"'
+        what = f'"{old}" is a key inside a column and cannot become "{new}"'
+        todo = f'give only the new name of the key: "{old}" = "{new.split(".")[-1]}"'
         raise InputError(what, where=where, todo=todo)
     work = _Keys(column, rows.features[column], path[:-1], path[-1], new)
     features = rows.features.copy()
@@ -79,7 +79,7 @@ def _keys_renamed(rows: Dataset, old: str, new: str, columns: Mapping[str, str],
     )
     if work.taken:
         what = f'"{old}" cannot be renamed to "{new}": {work.taken} objects have both keys'
-        raise InputError(what, where=where, todo="take one of the two out of the data")
+        raise InputError(what, where=where, todo="remove one of the two from the data")
     if not work.count:
         todo = f"keys there: {', '.join(sorted(work.seen)[:_SHOWN])}" if work.seen else "check the name"
         raise InputError(f'no "{path[-1]}" in {above}', where=where, todo=todo)

@@ -15,7 +15,7 @@ from loraplug_data.expression import Expression
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Report = Annotated[Path | None, Doc("a .jsonl file to list every row that fell in, with reason")]
+Report = Annotated[Path | None, Doc("a .jsonl file that lists every removed row, with the reason")]
 
 
 @frozen
@@ -53,8 +53,8 @@ class Select(Transform):
                         holds = expression.of(row)
                     except (TypeError, ValueError, ArithmeticError) as error:
                         where = f"dataset.transform select: where, {row_id(row, index)}"
-                        todo = "put a condition before it, such as `x is not None and …`"
-                        raise InputError(f"cannot be told: {error}", where=where, todo=todo) from None
+                        todo = "guard it with a condition, such as `x is not None and …`"
+                        raise InputError(f"cannot be evaluated: {error}", where=where, todo=todo) from None
                     if not holds:
                         yield Fallen(index, f"not {self.where}")
                     bar.advance()

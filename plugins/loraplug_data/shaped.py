@@ -1,4 +1,4 @@
-"""What every source here can do with the rows it found."""
+"""Options that all sources of this package share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 @frozen
 class Shaped(DatasetSource):
-    """What every source here can do with the rows it found."""
+    """Options that all sources of this package share."""
 
     rename: Annotated[
         dict[str, Any],
-        Doc('columns to rename, `{ question = "instruction" }`, and keys in them, `{ "messages.text" = "content" }`'),
+        Doc(
+            'columns to rename, `{ question = "instruction" }`, and keys inside them, `{ "messages.text" = "content" }`'
+        ),
     ] = field(factory=dict, kw_only=True, converter=flat, validator=new_names)
-    limit: Annotated[int | None, Doc("take only the first so many rows")] = field(
+    limit: Annotated[int | None, Doc("use only the first so many rows")] = field(
         default=None, kw_only=True, validator=validators.optional(validators.ge(1))
     )
 
@@ -33,7 +35,7 @@ class Shaped(DatasetSource):
         return renamed(rows, self.rename, f"{what}: rename") if self.rename else rows
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Files that are not there or cannot be read, and first rows of no kind that the formatter knows."""
+        """Report files that cannot be read, and rows that the formatter does not recognise."""
         yield from self.recognised(recipe, self.first_columns)
 
     def recognised(self, recipe: Any, columns_of: Callable[[], list[str] | None]) -> Iterator[Problem]:

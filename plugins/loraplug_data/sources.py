@@ -100,11 +100,11 @@ class JsonSource(_Files):
 
     name = "json"
     field: Annotated[
-        str | None, Doc('where the list of rows lies in a file that is one object: "train", or "data.train" further in')
+        str | None, Doc('the key of the list of rows in a file that is one object: "train", or "data.train" if nested')
     ] = field(default=None, validator=validators.optional(validators.min_len(1)))
 
     def rows_of(self, files: list[Path], run: Run) -> Dataset:
-        """Read strictly."""
+        """See `reading`."""
         say, columns = _saying_once(run), [name.split(".")[0] for name in self.rename]
 
         def read(file: Path) -> Iterator[dict[str, Any]]:
@@ -126,7 +126,7 @@ class JsonLinesSource(_Files):
     name = "jsonl"
 
     def rows_of(self, files: list[Path], run: Run) -> Dataset:
-        """Read strictly."""
+        """See `reading`."""
         say = _saying_once(run)
 
         def read(file: Path) -> Iterator[dict[str, Any]]:
@@ -146,15 +146,15 @@ def _one_character(_: Any, __: Any, value: str | None) -> None:
 
 @frozen
 class CsvSource(_Files):
-    """Rows of .csv and .tsv files, whose first line names the columns; every value is text, just as it is written."""
+    """Rows of .csv and .tsv files, whose first line names the columns; every value is text, unchanged."""
 
     name = "csv"
-    delimiter: Annotated[
-        str | None, Doc("what stands between two columns; where not set a comma, in .tsv files a tab")
-    ] = field(default=None, validator=_one_character)
+    delimiter: Annotated[str | None, Doc("the delimiter between columns; default: a comma, in .tsv files a tab")] = (
+        field(default=None, validator=_one_character)
+    )
 
     def rows_of(self, files: list[Path], run: Run) -> Dataset:
-        """Read strictly."""
+        """See `reading`."""
         say = _saying_once(run)
 
         def read(file: Path) -> Iterator[dict[str, Any]]:
@@ -199,7 +199,9 @@ class ArrowSource(_Files):
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise InputError("no such file or folder", where=path, todo="relative paths start from the recipe's folder")
+        raise InputError(
+            "no such file or folder", where=path, todo="relative paths are relative to the recipe's folder"
+        )
     if not path.is_dir():
         kind = "a folder written by save_to_disk"
         raise InputError(f"is not {kind}", where=path, todo=f"give the path of {kind}")
@@ -212,7 +214,7 @@ class DiskSource(Shaped):
 
     name = "disk"
     path: Annotated[Path, Doc("the folder")]
-    split: Annotated[str, Doc("which split, where the folder holds several")] = "train"
+    split: Annotated[str, Doc("the split, if the folder has several")] = "train"
 
     @classmethod
     def reads(cls, path: str) -> bool:
@@ -228,7 +230,7 @@ class DiskSource(Shaped):
             found = load_from_disk(str(_existing(self.path)))
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise InputError(
-                f"is not a saved data set ({error})", where=self.path, todo="make it with Dataset.save_to_disk"
+                f"is not a saved data set ({error})", where=self.path, todo="create it with Dataset.save_to_disk"
             ) from None
         if isinstance(found, DatasetDict):
             if self.split not in found:

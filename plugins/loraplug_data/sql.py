@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @frozen
 class SqlSource(Shaped):
-    """Rows of an SQLite database, by a query; the database is opened for reading alone."""
+    """Rows of an SQLite database, by a query; the database is opened read-only."""
 
     name = "sql"
     url: Annotated[str, Doc("the database: a path, or sqlite:///absolute/path", is_path=True)]
-    query: Annotated[str, Doc("a SELECT; ORDER BY makes the order of the rows one that is told")] = field(
+    query: Annotated[str, Doc("a SELECT; without ORDER BY the order of the rows is undefined")] = field(
         validator=validators.min_len(1)
     )
 

@@ -78,7 +78,9 @@ def lines(path: Path, say: Callable[[str], None] | None = None) -> Iterator[byte
         if getattr(error, "errno", None) is not None:  # the file system's, not that of what unpacks
             raise
         raise InputError(
-            f"is cut short or damaged, it cannot be unpacked ({error})", where=path, todo="copy or download it again"
+            f"is truncated or damaged, and cannot be unpacked ({error})",
+            where=path,
+            todo="the file may be incomplete: copy or download it again",
         ) from None
 
 
@@ -91,20 +93,20 @@ def _lines(path: Path, say: Callable[[str], None] | None) -> Iterator[bytes]:
         encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
         if encoding is None:
             if b"\0" in head[:4]:
-                what = "holds bytes of 0: it is in UTF-16 or UTF-32 without a byte order mark, or no text"
+                what = "contains zero bytes: it is UTF-16 or UTF-32 without a byte order mark, or not text"
                 raise InputError(what, where=path, todo="save it as UTF-8")
             for number, line in enumerate(file):
                 yield line if number else line.removeprefix(_UTF8_MARK)
             return
         if say is not None:
-            say(f"{path.name} is in {encoding} (what `>` of PowerShell writes), and read as such")
+            say(f"{path.name} is in {encoding} (what `>` of PowerShell writes), and is read as such")
         number = 0
         try:
             with io.TextIOWrapper(file, encoding, newline="\n") as text:
                 for number, decoded in enumerate(text, 1):  # noqa: B007 - told below
                     yield decoded.encode()
         except UnicodeError as error:
-            what = f"is not {encoding}, though its first bytes say so ({getattr(error, 'reason', error)})"
+            what = f"is not {encoding}, though its byte order mark says so ({getattr(error, 'reason', error)})"
             raise InputError(what, where=f"{path}, after line {number}", todo="save it as UTF-8") from None
 
 

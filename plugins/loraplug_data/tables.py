@@ -108,7 +108,7 @@ def _tell_copies(files: Sequence[Path], run: Run) -> None:
     for file in files:
         size = file.stat().st_size
         if size and sizes[size] > 1 and (twin := seen.setdefault(digest(file), file)) != file:
-            run.warn(f"{file.name} holds the very bytes of {twin.name}, so each of its rows is there twice")
+            run.warn(f"{file.name} is identical to {twin.name}, so each of its rows occurs twice")
 
 
 def arrow_dataset(kind: str, files: Sequence[Path], run: Run) -> Dataset:
@@ -141,7 +141,7 @@ def arrow_dataset(kind: str, files: Sequence[Path], run: Run) -> Dataset:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         raise InputError(
-            f"cannot be read as {kind} ({_short(cause)})", where=where, todo="make the file again"
+            f"cannot be read as {kind} ({_short(cause)})", where=where, todo="create the file again"
         ) from None
     finally:
         logging.set_verbosity(level)
@@ -156,7 +156,7 @@ def schema(kind: str, file: Path) -> pa.Schema:
     import pyarrow
 
     if not file.stat().st_size:
-        raise InputError("is empty", where=file, todo="check that it was copied whole")
+        raise InputError("is empty", where=file, todo="check that it was copied completely")
     name = "a parquet file" if kind == "parquet" else "an Arrow file"
     try:
         if kind == "parquet":
@@ -172,7 +172,7 @@ def schema(kind: str, file: Path) -> pa.Schema:
         if getattr(error, "errno", None) is not None:
             raise
         raise InputError(
-            f"is not {name} ({_short(error)})", where=file, todo="check that it was copied whole"
+            f"is not {name} ({_short(error)})", where=file, todo="check that it was copied completely"
         ) from None
 
 

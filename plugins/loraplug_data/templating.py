@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Turn:
     """One message."""
 
-    role: Annotated[Literal["system", "user", "assistant"], Doc("who says it")]
-    text: Annotated[str, Doc("a Jinja text over the row's columns, such as `Fix this: {{ problem }}`")]
+    role: Annotated[Literal["system", "user", "assistant"], Doc("the role of the message")]
+    text: Annotated[str, Doc("a Jinja template over the row's columns, such as `Fix this: {{ problem }}`")]
 
 
 def _turns(_: Any, __: Any, value: tuple[Turn, ...]) -> None:
@@ -39,7 +39,9 @@ def _environment() -> Any:
 
 @frozen
 class Template(Transform):
-    """Makes messages of columns: a Jinja text for each message. The columns it reads go, names and others stay."""
+    """Makes messages from columns, with a Jinja template for each message. The columns it uses are removed, others are
+    kept.
+    """
 
     name = "template"
     messages: Annotated[tuple[Turn, ...], Doc("the messages of a row, in order")] = field(validator=_turns)
@@ -57,7 +59,7 @@ class Template(Transform):
                 names |= meta.find_undeclared_variables(environment.parse(turn.text))
             except TemplateSyntaxError as error:
                 raise InputError(
-                    f"messages[{index}].text is no Jinja text: line {error.lineno}: {error.message}"
+                    f"messages[{index}].text is not valid Jinja: line {error.lineno}: {error.message}"
                 ) from None
         return names
 
@@ -73,8 +75,8 @@ class Template(Transform):
         read = self._read()
         check_columns(sorted(read), rows.column_names, where)
         if "messages" in rows.column_names and "messages" not in read:
-            raise InputError("the rows have messages already, which the texts do not read", where=where,
-                             todo="rename that column, or take this transform out")  # fmt: skip
+            raise InputError("the rows already have a column messages, which the templates do not use", where=where,
+                             todo="rename that column, or remove this transform")  # fmt: skip
         gone = [name for name in rows.column_names if name in read and name not in NAMES]
         kept = {name: feature for name, feature in rows.features.items() if name not in gone}
         features = Features({**kept, "messages": Json()})
@@ -90,9 +92,9 @@ class Template(Transform):
                 try:
                     said = [text.render(row) for text in texts]
                 except Exception as error:  # whatever the text's own operations raise
-                    todo = "mend the text, or leave such rows out with `select` before it"
+                    todo = "correct the template, or remove such rows with `select` before it"
                     at = f"{where}, {row_id(row, counts['rows'])}"
-                    raise InputError(f"cannot be made: {error}", where=at, todo=todo) from None
+                    raise InputError(f"cannot be rendered: {error}", where=at, todo=todo) from None
                 counts["rows"] += 1
                 turns = [{"role": turn.role, "content": text} for turn, text in zip(self.messages, said, strict=True)]
                 made.append(json.dumps(turns, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Transforms that every data set can do with: other names for columns, another order, a part of the rows."""
+"""General transforms: rename columns, shuffle, sample."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from loraplug_data.renaming import flat, new_names, renamed
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Seed = Annotated[int | None, Doc("seeds what is drawn; where not set, the recipe's seed")]
+Seed = Annotated[int | None, Doc("random seed; default: the recipe's seed")]
 
 
 @frozen
 class Rename(Transform):
-    """Columns under other names, and keys in them; whatever source the rows are from."""
+    """Renames columns, and keys inside them."""
 
     name = "rename"
     columns: Annotated[
         dict[str, Any],
-        Doc('old names to new, `{ question = "instruction" }`, and keys in columns, `{ "messages.text" = "content" }`'),
+        Doc(
+            'old names to new, `{ question = "instruction" }`, and keys inside columns, `{ "messages.text" = "content" '
+            "}`"
+        ),
     ] = field(converter=flat, validator=new_names)
 
     def apply(self, rows: Dataset, run: Run) -> Dataset:  # noqa: ARG002
@@ -37,7 +40,7 @@ class Rename(Transform):
 
 @frozen
 class Shuffle(Transform):
-    """The same rows in an order drawn at random, so that a `sample`, or whoever reads them, meets all kinds early."""
+    """Shuffles the rows."""
 
     name = "shuffle"
     for_validation: ClassVar[bool] = False
@@ -52,14 +55,14 @@ class Shuffle(Transform):
 
 @frozen
 class Sample(Transform):
-    """Rows drawn at random, in the order they had; say how many or what share."""
+    """Samples rows at random, keeping their order; set a number or a share."""
 
     name = "sample"
     for_validation: ClassVar[bool] = False
-    rows: Annotated[int | None, Doc("how many rows to take")] = field(
+    rows: Annotated[int | None, Doc("number of rows")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
-    fraction: Annotated[float | None, Doc("the share of the rows to take, between 0 and 1")] = field(
+    fraction: Annotated[float | None, Doc("share of the rows, between 0 and 1")] = field(
         default=None, validator=validators.optional([validators.gt(0), validators.lt(1)])
     )
     seed: Seed = None
@@ -77,7 +80,10 @@ class Sample(Transform):
         """
         count = self.rows if self.rows is not None else max(1, round((self.fraction or 0) * len(rows)))
         if count > len(rows):
-            raise InputError(f"{count} rows are asked for, and there are {len(rows)}",
-                             where="dataset.transform sample: rows", todo="ask for fewer, or take it out")  # fmt: skip
+            raise InputError(
+                f"{count} rows are requested, but there are only {len(rows)}",
+                where="dataset.transform sample: rows",
+                todo="request fewer, or remove the transform",
+            )
         draw = random.Random(run.seed if self.seed is None else self.seed)  # noqa: S311 - no secret
         return rows.select(sorted(draw.sample(range(len(rows)), count)))

@@ -1,4 +1,4 @@
-"""`map`: values of a column, or of a key in it, put for other values."""
+"""`map`: replaces values of a column, or of a key inside it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _some(_: Any, __: Any, value: dict[str, Any]) -> None:
 
 @frozen
 class Map(Transform):
-    """Puts new values for old ones: `human` becomes `user`, 1 becomes `true`; in a column, or at a key inside it."""
+    """Replaces values: `human` becomes `user`, 1 becomes `true`; in a column, or at a key inside it."""
 
     name = "map"
-    column: Annotated[str, Doc("a column, or a key in one with its way to it, such as conversations.from")]
+    column: Annotated[str, Doc("a column, or the path of a key inside one, such as conversations.from")]
     values: Annotated[
         dict[str, Any], Doc('old values to new, `{ human = "user", gpt = "assistant" }`; numbers and true are quoted')
     ] = field(validator=_some)
-    other: Annotated[Literal["error", "keep"], Doc("what becomes of a value that is not among them")] = "error"
+    other: Annotated[Literal["error", "keep"], Doc("what to do with other values")] = "error"
 
     def apply(self, rows: Dataset, run: Run) -> Dataset:
         """The rows with the new values; how many were put is told.
@@ -51,7 +51,7 @@ class Map(Transform):
             rows, self, run, lambda table, counts: self._table(table, counts, head, way, features), features
         )
         if not counts["put"] and not counts["other"]:
-            raise InputError(f"no value at {self.column}", where=where, todo="check the way to it")
+            raise InputError(f"there is no value at {self.column}", where=where, todo="check the path")
         run.say(f"map: {counts['put']} values of {self.column} put" + (f", {counts['other']} kept as they were" if
                 counts["other"] else ""))  # fmt: skip
         return made
@@ -85,7 +85,7 @@ class Map(Transform):
         try:
             made = pyarrow.array(new, type=kind)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-            what, at = f"the new values do not fit into {self.column}: {error}", "dataset.transform map: values"
+            what, at = f"the new values do not fit the column {self.column}: {error}", "dataset.transform map: values"
             raise InputError(what, where=at, todo="give values of one type") from None
         return table.set_column(place, pyarrow.field(head, kind), made)
 
@@ -104,7 +104,7 @@ class Map(Transform):
             return self.values[key]
         if self.other == "error":
             known = ", ".join(list(self.values)[:_SHOWN])
-            raise InputError(f"{value!r:.80} is not among the values", where=f"dataset.transform map: {self.column}",
-                             todo=f'known are {known}; other = "keep" leaves others as they are')  # fmt: skip
+            raise InputError(f"{value!r:.80} is not listed in values", where=f"dataset.transform map: {self.column}",
+                             todo=f'listed are {known}; other = "keep" keeps other values')  # fmt: skip
         counts["other"] += 1
         return value

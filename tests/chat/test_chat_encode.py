@@ -84,8 +84,8 @@ def test_rows_without_a_trained_token_are_dropped_and_too_many_stop_the_run(chat
     options = {"max_length": 60, "overlong": "truncate-right"}
     encoded = ChatTemplate(**options).encode(rows_of(cut, short, short, short), chatml, run).dataset
     assert len(encoded) == 3
-    assert "left out 1 rows: no trained token is left" in run.reporter.warnings[-1]  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="2 of 4 rows cannot be used: 2 rows: no trained token is left"):
+    assert "left out 1 rows: no trained tokens are left" in run.reporter.warnings[-1]  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="2 of 4 rows cannot be used: 2 rows: no trained tokens are left"):
         ChatTemplate(**options).encode(rows_of(cut, cut, short, short), chatml, run)
     assert (
         len(ChatTemplate(**options, max_dropped=0.5).encode(rows_of(cut, cut, short, short), chatml, run).dataset) == 2
@@ -256,7 +256,7 @@ def test_the_gate_stops_a_tokenizer_that_comes_back_different(chatml: Any) -> No
     encoded = Masker.of(chatml).encode(conversation)
     gate.check(chatml, [(conversation, encoded)])
     wrong = attrs.evolve(encoded, ids=[*encoded.ids[:3], encoded.ids[4], *encoded.ids[4:]])
-    with pytest.raises(LoraplugError, match="row 0: training and inference would see different tokens"):
+    with pytest.raises(LoraplugError, match="row 0: training and inference would have different tokens"):
         gate.check(chatml, [(conversation, wrong)])
 
 

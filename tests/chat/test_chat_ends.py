@@ -101,7 +101,7 @@ def test_every_template_trains_its_turns_and_nothing_else(name: str, control: bo
     judged = 0
     for title, messages in TALKS.items():
         if (name, title) in REFUSED:
-            with pytest.raises(InputError, match="cannot prove which tokens are turn 1"):
+            with pytest.raises(InputError, match="cannot verify which tokens belong to turn 1"):
                 judge(name, masker, Conversation(title, messages), control)
             continue
         conversation = Conversation(title, messages)

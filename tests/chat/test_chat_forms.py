@@ -141,7 +141,7 @@ def test_a_template_that_writes_ids_needs_names_in_them() -> None:
     rows[0][1]["tool_calls"][0]["id"] = "functions.search:0"
     talks = [Forms(masker.template).fit(conversation({"messages": row}, "messages", 0)) for row in rows]
     assert '<call>functions.search:0<args>{"q": 1}<|im_end|>' in said(tokenizer, masker.encode(talks[0]))
-    with pytest.raises(InputError, match="only the id, which does not hold that name"):
+    with pytest.raises(InputError, match="and the id does not contain that name"):
         masker.encode(talks[1])
 
 
@@ -164,7 +164,7 @@ def test_a_role_the_template_lacks_is_one_it_has(run: Run) -> None:
     encoded = ChatTemplate(packing=False).encode(as_rows(rows), tokenizer_for(), run).dataset
     same = Conversation("x", [{"role": "system", "content": "d"}, user("q"), answer("a")])
     assert encoded[0]["input_ids"] == inference(tokenizer_for(), same)
-    told = [line for line in run.reporter.lines if "roles read" in line]  # type: ignore[attr-defined]
+    told = [line for line in run.reporter.lines if "roles recognised" in line]  # type: ignore[attr-defined]
     assert told == ['roles read: "developer" as system (3 rows), "human" as user (3 rows)']
     observing = CHATML.replace("{% for", "{% if messages[0].role == 'observation' %}!{% endif %}{% for", 1)
     forms = Forms(Template(observing, {}))
@@ -188,10 +188,10 @@ def test_columns_and_keys_that_nothing_reads_are_told_once(run: Run) -> None:
     rows = [[user("a") | {"name": "Ann"}, answer("b", mood="good")], [user("a"), answer("b", reasoning_content="hm")]]
     data = as_rows(rows, id="x", group=["r"], source="web", split=None)
     ChatTemplate(packing=False).encode(data, tokenizer_for(), run)
-    assert "columns that nothing reads: source (2 rows)" in run.reporter.lines  # type: ignore[attr-defined]
+    assert "columns that are not used: source (2 rows)" in run.reporter.lines  # type: ignore[attr-defined]
     keys = "mood (1 rows), name (1 rows), reasoning_content (1 rows)"
     told = [line for line in run.reporter.warnings if "keys of messages" in line]  # type: ignore[attr-defined]
-    assert told == [f"keys of messages that nothing reads, neither formatter nor chat template: {keys}"]
+    assert told == [f"keys of messages that neither the formatter nor the chat template uses: {keys}"]
     ChatTemplate(packing=False).encode(data, tokenizer_for(), run)
     assert len([line for line in run.reporter.warnings if keys in line]) == 1  # type: ignore[attr-defined]
 

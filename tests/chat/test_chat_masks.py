@@ -54,7 +54,7 @@ def test_ids_and_prompts_are_those_of_inference(kind: str, name: str) -> None:
         try:
             encoded = masker.encode(talk(title))
         except InputError as error:
-            assert any(said in str(error) for said in ("refuses it", "cannot prove", "leaves out a call"))
+            assert any(said in str(error) for said in ("refuses it", "cannot verify", "leaves out a call"))
             continue
         if not encoded.boundary_split:
             assert encoded.ids == inference(tokenizer, talk(title)), title
@@ -171,7 +171,7 @@ def test_generation_marks_that_exclude_an_answer_are_refused() -> None:
     [
         (CHATML.replace("message['content'] +", "message['content'][::-1] +"), "cannot"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "refuses|cannot|no end"),
-        (CHATML.replace("{% for message in messages %}", "{% for message in messages | reverse %}"), "cannot prove"),
+        (CHATML.replace("{% for message in messages %}", "{% for message in messages | reverse %}"), "cannot verify"),
     ],
 )
 def test_what_cannot_be_proved_is_refused_or_right(template: str, reason: str) -> None:
@@ -201,7 +201,7 @@ def test_roles_that_make_control_tokens_are_refused() -> None:
     tokenizer = tokenizer_for(template)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|root|>"]})
     masker = Masker.of(tokenizer)
-    with pytest.raises(InputError, match="would make a control token"):
+    with pytest.raises(InputError, match="would form a control token"):
         masker.encode(row({"role": "root", "content": "a"}, answer("b")))
 
 

@@ -252,7 +252,7 @@ def test_a_row_whose_question_does_not_fit_is_left_out_and_told(chatml: Any, run
     encoded = ChatTemplate(max_length=100).encode(rows, chatml, run).dataset
     assert encoded["row"][:] == [[f"row {number}"] for number in range(3, 11)]
     [told] = run.reporter.warnings  # type: ignore[attr-defined]
-    assert told.startswith("left out 3 rows: more than 100 tokens, even with nothing but the opening")
+    assert told.startswith("left out 3 rows: more than 100 tokens, even reduced to the opening")
     assert "(row 0, row 1, row 2 …); raise max_length" in told
 
 
@@ -402,7 +402,7 @@ def test_truncate_right_ends_in_the_middle_of_an_answer(chatml: Any, run: Run) -
     assert said.startswith("one<|im_end|>two two")
     assert not said.endswith("<|im_end|>")
     [told] = run.reporter.warnings  # type: ignore[attr-defined]
-    assert "1 rows longer than max_length were shortened (row 0 …): 1 answers cut at their end" in told
+    assert "1 rows longer than max_length were shortened (row 0 …): 1 answers cut at the end" in told
 
 
 def test_truncate_right_counts_answers_that_are_gone(chatml: Any, run: Run) -> None:
@@ -487,7 +487,8 @@ def test_texts_cut_at_one_end_are_told(chatml: Any, run: Run) -> None:
     assert left == [whole[0], *whole[-49:]]
     right = Text(max_length=50, overlong="truncate-right").encode(rows, tokenizer, run).dataset[0]["input_ids"]
     assert right == whole[:50]
-    assert all(f"{len(whole) - 50:,} tokens thrown away" in told for told in run.reporter.warnings)  # type: ignore[attr-defined]
+    # type: ignore[attr-defined]
+    assert all(f"{len(whole) - 50:,} tokens cut off" in told for told in run.reporter.warnings)
     assert len(run.reporter.warnings) == 2  # type: ignore[attr-defined]
 
 
@@ -499,7 +500,7 @@ def test_a_prompt_is_never_cut(chatml: Any, run: Run, policy: Any) -> None:
     encoded = Text(max_length=60, overlong=policy).encode(Dataset.from_list([*long, *[short] * 8]), chatml, run).dataset
     assert encoded["row"][:] == [[f"row {n}"] for n in range(2, 10)]
     told = run.reporter.warnings  # type: ignore[attr-defined]
-    assert told[0].startswith("left out 2 rows: more than 60 tokens, and a prompt is never cut (row 0, row 1 …)")
+    assert told[0].startswith("left out 2 rows: more than 60 tokens, and prompts are never cut (row 0, row 1 …)")
 
 
 def test_a_completion_may_be_cut_at_its_end(chatml: Any, run: Run) -> None:
@@ -511,15 +512,16 @@ def test_a_completion_may_be_cut_at_its_end(chatml: Any, run: Run) -> None:
     assert len(encoded[0]["input_ids"]) == 60
     assert encoded["row"][:] == [["row 0"], ["row 2"]]
     assert texts(chatml, encoded)[0].startswith("ask answer answer")
-    assert any("left out 1 rows: no trained token is left (row 1" in told for told in run.reporter.warnings)  # type: ignore[attr-defined]
+    # type: ignore[attr-defined]
+    assert any("left out 1 rows: no trained tokens are left (row 1" in told for told in run.reporter.warnings)
 
 
 def test_conversations_are_not_split(chatml: Any, run: Run) -> None:
     """Refused before any work, with what to set; `auto` cuts them as `truncate-left` does."""
     messages = [m for n in range(9) for m in (user(f"question {n}"), answer(f"answer {n}"))]
-    with pytest.raises(InputError, match="a conversation cannot be split"):
+    with pytest.raises(InputError, match="conversations cannot be split"):
         Text(overlong="split").recognise(["messages"])
-    with pytest.raises(InputError, match="a conversation cannot be split"):
+    with pytest.raises(InputError, match="conversations cannot be split"):
         Text(overlong="split").encode(rows_of(messages), chatml, run)
     encoded = Text(max_length=100).encode(rows_of(messages), chatml, run).dataset
     assert texts(chatml, encoded)[0].startswith("<|im_start|>user\nquestion 0<|im_end|>")

@@ -118,7 +118,7 @@ def test_what_a_template_drops_is_told() -> None:
 
 def test_reasoning_given_twice_is_refused() -> None:
     """Other reasoning under a key than in the content can be read two ways; words about `</think>` are words."""
-    with pytest.raises(InputError, match="reasoning twice"):
+    with pytest.raises(InputError, match="two different reasonings"):
         encode(templates()["qwen3"], user("Q"), answer("<think>Ta</think>Xa", reasoning_content="Tb"))
     told = answer("`</think>` ends a thought", reasoning_content="Tb")
     tokenizer, encoded = encode(templates()["qwen3"], user("Q"), told)
@@ -136,7 +136,7 @@ def test_the_run_tells_of_dropped_reasoning_once(run: Run) -> None:
     tokenizer = tokenizer_for(templates()["qwen3"])
     ChatTemplate().encode(rows(talk, talk, talk[:2]), tokenizer, run)
     told = [text for text in run.reporter.lines if "reasoning of earlier" in text]
-    assert told == ["in 2 rows the chat template leaves out the reasoning of earlier answers"]
+    assert told == ["in 2 rows the chat template omits the reasoning of earlier answers"]
 
 
 def test_options_make_the_prompt_everywhere(run: Run, tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_values_reach_the_template_as_they_are(run: Run, value: Any) -> None:
 def test_unknown_options_are_refused_with_those_there_are(run: Run) -> None:
     """A template that has no such variable would be silent; messages and tools are not options."""
     for name in ("enable_thinkin", "messages", "eos_token", "content"):
-        with pytest.raises(InputError, match=f"reads no variable '{name}'") as raised:
+        with pytest.raises(InputError, match=f"has no variable '{name}'") as raised:
             ChatTemplate(template_options={name: 1}).encode(rows([user("Q")]), tokenizer_for(templates()["qwen3"]), run)
         assert raised.value.todo == "it reads enable_thinking"
     with pytest.raises(InputError, match="no variable") as raised:
         ChatTemplate(template_options={"x": 1}).encode(rows([user("Q")]), tokenizer_for(), run)
-    assert raised.value.todo == "it reads none"
+    assert raised.value.todo == "it has none"
 
 
 def test_the_variables_of_templates() -> None:

@@ -41,7 +41,7 @@ def test_only_the_named_ones_are_tokens(tmp_path: Path) -> None:
     assert call not in plain and done not in plain
     found = ids(given, run, special_tokens=("<|call|>",))
     assert found.count(call) == 2 and done not in found
-    assert "special tokens in rows stay tokens: <|call|>" in run.reporter.lines
+    assert "special tokens that are kept as tokens in rows: <|call|>" in run.reporter.lines
     expected = tokenizer().apply_chat_template([{"role": "user", "content": TEXT}], return_dict=False)
     assert found[: len(expected)] == expected
 
@@ -61,7 +61,7 @@ def test_prompts_read_the_same_tokens_as_the_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "told"), [("<|none|>", "no token that the tokenizer keeps whole"), ("<|im_end|>", "frames turns with it")]
+    ("token", "told"), [("<|none|>", "not a single token of the tokenizer"), ("<|im_end|>", "uses it around turns")]
 )
 def test_what_cannot_be_named(token: str, told: str, tmp_path: Path) -> None:
     """A token that there is not, and one with which a row could end its turn."""

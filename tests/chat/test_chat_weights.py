@@ -142,7 +142,7 @@ def test_columns_that_judge_nothing_are_only_named(inside: Any, recipe: Path, co
     (recipe.parent / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     result = inside("run", recipe, "--until", "formatter")
     assert result.returncode == 0, result.stderr
-    assert f"columns that nothing reads: {column}" in " ".join((result.stderr + result.stdout).split())
+    assert f"columns that are not used: {column}" in " ".join((result.stderr + result.stdout).split())
 
 
 def test_preview_tells_weights(inside: Any, recipe: Path) -> None:
@@ -181,4 +181,4 @@ def test_validation_rows_are_held_to_the_same(inside: Any, recipe: Path) -> None
     (recipe.parent / "held.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     result = inside("run", recipe, "--until", "formatter", "--fresh")
     assert result.returncode == 0, result.stderr
-    assert (result.stdout + result.stderr).count("columns that nothing reads: source") == 1
+    assert (result.stdout + result.stderr).count("columns that are not used: source") == 1

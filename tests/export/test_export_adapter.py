@@ -98,7 +98,7 @@ def test_card_without_facts(make_base, make_adapter, trained, tmp_path):
     adapter = make_adapter(base, LoraConfig(r=4, target_modules=["q_proj"]))
     folder = AdapterExporter().export(trained(adapter, base), tmp_path / "out")
     text = (folder / "README.md").read_text()
-    assert "not known here" in text and "## Recipe" not in text and "## Figures" not in text
+    assert "unknown; see the page" in text and "## Recipe" not in text and "## Figures" not in text
 
 
 def test_places(tmp_path):

@@ -116,7 +116,7 @@ def test_hub_that_is_not_there(result, tmp_path, monkeypatch):
     """No connection is said in one line."""
     point_at("http://127.0.0.1:9", tmp_path / "hub-cache", monkeypatch)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with pytest.raises(LoraplugError, match="not reached"):
+    with pytest.raises(LoraplugError, match="could not be reached"):
         HubExporter(repo="me/tiny").export(result, tmp_path / "receipt.json")
 
 

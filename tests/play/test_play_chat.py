@@ -60,7 +60,7 @@ def test_a_pipe_is_a_prompt(merged: Path, tmp_path: Path, inside: Cli) -> None:
 BAD = {
     "no weights": ({"adapter_model__safetensors": None}, "has no adapter_model.safetensors"),
     "a pickle": ({"adapter_model__safetensors": None, "adapter_model__bin": b"x"}, "has only pickled weights"),
-    "not safetensors": ({"adapter_model__safetensors": b"no such format at all"}, "is broken"),
+    "not safetensors": ({"adapter_model__safetensors": b"no such format at all"}, "is damaged"),
     "no JSON": ({"adapter_config__json": b"{"}, "not JSON"),
     "no kind": ({"adapter_config__json": b'{"r": 4}'}, "has no peft_type"),
 }
@@ -86,7 +86,7 @@ def test_truncated_and_infinite_weights_are_refused(adapter: Path, tmp_path: Pat
     tensors = load(whole)
     name = next(iter(tensors))
     tensors[name][0, 0] = torch.nan
-    for number, (content, words) in enumerate([(whole[: len(whole) // 2], "is broken"), (save(tensors), "NaN")]):
+    for number, (content, words) in enumerate([(whole[: len(whole) // 2], "is damaged"), (save(tensors), "NaN")]):
         bad = changed(adapter, tmp_path / f"{number}", adapter_model__safetensors=content)
         done = inside("chat", bad, "--prompt", "x")
         assert done.returncode == 2, done.stderr

@@ -115,7 +115,7 @@ def test_an_empty_path_is_refused(recipe: Path, key: str) -> None:
 
 def test_rows_are_recognised_by_the_first_of_them(recipe: Path) -> None:
     (recipe.parent / "rows.jsonl").write_text('{"text": "a"}\n' * 3)
-    assert told(recipe) == {"formatter": 'text rows hold no conversation; set use = "text"'}
+    assert told(recipe) == {"formatter": 'text rows are not conversations; set use = "text"'}
     assert told(recipe, "formatter.use=text") == {}
     (recipe.parent / "rows.jsonl").write_text('{"instruction": "a", "response": "b"}\n{"instruction": \n')
     assert "rows.jsonl:2: is not JSON" in told(recipe)["dataset.path"]

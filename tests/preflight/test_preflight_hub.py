@@ -133,7 +133,7 @@ def test_no_hub_and_no_such_name(hub: Any, monkeypatch: pytest.MonkeyPatch) -> N
     hub.state["folder"] = Path(__file__).parent
     assert "has no config.json" in asked()[0].message
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "the hub was not reached" in asked()[0].message
+    assert "the hub could not be reached" in asked()[0].message
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in asked()[0].message
 
@@ -154,7 +154,7 @@ def test_what_would_stop_a_push(hub: Any, monkeypatch: pytest.MonkeyPatch) -> No
         hub.state["whoami"] = status
         assert words in one()
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "the hub was not reached" in one()
+    assert "the hub could not be reached" in one()
     assert "choose another name" in one("me/a--b")
     monkeypatch.delenv("HF_TOKEN")
     assert "no token" in one()

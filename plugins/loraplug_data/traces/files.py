@@ -59,9 +59,7 @@ def rows_of(file: Path) -> Iterator[tuple[str, Row]]:
     elif isinstance(value, Mapping):
         yield stem, value
     else:
-        raise InputError(
-            "holds neither a trace nor a list of traces", where=file, todo="check that it is the right file"
-        )
+        raise InputError("has neither a trace nor a list of traces", where=file, todo="check that it is the right file")
 
 
 def _of_lines(file: Path, stem: str) -> Iterator[tuple[str, Row]]:

@@ -28,11 +28,11 @@ def format_of(row: Mapping[str, Any]) -> tuple[str, str]:
         return next(iter(signs.items()))
     if signs:
         told = "; ".join(f"{name} ({why})" for name, why in signs.items())
-        todo = f'say which it is: format = "{next(iter(signs))}"'
-        raise InputError(f"can be read as {told}", todo=todo)
+        todo = f'set the format: format = "{next(iter(signs))}"'
+        raise InputError(f"is ambiguous: it could be {told}", todo=todo)
     known = ", ".join(f'"{name}"' for name in FORMATS)
     raise InputError(
-        f"is a trace of no known format; seen: {_seen(row)}", todo=f"known are {known}; format = says which"
+        f"is a trace of unknown format; it has: {_seen(row)}", todo=f"known formats are {known}; set format ="
     )
 
 

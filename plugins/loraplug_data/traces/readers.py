@@ -25,7 +25,7 @@ def read_trace(row: Row, format: str) -> Trace:  # noqa: A002 - the option's own
     """
     made = _READERS[format](row)
     if not any(turn.role == "assistant" for turn in made.turns):
-        raise InputError("has no turn of an assistant", todo="check that it is a trace, and of which format")
+        raise InputError("has no turn of an assistant", todo="check that it is a trace, and its format")
     pair(made.turns)
     info = row.get("info")
     said = {**(info if isinstance(info, Mapping) else {}), **row}

@@ -49,30 +49,31 @@ class TraceSource(DatasetSource):
         Doc("a .traj, .json or .jsonl file, a list of files, a pattern, a folder (with all below it) or an address"),
     ] = field(default=None, converter=_paths)
     source: Annotated[
-        DatasetSource | None, Doc('another source whose rows are traces, in place of path: { use = "hub", id = "…" }')
+        DatasetSource | None, Doc('another source that yields traces, in place of path: { use = "hub", id = "…" }')
     ] = None
     format: Annotated[
         Format | None,
-        Doc("what the traces are; where not set it is told from each, and a trace that may be two is refused"),
+        Doc("format of the traces; default: detected for each trace, and an ambiguous one is refused"),
     ] = None
     calls: Annotated[
         Literal["tools", "as-written"],
-        Doc("tools: calls that the agent wrote as text become tool_calls, and what came of them results of tools; "
-            "as-written: they stay text, and results are what the user says"),
+        Doc("tools: calls that the agent wrote as text become tool_calls, and their outputs tool results; as-written: "
+            "calls stay text, and outputs are user messages"),
     ] = "tools"  # fmt: skip
     untrained: Annotated[
-        tuple[Rule, ...], Doc("steps that are shown to the model and not trained; docs/traces.md says which those are")
+        tuple[Rule, ...], Doc("steps that stay in the conversation but are not trained; see docs/traces.md")
     ] = ()
     tools: Annotated[
-        Path | None, Doc("a .json file with the list of tools, for traces that have none; where not set the calls tell")
+        Path | None,
+        Doc("a .json file with the list of tools, for traces without one; default: inferred from the calls"),
     ] = None
-    limit: Annotated[int | None, Doc("take only the first so many traces")] = field(
+    limit: Annotated[int | None, Doc("use only the first so many traces")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
 
     def __attrs_post_init__(self) -> None:
         if (self.path is None) == (self.source is None):
-            raise InputError("needs one of path and source" + ("" if self.path is None else ", has both"))
+            raise InputError("needs exactly one of path and source" + ("" if self.path is None else ", has both"))
 
     @classmethod
     def reads(cls, path: str) -> bool:
@@ -137,7 +138,7 @@ class TraceSource(DatasetSource):
         found = document(self.tools) if self.tools.is_file() else None
         if not (isinstance(found, list) and found and all(isinstance(one, dict) for one in found)):
             raise InputError(
-                "is no JSON file with a list of tools", where=self.tools, todo='write [{"type": "function", …}]'
+                "is not a JSON file with a list of tools", where=self.tools, todo='write [{"type": "function", …}]'
             )
         return found
 
@@ -146,7 +147,7 @@ class TraceSource(DatasetSource):
             kind, why = (self.format, "as the recipe says") if self.format else format_of(row)
             return kind, why, read_trace(row, kind)
         except InputError as error:
-            raise InputError(error.what, where=where, todo=error.todo or "leave it out of the data") from None
+            raise InputError(error.what, where=where, todo=error.todo or "remove it from the data") from None
 
     def _write(self, named: Named, place: Path, told: Path) -> None:
         facts = _Told()
@@ -196,18 +197,19 @@ class _Told:
         for kind, count in self.formats.items():
             run.say(f"traces: {count} read as {kind}")
         for rule in source.untrained:
-            run.say(f"traces: {self.rules.get(rule, 0)} of {self.answers} answers are left untrained by {rule}")
+            run.say(f"traces: {self.rules.get(rule, 0)} of {self.answers} answers are not trained because of {rule}")
         if self.shown:
-            run.say(f"traces: {self.shown} answers of examples that the agent was shown are not trained")
+            run.say(f"traces: {self.shown} answers in examples shown to the agent are not trained")
         if self.skipped:
             run.say(
-                "traces: not part of what the model saw: " + ", ".join(f"{n} {key}" for key, n in self.skipped.items())
+                "traces: ignored, as the model did not see it: "
+                + ", ".join(f"{n} {key}" for key, n in self.skipped.items())
             )
         if self.tools and source.tools is None:
             names = [one["function"]["name"] for one in self.tools]
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            run.say(f"traces: tools described by their calls, as the traces do not: {', '.join(names[:_SHOWN])}{more}; "
-                    "tools = can name a file that says more")  # fmt: skip
+            run.say(f"traces: without descriptions of tools; inferred from calls: {', '.join(names[:_SHOWN])}{more}; "
+                "set tools = to a file with full descriptions")  # fmt: skip
 
 
 def _named(file: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -66,9 +66,9 @@ def call(name: str, arguments: Any, id: str = "") -> Message:  # noqa: A002 - th
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
         except ValueError:
-            raise InputError(f"the arguments of a call of {name} are no JSON: {arguments[:60]!r}") from None
+            raise InputError(f"the arguments of a call of {name} are not JSON: {arguments[:60]!r}") from None
     if not isinstance(arguments, Mapping):
-        raise InputError(f"the arguments of a call of {name} are no table")
+        raise InputError(f"the arguments of a call of {name} are not an object")
     return {"id": id, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
 
 
