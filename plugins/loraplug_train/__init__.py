@@ -27,11 +27,12 @@ def __getattr__(name: str) -> Any:
 
 @hookimpl
 def loraplug_adapters() -> Sequence[type[Adapter]]:
-    """What is trained in place of LoRA."""
+    """What is trained."""
     from loraplug_train.adapters.full import Full
+    from loraplug_train.adapters.lora import LoraAdapter
     from loraplug_train.adapters.peft_method import PeftMethod
 
-    return [PeftMethod, Full]
+    return [LoraAdapter, PeftMethod, Full]
 
 
 @hookimpl

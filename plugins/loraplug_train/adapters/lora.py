@@ -1,15 +1,16 @@
-"""The `[trainer.lora]` table, and what becomes of it in peft."""
+"""LoRA by `[trainer.lora]` or `[trainer.adapter] use = "lora"`, and what becomes of it in peft."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError, attach_adapter, load_adapter, new_tokens, token_ends
+from loraplug import Adapter, Doc, InputError, attach_adapter, load_adapter, new_tokens, token_ends
 from loraplug_train.adapters.targets import Targets, find_targets
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @frozen
 class Lora:
     """Low-rank adapters (Hu et al. 2021): W becomes W + alpha/r · B·A, and only A and B are trained."""
+
+    table: ClassVar[str] = "trainer.lora"
+    """Where in a recipe these options stand."""
 
     r: Annotated[int, Doc("rank of B·A", aka=("rank", "lora_r", "lora_rank"))] = field(
         default=16, validator=validators.ge(1)
@@ -46,8 +50,8 @@ class Lora:
     use_rslora: Annotated[bool, Doc("scale by alpha/√r, for high ranks (Kalajdzievski 2023)", aka=("rslora",))] = False
     use_dora: Annotated[bool, Doc("train magnitude and direction apart (Liu et al. 2024)", aka=("dora",))] = False
     init_lora_weights: Annotated[
-        Literal["default", "gaussian", "pissa", "olora", "orthogonal"],
-        Doc("how A and B begin; default: A Kaiming-uniform, B zero", aka=("init",)),
+        Literal["default", "gaussian", "pissa", "olora", "orthogonal", "eva", "corda", "loftq"],
+        Doc("how A and B begin; default: A Kaiming-uniform, B zero; eva: A and the ranks by the rows", aka=("init",)),
     ] = "default"
     rank_pattern: Annotated[dict[str, int], Doc("rank by layer name or regex, where it differs from r")] = field(
         factory=dict
@@ -64,7 +68,7 @@ class Lora:
         Path | None, Doc("go on training this adapter folder; its own rank and layers hold, not those here")
     ] = None
 
-    def attach(self, model: PreTrainedModel) -> tuple[PeftModel, Targets]:
+    def put_on(self, model: PreTrainedModel) -> tuple[PeftModel, Targets]:
         """The model with adapters, trained ones in fp32: new, or those of `start_from`; and what they are on.
 
         Raises:
@@ -75,10 +79,12 @@ class Lora:
             tokens = new_tokens(model)
             rows = {end: list(tokens) for end in token_ends(model)} if tokens else None
             try:
-                return attach_adapter(model, self.config(targets, rows)), targets
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="lora with eva initialization")  # on how to load faster
+                    return attach_adapter(model, self.config(targets, rows)), targets
             except ValueError as error:  # peft's word on a layer that was named
-                raise InputError(" ".join(str(error).split())[:300], where="trainer.lora.target_modules") from error
-        where = f"trainer.lora.start_from {self.start_from}"
+                raise InputError(" ".join(str(error).split())[:300], where=f"{self.table}.target_modules") from error
+        where = f"{self.table}.start_from {self.start_from}"
         if not (self.start_from / "adapter_config.json").is_file():
             raise InputError("is no adapter folder (no adapter_config.json)", where=where, todo="check the path")
         if (kind := _kind(self.start_from)) != "LORA":  # others read tokenizers as their config says
@@ -97,9 +103,10 @@ class Lora:
 
     def config(self, targets: Targets, rows: Mapping[str, list[int]] | None = None) -> LoraConfig:
         """The peft config for these layers, and for these rows of embedding and output layer."""
-        from peft import LoraConfig
+        from peft import EvaConfig, LoraConfig
 
         return LoraConfig(
+            eva_config=EvaConfig() if self.init_lora_weights == "eva" else None,
             task_type="CAUSAL_LM",
             r=self.r,
             lora_alpha=self.alpha,
@@ -114,6 +121,43 @@ class Lora:
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=dict(self.alpha_pattern),
         )
+
+
+@frozen
+class LoraAdapter(Lora, Adapter):
+    """Low-rank adapters (Hu et al. 2021), by the options of `[trainer.lora]`, which is the short way to say this."""
+
+    name = "lora"
+    table: ClassVar[str] = "trainer.adapter"
+
+    def attach(self, model: PreTrainedModel) -> PeftModel:
+        """See `Lora.put_on`."""
+        return self.put_on(model)[0]
+
+    def trainable(self, model: Any) -> Mapping[str, Any]:
+        """See `Adapter.trainable`."""
+        return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+    def save(self, model: Any, folder: Path) -> None:
+        """The folder that peft writes."""
+        save_lora(model, folder)
+
+    def load(self, model: PreTrainedModel, folder: Path) -> Any:
+        """See `Adapter.load`."""
+        try:
+            return load_adapter(model, folder, trainable=True)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # whatever peft raises
+            what = f"cannot be put on the model ({' '.join(str(error).split())[:300]})"
+            raise InputError(what, where=folder, todo="load it onto the base that it was trained on") from error
+
+    def mergeable(self, config: Mapping[str, Any]) -> bool:
+        """See `Adapter.mergeable`."""
+        return config.get("peft_type") == "LORA"
+
+
+def save_lora(model: Any, folder: Path) -> None:
+    """What was trained, as peft writes it; embedding layers beside their adapters are those of the base."""
+    model.save_pretrained(folder, save_embedding_layers=False)
 
 
 def _token_rows(adapter: Path) -> list[int]:

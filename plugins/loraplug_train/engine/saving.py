@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 from loraplug import Adapter, Run, Share, atomic_output, quantised_share
+from loraplug_train.adapters.lora import save_lora
 
 
 def save_result(run: Run, adapter: Adapter | None, adapted: Any, tokenizer: Any, coverage: Share) -> None:
     """The adapter, or the model, with its tokenizer, and in loraplug.json what it was trained on."""
     with atomic_output(run.folder / ("adapter" if adapter is None else adapter.makes)) as out:
         if adapter is None:
-            adapted.save_pretrained(out, save_embedding_layers=False)  # those of the base, beside their adapters
+            save_lora(adapted, out)
         else:
             adapter.save(model=adapted, folder=out)
         tokenizer.save_pretrained(out)
