@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from loraplug import files
-from loraplug.config.options import options
 from loraplug.config.secrets import redact, redacted
 from loraplug.config.tables import as_key
 from loraplug.context import Run
@@ -139,7 +138,7 @@ def _taken(run: Run, recipe: Recipe, state: State, changed: list[str], kept: lis
     if "figures" in state and _LONGER & set(changed) and _starts_from(recipe):
         adapter = run.folder / "adapter"
         shown = adapter.relative_to(Path.cwd()) if adapter.is_relative_to(Path.cwd()) else adapter
-        way = f"--set run_name={run.name}-more --set trainer.lora.start_from={shown}"
+        way = f"--set run_name={run.name}-more --set trainer.{_lora_table(recipe)}.start_from={shown}"
         return InputError(
             what, where=run.name, todo=f"that run is finished; to train its adapter further: {way}; else {_AGAIN}"
         )
@@ -148,8 +147,12 @@ def _taken(run: Run, recipe: Recipe, state: State, changed: list[str], kept: lis
 
 def _starts_from(recipe: Recipe) -> bool:
     """Whether the trainer can go on from an adapter."""
-    tables = [option.nested for option in options(type(recipe.trainer)) if option.name == "lora"]
-    return any(option.name == "start_from" for cls in tables if cls for option in options(cls))
+    return hasattr(getattr(recipe.trainer, _lora_table(recipe), None), "start_from")
+
+
+def _lora_table(recipe: Recipe) -> str:
+    """Which table of the trainer says what is trained: the short one, unless an adapter stands there."""
+    return "lora" if getattr(recipe.trainer, "adapter", None) is None else "adapter"
 
 
 def _few(names: list[str]) -> str:

@@ -76,13 +76,13 @@ def adapter_problems(recipe: Any, run: Run, name: str) -> Iterator[Problem]:
         yield Problem(
             "model.add_tokens", f"trains rows of the vocabulary, and {name} carries LoRA pairs alone; {_WAY_OUT}"
         )
-    lora = getattr(recipe.trainer, "lora", None)
-    for option, what in _not_carried(lora).items():
-        yield Problem(f"trainer.lora.{option}", f"{what}, and {name} carries LoRA pairs alone; {_WAY_OUT}")
+    table = "lora" if getattr(recipe.trainer, "adapter", None) is None else "adapter"
+    for option, what in _not_carried(getattr(recipe.trainer, table, None)).items():
+        yield Problem(f"trainer.{table}.{option}", f"{what}, and {name} carries LoRA pairs alone; {_WAY_OUT}")
 
 
 def _not_carried(lora: Any) -> Mapping[str, str]:
-    """Options of a `[trainer.lora]` table, whichever trainer it is of, to what they do."""
+    """Options of a table for LoRA, whichever trainer it is of, to what they do."""
     found = {}
     if getattr(lora, "use_dora", False):
         found["use_dora"] = "trains magnitudes"

@@ -27,11 +27,12 @@ def __getattr__(name: str) -> Any:
 
 @hookimpl
 def loraplug_adapters() -> Sequence[type[Adapter]]:
-    """The adapters that can stand in place of `[trainer.lora]`."""
+    """What can be trained: LoRA, other methods of peft, the whole model."""
     from loraplug_train.adapters.full import Full
+    from loraplug_train.adapters.lora import LoraAdapter
     from loraplug_train.adapters.peft_method import PeftMethod
 
-    return [PeftMethod, Full]
+    return [LoraAdapter, PeftMethod, Full]
 
 
 @hookimpl

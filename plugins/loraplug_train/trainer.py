@@ -150,8 +150,16 @@ class EngineTrainer(Trainer):
     )
     lora: Annotated[Lora, Doc("the adapters")] = field(factory=Lora)
     adapter: Annotated[
-        Adapter | None, Doc("what is trained in place of LoRA: another method of peft, or the whole model")
+        Adapter | None,
+        Doc("what is trained, in place of the table `lora`: LoRA, another method of peft, or the whole model"),
     ] = None
+
+    @property
+    def lora_options(self) -> Lora | None:
+        """LoRA's options, whichever table has them; None where something else is trained."""
+        if self.adapter is None:
+            return self.lora
+        return self.adapter if isinstance(self.adapter, Lora) else None
 
     def objective(self) -> Objective:
         """The objective to minimise; by default the trainer itself."""
@@ -176,14 +184,14 @@ class EngineTrainer(Trainer):
         return problems(self, run, recipe)
 
     def preflight_model(self, run: Run, recipe: Any, model: PreTrainedModel) -> Iterable[Problem]:
-        """Report names and patterns of `[trainer.lora]` that match no module, and too little memory for unquantized
+        """Report names and patterns of LoRA's table that match no module, and too little memory for unquantized
         experts.
         """
         from loraplug_train.adapters.targets import check_names
         from loraplug_train.engine.preflight import experts_too_large
 
-        if self.lora.start_from is None and self.adapter is None:
-            check_names(self.lora, model)
+        if self.lora_options is not None and self.lora_options.start_from is None:
+            check_names(self.lora_options, model)
         return experts_too_large(run, recipe, model)
 
     def disk(self, run: Run, recipe: Any) -> dict[Path, int]:

@@ -25,18 +25,34 @@ def test_two_processes_do_what_one_does(kind: str, recipe: Path, loraplug: Cli, 
                                                                       "label": n % 2 == 0}  # type: ignore[dict-item] # fmt: skip
     recipe.with_name("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe.write_text(recipe.read_text(encoding="utf-8").replace('use = "sft"', f'use = "{kind}"'), encoding="utf-8")
+    figures = trained_twice(recipe, loraplug, tmp_path)
+    assert len(figures[0]) == 6
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+
+
+def test_a_whole_model_is_trained_alike(recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
+    """Each process has all of it, and gradients are summed."""
+    text = recipe.read_text(encoding="utf-8").replace('[[exporter]]\nuse = "adapter"\n', "")
+    text = text.replace("learning_rate = 1e-2\n", "learning_rate = 1e-3\n")
+    recipe.write_text(text.replace("[[exporter]]", '[trainer.adapter]\nuse = "full"\n[[exporter]]'), encoding="utf-8")
+    figures = trained_twice(recipe, loraplug, tmp_path)
+    assert len(figures[0]) == 6
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+
+
+def trained_twice(recipe: Path, loraplug: Cli, tmp_path: Path) -> list[list[float]]:
+    """Losses of steps and validation of a recipe, on one process and on two."""
     env = {**os.environ, "LORAPLUG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     both = subprocess.run([*launcher, "-m", "loraplug", "run", str(recipe), "--set", "run_name=both"], cwd=tmp_path,
-                          env=env, capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
+                          env=env, capture_output=True, text=True, timeout=900, check=False)  # fmt: skip
     assert both.returncode == 0, both.stdout + both.stderr
     one = loraplug("run", recipe, "--set", "run_name=one")
     assert one.returncode == 0, one.stderr
     figures = []
     for name in ("one", "both"):
-        lines = (tmp_path / "outputs/adapters" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (tmp_path / "outputs/runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         summary = json.loads(lines[-1])["summary"]
         figures.append([json.loads(line)["loss"] for line in lines[:-1]]
                        + [summary["validation_loss_before"], summary["validation_loss_after"]])  # fmt: skip
-    assert len(figures[0]) == 6
-    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+    return figures

@@ -31,7 +31,7 @@ LEFT_OUT = {
 def _attached(name: str, **lora: Any) -> tuple[Any, Any]:
     import torch
 
-    model, targets = Lora(r=4, **lora).attach(build(name))
+    model, targets = Lora(r=4, **lora).put_on(build(name))
     drawn = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -120,17 +120,17 @@ def test_attention_and_mlp_are_groups() -> None:
         assert attention and mlp and not attention & mlp
         assert attention | mlp == set(_attached(name)[1].modules)
     with pytest.raises(InputError, match='"attention" matches no layer of this model'):
-        Lora(target_modules="attention").attach(build("mamba"))
+        Lora(target_modules="attention").put_on(build("mamba"))
     with pytest.raises(InputError, match='"experts" matches no layer of this model'):
-        Lora(target_modules=("all-linear", "experts")).attach(build("llama"))
+        Lora(target_modules=("all-linear", "experts")).put_on(build("llama"))
 
 
 def test_a_layer_that_cannot_be_adapted_is_refused_where_it_is_named() -> None:
     """peft's own refusal, and a router that gives a tuple."""
     with pytest.raises(InputError, match="peft refuses it"):
-        Lora(target_modules=("in_proj", "out_proj")).attach(build("mamba"))
+        Lora(target_modules=("in_proj", "out_proj")).put_on(build("mamba"))
     with pytest.raises(InputError, match="returns more than one tensor"):
-        Lora(target_modules=("q_proj", "router")).attach(build("llama4"))
+        Lora(target_modules=("q_proj", "router")).put_on(build("llama4"))
 
 
 def test_layers_that_share_a_weight_are_left_out_and_named_ones_taken() -> None:
@@ -153,7 +153,7 @@ def test_a_model_that_does_not_run_is_refused_before_the_work() -> None:
     with pytest.raises(
         InputError, match=r"a LlamaForCausalLM in float32 fails on input tokens \(AttributeError: no attr"
     ):
-        Lora().attach(model)
+        Lora().put_on(model)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -168,10 +168,10 @@ def test_a_model_whose_tokens_see_ahead_is_refused(dtype: str) -> None:
         config = BertConfig(vocab_size=64, is_decoder=decoder, initializer_range=0.1, **sizes)
         model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
         if decoder:
-            Lora().attach(model)
+            Lora().put_on(model)
         else:
             with pytest.raises(InputError, match=r"tokens attend to later ones[\s\S]*is_decoder = true"):
-                Lora().attach(model)
+                Lora().put_on(model)
 
 
 def test_the_forecast_counts_experts_that_are_not_quantised_in_full(tmp_path: Path) -> None:

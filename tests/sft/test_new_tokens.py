@@ -135,7 +135,7 @@ def test_trained_resumed_saved_and_loaded(train: Train, base: Path, monkeypatch:
     )  # goes on from rows that were trained
     assert digest(again) != digest(whole)
     with pytest.raises(InputError, match=r"has trained rows for 2 tokens, but model\.add_tokens adds 0"):
-        Lora(start_from=whole.path).attach(plain(base))
+        Lora(start_from=whole.path).put_on(plain(base))
 
 
 def test_merged_and_written_to_gguf(train: Train, base: Path, tmp_path: Path) -> None:

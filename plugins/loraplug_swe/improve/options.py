@@ -100,7 +100,8 @@ class Improve:
             yield Problem("validation.group_by", 'functions must be held out whole: write group_by = "task"')
         elif wanted.path is not None:
             yield Problem("validation.path", "the bugs held out must be some of [dataset]: write fraction or rows")
-        if not hasattr(getattr(recipe.trainer, "lora", None), "start_from"):
+        trained = getattr(recipe.trainer, "adapter", None) or getattr(recipe.trainer, "lora", None)
+        if not hasattr(trained, "start_from"):
             yield Problem("trainer.use", "improve goes on from an adapter: use a trainer with lora.start_from")
         for one in recipe.sets:
             if one.formatter != recipe.formatter:

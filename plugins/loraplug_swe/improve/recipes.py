@@ -51,6 +51,7 @@ class Recipes:
         layers = self.app.read_layers(self.path, self.settings)
         said = _said(layers, ("improve", "round"))
         layers.overlay(_plain(options.round), said)
+        own_adapter = layers.value(("trainer", "adapter"))
         for own in ("improve", "validation", "mix", "lock"):
             layers.table.pop(own, None)
         sets: list[dict[str, Any]] = [{"use": "jsonl", "name": key, "path": str(path)} for key, path in trained.items()]
@@ -58,7 +59,7 @@ class Recipes:
         layers.overlay(
             {
                 "run_name": name, "dataset": sets, "exporter": [{"use": "adapter"}],
-                "trainer": {"lora": {"start_from": str(adapter)}},
+                "trainer": {"lora" if own_adapter is None else "adapter": {"start_from": str(adapter)}},
             },
             said,
         )  # fmt: skip

@@ -17,10 +17,11 @@ def attached(options: EngineTrainer, model: PreTrainedModel) -> tuple[Any, Mappi
     Raises:
         InputError: the options match no layer of this model, or cannot be applied to it.
     """
-    if options.adapter is not None:
-        return options.adapter.attach(model=model), {}
-    adapted, targets = options.lora.attach(model)
-    return adapted, targets.left_out
+    if (lora := options.lora_options) is not None:
+        adapted, targets = lora.put_on(model)
+        return adapted, targets.left_out
+    assert options.adapter is not None  # noqa: S101 - for the type checker
+    return options.adapter.attach(model=model), {}
 
 
 def is_peft(model: Any) -> bool:

@@ -1,15 +1,16 @@
-"""The `[trainer.lora]` table and its translation to a `LoraConfig` of peft."""
+"""LoRA by `[trainer.lora]` or `[trainer.adapter] use = "lora"`, and its translation to a `LoraConfig` of peft."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from attrs import field, frozen, validators
 
-from loraplug import Doc, InputError, attach_adapter, load_adapter, new_tokens, token_ends
+from loraplug import Adapter, Doc, InputError, attach_adapter, load_adapter, new_tokens, save_adapter, token_ends
 from loraplug_train.adapters.targets import Targets, find_targets
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @frozen
 class Lora:
     """Low-rank adapters (Hu et al. 2021): W becomes W + alpha/r · B·A, and only A and B are trained."""
+
+    table: ClassVar[str] = "trainer.lora"
+    """Where in a recipe these options stand."""
 
     r: Annotated[int, Doc("rank of B·A", aka=("rank", "lora_r", "lora_rank"))] = field(
         default=16, validator=validators.ge(1)
@@ -48,8 +52,11 @@ class Lora:
         bool, Doc("DoRA: train magnitude and direction separately (Liu et al. 2024)", aka=("dora",))
     ] = False
     init_lora_weights: Annotated[
-        Literal["default", "gaussian", "pissa", "olora", "orthogonal"],
-        Doc("initialisation of A and B; default: A Kaiming-uniform, B zero", aka=("init",)),
+        Literal["default", "gaussian", "pissa", "olora", "orthogonal", "eva", "corda", "loftq"],
+        Doc(
+            "initialisation of A and B; default: A Kaiming-uniform, B zero; eva: A and the ranks from the training rows",
+            aka=("init",),
+        ),
     ] = "default"
     rank_pattern: Annotated[dict[str, int], Doc("rank by layer name or regex, where it differs from r")] = field(
         factory=dict
@@ -72,7 +79,7 @@ class Lora:
         ),
     ] = None
 
-    def attach(self, model: PreTrainedModel) -> tuple[PeftModel, Targets]:
+    def put_on(self, model: PreTrainedModel) -> tuple[PeftModel, Targets]:
         """The model with new adapters or those of `start_from`, adapter weights in float32; and its coverage.
 
         Raises:
@@ -83,10 +90,14 @@ class Lora:
             tokens = new_tokens(model)
             rows = {end: list(tokens) for end in token_ends(model)} if tokens else None
             try:
-                return attach_adapter(model, self.config(targets, rows)), targets
+                with warnings.catch_warnings():
+                    warnings.filterwarnings(
+                        "ignore", message="lora with eva initialization"
+                    )  # a hint on faster loading
+                    return attach_adapter(model, self.config(targets, rows)), targets
             except ValueError as error:  # peft's own error about a layer that was named
-                raise InputError(" ".join(str(error).split())[:300], where="trainer.lora.target_modules") from error
-        where = f"trainer.lora.start_from {self.start_from}"
+                raise InputError(" ".join(str(error).split())[:300], where=f"{self.table}.target_modules") from error
+        where = f"{self.table}.start_from {self.start_from}"
         if not (self.start_from / "adapter_config.json").is_file():
             raise InputError(
                 "is not an adapter folder (it has no adapter_config.json)", where=where, todo="check the path"
@@ -109,9 +120,10 @@ class Lora:
 
     def config(self, targets: Targets, rows: Mapping[str, list[int]] | None = None) -> LoraConfig:
         """The `LoraConfig` for these layers and these token ids, whose embedding and output rows are trained."""
-        from peft import LoraConfig
+        from peft import EvaConfig, LoraConfig
 
         return LoraConfig(
+            eva_config=EvaConfig() if self.init_lora_weights == "eva" else None,
             task_type="CAUSAL_LM",
             r=self.r,
             lora_alpha=self.alpha,
@@ -126,6 +138,38 @@ class Lora:
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=dict(self.alpha_pattern),
         )
+
+
+@frozen
+class LoraAdapter(Lora, Adapter):
+    """Low-rank adapters (Hu et al. 2021), with the options of `[trainer.lora]`, its short form."""
+
+    name = "lora"
+    table: ClassVar[str] = "trainer.adapter"
+
+    def attach(self, model: PreTrainedModel) -> PeftModel:
+        """See `Lora.put_on`."""
+        return self.put_on(model)[0]
+
+    def trainable(self, model: Any) -> Mapping[str, Any]:
+        """See `Adapter.trainable`."""
+        return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+    def save(self, model: Any, folder: Path) -> None:
+        """See `Adapter.save`; under names that plain peft reads, as far as there are such."""
+        save_adapter(model, folder)
+
+    def load(self, model: PreTrainedModel, folder: Path) -> Any:
+        """See `Adapter.load`."""
+        try:
+            return load_adapter(model, folder, trainable=True)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # whatever peft raises
+            what = f"cannot be put on the model ({' '.join(str(error).split())[:300]})"
+            raise InputError(what, where=folder, todo="load it onto the base that it was trained on") from error
+
+    def mergeable(self, config: Mapping[str, Any]) -> bool:
+        """See `Adapter.mergeable`."""
+        return config.get("peft_type") == "LORA"
 
 
 def _token_rows(adapter: Path) -> list[int]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from loraplug_train.adapters.lora import Lora
 
-_WHERE = "trainer.lora"
 GROUPS = ("all-linear", "attention", "mlp", "experts")
 REFUSED = "layers of a kind that fused kernels bypass (peft refuses an adapter there)"
 TOWER = "layers of an image or audio encoder, which text does not pass through"
@@ -59,7 +58,7 @@ def find_targets(lora: Lora, model: PreTrainedModel) -> Targets:
         if name not in grouped and (why := _unfit(model, name, tried)):
             problems.append(f'target_modules: "{name}" cannot be adapted: {why}')
     if problems:
-        raise _refusal(problems, linear)
+        raise _refusal(lora.table, problems, linear)
     parameters = fused if "experts" in _words(lora.target_modules) else []
     if lora.layers_to_transform:
         parameters = _of_layers(parameters, lora.layers_to_transform)[0]
@@ -75,7 +74,7 @@ def check_names(lora: Lora, model: PreTrainedModel) -> None:
     linear = _linear_layers(model)
     fused = [weight.name for weight in layer_weights(model) if weight.kind == "experts"]
     if problems := name_problems(lora, [name for name, _ in model.named_modules() if name], linear, fused):
-        raise _refusal(problems, linear)
+        raise _refusal(lora.table, problems, linear)
 
 
 def name_problems(lora: Lora, modules: list[str], linear: list[str], fused: Sequence[str] = ()) -> list[str]:
@@ -123,10 +122,10 @@ def _of_layers(named: Iterable[str], layers: Sequence[int]) -> tuple[list[str], 
     return [name for number in sorted(set(layers)) for name in by_layer.get(number, ())], problems
 
 
-def _refusal(problems: list[str], linear: list[str]) -> InputError:
+def _refusal(where: str, problems: list[str], linear: list[str]) -> InputError:
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
     todo = f"linear layers: {', '.join(leaves)}; groups of them: {', '.join(GROUPS)}"
-    return InputError("; ".join(problems), where=_WHERE, todo=todo)
+    return InputError("; ".join(problems), where=where, todo=todo)
 
 
 def _words(wanted: str | Iterable[str]) -> list[str]:

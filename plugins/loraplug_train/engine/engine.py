@@ -116,9 +116,8 @@ class _Fit:
             policy.reference = None
         computer = StepComputer(run, objective, policy, prepared.trained, tokenizer.pad_token_id or 0)
         arguments = arguments_of(options, run, len(plan.steps), model)
-        optimizer = make_optimizer(
-            options, arguments, prepared.adapted, options.lora.loraplus_lr_ratio if options.adapter is None else None
-        )
+        ratio = options.lora_options.loraplus_lr_ratio if options.lora_options else None
+        optimizer = make_optimizer(options, arguments, prepared.adapted, ratio)
         state = TrainingState(
             prepared.trained, optimizer, make_scheduler(options, optimizer, len(plan.steps)), policy.limits
         )

@@ -10,11 +10,13 @@ from attrs import define
 
 from loraplug import FUSED_EXPERTS, Encoded, Placement, Run, Share, adapted_share, mixed_precision
 from loraplug_train.adapters.attached import attached, is_peft
+from loraplug_train.adapters.eva import begin_with_eva
 from loraplug_train.cpu import kernel
 from loraplug_train.engine import checks, heads, liger, shards, world, zero
 from loraplug_train.engine.batches import MicroBatchLimits
 from loraplug_train.engine.forecast import needs_checkpointing
 from loraplug_train.engine.policy import PolicyModel
+from loraplug_train.engine.rows import StepRows
 from loraplug_train.engine.separation import separation
 from loraplug_train.objectives.base import Objective
 
@@ -54,6 +56,10 @@ def prepare_model(
     checks.check_router_loss(options, model)
     dtype = model.dtype
     adapted, left_out = attached(options, model)
+    lora = options.lora_options
+    if lora is not None and lora.init_lora_weights == "eva":
+        rows = StepRows(encoded.dataset)
+        begin_with_eva(run, lora, adapted, (one for row in rows for one in objective.sequences(row)))
     coverage = adapted_share(adapted, left_out)
     _say_coverage(run, coverage, "adapters on" if is_peft(adapted) else "trained:")
     fast, said = False, "plain kernel, as asked"

@@ -29,18 +29,18 @@ _HEAD = "lm_head"
 
 def problems(options: EngineTrainer, run: Run, recipe: Any) -> Iterator[Problem]:
     """Problems that would stop the training, found from files alone."""
-    facts = recipe.model.facts(run=run)
-    start = options.lora.start_from
-    if options.adapter is not None:
-        pass  # which reports it itself
-    elif start is not None:
-        yield from _not_an_adapter(start, getattr(recipe.model, "add_tokens", ()))
+    facts, lora = recipe.model.facts(run=run), options.lora_options
+    if lora is None:
+        pass  # another adapter, which reports its own problems
+    elif lora.start_from is not None:
+        where = f"{lora.table}.start_from"
+        yield from _not_an_adapter(where, lora.start_from, getattr(recipe.model, "add_tokens", ()))
     elif facts is not None and facts.weights and not facts.is_gguf and facts.config.get("model_type") in _BY_FILE:
         modules, linear = modules_of(facts)
         leaves = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-        for wrong in name_problems(options.lora, modules, linear):
+        for wrong in name_problems(lora, modules, linear):
             option, _, what = wrong.partition(": ")
-            yield Problem(f"trainer.lora.{option}", f"{what}; linear layers: {leaves}")
+            yield Problem(f"{lora.table}.{option}", f"{what}; linear layers: {leaves}")
     if facts is not None and facts.weights:
         yield from _too_large(facts, recipe)
 
@@ -64,29 +64,30 @@ def trained_numbers(options: EngineTrainer, run: Run, recipe: Any) -> int:
         return 0
     if options.makes() == "model":
         return int(facts.parameters)
-    wanted = options.lora.target_modules
+    lora = options.lora_options or options.lora
+    wanted = lora.target_modules
     ends = None if isinstance(wanted, str) else set(wanted)
     total = 0
     for name, (_, shape) in facts.weights.items():
         module = name.removesuffix(".weight").rsplit(".", 1)[-1]
-        if module in options.lora.modules_to_save:
+        if module in lora.modules_to_save:
             total += shape[0] * shape[-1]
         elif len(shape) == 2 and module not in (*_EMBEDDINGS, _HEAD, "output") and (ends is None or module in ends):
-            total += options.lora.r * (shape[0] + shape[1])
+            total += lora.r * (shape[0] + shape[1])
     return total
 
 
-def _not_an_adapter(folder: Path, tokens: Sequence[str]) -> Iterator[Problem]:
+def _not_an_adapter(where: str, folder: Path, tokens: Sequence[str]) -> Iterator[Problem]:
     path = folder / "adapter_config.json"
     try:
         trained = bool(json.loads(path.read_text(encoding="utf-8")).get("trainable_token_indices"))
         if trained != bool(tokens):
             had, now = ("some", "none") if trained else ("none", "some")
             what = f"was trained with {had} in model.add_tokens, and the recipe has {now}; both must be the same"
-            yield Problem("trainer.lora.start_from", f"{folder}: {what}")
+            yield Problem(where, f"{folder}: {what}")
     except (OSError, ValueError, AttributeError):
         what = "is not an adapter folder (no readable adapter_config.json); check the path"
-        yield Problem("trainer.lora.start_from", f"{folder}: {what}")
+        yield Problem(where, f"{folder}: {what}")
 
 
 def experts_too_large(run: Run, recipe: Any, model: PreTrainedModel) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from loraplug import (
     save_adapter,
     write_provenance,
 )
+from loraplug_train.adapters.lora import LoraAdapter
 
 
 def save_result(run: Run, adapter: Adapter | None, adapted: Any, tokenizer: Any, coverage: Share) -> None:
@@ -22,7 +23,7 @@ def save_result(run: Run, adapter: Adapter | None, adapted: Any, tokenizer: Any,
     quantization = getattr(adapted.config, "quantization_config", None)
     with atomic_output(run.folder / ("adapter" if adapter is None else adapter.makes)) as out:
         lost: tuple[str, ...] = ()
-        if adapter is None:
+        if adapter is None or isinstance(adapter, LoraAdapter):
             lost = _saved(run, adapted, out)
         else:
             adapter.save(model=adapted, folder=out)
