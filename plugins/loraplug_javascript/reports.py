@@ -74,7 +74,7 @@ class Reader:
     def node(self, files: Sequence[str], done: CommandReport) -> Told:
         """What `reporter.mjs` told of these test files, each of which was run by a command of its own.
 
-        A file without a report is a test of its own, which passes where node ends with 0.
+        A file that tells of no test is one itself, which passes where node ends with 0.
 
         Raises:
             ValueError: a report is none.
@@ -87,10 +87,10 @@ class Reader:
                 raise ValueError("two reports of one file")
             for file, code, said in zip(files, done.exits, done.said, strict=True):
                 tests = by_file.get(file)
-                if tests is not None:
+                if tests:
                     self._file(out, file, tests)
                 failed = any(how == "failed" for test, how in out.outcomes.items() if test.startswith(f"{file}::"))
-                if tests is None and code == 0:
+                if not tests and code == 0:
                     out.note(file, "passed", 0.0, None)
                 elif code and not failed:
                     out.broken.setdefault(file, self._clean(said))

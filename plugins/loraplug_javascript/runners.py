@@ -17,6 +17,7 @@ from loraplug_javascript.environment import MODULES, OURS
 SEPARATOR = " > "  # between the names of a suite and of what is in it
 MANY = 40  # from so many tests on, whole files are run
 REPORT = "report.json"
+_SPARING = "--disable-wasm-trap-handler"  # else each WebAssembly module reserves 10 GB of addresses, beyond the limit
 _NAMES = re.compile(r"(?:^test|^test-.+|.+[.\-_]test)\.[cm]?[jt]s$")  # what `node --test` takes for tests
 _WORDS = {"jest": r"\bjest\b", "vitest": r"\bvitest\b", "node": r"\bnode\b.*--test\b"}
 _OTHERS = re.compile(r"\b(mocha|ava|tap|tape|jasmine|karma|uvu|qunit|lab|bun test|deno test|playwright)\b")
@@ -77,7 +78,7 @@ class NodeRunner(Runner):
 
     def variables(self, folder: str) -> Mapping[str, str]:
         """See `Runner.variables`."""
-        return {"LORAPLUG_REPORT": folder}
+        return {"LORAPLUG_REPORT": folder, "NODE_OPTIONS": _SPARING}
 
     def watching(self, folder: str) -> Mapping[str, str]:
         """Further variables where it is `watched`."""
@@ -138,7 +139,7 @@ class ModuleRunner(Runner):
 
     def variables(self, folder: str) -> Mapping[str, str]:
         """See `Runner.variables`."""
-        return {"NO_COLOR": "1", "FORCE_COLOR": "0", "CI": "1"}
+        return {"NO_COLOR": "1", "FORCE_COLOR": "0", "CI": "1", "NODE_OPTIONS": _SPARING}
 
 
 def choose_runner(

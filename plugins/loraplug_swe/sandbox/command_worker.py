@@ -19,6 +19,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from importlib import util
 from pathlib import Path
@@ -79,8 +80,11 @@ def run(argv: list[str], env: dict[str, str], deadline: float) -> tuple[int, str
     try:
         said, why = listen(process, deadline)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
         pipes.end_strays()
