@@ -25,7 +25,7 @@ class ChatTemplate(Encoding):
     """Conversations through the model's chat template; exactly what the model must say is trained."""
 
     name = "chat-template"
-    produces = frozenset({"tokens", "pairs", "labelled"})
+    produces = frozenset({"tokens", "pairs", "labelled", "rollouts"})
 
     train_on: Annotated[
         TrainOn, Doc("train every assistant turn, only the last one, or every token; `weight` on a message holds")
@@ -96,6 +96,10 @@ class ChatTemplate(Encoding):
         """See `Encoding.lines`."""
         if schema == "tokens":
             return super().lines(schema, columns, tokenizer)
+        if schema == "rollouts":
+            from loraplug_chat.rollouts import Rollouts
+
+            return Rollouts(self.max_length, self.overlong).lines
         from loraplug_chat.judged import Judged
 
         return Judged(schema, *self._encoder(tokenizer), self.max_length, self.overlong).lines

@@ -10,6 +10,7 @@ from attrs import frozen
 from loraplug import Problem
 from loraplug_train.objectives.cpo import Cpo
 from loraplug_train.objectives.dpo import Dpo
+from loraplug_train.objectives.grpo import Grpo
 from loraplug_train.objectives.kto import Kto
 from loraplug_train.objectives.orpo import Orpo
 from loraplug_train.objectives.simpo import SimPo
@@ -76,4 +77,18 @@ class KtoTrainer(Kto, EngineTrainer):
         if self.loss_type == "kto" and self.tokens_per_step is None and self.batch_size < 2:
             what = "must be at least 2: a prompt is compared with the answers of other rows of its step"
             yield Problem("trainer.batch_size", f'{what}; or take loss_type = "apo_zero_unpaired"')
+        yield from EngineTrainer.check(self, recipe)
+
+
+@frozen
+class GrpoTrainer(Grpo, EngineTrainer):
+    """Group relative policy optimisation: answers become likelier by how much better they are than their group."""
+
+    name = "grpo"
+    consumes = "rollouts"
+    columns = frozenset()
+
+    def check(self, recipe: Any) -> Iterable[Problem]:
+        """Options that do not go together."""
+        yield from self.option_problems()
         yield from EngineTrainer.check(self, recipe)

@@ -112,7 +112,7 @@ class _Fit:
             if objective.needs_reference and one is not None
         }
         if type(objective).prepare is Objective.prepare:  # all that it is asked is on disk now
-            policy.reference = None
+            policy.reference = policy.start = None
         computer = StepComputer(run, objective, policy, prepared.trained, tokenizer.pad_token_id or 0)
         arguments = arguments_of(options, run, len(plan.steps), model)
         optimizer = make_optimizer(

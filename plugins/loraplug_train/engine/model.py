@@ -75,11 +75,15 @@ def prepare_model(
     if not fast and not heads.is_adapted(adapted):
         heads.install(adapted)
     mixed_precision(adapted, dtype)  # the outermost of what is wrapped around the base's forward
-    policy = PolicyModel(adapted, limits, run.distributed, fast, sharded=sharded, router_loss=options.router_loss)
+    policy = PolicyModel(
+        adapted, limits, run.distributed, fast, sharded=sharded, trained=trained, router_loss=options.router_loss
+    )
     if why := policy.choose_head():
         run.say(f"losses are made from the model's own logits: {why}")
     if objective.needs_reference and not is_peft(adapted):
         policy.reference = _frozen_copy(load_model, own_head=policy.own_head)
+    elif objective.needs_reference and options.lora.start_from is not None:
+        policy.keep_start()
     return PreparedModel(adapted, policy, trained, coverage)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from attrs import define, evolve
+from attrs import define, evolve, field
 from torch import Tensor
 
 from loraplug import Distributed, TokenSequence
@@ -28,7 +28,10 @@ class PolicyModel:
         fast: whether the fast path is installed (`cpu.kernel`).
         own_head: whether log-probabilities are made of the model's own logits, and not by trl's head.
         sparing: whether those logits are made only where a label is.
-        reference: the frozen model to compare with; None: `module` without its adapters.
+        reference: the frozen model to compare with; None: `module` without its adapters, or as it was.
+        trained: the parameters of `module` that are trained.
+        start: their values before the first step, where these are a model of their own to compare with: those of an
+            adapter that training goes on from. None: the reference has no adapters.
         router_loss: coefficient of the loss that balances the experts of a mixture; 0: none.
         router: that loss of the last call in training; None where there is none.
     """
@@ -41,6 +44,8 @@ class PolicyModel:
     sparing: bool = False
     sharded: bool = False
     reference: Any = None
+    trained: Mapping[str, torch.nn.Parameter] = field(factory=dict)
+    start: Mapping[str, Tensor] | None = None
     router_loss: float = 0.0
     router: Tensor | None = None
 
@@ -131,15 +136,35 @@ class PolicyModel:
     def _asked(self, reference: bool) -> Iterator[tuple[Any, bool]]:
         """The model to ask, in evaluation mode and without gradients; and whether with its adapters."""
         module = self.reference if reference and self.reference is not None else self.module
-        bare = reference and self.reference is None
+        as_it_was = reference and self.reference is None and self.start is not None
+        bare = reference and self.reference is None and not as_it_was
         off = module.disable_adapter() if bare and not self.fast else nullcontext()
         training = module.training
         module.eval()
         try:
-            with torch.no_grad(), off:
+            with torch.no_grad(), off, self._at_start() if as_it_was else nullcontext():
                 yield module, not bare
         finally:
             module.train(training)
+
+    def keep_start(self) -> None:
+        """Remember the trained values as they are now as those of the reference."""
+        self.start = {name: value.detach().clone() for name, value in self.trained.items()}
+
+    @contextmanager
+    def _at_start(self) -> Iterator[None]:
+        """The trained values as they were before the first step."""
+        now = {name: value.detach().clone() for name, value in self.trained.items()}
+        try:
+            self._take(self.start or {})
+            yield
+        finally:
+            self._take(now)
+
+    def _take(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self.trained[name].copy_(value)
 
 
 def _chunks(positions: Sequence[int], lengths: Sequence[int], limits: MicroBatchLimits) -> list[list[int]]:
