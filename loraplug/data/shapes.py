@@ -10,6 +10,7 @@ and for trainers that learn from judged answers (`loraplug.data.preferences`):
 
     preference             chosen and rejected, as text or as lists of messages, and prompt unless both begin with it
     labelled               prompt, completion and label, which says whether the completion is wanted
+    rollout                prompt_ids and completion_ids as they were drawn, old_log_probs, advantage and group
 
 The shape is recognised once per data set, by its columns. What a message may hold is told in `Conversation`.
 """
@@ -41,10 +42,17 @@ _COLUMNS = {
     "text": frozenset({"text"}),
     "preference": _TOOLS | {"prompt", "chosen", "rejected"},
     "labelled": _TOOLS | {"prompt", "completion", "label"},
+    "rollout": frozenset({"prompt_ids", "completion_ids", "old_log_probs", "advantage", "group", "reward"}),
 }
 _JUDGED = {
     "pairs": ("preference", "preference rows", ("chosen", "rejected"), "and prompt, unless both begin with it"),
     "labelled": ("labelled", "labelled rows", ("prompt", "completion", "label"), "which is true or false"),
+    "rollouts": (
+        "rollout",
+        "rollouts",
+        ("prompt_ids", "completion_ids", "old_log_probs", "advantage", "group"),
+        "as they were drawn from the model",
+    ),
 }
 _LIKELY = {
     "instruction": ("question", "query", "problem", "prompt", "input", "user"),
@@ -60,7 +68,7 @@ def shape_of(columns: Iterable[str], schema: str = "tokens") -> str:
 
     Args:
         columns: all that the rows have.
-        schema: what they are to be encoded as: `tokens`, `pairs` or `labelled`.
+        schema: what they are to be encoded as: `tokens`, `pairs`, `labelled` or `rollouts`.
 
     Raises:
         InputError: none of the shapes that can be encoded so; tells what was seen.

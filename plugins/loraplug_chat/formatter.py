@@ -25,7 +25,7 @@ class ChatTemplate(Encoding):
     """Conversations through the model's chat template; exactly the tokens that the model must generate are trained."""
 
     name = "chat-template"
-    produces = frozenset({"tokens", "pairs", "labelled"})
+    produces = frozenset({"tokens", "pairs", "labelled", "rollouts"})
 
     train_on: Annotated[
         TrainOn,
@@ -97,6 +97,10 @@ class ChatTemplate(Encoding):
         """See `Encoding.lines`."""
         if schema == "tokens":
             return super().lines(schema, columns, tokenizer)
+        if schema == "rollouts":
+            from loraplug_chat.rollouts import Rollouts
+
+            return Rollouts(self.max_length, self.overlong).lines
         from loraplug_chat.judged import Judged
 
         return Judged(schema, *self._encoder(tokenizer), self.max_length, self.overlong).lines

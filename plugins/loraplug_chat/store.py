@@ -26,6 +26,7 @@ ROWS_A_BATCH = 256
 _SIDES = {
     "pairs": ("chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels"),
     "labelled": ("completion_ids", "completion_labels", "label"),
+    "rollouts": ("completion_ids", "old_log_probs", "advantage", "group"),
 }
 
 
@@ -153,7 +154,7 @@ class Writer:
 
 @define
 class JudgedWriter:
-    """Writes rows of the schemas `pairs` and `labelled` to an Arrow file in batches."""
+    """Writes rows of the schemas `pairs`, `labelled` and `rollouts` to an Arrow file in batches."""
 
     path: Path
     schema: str
@@ -177,7 +178,8 @@ class JudgedWriter:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        kinds = {"row": pa.list_(pa.string()), "prompt_ids": pa.list_(pa.int32()), "label": pa.bool_()}
+        kinds = {"row": pa.list_(pa.string()), "label": pa.bool_(), "old_log_probs": pa.list_(pa.float32()),
+                 "advantage": pa.float64(), "group": pa.string()}  # fmt: skip
         columns = ["row", "prompt_ids", *_SIDES[self.schema]]
         schema = pa.schema([(name, kinds.get(name, pa.list_(pa.int32()))) for name in columns])
         if self._stream is None:

@@ -54,6 +54,6 @@ def loraplug_schedulers() -> Sequence[type[Scheduler]]:
 @hookimpl
 def loraplug_trainers() -> Sequence[type[Trainer]]:
     """The trainers, one for each objective."""
-    from loraplug_train.preferences import CpoTrainer, DpoTrainer, KtoTrainer, OrpoTrainer, SimPoTrainer
+    from loraplug_train.preferences import CpoTrainer, DpoTrainer, GrpoTrainer, KtoTrainer, OrpoTrainer, SimPoTrainer
 
-    return [Sft, DpoTrainer, SimPoTrainer, OrpoTrainer, CpoTrainer, KtoTrainer]
+    return [Sft, DpoTrainer, SimPoTrainer, OrpoTrainer, CpoTrainer, KtoTrainer, GrpoTrainer]

@@ -10,6 +10,7 @@ from attrs import frozen
 from loraplug import Problem
 from loraplug_train.objectives.cpo import Cpo
 from loraplug_train.objectives.dpo import Dpo
+from loraplug_train.objectives.grpo import Grpo
 from loraplug_train.objectives.kto import Kto
 from loraplug_train.objectives.orpo import Orpo
 from loraplug_train.objectives.simpo import SimPo
@@ -58,3 +59,10 @@ class KtoTrainer(Kto, EngineTrainer):
             what = "must be at least 2: a prompt is compared with the answers of other rows of its step"
             yield Problem("trainer.batch_size", f'{what}; or set loss_type = "apo_zero_unpaired"')
         yield from EngineTrainer.check(self, recipe)
+
+
+@frozen
+class GrpoTrainer(Grpo, EngineTrainer):
+    """Group relative policy optimisation: raises answers that are better than the others of their group."""
+
+    name = "grpo"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraplug import load_registry
+from loraplug import InputError, load_registry
 from loraplug_swe.evaluation.results import Result
 from loraplug_swe.improve.curriculum import Rate, Record, choose
-from loraplug_swe.improve.options import Rows
-from loraplug_swe.improve.recipes import trains_pairs
+from loraplug_swe.improve.options import Ask, Improve, Rows
 from loraplug_swe.improve.rounds import Comparison
 from loraplug_swe.improve.rows import make_rows
+from loraplug_swe.improve.teaching import settled, taught
 
 POOL = {f"{kind}{number}": kind for kind in ("easy", "hard", "mid") for number in range(20)}
 
@@ -102,7 +103,25 @@ def test_a_round_is_kept_by_the_sign_test() -> None:
     assert not Comparison.of(after, before).keeps(1.0) and not Comparison.of(before, before).keeps(1.0)
 
 
-def test_trainers_of_preferences_are_known_by_what_they_consume() -> None:
-    """By the schema of the rows they are given."""
-    registry = load_registry()
-    assert trains_pairs(registry.find("trainer", "dpo")()) and not trains_pairs(registry.find("trainer", "sft")())
+def trainer(name: str) -> Any:
+    """A trainer by its name, with its defaults."""
+    return load_registry().find("trainer", name)()
+
+
+def test_what_a_trainer_is_taught_follows_from_the_rows_it_takes() -> None:
+    """By their schema; kto is refused, as no round makes its rows."""
+    kinds = {name: taught(trainer(name)) for name in ("sft", "dpo", "simpo", "grpo")}
+    assert kinds == {"sft": "answers", "dpo": "preferences", "simpo": "preferences", "grpo": "rollouts"}
+    with pytest.raises(InputError, match="the trainer kto takes labelled rows, which the rounds do not make"):
+        taught(trainer("kto"))
+
+
+def test_what_is_not_set_follows_from_the_trainer() -> None:
+    """Replay only of what can be trained on; rollouts are drawn from the model as it is. Contradictions all at once."""
+    found = {name: settled(Improve(), trainer(name)) for name in ("sft", "dpo", "grpo")}
+    assert [(one.ask.temperature, one.rows.replay) for one in found.values()] == [(0.8, 0.5), (0.8, 0.0), (1.0, 0.0)]
+    assert settled(Improve(ask=Ask(temperature=0.5), rows=Rows(replay=0.0)), trainer("sft")).rows.replay == 0.0
+    with pytest.raises(InputError) as error:
+        settled(Improve(ask=Ask(temperature=0.8, top_p=0.9, samples=1), rows=Rows(replay=0.5)), trainer("grpo"))
+    for key in ("rows.replay", "ask.temperature", "ask.top_p", "ask.samples"):
+        assert f"improve.{key}: " in str(error.value)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+ROLLOUT = {"prompt_ids": [5], "completion_ids": [6], "old_log_probs": [-1.0], "advantage": 1.0, "group": "g"}
 LABELLED = {"prompt": "q", "completion": "a", "label": True}
 CHAT = {"instruction": "q", "response": "a"}
 
@@ -29,6 +30,11 @@ def problems(inside: Any, recipe: Path, trainer: str, row: dict[str, Any], *sett
     [
         ("dpo", CHAT, "these are no preference rows: chosen and rejected missing; columns seen: instruction, response"),
         ("kto", PAIR, "these are no labelled rows: completion and label missing"),
+        (
+            "grpo",
+            PAIR,
+            "these are no rollouts: prompt_ids and completion_ids and old_log_probs and advantage and group",
+        ),
         ("simpo", LABELLED, "these are no preference rows"),
         ("sft", PAIR, "these are preference rows (chosen, rejected)"),
     ],
@@ -42,7 +48,8 @@ def test_rows_of_the_wrong_kind_are_told_by_the_first_of_them(
 
 def test_rows_of_the_right_kind_are_not(inside: Any, recipe: Path) -> None:
     """For each trainer."""
-    for trainer, row in (("dpo", PAIR), ("simpo", PAIR), ("orpo", PAIR), ("cpo", PAIR), ("kto", LABELLED)):
+    for trainer, row in (("dpo", PAIR), ("simpo", PAIR), ("orpo", PAIR), ("cpo", PAIR), ("kto", LABELLED),
+                         ("grpo", ROLLOUT)):  # fmt: skip
         assert not problems(inside, recipe, trainer, row)
 
 

@@ -41,6 +41,7 @@ class Completion:
         margins: how far each of them was from being another token, see `choose`.
         finish: "stop"; "length"; or "prompt-too-long", where the model reads no more.
         seconds: its share of what the answers made with it took.
+        stop: the token that ended it, if one did.
     """
 
     prompt: int
@@ -50,6 +51,7 @@ class Completion:
     margins: list[float]
     finish: str
     seconds: float = 0.0
+    stop: int | None = None
 
 
 @define
@@ -63,19 +65,22 @@ class _Answer:
     logprobs: list[float] = field(factory=list)
     margins: list[float] = field(factory=list)
     finish: str = ""
+    stop: int | None = None
 
     def take(self, token: int, logprob: float, margin: float, stops: Collection[int]) -> None:
         self.logprobs.append(logprob)
         self.margins.append(margin)
         if token in stops:
-            self.finish = "stop"
+            self.finish, self.stop = "stop", token
             return
         self.ids.append(token)
         if len(self.ids) == self.most:
             self.finish = "length"
 
     def done(self, seconds: float) -> Completion:
-        return Completion(self.prompt, self.sample, self.ids, self.logprobs, self.margins, self.finish, seconds)
+        return Completion(
+            self.prompt, self.sample, self.ids, self.logprobs, self.margins, self.finish, seconds, self.stop
+        )
 
 
 @define

@@ -43,14 +43,36 @@ class Sampling:
 
 
 @frozen
+class Drawn:
+    """The tokens of an answer, as they were drawn.
+
+    Attributes:
+        prompt_ids: what stands before it.
+        completion_ids: what was said, with the token that ended it, if one did.
+        log_probs: of each of `completion_ids`, in nats, by the model at temperature 1.
+    """
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    log_probs: Sequence[float]
+
+
+@frozen
 class Completion:
-    """One answer; `finish` is "stop", "length" or "prompt-too-long"; `seconds` is its share of its batch's time."""
+    """One answer.
+
+    Attributes:
+        finish: "stop", "length" or "prompt-too-long".
+        seconds: its share of its batch's time.
+        drawn: its tokens; None where it was searched for, or nothing could be said.
+    """
 
     text: str
     finish: str
     prompt_tokens: int
     tokens: int
     seconds: float
+    drawn: Drawn | None = None
 
 
 @frozen
@@ -148,7 +170,9 @@ class AnswerGenerator:
                 yield name, found.sample, Completion("", found.finish, 0, 0, 0.0)
                 continue
             text = self._decoded(prompt, found.ids)
-            yield name, found.sample, Completion(text, found.finish, len(prompt), len(found.ids), found.seconds)
+            ended = [] if found.stop is None else [found.stop]
+            drawn = Drawn(list(prompt), [*found.ids, *ended], found.logprobs)
+            yield name, found.sample, Completion(text, found.finish, len(prompt), len(found.ids), found.seconds, drawn)
 
     def _searched(
         self, asked: Prompts, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling,

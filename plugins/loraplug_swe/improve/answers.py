@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from loraplug_swe.evaluation.judge import Judge, Verdict
 from loraplug_swe.evaluation.results import Journal, Result
 from loraplug_swe.improve.data import Bugs
 from loraplug_swe.improve.folder import read_json, write_json
+from loraplug_swe.improve.rollouts import GONE, DrawnFile
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,13 +76,15 @@ class Asking:
     judge: Judge = field(factory=Judge)
 
     def ask(
-        self, bugs: Bugs, adapter: Path, sampling: Sampling, journal: Path, unfit: Path, title: str
-    ) -> tuple[list[Result], dict[str, str]]:
+        self, bugs: Bugs, adapter: Path, sampling: Sampling, journal: Path, unfit: Path, title: str,
+        drawn: Path | None = None,
+    ) -> tuple[list[Result], dict[str, str]]:  # fmt: skip
         """Results of all bugs, going on with those in the journal; and bugs that cannot be asked about, with reasons.
 
         Args:
             journal: a file of results as they come.
             unfit: a file of the bugs that could not be made ready when they were first tried.
+            drawn: a file of the answers' tokens, where these are wanted.
 
         Raises:
             InputError: none of them can be asked about here.
@@ -102,7 +105,8 @@ class Asking:
                 raise InputError(f"no bug can be asked about here ({reasons})", where=title,
                                  todo="see that the tests of the code pass as it is")  # fmt: skip
             if cases or set(left) - known.keys():
-                self._answer(bugs, names, cases, adapter, sampling, kept, title)
+                with DrawnFile(drawn, done) if drawn is not None else nullcontext() as tokens:
+                    self._answer(bugs, names, cases, adapter, sampling, kept, tokens, title)
                 gc.collect()  # the model, before a training loads another
             return [one for one in kept.results if one.task not in known], known
 
@@ -121,7 +125,7 @@ class Asking:
 
     def _answer(
         self, bugs: Bugs, names: Sequence[str], cases: dict[str, Case], adapter: Path, sampling: Sampling,
-        kept: Journal, title: str,
+        kept: Journal, tokens: DrawnFile | None, title: str,
     ) -> None:  # fmt: skip
         """Answers to all of `names` but those that are kept; what is made together does not depend on these."""
         from datasets import Dataset
@@ -134,15 +138,15 @@ class Asking:
         ) as bar:  # fmt: skip
             for name, sample, said in speaker.answers(rows, names, done, sampling):
                 verdict = self._verdict(cases.get(name), said)
+                if tokens is not None and said.drawn is not None:
+                    tokens.add(name, sample, said.drawn)
                 kept.add(_result(bugs.tasks[name].kind, name, sample, said, verdict))
                 resolved += verdict.status == "resolved"
                 bar.advance(1, resolved=resolved)
 
     def _verdict(self, case: Case | None, said: Completion) -> Verdict:
         if case is None:
-            return Verdict(
-                "void", "cannot be made ready any more", "its tests ended otherwise when they were tried again"
-            )
+            return Verdict("void", GONE, "its tests ended otherwise when they were tried again")
         if said.finish == "prompt-too-long":
             return Verdict("invalid", said.finish, "the prompt leaves no room for an answer")
         return self.judge.judge(self.room.bench(case.task), case, said.text)

@@ -16,9 +16,10 @@ class Ask:
 
     bugs: Annotated[int, Doc("bugs asked about in a round")] = field(default=150, validator=validators.ge(1))
     samples: Annotated[int, Doc("answers to each of them")] = field(default=8, validator=validators.ge(1))
-    temperature: Annotated[float, Doc("of the draw; 0 would give the same answer each time")] = field(
-        default=0.8, validator=[validators.gt(0), validators.le(10)]
-    )
+    temperature: Annotated[
+        float | None,
+        Doc("of the draw; 0.8 where not set, and 1 with a trainer of rollouts, whose answers are the model's own"),
+    ] = field(default=None, validator=validators.optional([validators.gt(0), validators.le(10)]))
     top_p: Annotated[float, Doc("draw from the likeliest tokens that together have this probability")] = field(
         default=1.0, validator=[validators.gt(0), validators.le(1)]
     )
@@ -40,9 +41,19 @@ class Rows:
         Literal["unsolved", "never"],
         Doc("unsolved: bugs that no answer solved are taught by the answer that took the bug out"),
     ] = "unsolved"
-    replay: Annotated[float, Doc("share of the round's rows that are rows of the first training")] = field(
-        default=0.5, validator=[validators.ge(0), validators.lt(1)]
-    )
+    replay: Annotated[
+        float | None,
+        Doc(
+            "share of the round's rows that are rows of the first training; 0.5 where not set, and 0 with a trainer of "
+            "preferences or rollouts, which cannot be trained on them"
+        ),
+    ] = field(default=None, validator=validators.optional([validators.ge(0), validators.lt(1)]))
+    scale_rewards: Annotated[
+        Literal["group", "none"],
+        Doc(
+            "of rollouts, by trl's name: advantages are divided by the deviation of rewards in their group, or are not"
+        ),
+    ] = "group"
 
 
 @frozen
@@ -69,6 +80,10 @@ class Improve:
     minutes: Annotated[
         float | None, Doc("no round is begun that would not end within so many minutes of work; no limit where not set")
     ] = field(default=None, validator=validators.optional(validators.gt(0)))
+    objective: Annotated[
+        str | None,
+        Doc("the trainer of the rounds, such as dpo or grpo: its name stands for round.trainer.use; else the recipe's"),
+    ] = None
     ask: Annotated[Ask, Doc("how the model is asked")] = field(factory=Ask)
     rows: Annotated[Rows, Doc("what a round trains on")] = field(factory=Rows)
     keep: Annotated[Keep, Doc("when a round is kept")] = field(factory=Keep)
@@ -108,5 +123,7 @@ class Improve:
                 yield Problem(f"{one.place}.formatter", "improve mixes all rows again: write one [formatter] for all")
         for key in sorted({"run_name", "seed", "dataset", "mix", "validation", "exporter"} & self.round.keys()):
             yield Problem(f"improve.round.{key}", "is improve's own in a round; take it out")
+        if self.objective is not None and "use" in (self.round.get("trainer") or {}):
+            yield Problem("improve.objective", "and improve.round.trainer.use both name the trainer; leave out one")
         for key in sorted({"use", "tasks_out", "edit", "context"} & self.bugs.keys()):
             yield Problem(f"improve.bugs.{key}", "is that of [dataset], as answers must be alike; take it out")

@@ -69,7 +69,7 @@ def _y(rate: float, top: float) -> float:
 
 def _rounds(rounds: Sequence[Mapping[str, Any]], best: int) -> str:
     heads = ["round", "fixed", "rate, 95 %", "gained", "lost", "p", "asked", "solved", "flagged, void", "rows", "gold",
-             "pairs", "replay", "minutes", ""]  # fmt: skip
+             "pairs", "rollouts", "replay", "minutes", ""]  # fmt: skip
     return _table(heads, (_row(one, best) for one in rounds))
 
 
@@ -80,7 +80,7 @@ def _row(one: Mapping[str, Any], best: int) -> list[str]:
     answers = [str(asked["bugs"]), str(asked["solved"]), f"{asked['flagged']}, {asked['void']}"] if asked else [""] * 3
     state = ("kept" if one["kept"] else "not kept" if one["trained"] else one["why"]) if one["round"] else ""
     return [str(one["round"]), *fixed, *paired, *answers,
-            *(str(made.get(name, "")) for name in ("answers", "gold", "pairs", "replay")),
+            *(str(made.get(name, "")) for name in ("answers", "gold", "pairs", "rollouts", "replay")),
             f"{sum(one['minutes'].values()):.1f}", "the best" if one["round"] == best else state]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from attrs import frozen
 from loraplug_swe.improve.options import Improve
 
 if TYPE_CHECKING:
-    from loraplug import App, Pipeline, Trainer
+    from loraplug import App, Pipeline
 
 _Place = tuple[str | int, ...]
 
@@ -38,8 +38,9 @@ class Recipes:
         return self.app.pipeline_of(layers)
 
     def round(
-        self, options: Improve, name: str, adapter: Path, trained: Mapping[str, Path], watched: Mapping[str, Path]
-    ) -> Pipeline:
+        self, options: Improve, name: str, adapter: Path, trained: Mapping[str, Path], watched: Mapping[str, Path],
+        batch_size: int | None = None,
+    ) -> Pipeline:  # fmt: skip
         """The training of a round, with `[improve.round]` over the recipe.
 
         Args:
@@ -47,10 +48,15 @@ class Recipes:
             adapter: what it goes on from.
             trained: files of rows to train on, by the name of the set.
             watched: files of rows whose loss is told.
+            batch_size: in place of the recipe's, which is more than there are rows.
         """
         layers = self.app.read_layers(self.path, self.settings)
         said = _said(layers, ("improve", "round"))
         layers.overlay(_plain(options.round), said)
+        if options.objective is not None:
+            layers.put(("trainer", "use"), options.objective, said, where="improve.objective")
+        if batch_size is not None:
+            layers.put(("trainer", "batch_size"), batch_size, said, where="improve")
         own_adapter = layers.value(("trainer", "adapter"))
         for own in ("improve", "validation", "mix", "lock"):
             layers.table.pop(own, None)
@@ -69,11 +75,6 @@ class Recipes:
 def _said(layers: Any, place: _Place) -> Any:
     """Who said a table of `[improve]`, as relative paths in it start there; where nobody did, who named the run."""
     return layers.origin(place) or layers.origin(("run_name",))
-
-
-def trains_pairs(trainer: Trainer) -> bool:
-    """Whether a trainer takes preferences: a prompt with a chosen and a rejected answer."""
-    return trainer.consumes == "pairs"
 
 
 def _leaves(value: Mapping[str, Any], place: _Place) -> Iterator[tuple[_Place, Any]]:

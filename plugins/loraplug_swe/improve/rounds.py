@@ -17,10 +17,12 @@ from loraplug_swe.evaluation.statistics import sign_test
 from loraplug_swe.improve.answers import Asking
 from loraplug_swe.improve.curriculum import Record, choose
 from loraplug_swe.improve.data import Data
-from loraplug_swe.improve.folder import Folder, read_json, write_json, write_rows
+from loraplug_swe.improve.folder import Folder, read_json, read_rows, write_json, write_rows
 from loraplug_swe.improve.options import Improve
-from loraplug_swe.improve.recipes import Recipes, trains_pairs
+from loraplug_swe.improve.recipes import Recipes
+from loraplug_swe.improve.rollouts import Rollouts, make_rollouts, read_drawn
 from loraplug_swe.improve.rows import Made, make_rows
+from loraplug_swe.improve.teaching import Taught, taught
 
 if TYPE_CHECKING:
     from loraplug import Pipeline
@@ -62,8 +64,8 @@ class Rounds:
     """All rounds of one recipe, in the folder of what they leave.
 
     A round leaves, in this order: `plan.json` (bugs to ask about), `answers.jsonl` (answers and verdicts, as they
-    come), `data/` (rows), the run of its training, `held-out.jsonl` (answers to bugs held out), `round.json` (the
-    decision).
+    come; where rollouts are trained `drawn.jsonl`, their tokens), `data/` (rows), the run of its training,
+    `held-out.jsonl` (answers to bugs held out), `round.json` (the decision).
     """
 
     folder: Folder
@@ -74,7 +76,8 @@ class Rounds:
     asking: Asking
     run: Run
     _record: Record = field(factory=Record)
-    _unlearnt: list[Result] = field(factory=list)
+    _unlearnt: list[int] = field(factory=list)
+    """Rounds since the best one, whose answers are of its adapter, too."""
     best: int = 0
     """The round whose adapter is the best so far; 0 is the first training."""
 
@@ -135,12 +138,11 @@ class Rounds:
 
     def _learn(self, number: int) -> None:
         """What a finished round says to those after it."""
-        results = self.results(number)
-        self._record.add(results)
+        self._record.add(self.results(number))
         if read_json(self.folder.round(number) / "round.json")["kept"]:
             self.best, self._unlearnt = number, []
         else:
-            self._unlearnt += results
+            self._unlearnt.append(number)
 
     def _round(self, number: int) -> bool:
         """One round, going on with what it has left; False where there is no bug to ask about."""
@@ -149,22 +151,32 @@ class Rounds:
         names = self._plan(number)
         if not names:
             return False
-        results, unfit = self._ask(number, names)
-        made = make_rows([*self._unlearnt, *results], self.data.pool.rows, self.options.rows)
+        kind = self._taught(number)
+        results, unfit = self._ask(number, names, kind)
+        before = [one for earlier in self._unlearnt for one in self.results(earlier)]
+        made = make_rows([*before, *results], self.data.pool.rows, self.options.rows)
+        rollouts = self._rollouts(number) if kind == "rollouts" else None
         told: dict[str, Any] = {"round": number, "from": self.best, "bugs": len(names), "unfit": unfit,
-                                "counts": made.counts}  # fmt: skip
+                                "counts": made.counts | (rollouts.counts if rollouts else {})}  # fmt: skip
+        if unfit:
+            why = ", ".join(sorted(set(unfit.values())))
+            self.run.warn(f"round {number}: {len(unfit)} of {len(names)} bugs cannot be asked about ({why})")
         solved = len({one.task for one in results if one.status == "resolved"})
         self.run.say(f"round {number}: {made.counts['passed']} answers passed, to {solved} of {len(names)} bugs")
         if not made.counts["passed"]:
             self.run.warn(f"round {number}: none of {len(results)} answers passed")
-        sets = self._write(number, made)
+        if rollouts is not None:
+            groups, alike = rollouts.counts["groups"], rollouts.counts["groups alike"]
+            self.run.say(f"round {number}: {len(rollouts.rows)} rollouts in {groups} groups; {alike} more are left "
+                         "out, as all their answers have the same reward")  # fmt: skip
+        sets = self._write(number, made, rollouts, kind)
         if not sets:
-            write_json(place / "round.json", told | {"kept": False, "why": "no row to train on", "trained": False})
-            self.run.warn(f"round {number}: no row to train on; nothing is trained")
+            why = "no group of answers differs in its rewards" if rollouts is not None else "no row to train on"
+            write_json(place / "round.json", told | {"kept": False, "why": why, "trained": False})
+            self.run.warn(f"round {number}: {why}; nothing is trained")
             return True
         with self.folder.timed(f"round-{number}/train"):
-            watched = {} if trains_pairs(self._pipeline(number, sets, {}).recipe.trainer) else self.data.watched
-            outcome = self._pipeline(number, sets, watched).execute()
+            outcome = self._training(number, sets, kind).execute()
         paired = Comparison.of(self.held(self.best), self.held_out(number))
         kept = paired.keeps(self.options.keep.p)
         why = f"{len(paired.gained)} gained, {len(paired.lost)} lost, p = {paired.p:.2g}"
@@ -191,40 +203,55 @@ class Rounds:
         found: list[str] = read_json(path)["bugs"]
         return found
 
-    def _ask(self, number: int, names: Sequence[str]) -> tuple[list[Result], dict[str, str]]:
+    def _taught(self, number: int) -> Taught:
+        """What the trainer of a round is taught."""
+        rows = self.folder.round(number) / "data" / "answers.jsonl"
+        return taught(self._pipeline(number, {"answers": rows}, {}).recipe.trainer)
+
+    def _ask(self, number: int, names: Sequence[str], kind: Taught) -> tuple[list[Result], dict[str, str]]:
         ask, place = self.options.ask, self.folder.round(number)
+        assert ask.temperature is not None  # noqa: S101 - for the type checker; see `teaching.settled`
         sampling = Sampling(ask.temperature, ask.top_p, ask.max_tokens, ask.samples, ask.batch,
                             (self.first.recipe.seed + _FOLD * number) % 2**31)  # fmt: skip
         with self.folder.timed(f"round-{number}/ask"):
             return self.asking.ask(self.data.pool.only(names), self.adapter(self.best), sampling,
-                                   place / "answers.jsonl", place / "unfit.json", f"round {number}")  # fmt: skip
+                                   place / "answers.jsonl", place / "unfit.json", f"round {number}",
+                                   place / "drawn.jsonl" if kind == "rollouts" else None)  # fmt: skip
 
-    def _write(self, number: int, made: Made) -> dict[str, Path]:
+    def _rollouts(self, number: int) -> Rollouts:
+        """Those of a round, and of the rounds since the best one, which asked the same adapter."""
+        scale = self.options.rows.scale_rewards
+        found = Rollouts([])
+        for one in [*self._unlearnt, number]:
+            drawn = read_drawn(self.folder.round(one) / "drawn.jsonl")
+            found = found + make_rollouts(one, self.results(one), drawn, scale)
+        return found
+
+    def _write(self, number: int, made: Made, rollouts: Rollouts | None, kind: Taught) -> dict[str, Path]:
         """The round's files of rows, by data set; none where there is nothing new to train on."""
         place = self.folder.round(number) / "data"
-        pairs = trains_pairs(self._pipeline(number, {"answers": place / "answers.jsonl"}, {}).recipe.trainer)
-        new = made.pairs if pairs else [*made.answers, *made.gold]
-        replay = {} if pairs else self._replay(number, len(new))
+        found: dict[str, Sequence[Mapping[str, Any]]] = {
+            "answers": [*made.answers, *made.gold], "preferences": made.pairs,
+        }  # fmt: skip
+        if rollouts is not None:
+            found["rollouts"] = rollouts.rows
+        new = found[kind]
+        replay = self._replay(number, len(new)) if kind == "answers" else {}
         if not place.exists():
             with atomic_output(place) as fresh, wrap_os_errors(place):
                 fresh.mkdir()
-                write_rows(fresh / "answers.jsonl", [*made.answers, *made.gold])
-                write_rows(fresh / "preferences.jsonl", made.pairs)
-                for name, rows in replay.items():
+                for name, rows in [*found.items(), *replay.items()]:
                     write_rows(fresh / f"{name}.jsonl", rows)
                 counts = {"answers": len(made.answers), "gold": len(made.gold), "pairs": len(made.pairs),
                           "replay": sum(map(len, replay.values()))}  # fmt: skip
-                write_json(fresh / "data.json", counts)
+                write_json(fresh / "data.json", counts | ({"rollouts": len(rollouts.rows)} if rollouts else {}))
         if not new:
             return {}
-        name = "preferences" if pairs else "answers"
-        return {name: place / f"{name}.jsonl"} | {
-            name: place / f"{name}.jsonl" for name, rows in replay.items() if rows
-        }
+        return {name: place / f"{name}.jsonl" for name in (kind, *(name for name, rows in replay.items() if rows))}
 
     def _replay(self, number: int, new: int) -> dict[str, list[Mapping[str, Any]]]:
         """Rows of the first training, drawn anew each round, so many that they have their share beside `new` others."""
-        share = self.options.rows.replay
+        share = self.options.rows.replay or 0.0
         wanted = new * share / (1 - share)
         total = sum(part for _, part in self.data.trained.values())
         drawn: dict[str, list[Mapping[str, Any]]] = {}
@@ -235,9 +262,29 @@ class Rounds:
             drawn[f"replay-{name}"] = random.Random(seed).sample(rows, count)  # noqa: S311 - a draw, not a secret
         return drawn
 
-    def _pipeline(self, number: int, trained: Mapping[str, Path], watched: Mapping[str, Path]) -> Pipeline:
+    def _training(self, number: int, sets: Mapping[str, Path], kind: Taught) -> Pipeline:
+        """The run of a round; with fewer rows than a step takes, all of them are a step."""
+        watched = self.data.watched if kind == "answers" else {}
+        pipeline = self._pipeline(number, sets, watched)
+        count, size = sum(len(read_rows(path)) for path in sets.values()), self._batch_size(pipeline)
+        if size is None or size <= count:
+            return pipeline
+        self.run.say(
+            f"round {number}: {count} rows to train on, fewer than trainer.batch_size = {size}: all in one step"
+        )
+        return self._pipeline(number, sets, watched, count)
+
+    @staticmethod
+    def _batch_size(pipeline: Pipeline) -> int | None:
+        """The rows of a step, where the trainer takes a number of rows."""
+        trainer = pipeline.recipe.trainer
+        return None if getattr(trainer, "tokens_per_step", None) else getattr(trainer, "batch_size", None)
+
+    def _pipeline(
+        self, number: int, trained: Mapping[str, Path], watched: Mapping[str, Path], batch_size: int | None = None
+    ) -> Pipeline:
         return self.recipes.round(self.options, self._name(number), self.adapter(self.best), trained,
-                                  {f"held-out-{name}": path for name, path in watched.items()})  # fmt: skip
+                                  {f"held-out-{name}": path for name, path in watched.items()}, batch_size)  # fmt: skip
 
 
 def read_results(path: Path) -> list[Result]:

@@ -20,9 +20,10 @@ from loraplug_swe.improve.data import make_data, set_of_bugs
 from loraplug_swe.improve.folder import Folder, write_json, write_rows
 from loraplug_swe.improve.options import Improve
 from loraplug_swe.improve.page import page
-from loraplug_swe.improve.recipes import Recipes, trains_pairs
+from loraplug_swe.improve.recipes import Recipes
 from loraplug_swe.improve.report import difficulty, lines, report
 from loraplug_swe.improve.rounds import Rounds
+from loraplug_swe.improve.teaching import settled
 from loraplug_swe.mutation.make import box_limits, workshop
 from loraplug_swe.sandbox.sandbox import check_isolation
 
@@ -50,7 +51,7 @@ def start(
     options: Improve | None = first.recipe.tables.get("improve")
     if options is None:
         raise InputError("has no table [improve]", where=recipe, todo="write [improve], with rounds = 3 in it")
-    _check(recipes, first, options)
+    options = _checked(recipes, first, options)
     run = first.run
     folder = Folder(run.outputs / "improve" / run.name)
     with exclusive_lock(folder.place, run.name):
@@ -87,16 +88,15 @@ def start(
     echo(f"\nNext: loraplug export {shown} --to merged")
 
 
-def _check(recipes: Recipes, first: Pipeline, options: Improve) -> None:
-    """What would stop the rounds, before the first training."""
+def _checked(recipes: Recipes, first: Pipeline, options: Improve) -> Improve:
+    """What would stop the rounds, before the first training; the options, with what follows from the trainer."""
     first.preflight("exporter")
     trial = recipes.round(options, f"{first.run.name}-round-1", Path("adapter"), {"answers": Path("answers.jsonl")}, {})
-    if trains_pairs(trial.recipe.trainer) and options.rows.replay:
-        what = f"the trainer {trial.recipe.trainer.name} takes preferences, and the rows of the first training are none"
-        raise InputError(what, where="improve.rows.replay", todo="write replay = 0")
+    options = settled(options, trial.recipe.trainer)
     own, at = set_of_bugs(first)
     recipes.bugs(options, at, Path("tasks"))
     check_isolation(box_limits(own.recipe.dataset))  # type: ignore[arg-type]
+    return options
 
 
 def _settings(app: App, first: Pipeline, options: Improve) -> dict[str, Any]:

@@ -99,21 +99,27 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
     if path.exists():
         told = json.loads(path.read_text(encoding="utf-8"))
         told["lines"] = {name: {int(line): tests for line, tests in by.items()} for name, by in told["lines"].items()}
-        return checked(BaselineRun(**told), staged.tree, source.path)
+        survey = checked(BaselineRun(**told), staged.tree, source.path)
+        _tell_left_out(survey, run)
+        return survey
     run.say(f"running the tests of {source.path} twice, to see which lines each of them runs")
     with Sandbox(staged.tree, box_limits(source), home=staged.tree.parent, roots=source.roots) as box:
         survey = checked(suite.survey(box), staged.tree, source.path)
         gaps = box.gaps
     if gaps:
         run.warn(f"the code under test is not shut in fully: this system gives no own {', '.join(gaps)}")
-    if survey.flaky:
-        run.warn(f"{len(survey.flaky)} tests are left out: they end differently each time ({survey.flaky[0]}, ...)")
-    if survey.failing:
-        run.warn(f"{len(survey.failing)} tests are left out: they fail as it is ({survey.failing[0]}, ...)")
+    _tell_left_out(survey, run)
     run.say(f"{len(survey.tests)} tests pass, in {sum(survey.tests.values()):.1f} s")
     with atomic_output(path) as fresh, wrap_os_errors(path):
         fresh.write_text(json.dumps(asdict(survey)), encoding="utf-8")
     return survey
+
+
+def _tell_left_out(survey: BaselineRun, run: Run) -> None:
+    if survey.flaky:
+        run.warn(f"{len(survey.flaky)} tests are left out: they end differently each time ({survey.flaky[0]}, ...)")
+    if survey.failing:
+        run.warn(f"{len(survey.failing)} tests are left out: they fail as it is ({survey.failing[0]}, ...)")
 
 
 def box_limits(source: SweBugsSource | SweHistorySource, python: str = "") -> Limits:

@@ -32,6 +32,13 @@ JUDGED: dict[str, list[list[dict[str, Any]]]] = {
             for n, (ask, good, _) in enumerate(_SAID)
         ],
     ],
+    "rollouts": [
+        [
+            {"prompt_ids": [5, 6, 7], "completion_ids": [8, 9 + n], "old_log_probs": [-1.0, -0.5], "advantage": 1.0 - n,
+             "group": "a"}
+            for n in range(4)
+        ],
+    ],
 }  # fmt: skip
 """Sound rows that judge answers, by the schema they are encoded into: as texts, and as messages."""
 

@@ -54,7 +54,7 @@ class Lora:
     init_lora_weights: Annotated[
         Literal["default", "gaussian", "pissa", "olora", "orthogonal", "eva", "corda", "loftq"],
         Doc(
-            "initialisation of A and B; default: A Kaiming-uniform, B zero; eva: A and the ranks from the training rows",
+            "initialisation of A and B; default: A Kaiming-uniform, B zero; eva: A and ranks from the training rows",
             aka=("init",),
         ),
     ] = "default"

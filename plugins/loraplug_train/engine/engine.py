@@ -113,7 +113,7 @@ class _Fit:
         }
         prepares = type(objective).prepare is not Objective.prepare
         if not prepares and not objective.keeps_reference:  # all its scores are on disk now
-            policy.reference = None
+            policy.reference = policy.start = None
         computer = StepComputer(run, objective, policy, prepared.trained, tokenizer.pad_token_id or 0)
         arguments = arguments_of(options, run, len(plan.steps), model)
         ratio = options.lora_options.loraplus_lr_ratio if options.lora_options else None

@@ -81,11 +81,16 @@ def prepare_model(
     if not fast and not heads.is_adapted(adapted):
         heads.install(adapted)
     mixed_precision(adapted, dtype)  # the outermost wrapper of the base's forward
-    policy = PolicyModel(adapted, limits, run.distributed, fast, sharded=sharded, router_loss=options.router_loss)
+    policy = PolicyModel(
+        adapted, limits, run.distributed, fast, sharded=sharded, trained=trained, router_loss=options.router_loss
+    )
     if why := policy.choose_head():
         run.say(f"losses are computed from the model's own logits (trl's chunked head is not used): {why}")
     if objective.needs_reference or objective.keeps_reference:
         _take_reference(policy, objective.reference_model(run=run), load_model)
+    lora = options.lora_options
+    if objective.needs_reference and policy.reference is None and lora is not None and lora.start_from is not None:
+        policy.keep_start()
     return PreparedModel(adapted, policy, trained, coverage)
 
 

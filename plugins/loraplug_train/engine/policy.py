@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -31,6 +31,9 @@ class PolicyModel:
         sparing: whether those logits are computed only where there is a label.
         reference: the frozen model to compare with; None: `module` without its adapters.
         reference_own_head: as `own_head`, of `reference`.
+        trained: the parameters of `module` that are trained.
+        start: their values before the first step, if training starts from an adapter, which the reference has too. None:
+            the reference has no adapters.
         router_loss: coefficient of the loss that balances the experts of a mixture; 0: none.
         router: that loss in the last call in training; None if there is none.
     """
@@ -44,6 +47,8 @@ class PolicyModel:
     sharded: bool = False
     reference: Any = None
     reference_own_head: bool = False
+    trained: Mapping[str, torch.nn.Parameter] = field(factory=dict)
+    start: Mapping[str, Tensor] | None = None
     router_loss: float = 0.0
     router: Tensor | None = None
     _apart: dict[int, Separation] = field(init=False, factory=dict)
@@ -170,15 +175,35 @@ class PolicyModel:
         are on.
         """
         module = self.reference if reference and self.reference is not None else self.module
-        bare = reference and self.reference is None
+        as_it_was = reference and self.reference is None and self.start is not None
+        bare = reference and self.reference is None and not as_it_was
         off = module.disable_adapter() if bare and (plain or not self.fast) else nullcontext()
         training = module.training
         module.eval()
         try:
-            with torch.no_grad(), off:
+            with torch.no_grad(), off, self._at_start() if as_it_was else nullcontext():
                 yield module, not bare
         finally:
             module.train(training)
+
+    def keep_start(self) -> None:
+        """Remember the trained values as they are now as those of the reference."""
+        self.start = {name: value.detach().clone() for name, value in self.trained.items()}
+
+    @contextmanager
+    def _at_start(self) -> Iterator[None]:
+        """The trained values as they were before the first step."""
+        now = {name: value.detach().clone() for name, value in self.trained.items()}
+        try:
+            self._take(self.start or {})
+            yield
+        finally:
+            self._take(now)
+
+    def _take(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self.trained[name].copy_(value)
 
 
 def _chunks(positions: Sequence[int], lengths: Sequence[int], limits: MicroBatchLimits) -> list[list[int]]:
