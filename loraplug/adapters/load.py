@@ -73,17 +73,12 @@ def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str
     from loraplug.adapters.text_part import load_on_text_part, text_names
 
     todo = "give the base it was trained on with --base"
-    in_model = model_names(model, names)
-    names = in_model.values()
-    found = text_names(model, names)
-    moved = {stored: found[name] for stored, name in in_model.items() if name in found}
-    if moved:
-        if left := len(names) - len(moved):
-            warn(
-                f"{folder}: {left} of its {len(names)} tensors belong to image or audio encoders, which are not "
-                "loaded: ignored"
-            )
-        names = moved.values()
+    moved = text_names(model, names)
+    if moved and (left := len(names) - len(moved)):
+        warn(
+            f"{folder}: {left} of its {len(names)} tensors belong to image or audio encoders, which are not loaded: ignored"
+        )
+    names = moved.values() if moved else model_names(model, names).values()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is missing is an error below

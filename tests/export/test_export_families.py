@@ -85,6 +85,14 @@ def test_merge_is_proved_module_by_module(kind, result, logits, tmp_path):
     )
 
 
+def test_weights_that_are_single_numbers_are_copied(result, logits, tmp_path, monkeypatch):
+    """Apertus' activations have two each; tensors of no dimensions are written as they are."""
+    monkeypatch.setitem(families.FAMILIES, "apertus", families.Family("apertus"))
+    made = result("apertus", ATTENTION)
+    merged = MergedExporter().export(made, tmp_path / "merged")
+    assert float((logits(merged) - logits(made.base, made.adapter)).abs().max()) < 1e-3
+
+
 def plan_of(made):
     from loraplug_export.lora_files import open_adapter
     from loraplug_export.plan import make_plan

@@ -121,3 +121,28 @@ def test_the_trainer_and_the_card_tell_what_peft_alone_leaves_out(
     text, lines = card("lost")
     assert f"1 modules (`{TARGETS[0]}`)" in text and "--to merged" in text
     assert "up_proj) at zero" in lines[0] and "exporter merged" in lines[0]
+
+
+def test_an_adapter_of_a_whole_class_loses_its_tower_alone(tmp_path: Path) -> None:
+    """Made elsewhere, on all linear layers of a model that also sees: its text part is what chat and eval load."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    from loraplug.adapters.load import put_on, tensor_names
+
+    text, sight = families.build("qwen3_5"), {"hidden_size": 64, "intermediate_size": 64, "depth": 1, "num_heads": 4}
+    config = CONFIG_MAPPING["qwen3_5"](
+        text_config=text.config.to_dict(), vision_config=sight | {"out_hidden_size": 64, "patch_size": 14}
+    )
+    whole = AutoModelForImageTextToText.from_config(config)
+    values = {name.replace("model.", "model.language_model.", 1): one for name, one in text.state_dict().items()}
+    lacking = whole.load_state_dict({name: one for name, one in values.items() if "lm_head" not in name}, strict=False)
+    assert not lacking.unexpected_keys
+    whole.lm_head.weight.data.copy_(text.lm_head.weight)
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    made = get_peft_model(whole, lora)
+    made.save_pretrained(tmp_path)
+    names, said = tensor_names(tmp_path), []
+    opened = put_on(text, tmp_path, names, said.append)
+    assert float((logits(opened) - logits(made)).abs().max()) < 1e-5
+    assert len(said) == 1 and f"of its {len(names)} tensors are on parts that text does not reach" in said[0]

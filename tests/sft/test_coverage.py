@@ -12,6 +12,7 @@ from loraplug import InputError, Run, adapted_share, layer_weights, load_adapter
 from loraplug.testing import from_table
 from loraplug_train.adapters.lora import Lora
 from loraplug_train.adapters.targets import SHARED
+from loraplug_train.engine.reach import OTHER
 from loraplug_train.trainer import Sft
 
 # ends of names of linear layers that "all-linear" is to leave out, beside the output
@@ -131,6 +132,28 @@ def test_a_layer_that_cannot_be_adapted_is_refused_where_it_is_named() -> None:
         Lora(target_modules=("in_proj", "out_proj")).put_on(build("mamba"))
     with pytest.raises(InputError, match="returns more than one tensor"):
         Lora(target_modules=("q_proj", "router")).put_on(build("llama4"))
+
+
+def test_layers_that_compute_by_groups_have_no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subclass of torch's linear layer whose input is another (DeepSeek V4's output projection)."""
+    import torch
+
+    class ByGroups(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+            groups = input.unflatten(-1, (2, self.in_features)).unsqueeze(-2)
+            return (groups * self.weight.unflatten(0, (2, -1))).sum(-1).flatten(-2)
+
+    def grouped() -> Any:
+        model = build("llama")
+        for layer in model.model.layers:
+            layer.self_attn.o_proj = ByGroups(32, 64, bias=False)
+        return model
+
+    targets = Lora().attach(grouped())[1]
+    assert len(targets.modules) == 12 and not [name for name in targets.modules if "o_proj" in name]
+    assert set(targets.left_out.values()) == {OTHER}
+    with pytest.raises(InputError, match="something else of its input than a linear layer"):
+        Lora(target_modules=("o_proj",)).attach(grouped())
 
 
 def test_layers_that_share_a_weight_are_left_out_and_named_ones_taken() -> None:

@@ -32,7 +32,7 @@ class PolicyModel:
         reference: the frozen model to compare with; None: `module` without its adapters.
         reference_own_head: as `own_head`, of `reference`.
         trained: the parameters of `module` that are trained.
-        start: their values before the first step, if training starts from an adapter, which the reference has too. None:
+        start: their values before the first step, if training starts from an adapter that the reference has too. None:
             the reference has no adapters.
         router_loss: coefficient of the loss that balances the experts of a mixture; 0: none.
         router: that loss in the last call in training; None if there is none.

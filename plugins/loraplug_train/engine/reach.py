@@ -135,9 +135,10 @@ def _traced(_: Any, __: Any, output: Any) -> Any:
 def _keep(outputs: dict[str, Any], other: set[str], name: str) -> Any:
     def keep(module: Any, given: tuple[Any, ...], output: Any) -> None:
         outputs[name] = output
-        width = getattr(module, "out_features", None)
-        if width is not None and given and getattr(output, "shape", None) != (*given[0].shape[:-1], width):
-            other.add(name)
+        if hasattr(module, "out_features") and given:
+            taken, made = (*given[0].shape[:-1], module.in_features), (*given[0].shape[:-1], module.out_features)
+            if given[0].shape != taken or getattr(output, "shape", None) != made:
+                other.add(name)
         if getattr(output, "requires_grad", False):
             output.retain_grad()
 
