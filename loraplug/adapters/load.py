@@ -76,7 +76,8 @@ def put_on(model: Any, folder: Path, names: Collection[str], warn: Callable[[str
     moved = text_names(model, names)
     if moved and (left := len(names) - len(moved)):
         warn(
-            f"{folder}: {left} of its {len(names)} tensors belong to image or audio encoders, which are not loaded: ignored"
+            f"{folder}: {left} of its {len(names)} tensors belong to image or audio encoders, which are not loaded: "
+            "ignored"
         )
     names = moved.values() if moved else model_names(model, names).values()
     try:
