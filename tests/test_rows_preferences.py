@@ -93,8 +93,8 @@ def test_labels(label: Any, meant: bool) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "q", "completion": "a", "label": None}, "neither true nor false"),
-        ({"prompt": "q", "completion": "a", "label": 0.7}, "neither true nor false"),
+        ({"prompt": "q", "completion": "a", "label": None}, "not true or false"),
+        ({"prompt": "q", "completion": "a", "label": 0.7}, "not true or false"),
         ({"prompt": "q", "completion": [ASK, BLUE], "label": True}, "begins with a message of role user"),
         ({"prompt": "q", "completion": None, "label": True}, "completion is missing"),
         ({"prompt": "q", "completion": [], "label": True}, "completion is empty"),
