@@ -150,6 +150,17 @@ _OTHERS: dict[str, Family] = {
          "interleave_moe_layer_step": 2, "num_experts_per_tok": 1},
         experts=True,
     ),
+    "deepseek_v4": Family(
+        "deepseek_v4",
+        {
+            "num_key_value_heads": 1, "head_dim": 32, "q_lora_rank": 64, "o_lora_rank": 64, "o_groups": 2,
+            "sliding_window": 8, "hc_mult": 2, "index_n_heads": 2, "index_head_dim": 32, "index_topk": 8,
+            "layer_types": ["heavily_compressed_attention", "compressed_sparse_attention"],
+            "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+            "mlp_layer_types": ["hash_moe", "moe"],
+        },
+        experts=True,
+    ),
     # recurrent, without attention
     "rwkv": Family("rwkv", {"num_hidden_layers": 8, "attention_hidden_size": 64, "context_length": 512,
                             "rescale_every": 0}),
