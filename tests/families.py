@@ -40,9 +40,19 @@ _DELTA = {
     "linear_num_value_heads": 4,
 }
 _DELTA |= {"num_hidden_layers": 4, "linear_conv_kernel_dim": 4}
+_SECTIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
+                                 "mrope_section": [2, 1, 1], "mrope_interleaved": True}}  # fmt: skip
 _MAMBA2 = {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16}
 _MAMBA2 |= {"mamba_chunk_size": 8, "mamba_expand": 2, "mamba_d_conv": 4}
 _WINDOWED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+def _windowed(layers: int) -> dict[str, Any]:
+    """As many layers, of which the last sees all: as published models of the family have it throughout."""
+    kinds = ["sliding_attention"] * (layers - 1) + ["full_attention"]
+    return {"num_hidden_layers": layers, "sliding_window": 8, "layer_types": kinds}
+
+
 _LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32,
     "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
@@ -75,18 +85,18 @@ DENSE: dict[str, Family] = {
     "mistral": Family("mistral", {"sliding_window": 8}),
     "qwen2": Family("qwen2", {"tie_word_embeddings": True}),
     "qwen3": Family("qwen3"),
-    "gemma2": Family("gemma2", _WINDOWED),
-    "gemma3": Family("gemma3_text", _WINDOWED),
-    "phi": Family("phi"),
+    "gemma2": Family("gemma2", {**_WINDOWED, "query_pre_attn_scalar": 16}),
+    "gemma3": Family("gemma3_text", {**_windowed(6), "query_pre_attn_scalar": 16}),
+    "phi": Family("phi", {"num_key_value_heads": 4, "intermediate_size": 256}),
     "phi3": Family("phi3", {"sliding_window": 256}),
     "olmo2": Family("olmo2"),
     "smollm3": Family("smollm3"),
     "granite": Family("granite"),
     "glm4": Family("glm4", {"pad_token_id": 0}),
     "gpt_neox": Family("gpt_neox"),
-    "gpt2": Family("gpt2", {"n_inner": 128, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    "gpt2": Family("gpt2", {"n_inner": 256, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}),
     "starcoder2": Family("starcoder2"),
-    "cohere2": Family("cohere2", _WINDOWED),
+    "cohere2": Family("cohere2", {**_windowed(4), "logit_scale": 1.0}),
 }
 _OTHERS: dict[str, Family] = {
     # masks or states without position_ids
@@ -131,13 +141,13 @@ _OTHERS: dict[str, Family] = {
         },
     ),
     "qwen3_next": Family("qwen3_next", _DELTA, experts=True),
-    "qwen3_5": Family("qwen3_5_text", _DELTA),
-    "qwen3_5_moe": Family("qwen3_5_moe_text", _DELTA, experts=True),
+    "qwen3_5": Family("qwen3_5_text", _DELTA | _SECTIONS),
+    "qwen3_5_moe": Family("qwen3_5_moe_text", _DELTA | _SECTIONS, experts=True),
     # experts
     "mixtral": Family("mixtral", experts=True),
     "qwen2_moe": Family("qwen2_moe", experts=True),
-    "qwen3_moe": Family("qwen3_moe", experts=True),
-    "olmoe": Family("olmoe", experts=True),
+    "qwen3_moe": Family("qwen3_moe", {"norm_topk_prob": True}, experts=True),
+    "olmoe": Family("olmoe", {"num_key_value_heads": 4}, experts=True),
     "granitemoe": Family("granitemoe", experts=True),
     "phimoe": Family("phimoe", experts=True),
     "deepseek_v2": Family("deepseek_v2", _LATENT, experts=True),

@@ -82,10 +82,13 @@ def _open(job: Mapping[str, Any]) -> Any:
     import gguf
 
     folder = Path(job["folder"])
+    from loraplug_gguf import corrections
     from loraplug_gguf.vocabulary import write_pieces
 
-    settings = conversion.ModelBase.load_hparams(folder, False)
+    settings = corrections.complete_settings(conversion.ModelBase.load_hparams(folder, False))
+    corrections.name_absent_tensors(gguf)
     made = conversion.get_model_class(conversion.get_model_architecture(settings, conversion.ModelType.TEXT))
+    corrections.leave_out_drafts(made, folder)
     _name_splitting(conversion, folder)
     # the converter would guess at names from the folder's, and tell what paths a config holds
     header = gguf.Metadata(**job.get("metadata") or {}, **_sampling(folder))
@@ -94,14 +97,14 @@ def _open(job: Mapping[str, Any]) -> Any:
     kind = job.get("type", "f16")
     model = made(
         folder, gguf.LlamaFileType[kinds.get(kind, f"MOSTLY_{kind.upper()}")], Path(job.get("out", "none.gguf")),
-        split_max_size=job.get("split", 0),
+        split_max_size=job.get("split", 0), hparams=settings,
     )  # fmt: skip
     if (folder / "tokenizer.json").is_file():
         if _in_pieces(folder):
             model.set_vocab = partial(write_pieces, model.gguf_writer, folder, model.hparams["vocab_size"])
+        elif corrections.is_byte_level(folder):
+            model.set_vocab = partial(corrections.set_byte_level, model)
         model.set_vocab = partial(_with_ends, model.set_vocab, model.gguf_writer, folder)
-    if settings.get("model_type") == "gpt_neox":  # transformers 5 keeps it under another key than the converter reads
-        model.hparams.setdefault("rotary_pct", _rope(settings).get("partial_rotary_factor", 0.25))
     model.set_gguf_parameters = partial(_with_rope, model.set_gguf_parameters, model.gguf_writer, settings)
     return model
 
@@ -115,19 +118,17 @@ def _sampling(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _rope(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    return settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-
-
 def _with_rope(set_parameters: Callable[[], None], writer: Any, settings: Mapping[str, Any]) -> None:
+    from loraplug_gguf.corrections import rope_settings
     from loraplug_gguf.rope import attention_scale
     from loraplug_gguf.settings import FAMILIES
 
     set_parameters()
-    if settings.get("model_type") == "gpt_neox" and "rope_theta" in _rope(settings):
-        writer.add_rope_freq_base(float(_rope(settings)["rope_theta"]))
+    rope = rope_settings(settings)
+    if settings.get("model_type") == "gpt_neox" and "rope_theta" in rope:
+        writer.add_rope_freq_base(float(rope["rope_theta"]))
     if settings.get("model_type") in FAMILIES:
-        scale = attention_scale(_rope(settings), settings["max_position_embeddings"])
+        scale = attention_scale(rope, settings["max_position_embeddings"])
         if scale is not None:
             writer.add_rope_scaling_attn_factors(scale)
 

@@ -11,7 +11,8 @@ from typing import Any
 from loraplug import BaseFacts, InputError, Problem, Run
 from loraplug_gguf.choices import CONVERTED, TypeName
 from loraplug_gguf.converter import architectures, find_converter
-from loraplug_gguf.settings import WAY_OUT, carried, unproved
+from loraplug_gguf.proved import faults, unproved
+from loraplug_gguf.settings import WAY_OUT, carried
 from loraplug_gguf.vocabulary import check_tokenizer
 
 
@@ -43,6 +44,7 @@ def config_problems(config: Mapping[str, Any], run: Run) -> Iterator[str]:
         InputError: the converter cannot be had.
     """
     yield from carried(config)
+    yield from faults(config)
     named = (config.get("text_config") or {}).get("architectures") or config.get("architectures")
     if named and named[0] not in architectures(find_converter(run)):
         yield f"llama.cpp's converter has no {named[0]} ({config.get('model_type')})"

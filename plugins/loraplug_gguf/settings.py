@@ -12,21 +12,6 @@ GEMMA3 = ("gemma3_text", "gemma3")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", *GEMMA3)
 """transformers' `model_type` of those whose settings are judged; of others the certificate alone tells."""
 
-PROVED = frozenset({*FAMILIES, "gpt_neox", "olmo2"})
-"""Those of which tests hold that a file answers in llama.cpp as the model does; of others some do not."""
-
-
-def unproved(config: Mapping[str, Any]) -> str | None:
-    """Why a file of such a model is made only together with a certificate; None where it needs none."""
-    kind = config.get("model_type")
-    if kind is None or kind in PROVED:
-        return None
-    return (
-        f"files of {kind} models are not known to answer in llama.cpp as the model does; with the exporter gguf and "
-        'prove = "always" one is made, asked, and refused if it answers otherwise'
-    )
-
-
 CARRIED = frozenset(
     {
         "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

@@ -16,7 +16,8 @@ class LlamaCpp:
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 512, 1, 2
+        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 512, 1, 1
+        params.cpuparams.poll = 0  # on a busy machine its threads would burn what others need
         params.warmup, params.verbosity = False, 0
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter)) for adapter in adapters]
         self._server = xllamacpp.Server(params)
@@ -38,6 +39,16 @@ class LlamaCpp:
             "completion", prompt=ids, n_predict=count, temperature=0, return_tokens=True, cache_prompt=False, **more
         )
         return list(asked["tokens"])
+
+    def logprobs(self, ids: list[int], count: int) -> dict[int, float]:
+        """Log-probabilities (nats) of the likeliest tokens behind these ids, by token id."""
+        # what is drawn is made to be a whole character: with others the server keeps the probabilities back
+        told = self._ask(
+            "completion", prompt=ids, n_predict=1, temperature=0, n_probs=count, cache_prompt=False,
+            logit_bias=[[self.tokens("a")[-1], 1e3]],
+        )  # fmt: skip
+        top = told["completion_probabilities"][0]["top_logprobs"]
+        return {int(one["id"]): float(one["logprob"]) for one in top if one["logprob"] is not None}
 
     def _ask(self, what: str, **body: Any) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310 - loopback

@@ -13,7 +13,7 @@ from loraplug_export import judge, verify
 from loraplug_export.merged import MergedExporter
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-OLMO_HYBRID = families.Family("olmo_hybrid", families.FAMILIES["qwen3_5"].config)
+OLMO_HYBRID = families.Family("olmo_hybrid", families.FAMILIES["qwen3_next"].config)
 KINDS = {
     "lfm2": "all-linear",  # the convolution's weight is read by the mixer around it
     "qwen3_5": "all-linear",
