@@ -175,7 +175,7 @@ def test_unknown_options_are_refused_with_those_there_are(run: Run) -> None:
     for name in ("enable_thinkin", "messages", "eos_token", "content"):
         with pytest.raises(InputError, match=f"has no variable '{name}'") as raised:
             ChatTemplate(template_options={name: 1}).encode(rows([user("Q")]), tokenizer_for(templates()["qwen3"]), run)
-        assert raised.value.todo == "it reads enable_thinking"
+        assert raised.value.todo == "it has enable_thinking"
     with pytest.raises(InputError, match="no variable") as raised:
         ChatTemplate(template_options={"x": 1}).encode(rows([user("Q")]), tokenizer_for(), run)
     assert raised.value.todo == "it has none"

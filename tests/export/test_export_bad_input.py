@@ -193,7 +193,7 @@ def test_quantised_base_is_refused(pair, trained, tmp_path):
     name = "model.layers.0.self_attn.q_proj.weight"
     tensors[name] = torch.zeros_like(tensors[name], dtype=torch.int8)
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    fails(trained, adapter, base, tmp_path / "out", name, "I8", "unquantised")
+    fails(trained, adapter, base, tmp_path / "out", name, "I8", "unquantized")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")

@@ -122,7 +122,7 @@ TRAPS = {
     "begin token twice": (template("{{ bos_token }}", "{{ bos_token }}{{ bos_token }}"), "'<|endoftext|>' (0) twice"),
     "end of turn does not stop": (no_end, "does not end at '<|im_end|>'"),
     "another template": (template("assistant\n", "Assistant\n"), "in training"),
-    "embeddings not resized": (not_resized, "fails: "),
+    "embeddings not resized": (not_resized, "fails with "),
     "wrong rope": (rope, "probabilities differ"),
     "tied where it was not": (tied, "probabilities differ"),
     "a layer lost": (zero_layer, "probabilities differ"),
@@ -184,7 +184,7 @@ def test_failing_is_not_made(made, tmp_path):
         settle(certificate, broken / FILE, broken / PAGE, tmp_path / "place")
     report = json.loads((tmp_path / "place.refused.json").read_text())
     assert report["version"] == 1 and report["passed"] is False
-    assert "They do not agree" in (tmp_path / "place.refused.md").read_text()
+    assert "**The answers do not agree.**" in (tmp_path / "place.refused.md").read_text()
     certificate.write(broken / FILE, broken / PAGE)
     with pytest.raises(InputError, match="certificate"):
         check_certified(broken)

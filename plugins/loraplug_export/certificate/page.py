@@ -8,7 +8,7 @@ from typing import Any
 
 def page(table: Mapping[str, Any]) -> str:
     """Markdown of the facts in `Certificate.table`."""
-    verdict = "All give the same answers as base + adapter." if table["passed"] else "***The answers do not agree.**"
+    verdict = "All give the same answers as base + adapter." if table["passed"] else "**The answers do not agree.**"
     lines = [
         f"# Certificate of {table['run']}",
         "",
