@@ -230,7 +230,7 @@ class Rounds:
     def _write(self, number: int, made: Made, rollouts: Rollouts | None, kind: Taught) -> dict[str, Path]:
         """The round's files of rows, by data set; none where there is nothing new to train on."""
         place = self.folder.round(number) / "data"
-        found: dict[str, list[Mapping[str, Any]]] = {
+        found: dict[str, Sequence[Mapping[str, Any]]] = {
             "answers": [*made.answers, *made.gold], "preferences": made.pairs,
         }  # fmt: skip
         if rollouts is not None:
