@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import products, stage_of
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 KILLS, SEED = 30, 7
 
 
-@pytest.fixture(params=["dpo", "full"])
+@pytest.fixture(params=["dpo", "grpo", "full"])
 def job(request: pytest.FixtureRequest, recipe: Path) -> Path:
     """The tests' recipe with pairs, or with a whole model: steps enough for kills to meet training, and checkpoints."""
     if request.param == "full":
@@ -29,10 +30,15 @@ def job(request: pytest.FixtureRequest, recipe: Path) -> Path:
         assert whole in text
         recipe.write_text(text.replace('[[exporter]]\nuse = "adapter"\n', ""), encoding="utf-8")
         return recipe
-    rows = [{"prompt": f"what is {n} and one?", "chosen": f"{n + 1}", "rejected": f"it is {n}", "task_id": str(n)}
+    rows: list[dict[str, Any]] = [
+            {"prompt": f"what is {n} and one?", "chosen": f"{n + 1}", "rejected": f"it is {n}", "task_id": str(n)}
             for n in range(12)]  # fmt: skip
+    if request.param == "grpo":
+        rows = [{"prompt_ids": [5, 6 + n], "completion_ids": [20 + n, 9, 30][: 1 + n % 3], "advantage": n % 2 - 0.4,
+                 "old_log_probs": [-5.5] * (1 + n % 3), "group": "g", "task_id": str(n)}
+                for n in range(12)]  # fmt: skip
     recipe.with_name("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    trainer = 'use = "dpo"\nmax_steps = 12\nsave_every = 2'
+    trainer = f'use = "{request.param}"\nmax_steps = 12\nsave_every = 2'
     text = recipe.read_text(encoding="utf-8").replace('use = "sft"\nmax_steps = 4', trainer)
     assert trainer in text
     recipe.write_text(text, encoding="utf-8")

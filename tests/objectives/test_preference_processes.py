@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,14 +16,18 @@ from command import Cli
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("kind", ["dpo", "kto"])
+@pytest.mark.parametrize("kind", ["dpo", "kto", "grpo"])
 def test_two_processes_do_what_one_does(kind: str, recipe: Path, loraplug: Cli, tmp_path: Path) -> None:
     """Losses step by step, and validation; KTO's partners are those of the step, wherever they are computed."""
-    rows = [{"prompt": f"what is {n} and one?", "task_id": str(n)} for n in range(12)]
+    rows: list[dict[str, Any]] = [{"prompt": f"what is {n} and one?", "task_id": str(n)} for n in range(12)]
     for n, row in enumerate(rows):
         good, bad = f"{n + 1}", "it is " * (n % 3 + 1)
         row |= {"chosen": good, "rejected": bad} if kind == "dpo" else {"completion": [good, bad][n % 2],
-                                                                      "label": n % 2 == 0}  # type: ignore[dict-item] # fmt: skip
+                                                                      "label": n % 2 == 0}  # fmt: skip
+    if kind == "grpo":
+        rows = [{"prompt_ids": [5, 6 + n], "completion_ids": [20 + n, 9, 30][: 1 + n % 3], "advantage": 0.5 + n % 3,
+                 "old_log_probs": [-5.5] * (1 + n % 3), "group": "g", "task_id": str(n)}
+                for n in range(12)]  # fmt: skip
     recipe.with_name("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe.write_text(recipe.read_text(encoding="utf-8").replace('use = "sft"', f'use = "{kind}"'), encoding="utf-8")
     figures = trained_twice(recipe, loraplug, tmp_path)
