@@ -120,8 +120,9 @@ def measure(kind: str, size: int) -> dict[str, float]:
     """One size in a process of its own: wall-clock and CPU seconds, and megabytes."""
     with tempfile.TemporaryDirectory(prefix="loraplug-growth-") as place:
         env = {**os.environ, "HF_HOME": f"{place}/hf"}
-        done = subprocess.run([sys.executable, __file__, "--one", kind, str(size), place], env=env, text=True,
-                              stdout=subprocess.PIPE)  # fmt: skip
+        # a shell in between: Linux counts what the starting process held as a peak of the one it starts
+        command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, __file__, "--one", kind, str(size), place]
+        done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise SystemExit(f"{kind} {size} ended with {done.returncode}")
     told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

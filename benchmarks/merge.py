@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from turns import memory
+
 SIZES = {
     "hidden_size": 2048,
     "intermediate_size": 5632,
@@ -137,7 +139,7 @@ def child(side: str, folder: Path, out: Path) -> None:
     (SIDES | {"make": make, "compare": compare})[side](folder, out)
     wall = time.perf_counter() - began
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    taken = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss * 1024}
+    taken = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": memory("VmHWM")}
     print(json.dumps(taken))
 
 
