@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loraplug_swe.evaluation.generator import Completion, Sampling
+from loraplug_swe.evaluation.generator import Completion, Drawn, Sampling
 
 CODE = '''\
 """Small sums."""
@@ -166,7 +166,15 @@ class Script:
                 if self.stop_after is not None and len(self.asked) >= self.stop_after:
                     raise KeyboardInterrupt
                 self.asked.append((self.number, name, sample))
-                yield name, sample, Completion(self.text(name, sample, gold[name]), "stop", 10, 5, 0.1)
+                yield (
+                    name,
+                    sample,
+                    Completion(self.text(name, sample, gold[name]), "stop", 10, 5, 0.1, self.drawn(name, sample)),
+                )
+
+    def drawn(self, name: str, sample: int) -> Drawn:
+        """Tokens as likely as any others of the tiny model's, of which two tell which answer it was."""
+        return Drawn([5, 6, 7], [10 + int(name), 40 + sample, 2], [-5.5, -5.25, -5.75])
 
     def text(self, name: str, sample: int, gold: str) -> str:
         """The answer that the rule says."""

@@ -118,6 +118,50 @@ def test_preferences_are_trained_where_the_trainer_takes_them(place: Path) -> No
     assert first["trained"] and first["rows"]["pairs"] == first["bugs"] and first["losses"] == {}
 
 
+def test_rollouts_are_trained_on_and_come_out_the_same_after_kills(place: Path) -> None:
+    """All answers of bugs that some of them fixed, with their tokens; those that all or none fixed are left out."""
+    settings = ("improve.objective=grpo", "improve.rounds=1", "improve.round.trainer.batch_size=64")
+
+    def rule(number: int, name: str, sample: int) -> str:
+        return ["right", "wrong", "empty" if int(name) % 2 else "other"][0 if int(name) % 3 == 0 else sample]
+
+    told = work(rule, *settings)
+    first = told["rounds"][1]
+    made, where = rows(1, "rollouts"), Path("outputs/improve/small/round-1")
+    mixed = {row["group"] for row in made}
+    assert first["trained"] and first["rows"]["rollouts"] == len(made) == 3 * len(mixed) > 0
+    assert first["counts"]["groups"] == len(mixed) == first["bugs"] - first["counts"]["groups alike"]
+    assert all(row["completion_ids"][1] in (40, 41, 42) and row["prompt_ids"] == [5, 6, 7] for row in made)
+    assert all((row["advantage"] > 0) == (row["reward"] == 1.0) for row in made) and first["rows"]["replay"] == 0
+    lock = Path("outputs/adapters/small-round-1/recipe.lock.toml").read_text()
+    assert 'use = "grpo"' in lock and f"batch_size = {len(made)}" in lock and 'use = "chat-template"' in lock
+    kept = {path: path.read_bytes() for path in where.rglob("*.jsonl")}
+    adapter = Path("outputs/adapters/small-round-1/adapter_model.safetensors").read_bytes()
+
+    script = Script(rule)
+    script.stop_after = 5
+    with pytest.raises(KeyboardInterrupt):
+        work(script, *settings, fresh=True)
+    script.stop_after = 13
+    with pytest.raises(KeyboardInterrupt):
+        work(script, *settings)
+    script.stop_after = None
+    work(script, *settings)
+    assert {path: path.read_bytes() for path in where.rglob("*.jsonl")} == kept
+    assert Path("outputs/adapters/small-round-1/adapter_model.safetensors").read_bytes() == adapter
+
+
+def test_groups_that_say_nothing_are_told_and_nothing_is_trained(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where all answers to every bug are right, or none is."""
+    told = work(lambda *_: "wrong", "improve.objective=grpo", "improve.rounds=1")
+    first = told["rounds"][1]
+    assert not first["trained"] and first["why"] == "no group of answers differs in its rewards"
+    assert first["counts"]["groups alike"] == first["bugs"] and first["counts"]["groups"] == 0
+    assert "0 rollouts in 0 groups; 6 more are left out" in " ".join(capfd.readouterr().err.split())
+
+
 def test_a_killed_command_goes_on_to_the_same_end(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after each few answers, and after each file that ends a step: the same rows, answers and figures."""
 
