@@ -93,7 +93,7 @@ def test_merged_answers_like_base_and_adapter(variant, make_base, make_adapter, 
     result, merged = check(make_base, make_adapter, trained, logits, *VARIANTS[variant], tmp_path)
     proof = json.loads((merged / "loraplug.json").read_text())["proof"]
     assert 0 <= proof["relative"] <= proof["allowed"] and proof["tokens"] > 0
-    assert any("proved" in line for line in result.run.reporter.lines)
+    assert any("compared with base + adapter" in line for line in result.run.reporter.lines)
 
 
 @pytest.mark.parametrize("variant", TRANSPOSED)

@@ -49,7 +49,7 @@ def test_peft_merges_are_said_and_proved_by_layer(kind, tied, make_base, make_ad
     base = make_base(attention_bias=True, tie_word_embeddings=tied)
     result = trained(make_adapter(base, config(kind)), base)
     merged = MergedExporter().export(result, tmp_path / "merged")
-    said = [line for line in result.run.reporter.lines if "by peft" in line]
+    said = [line for line in result.run.reporter.lines if "peft merges" in line]
     assert len(said) == 1 and WORDS[kind] in said[0]
     wanted = logits(base, result.adapter)
     assert float((wanted - logits(base)).abs().max()) > 1e-2, "the adapter does nothing"
@@ -69,7 +69,7 @@ def test_trained_tokens_are_merged_without_peft(kind, tied, make_base, make_adap
     base = make_base(attention_bias=True, tie_word_embeddings=tied)
     result = trained(make_adapter(base, config(kind)), base)
     merged = MergedExporter().export(result, tmp_path / "merged")
-    assert not any("by peft" in line for line in result.run.reporter.lines)
+    assert not any("peft merges" in line for line in result.run.reporter.lines)
     wanted = logits(base, result.adapter)
     assert float((wanted - logits(base)).abs().max()) > 1e-2, "the adapter does nothing"
     assert float((logits(merged) - wanted).abs().max()) < 1e-4

@@ -45,7 +45,7 @@ def test_settings_name_and_unfinished_place(inside: Cli, finished: Path, tmp_pat
     done = inside("export", run, "--to", "merged", "--set", "out=there", "--set", "verify=false")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "there/tiny/config.json").is_file()
-    assert "proved" not in done.stderr
+    assert "compared with base" not in done.stderr
     assert inside("export", run, "--to", "merged", "--set", "out=there", "--name", "other").returncode == 0
     assert (tmp_path / "there/other/config.json").is_file()
 
