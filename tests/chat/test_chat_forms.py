@@ -165,7 +165,7 @@ def test_a_role_the_template_lacks_is_one_it_has(run: Run) -> None:
     same = Conversation("x", [{"role": "system", "content": "d"}, user("q"), answer("a")])
     assert encoded[0]["input_ids"] == inference(tokenizer_for(), same)
     told = [line for line in run.reporter.lines if "roles recognised" in line]  # type: ignore[attr-defined]
-    assert told == ['roles read: "developer" as system (3 rows), "human" as user (3 rows)']
+    assert told == ['roles recognised: "developer" as system (3 rows), "human" as user (3 rows)']
     observing = CHATML.replace("{% for", "{% if messages[0].role == 'observation' %}!{% endif %}{% for", 1)
     forms = Forms(Template(observing, {}))
     assert forms.fit(Conversation("x", [user(), answer(), {"role": "tool", "content": "t"}])).messages[2]["role"] == (

@@ -25,7 +25,7 @@ def test_fused_experts_left_in_full_are_told(tmp_path: Path) -> None:
     run.folder.mkdir(parents=True)
     loader, quantizer = TransformersModel(id=str(save("mixtral", tmp_path / "base")), dtype="float32"), BitsAndBytes()
     model = quantizer.prepare(loader.load_model(run, quantizer))
-    assert any("bitsandbytes quantised 11.1% of the weights" in line for line in run.reporter.lines)
+    assert any("bitsandbytes quantized 11.1% of the weights" in line for line in run.reporter.lines)
     assert any("89% of the weights of the layers are fused experts" in text for text in run.reporter.warnings)
     trainer = Sft(max_steps=1, samples=0, lora=Lora(r=2))
     notes = trainer.estimate(run, model, [20, 30]).notes
@@ -43,7 +43,7 @@ def test_fused_experts_left_in_full_are_told(tmp_path: Path) -> None:
     )
     card = (result.path / "README.md").read_text(encoding="utf-8")
     assert "- **Adapted:** 11.1% of the weights" in card
-    assert "- **Quantised in training:** 11.1%" in card
+    assert "- **Quantized in training:** 11.1%" in card
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "mamba"])
