@@ -98,7 +98,7 @@ def test_facts_tell_added_tokens(base: Path, tmp_path: Path) -> None:
 def test_blank_and_double_tokens_are_refused(recipe: Path, inside: object) -> None:
     """Both at once."""
     done = inside("recipe", "check", recipe, "--set", "model.add_tokens=['<a>', '<a>', ' ']")  # type: ignore[operator]
-    assert '"<a>" stands there 2 times' in done.stderr and "' ' is blank" in done.stderr
+    assert '"<a>" is listed 2 times' in done.stderr and "' ' is blank" in done.stderr
 
 
 def test_from_base_to_a_model_that_stops(recipe: Path, base: Path, inside: object) -> None:

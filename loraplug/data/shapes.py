@@ -91,7 +91,7 @@ def shape_of(columns: Iterable[str], schema: str = "tokens") -> str:
         raise InputError(what, todo=advice(ranked[0], "ranked", have))
     seen = ", ".join(sorted(have)) or "no columns"
     todo = f"accepted: {_ACCEPTED}; {_renaming(have)}"
-    raise InputError(f"rows of unknown shape; columns: {seen}", todo=todo)
+    raise InputError(f"rows of unknown shape; columns seen: {seen}", todo=todo)
 
 
 def _judged(have: set[str], schema: str) -> str:
