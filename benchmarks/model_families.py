@@ -216,7 +216,7 @@ def _gguf(one: _Family) -> Cell:
     from test_export_gguf import sure_next_tokens
 
     from loraplug_gguf.exporter import GgufExporter
-    from loraplug_gguf.settings import unproved
+    from loraplug_gguf.proved import unproved
 
     try:
         file = GgufExporter(verify=False).export(_trained(one), one.folder / "tiny.gguf")

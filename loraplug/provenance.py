@@ -12,6 +12,7 @@ from attrs import asdict, fields, frozen
 from loraplug.errors import InputError
 
 PROVENANCE = "loraplug.json"
+"""Name of the provenance file in a folder of weights."""
 PROVENANCE_VERSION = 1
 """Raised when a key changes its meaning or goes; a new key with a default does not raise it."""
 

@@ -49,8 +49,9 @@ def weight_names(names: Collection[str], read: Callable[[str], str], where: obje
         raise InputError(f"names a file outside its folder ({strays[0]})", where=f"{where}: {by}", todo=todo)
     if missing := sorted(set(found).difference(names)):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        text = f"is incomplete: {', '.join(missing[:3])}{more} of {len(found)} weight files that {by} names"
-        raise InputError(f"{text} does not exist", where=where, todo=_AGAIN)
+        verb = "is" if len(missing) == 1 else "are"
+        text = f"is incomplete: {', '.join(missing[:3])}{more} {verb} missing"
+        raise InputError(f"{text}, of {len(found)} weight files that {by} names", where=where, todo=_AGAIN)
     return sorted(found)
 
 

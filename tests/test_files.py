@@ -43,7 +43,7 @@ def test_a_full_disk_says_so() -> None:
     with pytest.raises(LoraplugError, match="No space left") as caught, wrap_os_errors(Path("x")):
         raise OSError(errno.ENOSPC, "No space left on device", "/x/y")
     assert caught.value.where == "/x/y"
-    assert "make room" in str(caught.value)
+    assert "free disk space" in str(caught.value)
 
 
 def test_two_runs_of_one_name_cannot_work_at_once(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_a_repository_with_incomplete_files(hub: Hub, tiny: Repository, run: Run
     names = sorted(name for name in tiny.files() if name.startswith("model-0"))
     whole = dict(tiny.files())
     cases: list[tuple[dict[str, bytes | None], str]] = [
-        ({names[1]: None}, f"is incomplete: {names[1]} of {len(names)} weight files"),
+        ({names[1]: None}, f"is incomplete: {names[1]} is missing, of {len(names)} weight files"),
         ({"config.json": None}, "has no config.json"),
         ({"adapter_config.json": b"{}"}, "is an adapter"),
         ({"model.safetensors.index.json": b"{"}, "model.safetensors.index.json: not JSON"),

@@ -76,7 +76,7 @@ def test_no_access_is_told(hub: Hub, run: Run, limit: int | None) -> None:
     """As no such set, which a private one looks like."""
     hub.add("me/private", {"train.jsonl": b'{"text": "a"}\n'}, private=True)
     for name in ("me/private", "me/none"):
-        with pytest.raises(InputError, match=rf"(?s)dataset.id {name}: cannot be had.*HF_TOKEN"):
+        with pytest.raises(InputError, match=rf"(?s)dataset.id {name}: cannot be loaded.*HF_TOKEN"):
             HubSource(id=name, limit=limit).load(run)
     hub.add("me/set", {"train.jsonl": b'{"text": "a"}\n'})
     with pytest.raises(InputError, match=r"dataset\.id me/set"):

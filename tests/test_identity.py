@@ -299,7 +299,7 @@ def test_only_published_files_are_remembered(tmp_path: Path) -> None:
         run.publish(run.folder / "nothing")
     for name in ("../x", "a/b", ".hidden", "README.md", "adapter_model.safetensors", "model-00001.safetensors", ""):
         if name:
-            with pytest.raises(LoraplugError, match="cannot be published"):
+            with pytest.raises(LoraplugError, match="is not a valid name for a published file"):
                 run.publish(run.folder / "rejects.jsonl", name)
     (run.folder / "table.csv").unlink()
     assert published(run.folder).keys() == {"training-notes.md"}

@@ -107,7 +107,7 @@ def test_code_that_comes_with_a_model_is_not_run(tiny_model: Path, run: Run, tmp
     config |= {"model_type": "foreign", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(InputError, match="its own Python code") as caught:
+    with pytest.raises(InputError, match="needs Python code from its repository") as caught:
         TransformersModel(id=str(folder)).load_model(run)
     assert "trust_remote_code = true" in str(caught.value)
     assert not (tmp_path / "ran").exists()

@@ -78,6 +78,14 @@ class Sides(Formatter):
 
 
 @frozen
+class Plain(Sides):
+    """Makes tokens alone."""
+
+    name = "plain"
+    produces = frozenset({"tokens"})
+
+
+@frozen
 class Weigh(Exporter):
     """Writes how large what it was given is, and what was made before it."""
 
@@ -108,7 +116,7 @@ class Note(Exporter):
 
 PLUGIN = SimpleNamespace(
     loraplug_trainers=hookimpl(lambda: [Pairs]),
-    loraplug_formatters=hookimpl(lambda: [Sides]),
+    loraplug_formatters=hookimpl(lambda: [Sides, Plain]),
     loraplug_exporters=hookimpl(lambda: [Weigh, Note]),
 )
 
@@ -131,9 +139,9 @@ ORDER = 'exporter=[{ use = "weigh" }, { use = "note" }]'
 def test_stages_that_do_not_fit_are_problems_of_the_recipe(built: Callable[..., Recipe]) -> None:
     """All at once, at the table that would have to change."""
     with pytest.raises(RecipeError) as caught:
-        built('trainer={ use = "pairs" }', 'formatter={ use = "text" }')
+        built('trainer={ use = "pairs" }', 'formatter={ use = "plain" }')
     told = {problem.path: problem.message for problem in caught.value.problems}
-    assert told["formatter.use"].startswith("text makes rows of the schema tokens, and the trainer pairs takes")
+    assert told["formatter.use"].startswith("plain makes rows of the schema tokens, and the trainer pairs takes")
     assert told["exporter[0].use"].startswith("adapter exports an adapter, but the trainer pairs makes a whole model")
     with pytest.raises(RecipeError, match=r'weigh needs the export of note; also add \[\[exporter\]\] use = "note"'):
         built(*MODEL, 'exporter=[{ use = "weigh" }]')

@@ -78,7 +78,7 @@ def test_six_things_that_only_files_tell_are_told_at_once(recipe: Path, base: Pa
         "dataset.path: ", "none.jsonl: no such file", "model.chat_template: the model has no chat template",
         'trainer.lora.target_modules: "nope" matches no module',
         'trainer.lora.modules_to_save: "embed" matches no module',
-        "llama.cpp's converter has no UnheardOfForCausalLM", "in-the-way: is no folder",
+        "llama.cpp's converter has no UnheardOfForCausalLM", "in-the-way: is not a folder",
     ):  # fmt: skip
         assert text in done.stderr
     assert "Traceback" not in done.stderr
@@ -87,7 +87,7 @@ def test_six_things_that_only_files_tell_are_told_at_once(recipe: Path, base: Pa
 @pytest.mark.parametrize(
     ("setting", "place", "words"),
     [
-        ("dataset.path={folder}/rows.jsn", "dataset.path", "there is rows.jsonl"),
+        ("dataset.path={folder}/rows.jsn", "dataset.path", "similar: rows.jsonl"),
         ("formatter.use=text", "dataset", "rows of unknown shape"),
         ("trainer.lora.start_from=nowhere", "trainer.lora.start_from", "is not an adapter folder"),
         ("model.chat_template=none.jinja", "model.chat_template", "cannot be read"),
@@ -149,7 +149,7 @@ def test_files_of_the_base_that_are_missing_or_broken(recipe: Path, base: Path) 
     (base / "model-00001-of-00003.safetensors").write_bytes(weights)
     index = {"weight_map": {"a": "model-00001-of-00003.safetensors", "b": "other.safetensors"}}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "model.safetensors.index.json names is not there" in build_problems(recipe, setting)
+    assert "other.safetensors is missing, of 2 weight files that model.safetensors.index.json names" in build_problems(recipe, setting)
     (base / "config.json").write_text("[]")
     assert "config.json: is not a JSON object" in build_problems(recipe, setting)
 
