@@ -32,7 +32,7 @@ def lines_by_test(files: Mapping[str, str], tree: Path) -> Lines:
                 for line, tests in by_line.items():
                     into.setdefault(int(line), []).extend(f"{file}::{test}" if test else "" for test in tests)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise LoraplugError("the tests give no coverage that can be read", where=tree) from None
+        raise LoraplugError("the coverage report of the tests cannot be read", where=tree) from None
     return found
 
 
@@ -51,7 +51,7 @@ def lines_by_file(outside: str, inside: str, tree: Path) -> dict[str, dict[int, 
             for text in (outside, inside)
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise LoraplugError("the tests give no coverage that can be read", where=tree) from None
+        raise LoraplugError("the coverage report of the tests cannot be read", where=tree) from None
     return {
         path: {line: before > 0 for line, count in counts.items()
                if (before := without.get(path, {}).get(line, 0)) or count}

@@ -27,14 +27,14 @@ def node_program(command: str) -> tuple[str, str]:
     """
     found = shutil.which(command or "node")
     if found is None:
-        raise InputError(f"there is no {command or 'node'}", where="dataset.python",
-                         todo="install Node.js, or name its node with python")  # fmt: skip
+        raise InputError(f"{command or 'node'} was not found", where="dataset.python",
+                         todo="install Node.js, or set python to its node program")  # fmt: skip
     path = os.path.realpath(found)
     version = _version(path)
     numbers = re.match(r"v(\d+)\.(\d+)\.", version)
     if numbers is None:
-        raise InputError(f"is no node (--version gives {version[:60]!r})", where=path,
-                         todo="name the program node with python")  # fmt: skip
+        raise InputError(f"is not Node.js (--version gives {version[:60]!r})", where=path,
+                         todo="set python to the node program")  # fmt: skip
     if (int(numbers[1]), int(numbers[2])) < OLDEST:
         raise InputError(f"node {version} is too old", where=path,
                          todo=f"install {'.'.join(map(str, OLDEST))} or a newer one")  # fmt: skip

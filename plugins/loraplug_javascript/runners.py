@@ -161,14 +161,14 @@ def choose_runner(
     script = str(told.get("scripts", {}).get("test", "")) if isinstance(told.get("scripts"), dict) else ""
     named = [name for name, word in _WORDS.items() if re.search(word, script)]
     if not named and (other := _OTHERS.search(script)):
-        todo = 'node --test, jest and vitest are known: test_args = ["node"] takes one all the same'
+        todo = 'node --test, jest and vitest are supported; test_args = ["node"] chooses one anyway'
         raise InputError(f"its tests are run by {other[1]} ({script[:80]!r})", where="package.json", todo=todo)
     if not named:
         listed = {name for key in ("dependencies", "devDependencies") for name in told.get(key) or {}}
         named = [name for name in ("jest", "vitest") if name in listed] or ["node"]
     if len(named) > 1:
         raise InputError(f"its tests are run by {' and '.join(named)}", where="package.json",
-                         todo=f'say which is meant: test_args = ["{named[0]}"]')  # fmt: skip
+                         todo=f'choose one: test_args = ["{named[0]}"]')  # fmt: skip
     return _runner(named[0], node, tree, modules, tests, given)
 
 

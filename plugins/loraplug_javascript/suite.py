@@ -161,7 +161,7 @@ class Running:
     def _check_coverage(self, runner: ModuleRunner) -> None:
         known = [f"{self._modules}/@vitest/coverage-{name}" for name in ("v8", "istanbul")]
         if runner.name == "vitest" and not any(Path(one).is_dir() for one in known):
-            raise InputError("vitest has no coverage installed, so there is no telling which tests run which line",
+            raise InputError("vitest's coverage package is not installed, so the lines each test runs are unknown",
                              where="dataset.path", todo="npm install --save-dev @vitest/coverage-v8")  # fmt: skip
 
     def _cannot(self, done: CommandReport) -> LoraplugError:
@@ -170,10 +170,10 @@ class Running:
             todo = "raise dataset.limits.suite_seconds, or choose tests with dataset.tests"
             return LoraplugError(what, where=self.box.source, todo=todo)
         if done.ended in ("memory", "processes", "disk", "output"):
-            what = f"the tests cannot be run: they take too much ({done.ended})"
+            what = f"the tests cannot be run: they exceed a limit ({done.ended})"
             todo = "raise dataset.limits, or choose tests with dataset.tests"
             return LoraplugError(what, where=self.box.source, todo=todo)
-        said = "".join(done.said).strip()[-600:] or f"the test runner ended with {done.exits}"
+        said = "".join(done.said).strip()[-600:] or f"the test runner exited with {done.exits}"
         return LoraplugError(f"the tests cannot be run: {said}", where=self.box.source,
                              todo="run them there by hand; dependencies come from its node_modules")  # fmt: skip
 
@@ -251,6 +251,6 @@ def _ended(done: CommandReport) -> Outcome:
 def _no_tests(told: Told, box: Sandbox) -> LoraplugError:
     seen = [f"{one.test}: {one.error}: {one.message}" for one in told.failures.values()][:1]
     return LoraplugError(
-        f"no test passes ({len(told.outcomes)} ran)" + "".join(f"; the first trouble: {one[:400]}" for one in seen),
+        f"no test passes ({len(told.outcomes)} ran)" + "".join(f"; the first problem: {one[:400]}" for one in seen),
         where=box.source, todo="run the tests there by hand; dependencies come from its node_modules",
     )  # fmt: skip

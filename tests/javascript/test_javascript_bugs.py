@@ -158,7 +158,7 @@ def test_flaky_and_red_tests_are_left_out_or_refused(tmp_path: Path) -> None:
         survey = JAVASCRIPT.suite((), (), "").survey(box)
         assert survey.flaky == ["test/odd.test.js::now and then"] and survey.failing == ["test/odd.test.js::red"]
         assert len(survey.tests) == 11
-        with pytest.raises(LoraplugError, match=r"no test passes \(2 ran\); the first trouble: .*1 == 2"):
+        with pytest.raises(LoraplugError, match=r"no test passes \(2 ran\); the first problem: .*1 == 2"):
             JAVASCRIPT.suite(("test/odd.test.js",), ("--test-name-pattern=red",), "").survey(box)
         with pytest.raises(LoraplugError, match="there is no test file"):
             JAVASCRIPT.suite(("src",), (), "").survey(box)

@@ -48,12 +48,12 @@ MULTI: Row = {  # ByteDance-Seed/Multi-SWE-bench
     "f2p_tests": {"t.py::test_half": {"run": "FAIL", "fix": "PASS"}}, "run_result": {"passed_count": 1},
 }  # fmt: skip
 KINDS = [
-    (SMITH, "SWE-smith", "the answer is patch taken back"),
-    (BENCH, "SWE-bench", "the answer as it stands"),
-    (GYM, "SWE-bench", "the answer as it stands"),
-    (REBENCH, "SWE-rebench", "the answer as it stands"),
-    (MULTI, "Multi-SWE-bench", "fix_patch is the fix, and the answer as it stands"),
-    (synth(COMMIT, "", BACK), "SWE-SYNTH", "the answer is bug.patch taken back"),
+    (SMITH, "SWE-smith", "the answer is the reversed patch"),
+    (BENCH, "SWE-bench", "is used unchanged as the answer"),
+    (GYM, "SWE-bench", "is used unchanged as the answer"),
+    (REBENCH, "SWE-rebench", "is used unchanged as the answer"),
+    (MULTI, "Multi-SWE-bench", "fix_patch is the fix, and is used unchanged as the answer"),
+    (synth(COMMIT, "", BACK), "SWE-SYNTH", "the answer is the reversed bug.patch"),
     (synth(COMMIT, FORWARD), "SWE-SYNTH", "the answer is original.gold_patch"),
 ]
 
@@ -182,7 +182,7 @@ def test_an_unclear_row_among_clear_ones_is_a_reject(run: Run, tmp_path: Path) -
     assert made(run, write_tasks(tmp_path, [SMITH, unclear, BENCH])) == [FORWARD, FORWARD]
     (reject,) = read_rejects(run)
     assert (reject["instance_id"], reject["reason"]) == ("q7", "unclear-direction")
-    assert 'say answer = "gold"' in reject["detail"]
+    assert 'set answer = "gold"' in reject["detail"]
     assert "1 unclear-direction" in run.reporter.warnings[0]
 
 

@@ -108,9 +108,9 @@ class Judge(ABC):
         if "passed" not in runs[0].outcomes.values():
             failed = [f"{one.test}: {one.error}: {one.message}"[:200] for one in runs[0].failures[:1]]
             raise LoraplugError(
-                f"no test of {self._tip[:12]} passes ({len(runs[0].outcomes)} ran, pytest ended with {runs[0].code})"
+                f"no test of {self._tip[:12]} passes ({len(runs[0].outcomes)} ran, pytest exited with {runs[0].code})"
                 + "".join(f"; the first: {one}" for one in failed), where=self._source.path,
-                todo="run pytest there by hand; python names the interpreter that has what the tests need",
+                todo="run pytest there by hand; set python to an interpreter with the dependencies of the tests",
             )  # fmt: skip
         return runs
 
@@ -141,7 +141,7 @@ class Then(Judge):
         except NoFix as why:
             return Verdict(str(why))
         except InputError as error:
-            return Verdict("its tree cannot be taken", error.what)
+            return Verdict("its tree cannot be checked out", error.what)
         except LoraplugError as error:
             return Verdict("its tests cannot be run", error.what)
         try:
@@ -186,7 +186,7 @@ class Now(Judge):
         bench = self._bench()
         old = bench.patched([fix.back])
         if isinstance(old, str):
-            return Verdict("does not apply today", old)
+            return Verdict("does not apply to the newest commit", old)
         if any(text is None or path not in bench.texts for path, text in old.items()):
             return Verdict("adds or removes files")
         if self._clean is None:

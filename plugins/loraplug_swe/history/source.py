@@ -25,56 +25,52 @@ class SweHistorySource(DatasetSource):
 
     path: Annotated[str, Doc("a git repository with its history", is_path=True)]
     commits: Annotated[
-        str, Doc('the commits to look at: a branch or tag with all before it, or a range, "v1.0..main"')
+        str, Doc('the commits to search: a branch or tag with all its ancestors, or a range such as "v1.0..main"')
     ] = "HEAD"
-    since: Annotated[str | None, Doc("only commits of this day (YYYY-MM-DD) and after")] = field(
+    since: Annotated[str | None, Doc("only commits from this day on (YYYY-MM-DD)")] = field(
         default=None, validator=_DAY
     )
-    until: Annotated[str | None, Doc("only commits of this day (YYYY-MM-DD) and before")] = field(
-        default=None, validator=_DAY
-    )
-    limit: Annotated[int | None, Doc("stop after so many rows, the newest commits first")] = field(
+    until: Annotated[str | None, Doc("only commits up to this day (YYYY-MM-DD)")] = field(default=None, validator=_DAY)
+    limit: Annotated[int | None, Doc("stop after this many rows, newest commits first")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
     merges: Annotated[
         Literal["skip", "squash"],
-        Doc("skip: each commit alone, merges left out; squash: first parents alone, a merge is one change"),
+        Doc("skip: every commit except merges; squash: first parents only, each merge as one change"),
     ] = "skip"
     on: Annotated[
         Literal["then", "today"],
-        Doc("then: on the commit before; today: the fix taken back on the newest commit, where that still applies"),
+        Doc("then: the code of the parent commit; today: the fix reverted on the newest commit, where that applies"),
     ] = "then"
     statement: Annotated[
         Literal["failure", "message"],
-        Doc("what the task says: how the tests fail; message: before that what the commit says, without its fix"),
+        Doc("failure: the task shows how the tests fail; message: first the commit message, without its fix"),
     ] = "failure"
-    repo: Annotated[str | None, Doc("owner/name the rows carry; by default local/ and the folder's name")] = field(
+    repo: Annotated[str | None, Doc("owner/name for the rows; default: local/ and the folder's name")] = field(
         default=None, validator=validators.optional(validators.matches_re(r"[A-Za-z0-9][\w.-]*/[\w.-]+"))
     )
-    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
+    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; empty: all")] = ()
     roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
     test_args: Annotated[tuple[str, ...], Doc('options for pytest, such as ["-k", "not slow"]')] = ()
     python: Annotated[
-        str, Doc("the interpreter that has what the tests need, pytest among it; by default this one")
+        str, Doc("Python interpreter with pytest and the dependencies of the tests; default: this one")
     ] = ""
     dependencies: Annotated[
         Literal["given", "install"],
         Doc("given: what `python` has; install: what each commit declares, as wheels, in environments in the cache"),
     ] = "given"
     language: Annotated[str, Doc("python, or one that another package brings")] = "python"
-    workers: Annotated[int, Doc("commits tested at once; 0: one a processor")] = field(
+    workers: Annotated[int, Doc("commits tested in parallel; 0: one per processor")] = field(
         default=0, validator=validators.ge(0)
     )
-    timeout: Annotated[float, Doc("seconds for single tests, on top of six times what the suite takes")] = field(
-        default=10.0, validator=validators.gt(0)
-    )
-    limits: Annotated[BoxLimits, Doc("what the code under test may take")] = field(factory=BoxLimits)
-    readable: Annotated[
-        tuple[str, ...], Doc("files and folders of this machine, elsewhere than the code, that the tests may read")
-    ] = ()
+    timeout: Annotated[
+        float, Doc("seconds added to the time limit of single tests, six times the duration of the suite")
+    ] = field(default=10.0, validator=validators.gt(0))
+    limits: Annotated[BoxLimits, Doc("limits for the code under test")] = field(factory=BoxLimits)
+    readable: Annotated[tuple[str, ...], Doc("files and folders outside the code that the tests may read")] = ()
     sandbox: Annotated[
         Literal["strict", "weak"],
-        Doc("strict: nothing runs where the system cannot shut it in; weak: it runs all the same, for code you trust"),
+        Doc("strict: refuse to run where the system cannot isolate the code; weak: run anyway, for code you trust"),
     ] = "strict"
     tasks_out: Annotated[
         Path | None,

@@ -21,7 +21,7 @@ from loraplug_swe.sandbox.limits import Limits
 from loraplug_swe.sandbox.sandbox import Sandbox
 
 _PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
-_FORGED = "works on its own verdict"
+_FORGED = "tampers with the test results"
 
 
 @frozen
@@ -154,16 +154,16 @@ class HuntJob(Job[Candidate, Verdict]):
         if first.verdict != "failed":
             return Verdict({"passed": "no test notices", "time": "takes too long", "memory": "takes too much memory",
                             "processes": "starts too many processes", "disk": "writes too much",
-                            "output": "says too much", "void": _FORGED,
+                            "output": "prints too much", "void": _FORGED,
                             "broken": "cannot be imported", "crash": "ends the process"}[first.verdict])  # fmt: skip
         names = tuple(dict.fromkeys(failure.test for failure in first.failures))
         if len(names) > most:
-            return Verdict("breaks too much")
+            return Verdict("breaks too many tests")
         if names not in self._steady:
             self._steady[names] = bench.confirm({}, list(names), self._seconds(names), 1)
         fixed = self._steady[names]
         if fixed.verdict not in ("passed", "void"):
-            return Verdict("tests lean on others")
+            return Verdict("tests depend on others")
         again = bench.confirm(broken, list(names), self._seconds(names), most + 1)
         if "void" in (fixed.verdict, again.verdict):
             return Verdict(_FORGED)
@@ -189,8 +189,8 @@ class _Bench:
             told = self._reported({}, [], made, 60.0, 1)
             if isinstance(told, Report) and "passed" in told.outcomes.values():
                 self.close()
-                raise InputError("a test passes there that must fail", where="dataset.path",
-                                 todo="see what its conftest.py and settings do to pytest's reports")  # fmt: skip
+                raise InputError("a control test passes there, and it must fail", where="dataset.path",
+                                 todo="check how its conftest.py and settings change pytest's reports")  # fmt: skip
             if isinstance(told, Outcome) or judged(told, [], made.ids).verdict != "passed":
                 self._make = None  # as where the suite's own settings give its tests other names
 

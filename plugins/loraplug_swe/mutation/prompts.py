@@ -32,7 +32,7 @@ def ask(statement: str, path: str, text: str, function: str, language: Language,
         InputError: numbered lines are asked for, and no numbers shown.
     """
     if edit == "lines" and context != "function":
-        raise InputError('edit = "lines" counts the lines of the function that is shown', where="dataset.context",
+        raise InputError('edit = "lines" needs the numbered lines of a function in the prompt', where="dataset.context",
                          todo='set context = "function", or choose another edit')  # fmt: skip
     parts = [statement]
     if context == "function":

@@ -90,7 +90,7 @@ class PytestSuite:
         now = {test: at for at, test in enumerate(steady)}
         old = list(first["outcomes"])
         if any(one >= len(old) for by_line in first["lines"].values() for tests in by_line.values() for one in tests):
-            raise LoraplugError("the tests tell of tests that are none", where=box.source)
+            raise LoraplugError("the test report names tests that do not exist", where=box.source)
         lines = {
             path: {int(line): [at for one in tests if (at := -1 if one < 0 else now.get(old[one])) is not None]
                    for line, tests in by_line.items()}
@@ -125,10 +125,10 @@ class PytestSuite:
                 todo="raise dataset.limits.suite_seconds, or choose tests with dataset.tests",
             )
         if killed is not None:
-            raise LoraplugError(f"the tests cannot be run: they take more than dataset.{LIMITS[killed]} allows",
+            raise LoraplugError(f"the tests cannot be run: they exceed dataset.{LIMITS[killed]}",
                                 where=box.source, todo=f"raise dataset.{LIMITS[killed]}, or choose tests")  # fmt: skip
         early = worker.words or f"the process ended early; {box.limits.memory_mb} MiB of memory may be too little"
-        todo = f"see that {self.python} has pytest and coverage"
+        todo = f"check that {self.python} has pytest and coverage"
         if not worker.words:
             todo += ", or raise dataset.limits.memory_mb (`eval`: --memory-mb)"
         raise LoraplugError(f"the tests cannot be run: {early}", where=box.source, todo=todo)
@@ -137,9 +137,9 @@ class PytestSuite:
         failed = [f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"]]
         seen = (told["broken"] or failed)[:1]
         return LoraplugError(
-            f"no test passes ({len(told['outcomes'])} ran, pytest ended with {told['code']})"
-            + "".join(f"; the first trouble: {one}" for one in seen),
-            todo="run pytest there by hand; python names the interpreter that has what the tests need",
+            f"no test passes ({len(told['outcomes'])} ran, pytest exited with {told['code']})"
+            + "".join(f"; the first problem: {one}" for one in seen),
+            todo="run pytest there by hand; set python to an interpreter with the dependencies of the tests",
         )
 
 

@@ -16,7 +16,7 @@ from loraplug import LoraplugError
 from loraplug_swe.mutation.language import BaselineRun
 
 _OUTCOMES = {"passed", "failed", "skipped"}
-_TODO = "see what the tests, or a conftest.py, do to the process that they run in"
+_TODO = "check how the tests, or a conftest.py, change the process that they run in"
 
 
 def checked(survey: BaselineRun, tree: Path, where: object) -> BaselineRun:
@@ -31,13 +31,13 @@ def checked(survey: BaselineRun, tree: Path, where: object) -> BaselineRun:
     files = regular_files(tree)
     for path in survey.lines.keys() - files:
         if not _is_plain(path) or os.path.lexists(tree / path):
-            raise LoraplugError(f"the tests tell of code that is not in the tree ({path[:200]!r})", where=where,
+            raise LoraplugError(f"the coverage report names code that is not in the tree ({path[:200]!r})", where=where,
                                 todo=_TODO)  # fmt: skip
     survey = evolve(survey, lines={path: lines for path, lines in survey.lines.items() if path in files})
     tests = range(-1, len(survey.tests))
     for path, lines in survey.lines.items():
         if any(test not in tests for run_by in lines.values() for test in run_by):
-            raise LoraplugError(f"{path} is told to be run by tests that are none", where=where, todo=_TODO)
+            raise LoraplugError(f"the coverage report of {path} names tests that do not exist", where=where, todo=_TODO)
     return survey
 
 
@@ -78,7 +78,7 @@ def checked_report(told: Any, where: object) -> Mapping[str, Any]:
             "failures": [{name: str(one[name]) for name in ("test", "error", "message")} for one in told["failures"]],
         }
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise LoraplugError("the tests give no report that can be read", where=where, todo=_TODO) from None
+        raise LoraplugError("the report of the tests cannot be read", where=where, todo=_TODO) from None
 
 
 def _text(value: Any) -> str:

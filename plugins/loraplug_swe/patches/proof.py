@@ -120,7 +120,7 @@ def _alike(job: _Job) -> str:
 def _job(shop: Workshop, at: int, answered: Answered) -> _Job:
     task = answered.task
     if not task.base_commit:
-        todo = 'add it to the rows, or take mode = "simple", which needs no repository'
+        todo = 'add it to the rows, or set mode = "simple", which needs no repository'
         raise Reject("no-commit", f"the task names no base_commit; {todo}")
     base = shop.commit_tree(task.base_commit)
     patches: tuple[str, ...] = (answered.patch,)
@@ -204,7 +204,7 @@ def _check_results(batch: _Batch, states: list[_State]) -> None:
             batch.faults[job.at] = Reject("changes-nothing", "the patch applies but leaves the tree as it was")
         elif job.kind == "revert-bug" and after != states[1].get(job.folder, {}):
             batch.faults[job.at] = Reject(
-                "not-the-inverse", "taking the bug back does not give the tree before the bug"
+                "not-the-inverse", "reversing the bug patch does not restore the tree before the bug"
             )
         elif any(after.get(path) != node for path, node in job.guards.items()):
             batch.faults[job.at] = Reject("path-conflict", "the patch puts a folder where a file is")

@@ -26,13 +26,13 @@ def reverse_patch(text: str) -> str:
 
 def _reversed(section: Section) -> Section:
     if section.binary:
-        raise Reject("irreversible", f"{section.path}: a binary patch is not taken back")
+        raise Reject("irreversible", f"{section.path}: a binary patch cannot be reversed")
     old, new = section.new, section.old
     header: list[str] = []
     modes: dict[str, str] = {}
     for line in section.header:
         if line.startswith("copy "):
-            raise Reject("irreversible", f"{section.path}: a copy is not taken back")
+            raise Reject("irreversible", f"{section.path}: a copy cannot be reversed")
         if line.startswith("diff --git "):
             header.append(
                 f"diff --git {quote_path('a/' + (old or section.path))} {quote_path('b/' + (new or section.path))}"

@@ -99,7 +99,7 @@ def _package(name: str, tree: Path) -> None:
     from importlib.util import find_spec
 
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise InputError(f"{name!r} is no package's import name", where="dataset.path")
+        raise InputError(f"{name!r} is not the import name of a package", where="dataset.path")
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise InputError(
@@ -146,7 +146,7 @@ def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
 def find_commit(source: Path, revision: str, key: str = "dataset.revision") -> str:
     """The full name of the commit that a branch, tag or name, said by the option `key`, stands for."""
     if revision.startswith("-") or not revision.strip():
-        raise InputError(f"{revision!r} is no revision", where=key, todo="give a branch, tag or commit")
+        raise InputError(f"{revision!r} is not a revision", where=key, todo="give a branch, tag or commit")
     return (
         run_git(source, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         .decode()
@@ -213,7 +213,7 @@ def _check_names(names: Sequence[str], source: Path) -> None:
             key = unicodedata.normalize("NFC", one).casefold()
             if known.setdefault(key, shown) != shown or (not is_folder and name in seen):
                 raise InputError(f"the commit has two entries of one name: {known[key]!r} and {shown!r}", where=source,
-                                 todo="take another revision, or rename one of them")  # fmt: skip
+                                 todo="use another revision, or rename one of them")  # fmt: skip
         seen.add(name)
 
 

@@ -94,9 +94,9 @@ def judged(report: Report, tests: Sequence[str], controls: Iterable[str]) -> Out
         return Outcome("void", [Failure("", "", why)], report.seconds)
 
     if passing := sum(report.outcomes.get(one) == "passed" for one in controls):
-        return void(f"{passing} control tests pass that must fail")
+        return void(f"{passing} control tests pass, and they must fail")
     if report.exit != report.code:
-        return void(f"the process ended with {report.exit}, its report says {report.code}")
+        return void(f"the process exited with {report.exit}, its report says {report.code}")
     if failed:
         return Outcome("failed", failures, report.seconds, counts)
     if any(report.outcomes.get(test) != "passed" for test in tests):

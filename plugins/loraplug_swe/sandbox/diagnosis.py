@@ -17,4 +17,4 @@ def sandbox_strength(run: Run) -> Iterator[Finding]:  # noqa: ARG001
         return
     parts = "; ".join(f"{name}: {why}" for name, why in missing.items())
     todo = 'swe-bugs, eval and improve refuse to run; allow it, or write sandbox = "weak" for code that you trust'
-    yield Finding("sandbox", f"cannot shut other people's code in ({parts})", "warning", todo)
+    yield Finding("sandbox", f"cannot isolate other people's code ({parts})", "warning", todo)

@@ -75,10 +75,10 @@ def check_readable(paths: Iterable[str | Path]) -> None:
     for one in paths:
         path = Path(one).expanduser()
         if not path.is_absolute():
-            raise InputError("no absolute path", where=f"readable: {one}", todo="write it from / or ~ on")
+            raise InputError("not an absolute path", where=f"readable: {one}", todo="start it with / or ~")
         if not path.exists():
             raise InputError(
-                "no such file or folder", where=f"readable: {one}", todo="name what is there, or leave it out"
+                "no such file or folder", where=f"readable: {one}", todo="give an existing path, or leave it out"
             )
         for folder, _, files in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
             for name in files:
@@ -88,5 +88,5 @@ def check_readable(paths: Iterable[str | Path]) -> None:
                     continue
                 if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
                     kind = "a socket" if stat.S_ISSOCK(mode) else "a named pipe"
-                    raise InputError(f"{kind} lies in it: {os.path.join(folder, name)}", where=f"readable: {one}",
+                    raise InputError(f"{kind} is in it: {os.path.join(folder, name)}", where=f"readable: {one}",
                                      todo="name a folder without it, or remove it")  # fmt: skip

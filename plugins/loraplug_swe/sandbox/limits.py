@@ -26,17 +26,21 @@ class Limits:
     """
 
     seconds: Annotated[float, Doc("wall-clock seconds for one run")] = field(default=60.0, validator=validators.gt(0))
-    memory_mb: Annotated[int, Doc("memory of a process, and of all together, in MiB")] = field(
+    memory_mb: Annotated[int, Doc("memory per process, and in total, in MiB")] = field(
         default=2048, validator=validators.ge(64)
     )
-    processes: Annotated[int, Doc("processes at once")] = field(default=64, validator=validators.ge(1))
-    file_mb: Annotated[int, Doc("size of one file written, in MiB")] = field(default=64, validator=validators.ge(1))
+    processes: Annotated[int, Doc("processes at a time")] = field(default=64, validator=validators.ge(1))
+    file_mb: Annotated[int, Doc("maximum size of a written file, in MiB")] = field(
+        default=64, validator=validators.ge(1)
+    )
     output_bytes: Annotated[int, Doc("bytes of output kept: the first and the last half")] = field(
         default=200_000, validator=validators.ge(1000)
     )
-    network: Annotated[bool, Doc("leave the network on")] = False
-    disk_mb: Annotated[int, Doc("all files written, in MiB")] = field(default=1024, validator=validators.ge(1))
-    output_mb: Annotated[int, Doc("output, in MiB, for which a command is ended")] = field(
+    network: Annotated[bool, Doc("allow network access")] = False
+    disk_mb: Annotated[int, Doc("total size of written files, in MiB")] = field(
+        default=1024, validator=validators.ge(1)
+    )
+    output_mb: Annotated[int, Doc("output, in MiB, above which a command is killed")] = field(
         default=64, validator=validators.ge(1)
     )
     weak: bool = False

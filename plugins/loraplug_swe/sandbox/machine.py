@@ -32,5 +32,5 @@ class Needs:
             return f"there is no interpreter {self.python}; put it at the same path on every machine"
         if not self.weak and (missing := probe(self.network)):
             why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-            return f"cannot shut strangers' code in ({why}); allow user namespaces there"
+            return f"cannot isolate other people's code ({why}); allow user namespaces there"
         return None

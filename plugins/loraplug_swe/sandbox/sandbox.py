@@ -234,8 +234,8 @@ class Sandbox:
                 self._end_inside()
                 with contextlib.suppress(OSError):
                     self._make_anew()
-        raise LoraplugError("the copy of the code cannot be put back", where=self.tree,
-                            todo="see that nothing else writes there, and that the disk is not full")  # fmt: skip
+        raise LoraplugError("the copy of the code cannot be restored", where=self.tree,
+                            todo="check that nothing else writes there, and that the disk is not full")  # fmt: skip
 
     def _put_back(self) -> list[str]:
         now, own, links = self._copy.stamps(), self._own, dict(self.limits.links)
@@ -352,7 +352,7 @@ def _cannot(missing: Mapping[str, str]) -> InputError:
         names.setdefault(why, []).append(name)
     parts = "; ".join(f"{', '.join(its)}: {why}" for why, its in names.items())
     return InputError(
-        f"this system cannot shut strangers' code in ({parts})", where="sandbox",
+        f"this system cannot isolate other people's code ({parts})", where="sandbox",
         todo='allow user namespaces, or, for code you trust, write sandbox = "weak" (eval: --sandbox weak)',
     )  # fmt: skip
 

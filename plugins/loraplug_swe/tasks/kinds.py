@@ -93,8 +93,8 @@ def _unclear(fields: Fields) -> str | None:
         return None
     bug, fix = bug_signs(fields), fix_signs(fields)
     if not bug:
-        return "it has no sign of either: no base_commit, no test_patch, no id such as owner__name-123"
-    return f"{', '.join(bug)} speaks for a patch that puts the bug in, {', '.join(fix)} for the fix"
+        return "it has neither a base_commit, nor a test_patch, nor an id such as owner__name-123"
+    return f"{', '.join(bug)} suggests a patch that adds the bug, {', '.join(fix)} for the fix"
 
 
 _KINDS: tuple[tuple[str, Direction, Callable[[Fields], str | None]], ...] = (

@@ -16,11 +16,11 @@ from loraplug_swe.tasks.task import Answered, Task, answer_task, read_task
 
 _ANSWERS = {
     ("both", "gold"): "the answer is original.gold_patch",
-    ("both", "revert-bug"): "the answer is bug.patch taken back",
-    ("fix", "gold"): "is the fix, and the answer as it stands",
-    ("bug", "revert-bug"): "puts the bug in, so the answer is patch taken back",
-    ("unclear", "gold"): 'is the fix, as answer = "gold" says, and the answer as it stands',
-    ("unclear", "revert-bug"): 'puts the bug in, as answer = "revert-bug" says, so the answer is patch taken back',
+    ("both", "revert-bug"): "the answer is the reversed bug.patch",
+    ("fix", "gold"): "is the fix, and is used unchanged as the answer",
+    ("bug", "revert-bug"): "adds the bug, so the answer is the reversed patch",
+    ("unclear", "gold"): 'is the fix, as answer = "gold" says, and is used unchanged as the answer',
+    ("unclear", "revert-bug"): 'adds the bug, as answer = "revert-bug" says, so the answer is the reversed patch',
 }
 
 
@@ -88,7 +88,9 @@ class Selection:
             lines.append(f"{count} {kind.name} {what}: {column}{_ANSWERS[kind.direction, answer]}")
         if self._mended:
             what = ", ".join(f"{name} in {count}" for name, count in self._mended.most_common())
-            lines.append(f"patches that git would not take, or that had more than a diff in them, were mended: {what}")
+            lines.append(
+                f"patches that git would not accept, or that contained more than a diff, were repaired: {what}"
+            )
         return lines
 
     def _count(self, answered: Answered | None) -> None:
@@ -115,10 +117,10 @@ class Selection:
 
 def no_rows(rejects: Rejects, where: object) -> InputError:
     """What a source raises when nothing is left."""
-    todo = "look at ids, repos and answer, and into the rejects file for the reason of each task"
+    todo = "check ids, repos and answer; the rejects file gives the reason for each task"
     if rejects.counts["unclear-direction"]:
-        todo = 'say answer = "gold" where patch is the fix, or answer = "revert-bug" where it puts the bug in'
-    told = f"no task makes a row ({rejects.summary()})" if rejects.total else "no task is chosen"
+        todo = 'set answer = "gold" if patch is the fix, or answer = "revert-bug" if it adds the bug'
+    told = f"no task makes a row ({rejects.summary()})" if rejects.total else "no task is selected"
     return InputError(told, where=where, todo=todo)
 
 

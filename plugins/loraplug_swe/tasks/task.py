@@ -199,14 +199,14 @@ def answer_task(task: Task, answer: Answer) -> Answered:
     """
     if task.kind.direction == "unclear":
         if answer == "auto":
-            todo = 'say answer = "gold" (it is the fix) or "revert-bug" (it puts the bug in)'
-            why = f"whether patch is the fix or puts the bug in cannot be told: {task.kind.why}"
+            todo = 'set answer = "gold" (it is the fix) or "revert-bug" (it adds the bug)'
+            why = f"patch could be the fix or add the bug: {task.kind.why}"
             raise Reject("unclear-direction", f"{why}; {todo}")
         task = _turned(task) if answer == "revert-bug" else task
     has_bug = bool(task.bug_patch.strip() and task.bug_statement)
     if answer == "revert-bug" or (answer == "auto" and has_bug):
         if not task.bug_patch.strip():
-            raise Reject("no-bug", "the task has no bug patch to take back")
+            raise Reject("no-bug", "the task has no bug patch to reverse")
         if not task.bug_statement:
             raise Reject("no-statement", "the task has a bug patch but no problem statement for it")
         bug = sound_patch(task.bug_patch)
@@ -214,8 +214,8 @@ def answer_task(task: Task, answer: Answer) -> Answered:
         return Answered(task, "revert-bug", task.bug_statement, reverse_patch(bug.text), bug.mended)
     if not task.gold_patch.strip():
         if task.kind.direction == "bug":
-            why = f"the patch of {task.kind.name} rows puts the bug in"
-            raise Reject("empty-patch", f'there is no gold patch: {why}; its answer is that of answer = "revert-bug"')
+            why = f"the patch of {task.kind.name} rows adds the bug"
+            raise Reject("empty-patch", f'there is no gold patch: {why}; use answer = "revert-bug"')
         more = "; its bug patch has no problem statement" if task.bug_patch.strip() else ""
         raise Reject("empty-patch", f"the gold patch is empty{more}")
     if not task.gold_statement:
@@ -279,7 +279,7 @@ def _repo(fields: Mapping[str, Any], where: str) -> str:
 def _commit(fields: Mapping[str, Any], where: str) -> str:
     commit = _text(fields, "base_commit", where).strip()
     if commit and not _COMMIT.fullmatch(commit):
-        raise Reject("unsafe-commit", f"{where}: {commit[:80]!r} is not a full commit name")
+        raise Reject("unsafe-commit", f"{where}: {commit[:80]!r} is not a full commit hash")
     return commit.lower()
 
 
