@@ -1,4 +1,4 @@
-"""The node of this machine, and the packages that are installed beside some code."""
+"""Node.js on this machine, and the packages installed with the code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PATIENCE = 30.0
 
 
 def node_program(command: str) -> tuple[str, str]:
-    """The absolute path of node, as a recipe names it or as PATH has it, and its version.
+    """The absolute path of node, from the recipe or PATH, and its version.
 
     Raises:
-        InputError: there is none, or one that is too old.
+        InputError: Node.js is missing or too old.
     """
     found = shutil.which(command or "node")
     if found is None:
@@ -54,10 +54,10 @@ def _version(path: str) -> str:
 def environment(path: str, command: str) -> Environment:
     """Node, this package's own modules for it, and `node_modules` of the code at `path`, where there is one.
 
-    Nothing else of the code's folder, nor of a folder above it, is there inside.
+    The sandbox shows nothing else of the code's folder or its parents.
 
     Raises:
-        InputError: there is no node.
+        InputError: Node.js is missing.
     """
     node, version = node_program(command)
     installed = Path(path, MODULES)

@@ -1,4 +1,4 @@
-"""Test runners: node's own, jest and vitest: which one a project uses, and how each is told what to run."""
+"""Test runners: node's own, jest and vitest: detection of the one that a project uses, and their command lines."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Runner(ABC):
     Attributes:
         node: the program.
         tree: the copy that the tests run in.
-        tests: files or folders of tests; all where empty.
-        arguments: further options.
+        tests: files or folders of tests; empty: all.
+        arguments: additional options.
     """
 
     node: str
@@ -64,7 +64,7 @@ class NodeRunner(Runner):
         """See `Runner.commands`; a test's own name is asked for, whatever its suites.
 
         Args:
-            watched: also tell which test runs which line.
+            watched: also record line coverage per test.
         """
         patterns = []
         for name in names or ():
@@ -149,10 +149,10 @@ def choose_runner(
 
     Args:
         package: the text of package.json.
-        modules: the folder of what is installed.
+        modules: the folder of installed packages.
 
     Raises:
-        InputError: it can be read two ways, or the runner is not installed.
+        InputError: the choice is ambiguous, or the runner is not installed.
     """
     given = list(arguments)
     if given and given[0] in _WORDS:

@@ -190,7 +190,7 @@ def test_answer_never_turns_a_known_kind_round(run: Run, tmp_path: Path) -> None
     """`gold` finds no gold patch in SWE-smith's rows, `revert-bug` no bug in SWE-bench's."""
     tasks = write_tasks(tmp_path, [SMITH, BENCH])
     assert made(run, tasks, answer="gold") == [FORWARD]
-    assert [(one["reason"], "puts the bug in" in one["detail"]) for one in read_rejects(run)] == [("empty-patch", True)]
+    assert [(one["reason"], "adds the bug" in one["detail"]) for one in read_rejects(run)] == [("empty-patch", True)]
     assert made(run, tasks, answer="revert-bug") == [FORWARD]
     assert [one["reason"] for one in read_rejects(run)] == ["no-bug"]
 

@@ -1,4 +1,4 @@
-"""Where a fix is verified: on the tree it was made for, or taken back on the newest one."""
+"""Verifies fixes: on the tree of the parent commit, or reverted on the newest commit."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Judge(ABC):
-    """Decides commits, from several threads. Use as a context manager.
+    """Verifies commits, from several threads. Use as a context manager.
 
     Args:
-        scratch: an own folder, removed by whoever made it.
-        environments: where what commits declare is installed.
+        scratch: a private folder; the caller removes it.
+        environments: environments with the dependencies of commits.
         tip: the newest commit.
     """
 
@@ -55,11 +55,11 @@ class Judge(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End and remove what is open."""
+        """Close and remove open benches."""
 
     @abstractmethod
     def check(self, known: Mapping[str, Verdict]) -> None:
-        """See that the suite of the newest commit can be run, where nothing is known yet.
+        """Check that the suite of the newest commit can be run, unless verdicts exist already.
 
         Raises:
             LoraplugError: it cannot, or no test passes.
@@ -67,7 +67,7 @@ class Judge(ABC):
 
     @abstractmethod
     def judge(self, fix: Fix) -> Verdict:
-        """Whether tests notice a fix."""
+        """Verify that tests detect a fix."""
 
     def _open(self, commit: str) -> Bench:
         """A bench with the tree of a commit.
@@ -116,10 +116,10 @@ class Judge(ABC):
 
 
 class Then(Judge):
-    """On the commit before the fix, with the fix's own tests."""
+    """Verifies on the parent commit, with the fix's own tests."""
 
     def close(self) -> None:
-        """See `Judge.close`; each commit's own is closed when it is decided."""
+        """See `Judge.close`; each commit's bench is closed after its verdict."""
 
     def check(self, known: Mapping[str, Verdict]) -> None:
         """See `Judge.check`."""
@@ -157,7 +157,7 @@ class Then(Judge):
 
 
 class Now(Judge):
-    """Taken back on the newest commit, with its tests."""
+    """Verifies by reverting the fix on the newest commit, with its tests."""
 
     def __init__(self, source: SweHistorySource, tongue: Language, scratch: Path, environments: Path, tip: str) -> None:
         super().__init__(source, tongue, scratch, environments, tip)

@@ -31,7 +31,7 @@ _VERSION = 1  # of what the journal holds
 
 
 def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
-    """The rows of a source; its tasks are written first.
+    """Yield the rows of a source; the tasks are written first.
 
     Raises:
         InputError: there is no history, or no commit gives a row.
@@ -144,7 +144,7 @@ def _tell(source: SweHistorySource, rows: list[Row], tally: Counter[str], run: R
 
 
 def read_journal(path: Path) -> dict[str, Verdict]:
-    """All whole lines of a journal by commit; what a kill cut short is tested again."""
+    """All complete lines of a journal by commit; a truncated last line is dropped."""
     if not path.exists():
         return {}
     data = path.read_bytes()

@@ -19,7 +19,7 @@ _DAY = validators.optional(validators.matches_re(r"\d{4}-\d{2}-\d{2}"))
 
 @frozen
 class SweHistorySource(DatasetSource):
-    """Bugs that were in your own repository: commits whose tests fail without them, as SWE-bench's rows."""
+    """Real bugs from your repository's history: commits whose tests fail without them, as SWE-bench rows."""
 
     name: ClassVar[str] = "swe-history"
 
@@ -79,7 +79,7 @@ class SweHistorySource(DatasetSource):
     ] = None  # fmt: skip
 
     def load(self, run: Run) -> Dataset:
-        """SWE-bench's columns, and {instruction, response, task_id, group} made of them; `today` these four alone.
+        """SWE-bench's columns, plus {instruction, response, task_id, group}; with `today` only these four.
 
         Raises:
             InputError: there is no history, or no commit gives a row.
@@ -95,7 +95,7 @@ class SweHistorySource(DatasetSource):
         return Dataset.from_list(list(self.rows(run)), features=Features(columns))
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Code that is not there, or has no history."""
+        """Report a missing repository, or one without history."""
         from loraplug_swe.sandbox.checkout import is_repository
 
         if not Path(self.path).is_dir() or not is_repository(Path(self.path)):
@@ -103,7 +103,7 @@ class SweHistorySource(DatasetSource):
             yield Problem("dataset.path", f"{self.path}: no git repository; {todo}")
 
     def rows(self, run: Run) -> Iterator[dict[str, object]]:
-        """The rows of `load` one by one; the tasks are written before the first."""
+        """Yield the rows of `load`; the tasks are written before the first."""
         from loraplug_swe.history.make import make
 
         return make(self, run)

@@ -1,4 +1,4 @@
-"""Whether tests notice a fix: they fail without it and pass with it, twice, and on their own."""
+"""Verifies that tests detect a fix: they fail without it and pass with it, twice, and when run alone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _WHY = {"time": "takes too long", "memory": "takes too much memory", "processes"
 
 @frozen
 class Verdict:
-    """What became of a commit: `fix`, with the tests that notice it, or why it gives no row.
+    """The verdict on a commit: `fix` with the tests that detect it, or why it gives no row.
 
     Attributes:
-        fail_to_pass: tests that fail without the fix and pass with it; pass_to_pass: that pass both times.
+        fail_to_pass: tests that fail without the fix and pass with it; pass_to_pass: tests that pass in both cases.
         failures: how the first of these fail without it.
-        flaky: how many tests were left out, as two runs of them differ.
-        bug: what takes the fix back today; mend: the same the other way round.
+        flaky: number of tests left out because two runs differ.
+        bug: the patch that reverts the fix on the newest commit; mend: its reverse.
     """
 
     reason: str
@@ -45,7 +45,7 @@ class _Refused(Exception):  # noqa: N818 - a verdict
 
 @frozen
 class Runs:
-    """Runs of all tests of a tree, each made when it is first asked for."""
+    """Runs of all tests of a tree, each made on first use."""
 
     make: Callable[[], Report]
     _made: list[Report] = field(factory=list, init=False)
@@ -62,12 +62,12 @@ def whole(bench: Bench, files: Files, tests: Sequence[str]) -> Runs:
 
 
 def verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: Runs) -> Verdict:
-    """Hold the tests of two states of one tree against each other.
+    """Compare the test results of two states of one tree.
 
     Args:
         old, new: files as they are without and with the fix, where they differ from the bench's tree.
-        first: files of tests that are run before all others, to see whether any fails; none to leave that out.
-        tests: the suite; all there are where empty.
+        first: test files to run before all others, to see whether any fails; empty: skip this.
+        tests: the suite; empty: all tests.
         clean: its runs with the fix.
     """
     try:
@@ -156,7 +156,7 @@ def as_line(key: str, verdict: Verdict) -> str:
 
 
 def as_verdict(told: Mapping[str, Any]) -> Verdict:
-    """What `as_line` wrote; KeyError, TypeError or ValueError where it is something else."""
+    """What `as_line` wrote; raises KeyError, TypeError or ValueError for other input."""
     failures = tuple(Failure(**{**one, "trace": [tuple(place) for place in one["trace"]]}) for one in told["failures"])
     return Verdict(told["reason"], told["detail"], tuple(told["fail_to_pass"]), tuple(told["pass_to_pass"]), failures,
                    told["flaky"], told["bug"], told["mend"])  # fmt: skip

@@ -1,4 +1,4 @@
-"""From a path to rows: stage, survey, hunt, write."""
+"""Makes rows from a path: checkout, baseline run, search for bugs, output."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _VERSION = 3  # of what the cache holds
 
 
 def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
-    """The rows of a source; its tasks are written first.
+    """Yield the rows of a source; the tasks are written first.
 
     Raises:
-        InputError: there is no such code, or no bug was found.
+        InputError: the code is missing, or no bug was found.
         LoraplugError: the tests cannot be run.
     """
     tongue = language(source.language)
@@ -125,7 +125,7 @@ def _tell_left_out(survey: BaselineRun, run: Run) -> None:
 
 
 def box_limits(source: SweBugsSource | SweHistorySource, python: str = "") -> Limits:
-    """The sandbox's limits; tests of single bugs have their own time. `python` is in place of the source's."""
+    """The sandbox's limits; tests of single bugs have their own time limit. `python` replaces the source's."""
     own = source.limits
     limits = Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
                     disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak",

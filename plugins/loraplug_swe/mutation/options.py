@@ -1,4 +1,4 @@
-"""What the sources of this package share as options."""
+"""Options shared by the sources of this package."""
 
 from __future__ import annotations
 

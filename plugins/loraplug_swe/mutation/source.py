@@ -81,7 +81,7 @@ class SweBugsSource(DatasetSource):
         """Rows {instruction, response, task_id, group}; `group` is the repository, then the function.
 
         Raises:
-            InputError: there is no such code, or no bug was found.
+            InputError: the code is missing, or no bug was found.
             LoraplugError: the tests cannot be run.
         """
         from datasets import Dataset, Features, List, Value
@@ -91,7 +91,7 @@ class SweBugsSource(DatasetSource):
         return Dataset.from_list(list(self.rows(run)), features=Features(columns))
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Code that is not there, and workers on other machines that cannot run its tests."""
+        """Report missing code, and remote workers that cannot run its tests."""
         yield from self.unfit_machines(run)
         if not self.path.startswith("package:") and not Path(self.path).is_dir():
             todo = "name a git repository, a folder with code and tests, or package:NAME"
@@ -105,13 +105,13 @@ class SweBugsSource(DatasetSource):
             yield Problem(str(error.where or "dataset.language"), "; ".join(filter(None, (error.what, error.todo))))
 
     def unfit_machines(self, run: Run) -> Iterator[Problem]:
-        """What keeps workers on other machines from running the tests; nothing where there are none."""
+        """Problems that keep remote workers from running the tests; empty without remote workers."""
         from loraplug_swe.sandbox.machine import Needs
 
         yield from run.workers.preflight(Needs(self.python, self.limits.network, self.sandbox == "weak"))
 
     def rows(self, run: Run) -> Iterator[dict[str, object]]:
-        """The rows of `load` one by one; the tasks are written before the first."""
+        """Yield the rows of `load`; the tasks are written before the first."""
         from loraplug_swe.mutation.make import make
 
         return make(self, run)

@@ -1,4 +1,4 @@
-"""What a suite tells of the unchanged tree, held against that tree: it was told where a stranger's code ran."""
+"""Validates the report of a baseline run against the tree: untrusted code could have written it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TODO = "check how the tests, or a conftest.py, change the process that they run
 
 
 def checked(survey: BaselineRun, tree: Path, where: object) -> BaselineRun:
-    """The survey of files that are regular files of the tree, with tests that it names.
+    """The survey, limited to regular files of the tree and to tests that it names.
 
     A path from inside is read on the host later: one that leads out, also by a symbolic link of the tree, would put a
     file of this machine into a row. Files that the tests have made are left out, as the tree does not have them.
 
     Raises:
-        LoraplugError: a path leads out, or what runs it is none of the tests.
+        LoraplugError: a path leads out of the tree, or a line names an unknown test.
     """
     files = regular_files(tree)
     for path in survey.lines.keys() - files:
@@ -48,7 +48,7 @@ def _is_plain(path: str) -> bool:
 
 
 def regular_files(tree: Path) -> set[str]:
-    """Relative paths, with slashes, of the regular files of a tree; no symbolic link is followed."""
+    """Relative POSIX paths of the regular files of a tree; symbolic links are not followed."""
     found = set()
     for folder, _, names in os.walk(tree):
         for name in names:
@@ -59,10 +59,10 @@ def regular_files(tree: Path) -> set[str]:
 
 
 def checked_report(told: Any, where: object) -> Mapping[str, Any]:
-    """What a run of the whole suite said, in the form that it has.
+    """Check the form of a report of the whole suite.
 
     Raises:
-        LoraplugError: it has another one.
+        LoraplugError: it has another form.
     """
     try:
         return {

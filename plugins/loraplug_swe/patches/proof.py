@@ -1,4 +1,4 @@
-"""Proof that patches apply, by git itself, for many tasks at once.
+"""Verifies with git that patches apply, for many tasks at once.
 
 Each task gets a folder `@0`, `@1`, ... in one index; in it lie the files its patches touch, as they are in its commit,
 and nothing else (what a patch does not name cannot matter to it). One `git apply --cached` then tries the patches of
@@ -32,15 +32,15 @@ _State = dict[str, Mapping[str, Node]]  # folder to its files
 
 @frozen
 class Proof:
-    """An answer that is known to apply.
+    """An answer that is verified to apply.
 
     Attributes:
-        words: what `git apply` says when it applies: nothing, or warnings.
+        words: output of `git apply`: empty, or warnings.
         diff: the change as `git diff --cached` shows it.
-        sections: the answer, read.
+        sections: the parsed answer.
         base: the tree of base_commit.
         before: those files that the task's patches touch, as the conversation shows them.
-        added, removed: paths that the shown tree has more or less than `base`.
+        added, removed: paths that the shown tree adds to or removes from `base`.
     """
 
     words: str
@@ -83,10 +83,10 @@ class _Batch:
 
 
 def prove(shop: Workshop, tasks: Sequence[Answered]) -> list[Proof | Reject]:
-    """Prove the answers of tasks of one repository, in order.
+    """Verify the answers of tasks of one repository, in order.
 
     Raises:
-        LoraplugError: git broke down or passed its limits.
+        LoraplugError: git failed or exceeded its limits.
     """
     faults: dict[int, Reject] = {}
     proofs: dict[int, Proof] = {}

@@ -1,4 +1,4 @@
-"""A patch taken back: the same change the other way round, as text."""
+"""Reverses a patch as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _INDEX = re.compile(r"index ([0-9a-f]+)\.\.([0-9a-f]+)(.*)", re.DOTALL)
 
 
 def reverse_patch(text: str) -> str:
-    """The patch that takes `text` back: sections in reverse order, each turned round.
+    """The patch that reverses `text`: sections in reverse order, each reversed.
 
     `git apply -R` keeps the order, which fails where one file comes several times.
 

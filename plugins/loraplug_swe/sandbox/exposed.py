@@ -1,4 +1,4 @@
-"""What of this machine strangers' code is shown: the system's programs and libraries, an interpreter, its packages."""
+"""The files of this machine that a sandbox shows: system programs and libraries, an interpreter, its packages."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _PATIENCE = 60.0
 
 
 def shown(python: str, more: Iterable[str | Path], network: bool) -> tuple[str, ...]:
-    """Absolute paths that are there inside, read-only.
+    """Absolute paths that the sandbox shows read-only.
 
     Args:
         python: the interpreter that runs the tests.
-        more: what the recipe names.
+        more: paths from the recipe.
     """
     libraries = [part for part in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if part]
     ours = tuple(str(_OURS / name) for name in ("worker.py", "command_worker.py", "pipes.py", "pytest_reporter.py"))
@@ -50,7 +50,7 @@ def shown(python: str, more: Iterable[str | Path], network: bool) -> tuple[str, 
 
 @lru_cache(16)
 def interpreter(python: str) -> tuple[str, ...]:
-    """Where an interpreter, its library and the packages it imports lie, as it tells itself."""
+    """Paths of an interpreter, its library and its packages, as the interpreter reports them."""
     try:
         done = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, timeout=_PATIENCE, check=True)
         told: Sequence[str] = json.loads(done.stdout)
@@ -66,10 +66,10 @@ def _too_wide(path: str) -> bool:
 
 
 def check_readable(paths: Iterable[str | Path]) -> None:
-    """See that what a recipe names as `readable` is there and no way out.
+    """Check that the `readable` paths of a recipe exist and offer no way out of the sandbox.
 
     Raises:
-        InputError: a path is missing, or a socket or named pipe lies in it, through which code inside would reach
+        InputError: a path is missing, or has a socket or named pipe, through which sandboxed code would reach
             programs outside.
     """
     for one in paths:

@@ -1,4 +1,4 @@
-"""What a command in the sandbox may take and reach, and how it ended."""
+"""Limits of a sandboxed command, and its result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LIMITS = {"time": "limits.suite_seconds", "memory": "limits.memory_mb", "process
 
 @frozen
 class Limits:
-    """What a command in the sandbox may take and reach.
+    """Limits of a sandboxed command.
 
     Attributes:
-        weak: run commands even where the system cannot shut them in.
-        readable: further files and folders of this machine that commands may read.
+        weak: run commands even if the system cannot isolate them.
+        readable: additional files and folders that commands may read.
         links: names in the copy, and the absolute paths they are symbolic links to; commands may read these as well.
-        python: the interpreter whose library and packages are there beside those of this one; "" is this one.
+        python: an interpreter whose library and packages are shown besides those of this one; "": this one.
     """
 
     seconds: Annotated[float, Doc("wall-clock seconds for one run")] = field(default=60.0, validator=validators.gt(0))
@@ -51,13 +51,13 @@ class Limits:
 
 @frozen
 class Result:
-    """How a command ended.
+    """The result of a command.
 
     Attributes:
         returncode: its exit code; 128 and the signal's number where a signal ended it.
-        output: stdout and stderr as one text; a long one without its middle.
+        output: stdout and stderr as one text; truncated in the middle if too long.
         seconds: wall-clock time.
-        killed: the limit it was killed for, or None.
+        killed: the limit that it exceeded, or None.
     """
 
     returncode: int

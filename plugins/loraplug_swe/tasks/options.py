@@ -1,4 +1,4 @@
-"""Options of the sources and what checks them, apart from the machinery: listing plugins loads no more than this."""
+"""Options of the sources and their validators, in a separate module so that listing plugins stays fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_ids(text: str) -> list[int]:
     """`"0-99,205"` as numbers, in the order written, each once.
 
     Raises:
-        ValueError: not of this form, telling what is.
+        ValueError: the text has another form; the message shows a valid one.
     """
     numbers: dict[int, None] = {}
     for part in text.split(","):

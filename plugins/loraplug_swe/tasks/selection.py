@@ -1,4 +1,4 @@
-"""Which tasks: `ids`, `repos`, `limit`, duplicates and `shard`, so that shards joined in order are the whole."""
+"""Selects tasks by `ids`, `repos`, `limit`, duplicates and `shard`; concatenated shards are the whole selection."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Chosen:
 
 @frozen
 class Selection:
-    """Chooses tasks out of a place.
+    """Selects tasks from a store.
 
     The shards are even blocks of the *numbers*, so that every machine knows its own without reading a task. Duplicates
-    and `limit` depend on what came before; a shard therefore reads (but does not prove) the tasks before its block.
+    and `limit` depend on what came before; a shard therefore reads (but does not verify) the tasks before its block.
 
     Attributes:
-        limit: at most this many tasks, counted behind `ids`, `repos` and duplicates, before any patch is tried.
+        limit: at most this many tasks, counted after `ids`, `repos` and duplicates, before patches are checked.
     """
 
     place: Place
@@ -80,7 +80,7 @@ class Selection:
                 return
 
     def told(self) -> list[str]:
-        """For people: which patch is the answer, for each kind of task, and what was mended on patches."""
+        """Log lines: which patch is the answer, for each kind of task, and which patches were repaired."""
         lines = []
         for (kind, answer), count in self._kinds.most_common():
             what = ("task" if kind.direction == "both" else "row") + "s" * (count != 1)
@@ -116,7 +116,7 @@ class Selection:
 
 
 def no_rows(rejects: Rejects, where: object) -> InputError:
-    """What a source raises when nothing is left."""
+    """The error of a source without rows."""
     todo = "check ids, repos and answer; the rejects file gives the reason for each task"
     if rejects.counts["unclear-direction"]:
         todo = 'set answer = "gold" if patch is the fix, or answer = "revert-bug" if it adds the bug'
@@ -125,7 +125,7 @@ def no_rows(rejects: Rejects, where: object) -> InputError:
 
 
 def refuse(rejects: Rejects, chosen: Chosen) -> None:
-    """Send a fault of the selection to the rejects, by the names that the task has, or would have."""
+    """Add a fault of the selection to the rejects."""
     if chosen.fault is None:
         return
     instance, name = None, str(chosen.entry.number)
