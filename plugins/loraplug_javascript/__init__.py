@@ -8,5 +8,5 @@ from loraplug_javascript.diagnosis import node_found
 
 @hookimpl
 def loraplug_diagnostics() -> Sequence[Diagnostic]:
-    """Which node there is."""
+    """Check Node.js."""
     return [node_found]

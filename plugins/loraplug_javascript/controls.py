@@ -33,11 +33,11 @@ _ENDING = re.compile(r"((?:[.\-_](?:test|spec))?\.[cm]?[jt]sx?)$")
 def controls(
     texts: Mapping[str, str], tests: Sequence[str], draw: random.Random, grammars: Sequence[Grammar]
 ) -> Controls:
-    """Controls for test ids, `path::suite > test`: copies of these tests, and for each file one that just fails.
+    """Controls for test ids, `path::suite > test`: copies of these tests, plus one per file that always fails.
 
     Args:
         texts: test files by path.
-        draw: where names and values come from.
+        draw: random generator for names and values.
     """
     files: dict[str, str] = {}
     ids: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Which tests run which line, out of what `node/coverage.mjs` and istanbul's JSON tell."""
+"""Line coverage per test, from `node/coverage.mjs` and istanbul's JSON."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Lines = dict[str, dict[int, list[str]]]
 
 
 def lines_by_test(files: Mapping[str, str], tree: Path) -> Lines:
-    """Out of the files `coverage-*.json` of a report.
+    """Line coverage per test from the files `coverage-*.json` of a report.
 
     Raises:
-        LoraplugError: they are no such files.
+        LoraplugError: the files have another format.
     """
     found: Lines = {}
     try:
@@ -32,18 +32,18 @@ def lines_by_test(files: Mapping[str, str], tree: Path) -> Lines:
                 for line, tests in by_line.items():
                     into.setdefault(int(line), []).extend(f"{file}::{test}" if test else "" for test in tests)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise LoraplugError("the tests give no coverage that can be read", where=tree) from None
+        raise LoraplugError("the coverage report of the tests cannot be read", where=tree) from None
     return found
 
 
 def lines_by_file(outside: str, inside: str, tree: Path) -> dict[str, dict[int, bool]]:
-    """Lines that a test file runs, and whether they run without its tests.
+    """Lines that a test file runs, and whether they also run without its tests.
 
     Args:
         outside, inside: istanbul's `coverage-final.json` of a run without any test, and of one with all of them.
 
     Raises:
-        LoraplugError: they are no such files.
+        LoraplugError: the files have another format.
     """
     try:
         without, told = (
@@ -51,7 +51,7 @@ def lines_by_file(outside: str, inside: str, tree: Path) -> dict[str, dict[int, 
             for text in (outside, inside)
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise LoraplugError("the tests give no coverage that can be read", where=tree) from None
+        raise LoraplugError("the coverage report of the tests cannot be read", where=tree) from None
     return {
         path: {line: before > 0 for line, count in counts.items()
                if (before := without.get(path, {}).get(line, 0)) or count}

@@ -1,4 +1,4 @@
-"""What `loraplug doctor` says of JavaScript."""
+"""The check of `loraplug doctor` for JavaScript."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PARSERS = ("tree_sitter", "tree_sitter_javascript", "tree_sitter_typescript")
 
 
 def node_found(run: Run) -> Iterator[Finding]:  # noqa: ARG001
-    """The node that runs tests, and the parsers."""
+    """Check Node.js and the parsers."""
     from loraplug_javascript.environment import node_program
 
     if missing := [name for name in _PARSERS if find_spec(name) is None]:

@@ -1,4 +1,4 @@
-"""The node of this machine, and the packages that are installed beside some code."""
+"""Node.js on this machine, and the packages installed with the code."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _PATIENCE = 30.0
 
 
 def node_program(command: str) -> tuple[str, str]:
-    """The absolute path of node, as a recipe names it or as PATH has it, and its version.
+    """The absolute path of node, from the recipe or PATH, and its version.
 
     Raises:
-        InputError: there is none, or one that is too old.
+        InputError: Node.js is missing or too old.
     """
     found = shutil.which(command or "node")
     if found is None:
-        raise InputError(f"there is no {command or 'node'}", where="dataset.python",
-                         todo="install Node.js, or name its node with python")  # fmt: skip
+        raise InputError(f"{command or 'node'} was not found", where="dataset.python",
+                         todo="install Node.js, or set python to its node program")  # fmt: skip
     path = os.path.realpath(found)
     version = _version(path)
     numbers = re.match(r"v(\d+)\.(\d+)\.", version)
     if numbers is None:
-        raise InputError(f"is no node (--version gives {version[:60]!r})", where=path,
-                         todo="name the program node with python")  # fmt: skip
+        raise InputError(f"is not Node.js (--version gives {version[:60]!r})", where=path,
+                         todo="set python to the node program")  # fmt: skip
     if (int(numbers[1]), int(numbers[2])) < OLDEST:
         raise InputError(f"node {version} is too old", where=path,
                          todo=f"install {'.'.join(map(str, OLDEST))} or a newer one")  # fmt: skip
@@ -54,10 +54,10 @@ def _version(path: str) -> str:
 def environment(path: str, command: str) -> Environment:
     """Node, this package's own modules for it, and `node_modules` of the code at `path`, where there is one.
 
-    Nothing else of the code's folder, nor of a folder above it, is there inside.
+    The sandbox shows nothing else of the code's folder or its parents.
 
     Raises:
-        InputError: there is no node.
+        InputError: Node.js is missing.
     """
     node, version = node_program(command)
     installed = Path(path, MODULES)

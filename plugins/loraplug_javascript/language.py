@@ -31,7 +31,7 @@ class JavaScript:
     """JavaScript, or TypeScript; see `loraplug_swe.mutation.language.Language`.
 
     Attributes:
-        grammars: tried in this order; the first that reads a text is taken.
+        grammars: tried in this order; the first that parses a text is used.
     """
 
     name: str
@@ -41,7 +41,7 @@ class JavaScript:
     large_kinds: Sequence[str] = LARGE_KINDS
 
     def is_test(self, path: str) -> bool:
-        """Whether a test runner would look into the file, or it helps or configures the tests; or holds types alone."""
+        """Whether the file has tests, supports or configures them, or has only types."""
         parts = PurePosixPath(path).parts
         return _TEST_NAME.fullmatch(parts[-1]) is not None or any(part in _TEST_FOLDERS for part in parts[:-1])
 

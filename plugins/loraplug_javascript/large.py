@@ -1,4 +1,4 @@
-"""Bugs of more than one statement: removed blocks, bodies to be written again, two small bugs at once."""
+"""Bugs of more than one statement: removed blocks, removed function bodies, pairs of small bugs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONG = 3  # lines from which on a compound statement is a block
 
 
 def large_mutations(text: str, small: Sequence[Mutation], grammars: Sequence[Grammar]) -> list[Mutation]:
-    """Every such bug for the functions of a file, in its order; `small` are the file's bugs of one place."""
+    """Every large bug for the functions of a file, in source order; `small` are the file's small bugs."""
     if not small:  # as for files that cannot be read
         return []
     read = page(text, tuple(grammars))

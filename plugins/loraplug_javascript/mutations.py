@@ -1,7 +1,7 @@
-"""Bugs a person would make, as changes of a few characters in JavaScript or TypeScript; layout and comments stay.
+"""Realistic bugs, as changes of a few characters in JavaScript or TypeScript; layout and comments are kept.
 
 A text is parsed once; every kind of bug looks at the nodes it knows (`expressions`, `statements`) and proposes
-characters in place of others. What leaves no text of the same grammar is left out.
+replacements. Those that do not parse are left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HEADED = frozenset({
 
 
 def mutations(text: str, grammars: Sequence[Grammar]) -> list[Mutation]:
-    """Every bug we know for the named functions of a file, in the order of the text; none for what cannot be read."""
+    """Every possible bug in the named functions of a file, in source order; none if it cannot be parsed."""
     if "\r" in text.replace("\r\n", "") or text.startswith("\ufeff") or "\u2028" in text or "\u2029" in text:
         return []  # what counts lines differently
     try:
@@ -57,7 +57,7 @@ def mutations(text: str, grammars: Sequence[Grammar]) -> list[Mutation]:
 
 
 def valid(read: Page, found: Sequence[Mutation]) -> list[Mutation]:
-    """Those that leave a text of the grammar, in the order of the text, each change once."""
+    """Mutations that still parse, in source order, without duplicates."""
     seen: set[tuple[int, int, str]] = set()
     kept = []
     for one in sorted(found, key=lambda one: (one.start, one.stop, one.kind, one.replacement)):

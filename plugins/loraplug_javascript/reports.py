@@ -31,14 +31,14 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{5,}\b")
 
 @define
 class Told:
-    """What a report says.
+    """A parsed test report.
 
     Attributes:
-        outcomes: `passed`, `failed` or `skipped` by test id; a file that could not be run is an id of its own.
+        outcomes: `passed`, `failed` or `skipped` by test id; a file that could not be run counts as one test.
         seconds: by test id.
-        failures: of each test that fails the first.
-        broken: files that could not be run, with what they said.
-        odd: whether what node ended with is not what the report says.
+        failures: the first of each failing test.
+        broken: files that could not be run, with their output.
+        odd: whether node's exit code contradicts the report.
     """
 
     outcomes: dict[str, str] = field(factory=dict)
@@ -77,7 +77,7 @@ class Reader:
         A file that tells of no test is one itself, which passes where node ends with 0.
 
         Raises:
-            ValueError: a report is none.
+            ValueError: a file is not a report.
         """
         out = Told()
         try:
@@ -115,10 +115,10 @@ class Reader:
             out.note(own, outcome, float(test["seconds"]) if count == len(names) else 0.0, failure)
 
     def modules(self, done: CommandReport) -> Told:
-        """What jest or vitest told.
+        """Read the report of jest or vitest.
 
         Raises:
-            ValueError: it is no report.
+            ValueError: it is not a report.
         """
         try:
             told = json.loads(done.files[REPORT])

@@ -1,4 +1,4 @@
-"""Test runners: node's own, jest and vitest: which one a project uses, and how each is told what to run."""
+"""Test runners: node's own, jest and vitest: detection of the one that a project uses, and their command lines."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Runner(ABC):
     Attributes:
         node: the program.
         tree: the copy that the tests run in.
-        tests: files or folders of tests; all where empty.
-        arguments: further options.
+        tests: files or folders of tests; empty: all.
+        arguments: additional options.
     """
 
     node: str
@@ -64,7 +64,7 @@ class NodeRunner(Runner):
         """See `Runner.commands`; a test's own name is asked for, whatever its suites.
 
         Args:
-            watched: also tell which test runs which line.
+            watched: also record line coverage per test.
         """
         patterns = []
         for name in names or ():
@@ -149,10 +149,10 @@ def choose_runner(
 
     Args:
         package: the text of package.json.
-        modules: the folder of what is installed.
+        modules: the folder of installed packages.
 
     Raises:
-        InputError: it can be read two ways, or the runner is not installed.
+        InputError: the choice is ambiguous, or the runner is not installed.
     """
     given = list(arguments)
     if given and given[0] in _WORDS:
@@ -161,14 +161,14 @@ def choose_runner(
     script = str(told.get("scripts", {}).get("test", "")) if isinstance(told.get("scripts"), dict) else ""
     named = [name for name, word in _WORDS.items() if re.search(word, script)]
     if not named and (other := _OTHERS.search(script)):
-        todo = 'node --test, jest and vitest are known: test_args = ["node"] takes one all the same'
+        todo = 'node --test, jest and vitest are supported; test_args = ["node"] chooses one anyway'
         raise InputError(f"its tests are run by {other[1]} ({script[:80]!r})", where="package.json", todo=todo)
     if not named:
         listed = {name for key in ("dependencies", "devDependencies") for name in told.get(key) or {}}
         named = [name for name in ("jest", "vitest") if name in listed] or ["node"]
     if len(named) > 1:
         raise InputError(f"its tests are run by {' and '.join(named)}", where="package.json",
-                         todo=f'say which is meant: test_args = ["{named[0]}"]')  # fmt: skip
+                         todo=f'choose one: test_args = ["{named[0]}"]')  # fmt: skip
     return _runner(named[0], node, tree, modules, tests, given)
 
 

@@ -1,4 +1,4 @@
-"""The tests of a tree: surveyed, and run for one bug after the other; every run is of new processes."""
+"""The test suite of a tree: the baseline run, and a run per bug; every run uses new processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JavaScriptSuite:
     grammars: tuple[Grammar, ...]
 
     def survey(self, box: Sandbox) -> BaselineRun:
-        """See `Suite.survey`. The second run is without coverage; its seconds count."""
+        """See `Suite.survey`. The second run is without coverage; its durations are used."""
         with Running(box, self) as running:
             if isinstance(running.runner, NodeRunner):
                 first, files = running.whole(watched=True)
@@ -65,7 +65,7 @@ class Running:
     """A runner in a box. Close it, or use it as a context manager.
 
     Raises:
-        InputError: the runner cannot be told, or is not installed.
+        InputError: the runner is ambiguous, or not installed.
     """
 
     def __init__(self, box: Sandbox, suite: JavaScriptSuite) -> None:
@@ -89,13 +89,13 @@ class Running:
         self.close()
 
     def close(self) -> None:
-        """End what runs inside."""
+        """End the running processes."""
         self._commands.close()
 
     def run(
         self, files: Sequence[str], names: Sequence[str] | None, seconds: float, watched: bool = False
     ) -> tuple[CommandReport, Told | None]:
-        """Run tests; what there is to say of them, None where there was no report that can be read."""
+        """Run tests and return their report; None if it cannot be read."""
         runner, env = self.runner, self.runner.variables(self.folder)
         if not isinstance(runner, NodeRunner):
             done = self._commands.run(runner.commands(files, names, self.folder), seconds + self._start, env)
@@ -116,10 +116,10 @@ class Running:
             return None
 
     def whole(self, watched: bool = False) -> tuple[Told, Mapping[str, str]]:
-        """The whole suite, on the tree as it is, and the files of its report; the copy is put back after.
+        """Run the whole suite on the unchanged tree, and return the files of its report; then restore the copy.
 
         Raises:
-            LoraplugError: it cannot be run.
+            LoraplugError: the suite cannot be run.
         """
         if isinstance(self.runner, NodeRunner) and not self.runner.all_files():
             raise InputError("there is no test file", where=self.box.source,
@@ -134,7 +134,7 @@ class Running:
         """Which test files run which line: each is run twice, once without any of its tests.
 
         Raises:
-            LoraplugError: there is no telling.
+            LoraplugError: coverage is not available.
         """
         runner = self.runner
         assert isinstance(runner, ModuleRunner)  # noqa: S101 - node's own runner tells by test
@@ -161,7 +161,7 @@ class Running:
     def _check_coverage(self, runner: ModuleRunner) -> None:
         known = [f"{self._modules}/@vitest/coverage-{name}" for name in ("v8", "istanbul")]
         if runner.name == "vitest" and not any(Path(one).is_dir() for one in known):
-            raise InputError("vitest has no coverage installed, so there is no telling which tests run which line",
+            raise InputError("vitest's coverage package is not installed, so the lines each test runs are unknown",
                              where="dataset.path", todo="npm install --save-dev @vitest/coverage-v8")  # fmt: skip
 
     def _cannot(self, done: CommandReport) -> LoraplugError:
@@ -170,10 +170,10 @@ class Running:
             todo = "raise dataset.limits.suite_seconds, or choose tests with dataset.tests"
             return LoraplugError(what, where=self.box.source, todo=todo)
         if done.ended in ("memory", "processes", "disk", "output"):
-            what = f"the tests cannot be run: they take too much ({done.ended})"
+            what = f"the tests cannot be run: they exceed a limit ({done.ended})"
             todo = "raise dataset.limits, or choose tests with dataset.tests"
             return LoraplugError(what, where=self.box.source, todo=todo)
-        said = "".join(done.said).strip()[-600:] or f"the test runner ended with {done.exits}"
+        said = "".join(done.said).strip()[-600:] or f"the test runner exited with {done.exits}"
         return LoraplugError(f"the tests cannot be run: {said}", where=self.box.source,
                              todo="run them there by hand; dependencies come from its node_modules")  # fmt: skip
 
@@ -251,6 +251,6 @@ def _ended(done: CommandReport) -> Outcome:
 def _no_tests(told: Told, box: Sandbox) -> LoraplugError:
     seen = [f"{one.test}: {one.error}: {one.message}" for one in told.failures.values()][:1]
     return LoraplugError(
-        f"no test passes ({len(told.outcomes)} ran)" + "".join(f"; the first trouble: {one[:400]}" for one in seen),
+        f"no test passes ({len(told.outcomes)} ran)" + "".join(f"; the first problem: {one[:400]}" for one in seen),
         where=box.source, todo="run the tests there by hand; dependencies come from its node_modules",
     )  # fmt: skip

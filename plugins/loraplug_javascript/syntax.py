@@ -1,4 +1,4 @@
-"""JavaScript and TypeScript as trees: grammars, places, and where the functions of a text are."""
+"""Parsing JavaScript and TypeScript: grammars, positions, and the functions of a text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Page:
 
     Attributes:
         text: as it was given.
-        grammar: the first of the grammars that reads it without an error.
+        grammar: the first grammar that parses it without an error.
     """
 
     def __init__(self, text: str, grammar: Grammar, tree: Tree, lead: int = 0) -> None:
@@ -108,7 +108,7 @@ def page(text: str, grammars: Sequence[Grammar]) -> Page:
     """The page of a program, or of a method or property alone.
 
     Raises:
-        SyntaxError: none of the grammars reads it.
+        SyntaxError: no grammar parses it.
     """
     worst = 0
     for before, after in _WRAPPINGS:
@@ -238,7 +238,7 @@ def functions(text: str, grammars: Sequence[Grammar]) -> tuple[Span, ...]:
     """All functions with a name, in the order of the text; of several of one name the last has the name.
 
     Raises:
-        SyntaxError: none of the grammars reads the text.
+        SyntaxError: no grammar parses the text.
     """
     read = page(text, tuple(grammars))
     found: dict[str, Span] = {}

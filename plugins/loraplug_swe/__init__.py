@@ -1,14 +1,14 @@
-"""Bug fixing from data to judgement: sources `swe`, `swe-synth`, `swe-bugs`, `swe-history`; `eval` and `improve`.
+"""Bug fixing, from data to evaluation: sources `swe`, `swe-synth`, `swe-bugs`, `swe-history`; `eval` and `improve`.
 
-| subpackage | what it is about |
+| subpackage | contents |
 |---|---|
-| `tasks` | SWE-SYNTH tasks and SWE-bench rows, wherever they are kept |
+| `tasks` | SWE-SYNTH tasks and SWE-bench rows, from buckets, files and the hub |
 | `repositories` | git: cached clones, objects, trees |
-| `patches` | unified diffs: read, repaired, reversed, proved to apply |
+| `patches` | unified diffs: parsing, repair, reversal, verification that they apply |
 | `conversations` | rows of `swe` and `swe-synth` |
-| `mutation` | bugs put into code and proved by its tests: rows of `swe-bugs` |
-| `history` | bugs that were there, from a repository's commits: rows of `swe-history` |
-| `sandbox` | where other people's code runs |
+| `mutation` | bugs injected into code and verified by its tests: rows of `swe-bugs` |
+| `history` | real bugs from a repository's commits: rows of `swe-history` |
+| `sandbox` | isolation of the code under test |
 | `edits` | the formats in which a model writes its answer |
 | `evaluation` | `loraplug eval` |
 | `improve` | `loraplug improve` |
@@ -42,5 +42,5 @@ def loraplug_commands() -> Sequence[click.Command]:
 
 @hookimpl
 def loraplug_diagnostics() -> Sequence[Diagnostic]:
-    """How well this machine can shut other people's code in."""
+    """How well this machine can isolate the code under test."""
     return [sandbox_strength]

@@ -322,7 +322,7 @@ def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path, loraplug: 
     (tmp_path / "empty").mkdir()
     given = ["--tasks", tasks, "--repo", repo]
     for words, said in (
-        (["eval", *given], "give a MODEL or --answers"),
+        (["eval", *given], "give either a MODEL or --answers"),
         (["eval", *given, "--answers", "bad.jsonl"], "bad.jsonl:1: not an answer"),
         (["eval", "--tasks", "empty", "--repo", repo, "--answers", "bad.jsonl"], "no task in it"),
         (["eval", "--tasks", tasks, "--answers", "bad.jsonl"], "no code to fix"),

@@ -30,7 +30,7 @@ REASONS = {
     "first": "the first commit", "only code": "changes no tests", "only tests": "changes no code",
     "Latin": "is not UTF-8", "link": "changes links or submodules", "many": "changes too many files",
     "unnoticed": "no test fails without it", "new name": "its tests cannot be imported without it",
-    "never right": "its tests fail with it too", "clock": "flaky tests", "leans": "its tests lean on others",
+    "never right": "its tests fail with it too", "clock": "flaky tests", "leans": "its tests depend on others",
     "leaves": "ends the process", "merge side": "a merge",
 }  # fmt: skip
 

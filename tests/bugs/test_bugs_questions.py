@@ -80,7 +80,7 @@ def test_a_model_and_its_base_are_asked(tmp_path: Path, tiny_model: Path, inside
         assert one["kinds"]["any"]["resolved"] == 1 and one["kinds"]["exact"]["resolved"] == 0
     assert told["paired"] == {"only_model": 0, "only_base": 0, "both": 1, "p": 1.0}
     page = (tmp_path / "page.html").read_text()
-    assert "is another answer" in page and "as it was put in" not in page
+    assert "is another answer" in page and "the injected bug" not in page
     results = next((tmp_path / "outputs" / "evals").rglob("results.jsonl"))
     before = results.read_bytes()
     assert inside(*words).returncode == 0 and results.read_bytes() == before

@@ -210,7 +210,7 @@ def test_what_is_no_bug(made: tuple[Any, Path, Run], repository: Path) -> None:
     assert any("1 tests are left out: they end differently" in text for text in run.reporter.warnings)
     (journal,) = run.cache.glob("bugs/*/journal.jsonl")
     reasons = {verdict.reason for verdict in read_journal(journal).values()}
-    assert {"bug", "tests lean on others"} <= reasons
+    assert {"bug", "tests depend on others"} <= reasons
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ def test_where_nothing_can_be_shut_in_nothing_runs(
     monkeypatch.setattr(sandbox, "_JAIL", refusing)
     sandbox.probe.cache_clear()
     try:
-        with pytest.raises(LoraplugError, match=r"cannot shut strangers' code in .*not here") as told:
+        with pytest.raises(LoraplugError, match=r"cannot isolate other people's code .*not here") as told:
             list(SweBugsSource(str(repository), count=2, workers=1).rows(run_in(tmp_path)))
         assert 'sandbox = "weak"' in str(told.value)
         run = run_in(tmp_path)
@@ -316,11 +316,11 @@ def test_bad_input(repository: Path, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"path": str(tmp_path / "missing")}, "no such folder"),
         ({"path": str(repository), "revision": "nowhere"}, "git: "),
-        ({"path": str(repository), "revision": "--help"}, "is no revision"),
+        ({"path": str(repository), "revision": "--help"}, "is not a revision"),
         ({"path": str(repository), "kinds": ("typo",)}, "no kind of bug 'typo'"),
         ({"path": str(repository), "language": "cobol"}, "no language 'cobol'"),
         ({"path": "package:no_such_package"}, "no package no_such_package"),
-        ({"path": "package:os;rm"}, "no package's import name"),
+        ({"path": "package:os;rm"}, "is not the import name of a package"),
         ({"path": str(repository), "tests_path": tmp_path / "none"}, "no such folder"),
         ({"path": str(tmp_path / "empty")}, "no test passes"),
     ]

@@ -53,7 +53,7 @@ def test_paths_that_lead_out_are_refused(path: str, tree: Path) -> None:
 
 @pytest.mark.parametrize("at", [-2, 1, 10**9])
 def test_tests_that_are_none_are_refused(at: int, tree: Path) -> None:
-    with pytest.raises(LoraplugError, match="tests that are none"):
+    with pytest.raises(LoraplugError, match="tests that do not exist"):
         checked(BaselineRun({"t": 0.1}, lines={"mod.py": {1: [at]}}), tree, "x")
 
 

@@ -187,7 +187,7 @@ def test_where_neither_side_is_written_out_both_are_shown(tmp_path: Path) -> Non
 
 def test_no_bug_at_all_says_what_to_do(tmp_path: Path) -> None:
     """All candidates break more tests than allowed: one message with the counts and the option."""
-    with pytest.raises(InputError, match="breaks too much") as error:
+    with pytest.raises(InputError, match="breaks too many tests") as error:
         tasks_of(tmp_path, SUBTESTS, count=9, per_function=9, max_failing=1)
     assert "max_failing" in str(error.value)
 
@@ -200,6 +200,6 @@ def test_a_suite_whose_tests_always_pass_is_refused(tmp_path: Path) -> None:
         "    try:\n        return (yield)\n    except AssertionError:\n        return None\n"
     )
     run = Run("bugs", seed=1, outputs=tmp_path / "outputs", cache=tmp_path / "cache")
-    with pytest.raises(InputError, match="passes there that must fail"):
+    with pytest.raises(InputError, match="passes there, and it must fail"):
         list(SweBugsSource(str(code), workers=1, count=1).rows(run))
     assert not list(tmp_path.rglob("loraplug-box-*"))

@@ -158,7 +158,7 @@ def test_flaky_and_red_tests_are_left_out_or_refused(tmp_path: Path) -> None:
         survey = JAVASCRIPT.suite((), (), "").survey(box)
         assert survey.flaky == ["test/odd.test.js::now and then"] and survey.failing == ["test/odd.test.js::red"]
         assert len(survey.tests) == 11
-        with pytest.raises(LoraplugError, match=r"no test passes \(2 ran\); the first trouble: .*1 == 2"):
+        with pytest.raises(LoraplugError, match=r"no test passes \(2 ran\); the first problem: .*1 == 2"):
             JAVASCRIPT.suite(("test/odd.test.js",), ("--test-name-pattern=red",), "").survey(box)
         with pytest.raises(LoraplugError, match="there is no test file"):
             JAVASCRIPT.suite(("src",), (), "").survey(box)
@@ -193,8 +193,8 @@ def test_no_node(tmp_path: Path) -> None:
     fake = tmp_path / "node"
     fake.write_text("#!/bin/sh\necho v18.20.1\n")
     fake.chmod(0o755)
-    for python, why in ((str(tmp_path / "none"), "there is no"), (str(fake), "node v18.20.1 is too old"),
-                        (sys.executable, "is no node")):  # fmt: skip
+    for python, why in ((str(tmp_path / "none"), "was not found"), (str(fake), "node v18.20.1 is too old"),
+                        (sys.executable, "is not Node.js")):  # fmt: skip
         source = SweBugsSource(str(path), language="javascript", python=python)
         told = list(source.preflight(tiny_run(tmp_path), None))
         assert len(told) == 1 and why in told[0].message, told

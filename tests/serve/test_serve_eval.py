@@ -64,8 +64,8 @@ def test_questions_are_put_to_a_server(server: Served, inside: Any, tmp_path: Pa
     assert len({one["answer"] for one in told["cases"]}) == 2
     gone = f"http://127.0.0.1:{free_port()}"
     for more, says in (
-        (("--base",), "nothing tells the base"),
-        (("--beams", 2), "servers search for no beams"),
+        (("--base",), "the base of a model at a URL is not known"),
+        (("--beams", 2), "servers do not offer beam search"),
         (("--base", f"{server.address}#none"), "has no model 'none'"),
     ):
         done = inside(*words, *more, "--fresh")
@@ -80,5 +80,5 @@ def test_rows_that_no_server_can_be_asked_are_refused(tmp_path: Path) -> None:
 
     formatter: Any = load_registry().find("formatter", "text")()
     asked = ServerGenerator(model=None)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="asked in conversations"):
+    with pytest.raises(InputError, match="takes conversations"):
         asked.prompts(Dataset.from_list(ROWS), formatter, Run("eval", outputs=tmp_path))

@@ -48,12 +48,12 @@ MULTI: Row = {  # ByteDance-Seed/Multi-SWE-bench
     "f2p_tests": {"t.py::test_half": {"run": "FAIL", "fix": "PASS"}}, "run_result": {"passed_count": 1},
 }  # fmt: skip
 KINDS = [
-    (SMITH, "SWE-smith", "the answer is patch taken back"),
-    (BENCH, "SWE-bench", "the answer as it stands"),
-    (GYM, "SWE-bench", "the answer as it stands"),
-    (REBENCH, "SWE-rebench", "the answer as it stands"),
-    (MULTI, "Multi-SWE-bench", "fix_patch is the fix, and the answer as it stands"),
-    (synth(COMMIT, "", BACK), "SWE-SYNTH", "the answer is bug.patch taken back"),
+    (SMITH, "SWE-smith", "the answer is the reversed patch"),
+    (BENCH, "SWE-bench", "is used unchanged as the answer"),
+    (GYM, "SWE-bench", "is used unchanged as the answer"),
+    (REBENCH, "SWE-rebench", "is used unchanged as the answer"),
+    (MULTI, "Multi-SWE-bench", "fix_patch is the fix, and is used unchanged as the answer"),
+    (synth(COMMIT, "", BACK), "SWE-SYNTH", "the answer is the reversed bug.patch"),
     (synth(COMMIT, FORWARD), "SWE-SYNTH", "the answer is original.gold_patch"),
 ]
 
@@ -182,7 +182,7 @@ def test_an_unclear_row_among_clear_ones_is_a_reject(run: Run, tmp_path: Path) -
     assert made(run, write_tasks(tmp_path, [SMITH, unclear, BENCH])) == [FORWARD, FORWARD]
     (reject,) = read_rejects(run)
     assert (reject["instance_id"], reject["reason"]) == ("q7", "unclear-direction")
-    assert 'say answer = "gold"' in reject["detail"]
+    assert 'set answer = "gold"' in reject["detail"]
     assert "1 unclear-direction" in run.reporter.warnings[0]
 
 
@@ -190,7 +190,7 @@ def test_answer_never_turns_a_known_kind_round(run: Run, tmp_path: Path) -> None
     """`gold` finds no gold patch in SWE-smith's rows, `revert-bug` no bug in SWE-bench's."""
     tasks = write_tasks(tmp_path, [SMITH, BENCH])
     assert made(run, tasks, answer="gold") == [FORWARD]
-    assert [(one["reason"], "puts the bug in" in one["detail"]) for one in read_rejects(run)] == [("empty-patch", True)]
+    assert [(one["reason"], "adds the bug" in one["detail"]) for one in read_rejects(run)] == [("empty-patch", True)]
     assert made(run, tasks, answer="revert-bug") == [FORWARD]
     assert [one["reason"] for one in read_rejects(run)] == ["no-bug"]
 

@@ -1,4 +1,4 @@
-"""What `swe-synth` and `swe` share: where tasks come from, which are taken, what becomes of them."""
+"""Code shared by `swe-synth` and `swe`: loading tasks, selecting them, reporting rejects."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ class TaskSource(DatasetSource):
     ] = PUBLIC_BUCKET
     ids: Annotated[
         str | None,
-        Doc('numbers of the tasks to take, such as "0-99,205": n of task_<n>.json, in a file the position from 0'),
+        Doc('numbers of the tasks to use, such as "0-99,205": n of task_<n>.json, or positions in a file from 0'),
     ] = field(default=None, validator=valid_ids)
-    limit: Annotated[int | None, Doc("take at most this many tasks, before patches are tried")] = field(
+    limit: Annotated[int | None, Doc("use at most this many tasks, counted before patches are checked")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
-    repos: Annotated[tuple[str, ...], Doc("take only tasks of these repositories (owner/name); all where empty")] = ()
+    repos: Annotated[tuple[str, ...], Doc("use only tasks of these repositories (owner/name); empty: all")] = ()
     answer: Annotated[
         Answer,
         Doc(
-            "gold: the gold patch; revert-bug: the bug patch taken back; auto: revert-bug where there is a bug and its"
-            " statement, nothing where a row does not tell which its patch is"
+            "gold: the gold patch; revert-bug: the bug patch reversed; auto: revert-bug where there is a bug patch "
+            "and its statement, else gold; rows whose patch could be either are rejected"
         ),
     ] = "auto"
-    shard: Annotated[str | None, Doc('"i/n": only the i-th of n even blocks; joined in order they are the whole')] = (
-        field(default=None, validator=valid_shard)
+    shard: Annotated[str | None, Doc('"i/n": only the i-th of n equal shards of the task numbers')] = field(
+        default=None, validator=valid_shard
     )
     rejects: Annotated[
-        Path | None, Doc("file for tasks that make no row, with reasons; by default rejects.jsonl in the run's folder")
+        Path | None, Doc("file for rejected tasks, with reasons; default: rejects.jsonl in the run's folder")
     ] = None
     split: Annotated[str, Doc("split of a hub data set")] = "test"
     revision: Annotated[str | None, Doc("commit, tag or branch of a hub data set")] = None
-    bucket: Annotated[BucketOptions, Doc("how a bucket is read")] = field(factory=BucketOptions)
+    bucket: Annotated[BucketOptions, Doc("how tasks are fetched from a bucket")] = field(factory=BucketOptions)
 
     def load(self, run: Run) -> Dataset:
-        """All rows, memory-mapped from a file in the cache that is named by its content."""
+        """All rows, memory-mapped from a content-addressed file in the cache."""
         from loraplug_swe.tasks.table import load_rows
 
         return load_rows(self.rows(run), run.cache / "swe" / "rows")
 
     def rows(self, run: Run) -> Iterator[dict[str, Any]]:
-        """The rows one by one; tasks that make none go to the rejects file.
+        """Yield the rows; rejected tasks go to the rejects file.
 
         Raises:
-            InputError: the tasks cannot be read, or none makes a row.
+            InputError: the tasks cannot be read, or all are rejected.
         """
         from loraplug_swe.tasks.rejects import open_rejects
         from loraplug_swe.tasks.selection import Selection, no_rows
@@ -94,7 +94,7 @@ class TaskSource(DatasetSource):
             raise no_rows(rejects, self.tasks)
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Tasks that are not there; of a bucket, that none are named. Neither bucket nor hub is asked."""
+        """Report missing local tasks, or a bucket without `ids`. Does not contact bucket or hub."""
         try:
             if not self.tasks.startswith("hub:"):
                 self._place(run)
@@ -105,7 +105,7 @@ class TaskSource(DatasetSource):
         if self.tasks.startswith(("http://", "https://")):
             if self.ids is None:
                 raise InputError(
-                    "a bucket cannot be listed, so the tasks to take must be named",
+                    "a bucket cannot be listed, so the recipe must name its tasks",
                     where="ids",
                     todo='give ids = "0-99", or name a folder or file in tasks',
                 )
@@ -118,4 +118,4 @@ class TaskSource(DatasetSource):
 
     @abstractmethod
     def rows_of(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
-        """A row for every task chosen, or None where it went to the rejects."""
+        """Yield a row for every selected task, or None if it was rejected."""

@@ -1,4 +1,4 @@
-"""The messages of a `swe` row, from an answered task and, in code-context mode, the proof and the looks at its tree."""
+"""The messages of a `swe` row: from a task and its answer, in code-context mode also from the tree."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def single_turn(templates: Templates, answered: Answered, looks: Sequence[Look] 
 def agent_turns(
     templates: Templates, answered: Answered, proof: Proof | None, looks: Sequence[Look] = (), *, tools: bool = False
 ) -> Messages:
-    """A shell session: looks, the patch, the submission, each command answered by what it prints.
+    """A shell session: reading files, the patch, the submission, each command followed by its output.
 
     Without a proof there is no tree to look at; the patch is then answered by the silence of a `git apply` that
     succeeds, and the session ends with the submission unanswered. `tools`: commands are calls of the tool `bash`, in

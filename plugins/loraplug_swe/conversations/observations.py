@@ -1,4 +1,4 @@
-"""What an agent's looks at a tree would show, computed from git objects: listings, whole files, pages of long files."""
+"""Command outputs that an agent would see, computed from git objects: listings, whole files, pages of long files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Look:
     """A command and what it prints.
 
     Attributes:
-        about: what is looked at, for the sentence in front of the command.
+        about: what the command shows, for the sentence before it.
         path: the file, "" for the tree.
         lines: first and last line shown and lines in all, where the file is shown in pages.
     """
@@ -37,7 +37,7 @@ class Look:
 
 
 def look_at_tree(objects: Objects, proof: Proof, most: int) -> Look:
-    """`git ls-files`, or only its upper folders where that has more than `most` lines."""
+    """`git ls-files`, or only the top folders if that has more than `most` lines."""
     if not proof.added and not proof.removed and (look := _look_at_plain_tree(objects, proof.base, most)):
         return look
     paths = objects.paths(proof.base)
@@ -70,7 +70,7 @@ def _look_at_plain_tree(objects: Objects, tree: str, most: int) -> Look | None:
 
 
 def look_at_files(objects: Objects, proof: Proof, most: int) -> list[Look]:
-    """Every file that the change touches and that was there; more than `most` lines are paged round the change.
+    """Every existing file that the change touches; files over `most` lines are shown in pages around the change.
 
     Raises:
         Reject: `not-utf8` or `binary-file` where a file cannot be shown as text, `missing-object`.
@@ -101,7 +101,7 @@ def page_lines(hunks: Sequence[Hunk], total: int, size: int) -> list[tuple[int, 
 
 
 def show_path(path: bytes) -> str:
-    """A path as git prints it; bytes that are no ASCII come in octal."""
+    """A path as git prints it; non-ASCII bytes are octal escapes."""
     try:
         return quote_path(path.decode())
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Rows of the `swe` source: tasks in windows, those of one repository proved together, each made a conversation."""
+"""Rows of the `swe` source: tasks are processed in windows, and the patches of one repository are verified together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPEN = 8  # repositories kept open
 def make_rows(
     source: SweSource, chosen: Iterator[Chosen], rejects: Rejects, run: Run
 ) -> Iterator[dict[str, Any] | None]:
-    """A row for every task chosen, or None where it went to the rejects."""
+    """Yield a row for every selected task, or None if it was rejected."""
     templates = read_templates(source.templates, source.turns) if source.templates else default_templates(source.turns)
     if foreign := templates.foreign():
         run.warn(f"{source.templates}: {', '.join(foreign[:5])} stay as they are; only {{{{task}}}} is filled in")
@@ -52,7 +52,7 @@ def make_rows(
 
 
 def _converse(source: SweSource, window: list[Chosen], templates: Templates, shops: _Shops) -> Iterator[Made]:
-    """The messages of each task in the window, in order; tasks of one repository are proved together."""
+    """The messages of each task in the window, in order; tasks of one repository are verified together."""
     if source.mode == "simple":
         for one in window:
             yield (
@@ -110,7 +110,7 @@ def _fault(one: Chosen) -> Reject:
 
 
 class _Shops:
-    """The repositories at hand: a few kept open, and for those that cannot be had the reason, asked for only once."""
+    """Open repositories: keeps a few open, and remembers why others could not be cloned."""
 
     def __init__(self, source: SweSource, run: Run) -> None:
         self._source, self._run = source, run

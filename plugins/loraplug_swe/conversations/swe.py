@@ -25,12 +25,12 @@ class SweSource(TaskSource):
 
     mode: Annotated[
         Literal["simple", "code-context"],
-        Doc("simple: the task alone; code-context: with listings, files and output of the real tree, patches proved"),
+        Doc("simple: the task alone; code-context: with real listings, files and command output; patches are verified"),
     ] = "simple"
     turns: Annotated[
         Turns,
-        Doc("agent: one bash command a turn, each answered; tools: the same as calls of a tool bash; single: question "
-            "and diff"),
+        Doc("agent: one bash command per turn, with its output; tools: the same, as calls of a tool `bash`; "
+            "single: question and diff"),
     ] = "agent"  # fmt: skip
     templates: Annotated[
         Path | None,
@@ -38,15 +38,15 @@ class SweSource(TaskSource):
     ] = None
     clone_url: Annotated[
         str,
-        Doc("address of a repository, with {repo}, {owner} or {name} in it; a URL or a local path", is_path=True),
+        Doc("URL or local path of the repositories, with the placeholder {repo}, {owner} or {name}", is_path=True),
     ] = field(default="https://github.com/{repo}.git", validator=valid_clone_url)
-    max_file_lines: Annotated[int, Doc("files with more lines are shown in pages of so many, round the change")] = (
+    max_file_lines: Annotated[int, Doc("longer files are shown in pages of this many lines, around the change")] = (
         field(default=500, validator=validators.ge(10))
     )
-    max_tree_lines: Annotated[int, Doc("of a larger tree only the upper folders are listed")] = field(
+    max_tree_lines: Annotated[int, Doc("for trees with more files, only the top folders are listed")] = field(
         default=200, validator=validators.ge(10)
     )
-    git: Annotated[GitLimits, Doc("what git may take")] = field(factory=GitLimits)
+    git: Annotated[GitLimits, Doc("limits for git")] = field(factory=GitLimits)
 
     def rows_of(self, chosen: Iterator[Chosen], rejects: Rejects, run: Run) -> Iterator[dict[str, Any] | None]:
         """See `TaskSource.rows_of`."""

@@ -1,4 +1,4 @@
-"""The words around a conversation: system and instance templates, ours or the user's."""
+"""System and instance templates of a conversation, built-in or the user's."""
 
 from __future__ import annotations
 
@@ -74,24 +74,24 @@ class Templates:
     instance: str
 
     def ask(self, statement: str) -> str:
-        """The first user message. The statement goes in as it is: what looks like a placeholder in it stays."""
+        """The first user message. The statement is inserted literally: placeholders in it are not expanded."""
         return _TASK.sub(lambda _: statement, self.instance)
 
     def foreign(self) -> list[str]:
-        """Placeholders other than `{{task}}`, which stay in the text as they are."""
+        """Placeholders other than `{{task}}`, which are left unchanged."""
         found = _PLACEHOLDER.findall(self.system + "\n" + _TASK.sub("", self.instance))
         return list(dict.fromkeys(found))
 
 
 def default_templates(turns: Turns) -> Templates:
-    """Our own."""
+    """The built-in templates."""
     if turns == "single":
         return Templates(SINGLE_SYSTEM, SINGLE_INSTANCE)
     return Templates(TOOLS_SYSTEM if turns == "tools" else AGENT_SYSTEM, AGENT_INSTANCE)
 
 
 def read_templates(path: Path, turns: Turns) -> Templates:
-    """Templates of a TOML or YAML file, `agent.system_template` and `agent.instance_template`; ours for one left out.
+    """Templates of a TOML or YAML file, `agent.system_template` and `agent.instance_template`; with built-in defaults.
 
     Raises:
         InputError: unreadable, neither is there, not text, or the instance template lacks `{{task}}`.

@@ -1,15 +1,15 @@
-"""Answers as edits: four formats a model may write a change in, and how an answer of each becomes new files.
+"""Answers as edits: the four formats of a change, and how an answer is applied to files.
 
 | format | an answer | applied by |
 |---|---|---|
-| `diff` | a unified diff as git writes it | the lines of each hunk, nearest to where its header says |
-| `search-replace` | path, then lines to look for and lines to put there | the lines, which must be in the file once |
-| `lines` | changed lines behind their numbers in the function | the numbers |
-| `function` | the whole function as it should be | the function of that name |
+| `diff` | a unified diff as git writes it | matching the lines of each hunk, nearest to its header's line number |
+| `search-replace` | path, then lines to find and their replacement | matching the lines, which must occur once |
+| `lines` | changed lines with their numbers in the function | line number |
+| `function` | the whole corrected function | function name |
 
-`render` writes an answer, `apply` takes one, with or without a code fence and words around it. What `apply` refuses has
-a reason that can be counted. It is lenient where the meaning is plain (white space at line ends, wrong line numbers)
-and says so in `Applied.exact`.
+`render` writes an answer; `apply` applies one, with or without a code fence and surrounding text. A refusal carries a
+reason code. `apply` tolerates unambiguous errors (white space at line ends, wrong line numbers) and then sets
+`Applied.exact` to False.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def apply(
     target: Target | None = None,
     find: Finder = python_functions,
 ) -> Applied | Refused:
-    """What an answer makes of `files`.
+    """Apply an answer to `files`.
 
     Args:
-        answer: a model's words.
-        files: texts by path, all an answer may change.
-        form: the format asked for; None takes what the answer looks like.
-        target: path and qualified name of the function in question: decides which of several equal places is meant.
+        answer: the model's output.
+        files: texts by path; the answer may change no others.
+        form: the expected format; None detects it.
+        target: path and qualified name of the function with the bug: decides between several matches.
         find: the functions of a text, for other languages.
     """
     if not answer.strip():

@@ -1,4 +1,4 @@
-"""Search/replace blocks: the lines to look for, and those to put there."""
+"""Search/replace blocks: the lines to find, and their replacement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = re.compile(
 
 
 def render_blocks(path: str, old: str, new: str, target: Target | None, find: Finder) -> str:
-    """Blocks with as few unchanged lines round each change, before it sooner than after, as leave no doubt."""
+    """Blocks with the fewest unchanged lines around each change that make it unambiguous, preferably before it."""
     before, after = old.removesuffix("\n").split("\n"), new.removesuffix("\n").split("\n")
     changed = changes(before, after)
     for more in range(2 * len(before) + 1):
@@ -27,7 +27,9 @@ def render_blocks(path: str, old: str, new: str, target: Target | None, find: Fi
             with suppress(Refusal):
                 if apply_blocks(blocks, {path: old}, target, find) == Applied({path: new}):
                     return blocks
-    raise ValueError("the change cannot be told in blocks: lines that look like marks, or only the last line feed")
+    raise ValueError(
+        "the change cannot be written as blocks: lines look like markers, or only the last line feed changes"
+    )
 
 
 def _widened(changed: Sequence[Change], above: int, below: int, end: int) -> list[Change]:

@@ -1,4 +1,4 @@
-"""Which lines differ between two texts: as few as there can be, also in long files that repeat themselves.
+"""A minimal line diff of two texts, also for long files with many repeated lines.
 
 `difflib` takes lines that come often in a long file for noise, and then calls nearly all of it changed; told not to,
 it takes minutes. This is the greedy algorithm of Myers, "An O(ND) Difference Algorithm and Its Variations" (1986), on
@@ -18,7 +18,7 @@ _MOST = 2_000  # lines removed and added; past them `difflib` is quicker, and li
 
 
 def changes(before: Sequence[str], after: Sequence[str]) -> list[Change]:
-    """What differs, from the top down; no two changes touch each other."""
+    """The differences from top to bottom; no two changes are adjacent."""
     shorter = min(len(before), len(after))
     head = next((at for at in range(shorter) if before[at] != after[at]), shorter)
     tail = next((at for at in range(shorter - head) if before[-1 - at] != after[-1 - at]), shorter - head)

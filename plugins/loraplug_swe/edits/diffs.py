@@ -1,4 +1,4 @@
-"""Unified diffs, as git writes them; numbers in their headers are not believed."""
+"""Unified diffs, as git writes them; the line numbers in hunk headers are not trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HUNK = re.compile(r"@@+ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@+")
 
 
 def unified_diff(path: str, old: str, new: str) -> str:
-    """A patch that `git apply` takes, with as few lines changed as there can be."""
+    """A minimal patch that `git apply` accepts."""
     before, after = _lines_with_ends(old), _lines_with_ends(new)
     out = [f"diff --git a/{path} b/{path}\n"]
     for group in _grouped(changes(before, after)):
@@ -93,7 +93,7 @@ def _hunk(lines: list[str], at: int) -> tuple[list[str], list[str], int]:
         old.pop(), new.pop()
         at -= 1
     if not old:
-        raise Refusal("no-edit", "a hunk without a line to find its place by")
+        raise Refusal("no-edit", "a hunk without a line that locates it")
     return old, new, at
 
 

@@ -1,7 +1,7 @@
-"""Numbered lines: `12|text` puts text in place of a function's line 12, `12-` takes the line away.
+"""Numbered lines: `12|text` replaces line 12 of a function, `12-` deletes it.
 
-Lines count from 1 at the function's first line, decorators included, and stand as the question shows them
-(`numbered`): without the indentation of the function's class. One number several times makes several lines of one.
+Lines count from 1 at the function's first line, decorators included, and are written as the prompt shows them
+(`numbered`): without the indentation of the function's class. Repeating a number inserts several lines for one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ LINE = re.compile(r"^[ \t]*(\d{1,5})(?:\|(.*)|-[ \t]*)$", re.MULTILINE)
 
 
 def numbered(source: str) -> str:
-    """A function's lines with their numbers, as a question shows them."""
+    """A function's lines with their numbers, as a prompt shows them."""
     return "".join(f"{at}|{line}\n" for at, line in enumerate(source.removesuffix("\n").split("\n"), 1))
 
 
 def render_lines(path: str, old: str, new: str, target: Target | None, find: Finder) -> str:
-    """The lines that change, each with its number in the function `target`, else the innermost that changes."""
+    """The changed lines, numbered within the function `target`, else within the innermost changed function."""
     texts = old.split("\n"), new.split("\n")
     if target is None or target[0] != path:
         spans = changed_function(old, new, find)
@@ -75,7 +75,7 @@ def apply_lines(answer: str, files: Mapping[str, str], target: Target | None, fi
     for one in said:
         at = int(one[1])
         if not 1 <= at <= len(shown):
-            raise Refusal("not-found", f"{target[1]} has no line {at}, but {len(shown)}")
+            raise Refusal("not-found", f"{target[1]} has {len(shown)} lines, so no line {at}")
         new.setdefault(at, []).extend([] if one[2] is None else [one[2]])
     body = [line for at, old in enumerate(shown, 1) for line in new.get(at, [old])]
     moved = indented(body, span.indent) if shown[0] != lines[span.start].removesuffix("\r") else body

@@ -1,4 +1,4 @@
-"""What the formats of answers share: verdicts, finding lines in a text, code fences."""
+"""Code shared by the answer formats: results, finding lines in a text, code fences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^\1[`~]*[ \t]*$|\Z)", re.DO
 
 @frozen
 class Applied:
-    """New texts of the files that an answer changes; `exact` is False where leniency was needed."""
+    """New texts of the files that an answer changes; `exact` is False if errors had to be tolerated."""
 
     files: Mapping[str, str]
     exact: bool = True
@@ -31,14 +31,14 @@ class Applied:
 
 @frozen
 class Refused:
-    """Why an answer changes nothing: a code to count, and a sentence."""
+    """Why an answer was not applied: a reason code and a sentence."""
 
     reason: Reason
     detail: str
 
 
 class Refusal(Exception):  # noqa: N818 - a verdict
-    """Carries a verdict out of a format's reading."""
+    """Raised while an answer is parsed."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -46,7 +46,7 @@ class Refusal(Exception):  # noqa: N818 - a verdict
 
 
 def only_file(files: Mapping[str, str], target: Target | None) -> str:
-    """The file meant where an answer names none."""
+    """The file to change if an answer names none."""
     if target is not None:
         return target[0]
     if len(files) != 1:
@@ -55,7 +55,7 @@ def only_file(files: Mapping[str, str], target: Target | None) -> str:
 
 
 def span_of(text: str, path: str, target: Target | None, find: Finder) -> Span | None:
-    """Where the function in question is in the file `path`; None if it is in another, or nowhere."""
+    """The lines of the target function in the file `path`; None if it is not in this file."""
     if target is None or target[0] != path:
         return None
     try:
@@ -67,9 +67,9 @@ def span_of(text: str, path: str, target: Target | None, find: Finder) -> Span |
 def replaced(
     path: str, text: str, old: list[str], new: list[str], inside: Span | None, near: int | None
 ) -> tuple[str, bool]:
-    """`text` with the lines `old` replaced, and whether they were there to the letter.
+    """`text` with the lines `old` replaced, and whether they matched exactly.
 
-    Of several places the only one inside the function in question is taken, else the one nearest to line `near`.
+    Of several matches, the only one inside the target function is used, else the one nearest to line `near`.
     """
     last = "\n" if text.endswith("\n") else ""
     lines = text.removesuffix("\n").split("\n")
@@ -99,5 +99,5 @@ def _places(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
 
 
 def unfenced(answer: str, mark: re.Pattern[str]) -> str:
-    """The inside of the first code fence that holds `mark`, else all of the answer."""
+    """The inside of the first code fence that holds `mark`, else the whole answer."""
     return next((match[2] for match in _FENCE.finditer(answer) if mark.search(match[2])), answer)

@@ -1,4 +1,4 @@
-"""Whole functions as they should be."""
+"""Whole corrected functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loraplug_swe.mutation.functions import Span, dedented, indented, python_fun
 
 
 def render_function(old: str, new: str, find: Finder) -> str:
-    """The innermost function that holds all that changes, without its indentation."""
+    """The innermost function that contains all changes, without its indentation."""
     span, after = changed_function(old, new, find)[1], new.split("\n")
     return dedented(after[span.start : span.stop])
 

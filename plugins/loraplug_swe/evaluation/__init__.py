@@ -1,1 +1,1 @@
-"""`loraplug eval`: answers to tasks, applied and tested in a sandbox, and what they are worth."""
+"""`loraplug eval`: answers to tasks are applied and tested in a sandbox, and scored."""

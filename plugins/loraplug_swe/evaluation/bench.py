@@ -33,12 +33,12 @@ class Checking:
     """How tests are run.
 
     Attributes:
-        command: words of a test command; `{tests}` stands for test ids. None: pytest in a warm process.
-        arguments: further options for pytest.
+        command: the arguments of a test command; `{tests}` stands for test ids. None: pytest in a warm process.
+        arguments: additional options for pytest.
         python: the interpreter for pytest; "" is this one.
         roots: folders of the tree that the tests import from.
-        spare: seconds that tests may take on top of six times what they take on the tree without the bug.
-        tests: files or folders that pytest looks for tests in; all where empty.
+        spare: seconds added to the time limit of tests, six times their duration on the tree without the bug.
+        tests: files or folders in which pytest collects tests; empty: all.
     """
 
     command: tuple[str, ...] | None = None
@@ -51,7 +51,7 @@ class Checking:
 
 
 class Runner(Protocol):
-    """Runs tests by id, all where there is none; see `loraplug_swe.mutation.language.Tester`."""
+    """Runs tests by id, or all tests; see `loraplug_swe.mutation.language.Tester`."""
 
     def run(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome:
         """See `Tester.run`."""
@@ -62,7 +62,7 @@ class Runner(Protocol):
 
 @frozen
 class CommandRunner:
-    """A test command, whose exit code is believed: 0 is passed."""
+    """A test command; exit code 0 means that the tests pass."""
 
     box: Sandbox
     words: tuple[str, ...]
@@ -81,14 +81,14 @@ class CommandRunner:
         return Outcome("failed", [Failure("", f"exit code {done.returncode}", done.output[-2000:])], done.seconds)
 
     def confirmed(self, controls: Sequence[str], seconds: float) -> Outcome:
-        """What passed was a process of its own; where the command takes ids, controls must fail in another."""
+        """The tests passed in a separate process; if the command takes ids, control tests must fail in another."""
         if not controls or "{tests}" not in self.words:
             return Outcome("passed")
         done = self.run(controls, seconds, 1)
         return Outcome("void") if done.verdict == "passed" else Outcome("passed")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Holds no resources."""
 
 
 class Bench:
@@ -101,7 +101,7 @@ class Bench:
         suffixes: only files that end so may be changed by answers; all texts where empty.
 
     Attributes:
-        texts: what answers may change; tests: the texts of test files; both by path.
+        texts: files that answers may change; tests: the texts of test files; both by path.
     """
 
     def __init__(
@@ -124,16 +124,16 @@ class Bench:
 
     @property
     def by_command(self) -> bool:
-        """Whether tests are run by a command, whose exit code is all it says."""
+        """Whether tests are run by a command, whose exit code is the only result."""
         return isinstance(self.runner, CommandRunner)
 
     def close(self) -> None:
-        """End and remove."""
+        """End the processes and remove the copy."""
         self.runner.close()
         self.box.close()
 
     def patched(self, patches: Sequence[str]) -> Files | str:
-        """What `git apply` makes of the tree, patch after patch; its words where it refuses."""
+        """Apply patches to the tree with `git apply`, in order; returns git's message if one fails."""
         before = stamps(self.box.tree)
         try:
             for patch in patches:
@@ -150,7 +150,7 @@ class Bench:
             self.box.restore()
 
     def run(self, files: Files, tests: Sequence[str], seconds: float, stop_after: int = 1) -> Outcome:
-        """What tests say with these files changed; all is put back after."""
+        """Run tests with these files changed, then restore the files."""
         try:
             self.box.write(files)
             return self.runner.run(tests, seconds, stop_after)
@@ -229,13 +229,13 @@ class Bench:
         return made
 
     def seconds(self, usual: float) -> float:
-        """What tests may take that usually take this long."""
+        """The time limit of tests with this usual duration."""
         return self._spare + _PATIENCE * usual
 
     def suite(self, clean: Files, tests: Sequence[str]) -> tuple[tuple[str, ...], float] | None:
-        """Those of `tests` that pass without the bug, and their seconds; None where they cannot be run there.
+        """Those of `tests` that pass without the bug, and their duration; None if they cannot be run.
 
-        No test ids stand for all there are. Each set is run once for each state of the files.
+        No ids means all tests. Each set is run once for each state of the files.
         """
         key = (tuple(tests), tuple(sorted(clean.items())))
         if key not in self._suites:

@@ -1,4 +1,4 @@
-"""What an evaluation found in a few lines: how many bugs were fixed, and one of them from failure to fix."""
+"""Results of an evaluation in a few lines: how many bugs were fixed, and one fixed bug."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def brief(told: Mapping[str, Any], cases: Mapping[str, Case], results: Sequence[
 
 
 def headline(told: Mapping[str, Any]) -> str:
-    """For one answer a task: `resolved 5 of 16, base 0 of 16`."""
+    """For one answer per task: `resolved 5 of 16, base 0 of 16`."""
     models = {name: each["all"] for name, each in told["models"].items()}
     counts = [
         f"{'base ' if name == 'base' else ''}{found['resolved']} of {found['answers']}"

@@ -1,4 +1,4 @@
-"""Tasks made ready: the bug put in and seen to fail, the question that a model gets."""
+"""Preparing tasks: injecting the bug, checking that its tests fail, writing the prompt."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Style = Literal["swe-bugs", "swe-synth"]
 
 @frozen
 class PromptOptions:
-    """How tasks are told; None leaves it to the task, then to what `swe-bugs` does by default.
+    """How prompts are written; None uses the task's own setting, else the default of `swe-bugs`.
 
     Attributes:
-        hidden: failing tests held back from the prompt, a number (1 or more) or a share (below 1); one is always told.
-        seed: of the draw which.
+        hidden: failing tests hidden from the prompt, a number (1 or more) or a share (below 1); one is always shown.
+        seed: selects the hidden tests.
     """
 
     edit: Format | None = None
@@ -40,19 +40,19 @@ class PromptOptions:
 
 @frozen
 class Case:
-    """A task that can be answered here.
+    """A task that can be evaluated here.
 
     Attributes:
-        instruction: what the model is asked.
+        instruction: the prompt.
         edit: the format of the answer.
-        broken: the files as the bug leaves them, where they differ from the commit's.
-        target: path and function the bug is in, where the task tells.
-        seconds: what the failing tests take without the bug.
-        suite: the tests that must pass in the end, and their seconds; None where only the failing tests decide.
-        clean: the files as they are without the bug, where they differ from the commit's.
+        broken: the files with the bug that differ from the commit.
+        target: path and function of the bug, if the task names them.
+        seconds: duration of the failing tests without the bug.
+        suite: the tests that a fix must pass, and their duration; None if only the failing tests decide.
+        clean: the files without the bug that differ from the commit.
         controlled: the failing tests whose control tests fail without the bug, as they must.
         may_change: test files that change while the tests run without the bug.
-        hidden: failing tests that the instruction does not tell.
+        hidden: failing tests that the instruction does not show.
     """
 
     task: Task
@@ -70,7 +70,7 @@ class Case:
 
 @frozen
 class Unfit:
-    """A task that cannot be answered here, and why."""
+    """A task that cannot be evaluated here, and why."""
 
     task: Task
     reason: str
@@ -81,10 +81,10 @@ class Workroom:
     """Opens benches by commit, a few at a time.
 
     Args:
-        repos: places of code by owner/name in lower case; "" is for all others.
-        tests_path: a folder of tests that lies elsewhere.
-        scratch: an own folder, removed by whoever made it.
-        whole: run all tests that pass without the bug in the end, not only the related ones.
+        repos: paths of code by owner/name in lower case; "" is for all others.
+        tests_path: a folder of tests outside the code.
+        scratch: a private folder; the caller removes it.
+        whole: a fix must pass all tests that pass without the bug, not only the related ones.
     """
 
     def __init__(
@@ -107,12 +107,12 @@ class Workroom:
         """The bench of a task's commit.
 
         Raises:
-            InputError: there is no such code or commit here, or nobody brings the language.
+            InputError: the code or commit is missing, or no plugin supports the language.
             LoraplugError: the tests cannot be run.
         """
         place = self._repos.get(task.repo.lower()) or self._repos.get("")
         if place is None:
-            todo = f"say where its code is: --repo {task.repo}=PATH"
+            todo = f"give the path of its code: --repo {task.repo}=PATH"
             raise InputError(f"no repository {task.repo} was named", where=f"task {task.id}", todo=todo)
         key = (place, task.commit, task.language)
         if key in self._benches:
@@ -134,7 +134,7 @@ class Workroom:
         return self._trees[place, commit]
 
     def prepare(self, task: Task, asked: PromptOptions) -> Case | Unfit:
-        """Put the bug in, see that it fails the tests that it should, and write the question."""
+        """Inject the bug, check that the expected tests fail, and write the prompt."""
         bench = self.bench(task)
         clean = bench.patched(task.clean)
         if isinstance(clean, str):
@@ -158,20 +158,20 @@ class Workroom:
             told = evolve(task, statement=_without(task, with_bug.failures, hidden))
             instruction, edit = question(told, bench.texts | _there(broken), tongue_of(task), asked)
         except InputError as error:
-            return Unfit(task, "it cannot be told", error.what)
+            return Unfit(task, "its prompt cannot be written", error.what)
         return Case(
             task, instruction, edit, broken, target, without.seconds, suite, clean, controlled, may_change, hidden
         )
 
 
 def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: PromptOptions) -> tuple[str, Format]:
-    """What a model is asked, and the format of its answer: as `swe-bugs` and `swe-synth` ask it in training.
+    """The prompt and the format of the answer, the same as `swe-bugs` and `swe-synth` use in training.
 
-    A task that does not tell where its bug is (`generation.function`) is told by its statement alone and answered by a
-    diff, as `swe-synth` does.
+    If a task does not name the function of its bug (`generation.function`), the prompt is its statement alone and the
+    answer is a diff, as in `swe-synth`.
 
     Raises:
-        InputError: the code to show is not there.
+        InputError: the code to show is missing.
     """
     if not task.function or not task.file:
         return task.statement, asked.edit or "diff"
@@ -188,7 +188,7 @@ def question(task: Task, texts: Mapping[str, str], tongue: Language, asked: Prom
 
 
 def held_back(task: Task, asked: PromptOptions) -> tuple[str, ...]:
-    """The failing tests that are not told; one always is."""
+    """The failing tests to hide; one is always shown."""
     tests = sorted(task.targets)
     count = int(asked.hidden) if asked.hidden >= 1 else math.ceil(asked.hidden * len(tests))
     random.Random(f"{asked.seed} {task.id}").shuffle(tests)  # noqa: S311 - a draw, not a secret
@@ -196,27 +196,27 @@ def held_back(task: Task, asked: PromptOptions) -> tuple[str, ...]:
 
 
 def _without(task: Task, failures: Sequence[Failure], hidden: tuple[str, ...]) -> str:
-    """The statement, told anew by the other tests where it speaks of one of these.
+    """The statement, rewritten from the other tests if it mentions a hidden one.
 
     Raises:
-        InputError: it cannot be, as no other test says how it fails.
+        InputError: no other test shows how it fails.
     """
     names = {test.partition("[")[0].rpartition("::")[2] for test in hidden}
     if not any(name in task.statement for name in names):
         return task.statement
     left = [failure for failure in failures if failure.test not in hidden and failure.test]
     if not left:
-        raise InputError("its failing tests cannot be held back: none is left that tells how it fails")
+        raise InputError("its failing tests cannot be hidden: no other test shows how it fails")
     return problem_statement(left, task.language or "python")
 
 
 def tongue_of(task: Task) -> Language:
-    """The language of a task; Python where it does not tell."""
+    """The language of a task; Python if it names none."""
     return language(task.language or "python")
 
 
 def by_commit(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Tasks so that those of one commit follow each other, else in their order."""
+    """Tasks grouped by commit, otherwise in their order."""
     first: dict[tuple[str, str], int] = {}
     for at, task in enumerate(tasks):
         first.setdefault((task.repo, task.commit), at)

@@ -35,21 +35,23 @@ OWN = "its own"
 @click.option("--trust", is_flag=True, help="Trust MODEL's recipe lock and run Python code that comes with it.")
 @click.option("--edit", type=click.Choice(["diff", "search-replace", "lines", "function"]),
               help="Format of the answers.")  # fmt: skip
-@click.option("--context", type=click.Choice(["function", "file", "none"]), help="What of the code the model is shown.")
-@click.option("--ids", metavar="0-99,205", help="Only the tasks of these numbers.")
+@click.option(
+    "--context", type=click.Choice(["function", "file", "none"]), help="How much of the code the prompt shows."
+)
+@click.option("--ids", metavar="0-99,205", help="Only the tasks with these numbers.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many tasks, drawn by the seed.")
-@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Answers a task, for pass@k.")
+@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Answers per task, for pass@k.")
 @click.option("--temperature", type=click.FloatRange(0, 10), help="Default: 0, or 0.8 with --samples.")
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
-    help="Sample from the likeliest tokens only (nucleus).",
+    help="Nucleus sampling: total probability of the tokens to draw from.",
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Longest answer.")
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers generated at once.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers generated per batch.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True,
-              help="Beam search with so many beams; the likeliest answer that changes the code is taken.")  # fmt: skip
+              help="Beam search with this many beams; uses the most likely answer that changes the code.")  # fmt: skip
 @click.option("--turns", type=click.IntRange(1), default=1, show_default=True,
               help="Show the model the output of the tests and ask it again, up to this many times.")  # fmt: skip
 @click.option(
@@ -60,18 +62,18 @@ OWN = "its own"
     help="Seed of the sampling and of --limit.",
 )
 @click.option("--test-command", metavar="COMMAND", help="Run this instead of pytest; {tests} is replaced by test ids.")
-@click.option("--test-arg", "test_args", multiple=True, metavar="WORD", help="Further option for pytest.")
-@click.option("--tests-path", type=click.Path(path_type=Path), help="Folder of tests that lies elsewhere.")
-@click.option("--python", default="", metavar="PATH", help="Interpreter that has what the tests need.")
+@click.option("--test-arg", "test_args", multiple=True, metavar="WORD", help="Additional option for pytest.")
+@click.option("--tests-path", type=click.Path(path_type=Path), help="Folder of tests outside the code.")
+@click.option("--python", default="", metavar="PATH", help="Python interpreter with the dependencies of the tests.")
 @click.option("--suite", type=click.Choice(["all", "related"]), default="all", show_default=True,
-              help="Tests that must pass in the end.")  # fmt: skip
+              help="Tests that must pass for a fix to count.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True,
-              help="Seconds for tests, on top of six times what they usually take.")  # fmt: skip
+              help="Seconds added to the time limit of tests, six times their usual duration.")  # fmt: skip
 @click.option("--memory-mb", type=click.IntRange(64),
-              help="Memory of the tests. Default: limits.memory_mb of the recipe, or 2048.")  # fmt: skip
+              help="Memory limit of the tests, in MiB. Default: limits.memory_mb of the recipe, or 2048.")  # fmt: skip
 @click.option("--hidden-tests", type=click.FloatRange(0, min_open=True), metavar="SHARE|COUNT",
-              help="Leave some failing tests out of the prompt; all must pass.")  # fmt: skip
-@click.option("--readable", multiple=True, metavar="PATH", help="What the tests may read besides the code.")
+              help="Hide some failing tests from the prompt; all must pass.")  # fmt: skip
+@click.option("--readable", multiple=True, metavar="PATH", help="Further file or folder that the tests may read.")
 @click.option("--sandbox", type=click.Choice(["strict", "weak"]),
               help="weak: run tests even where the system has no sandbox.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; default: outputs/evals/<name>.")
@@ -81,10 +83,10 @@ OWN = "its own"
 @click.option("--html", "page", type=click.Path(path_type=Path), help="Write the report with every case to this page.")
 @click.pass_obj
 def evaluate(app: App, /, as_json: bool, brief: bool, page: Path | None, **given: Any) -> None:
-    """Evaluate MODEL on bugs: its answers are applied in a sandbox and tested. Or on general questions, with --set.
+    """Evaluate MODEL on bugs (its answers are applied and tested in a sandbox), or on general questions with --set.
 
     MODEL is an adapter or merged folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf, or the URL of a
-    server with OpenAI's interface (#NAME behind it chooses one of its models). LORAPLUG_API_KEY is sent to servers.
+    server with OpenAI's API (append #NAME to choose one of its models). LORAPLUG_API_KEY is sent to servers.
     """
     from loraplug_swe.evaluation.evaluate import run_eval
     from loraplug_swe.evaluation.plan import EvalOptions

@@ -35,12 +35,12 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
     """The command.
 
     Raises:
-        InputError: something given does not fit.
+        InputError: the options or inputs do not fit together.
     """
     if (wanted.model is None) == (wanted.answers is None):
-        raise InputError("give a MODEL or --answers FILE, one of them", todo="see loraplug eval --help")
+        raise InputError("give either a MODEL or --answers FILE", todo="see loraplug eval --help")
     if wanted.turns > 1 and wanted.answers is not None:
-        raise InputError("nobody is there to be asked again", where="--turns", todo="leave it out with --answers")
+        raise InputError("there is no model to ask again", where="--turns", todo="leave it out with --answers")
     if wanted.harness is not None:
         from loraplug_swe.evaluation.harness import run_harness
 
@@ -100,8 +100,8 @@ def leave(
     """Print and write the report.
 
     Args:
-        shown: what the page shows of each task: `kind`, `place`, `instruction` and `bug`.
-        cases: the tasks as cases, where they are bugs.
+        shown: for the page, for each task: `kind`, `place`, `instruction` and `bug`.
+        cases: the prepared tasks, if they are bugs.
     """
     with atomic_output(out / "report.json") as fresh, wrap_os_errors(out):
         fresh.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -133,18 +133,16 @@ def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], lis
                     alone.append(task.id)
             bar.advance(1, fit=len(cases))
     if room.gaps:
-        run.warn(f"the code under test is not shut in fully: this system gives no own {', '.join(room.gaps)}")
+        run.warn(f"the code under test is not fully isolated: no separate {', '.join(room.gaps)}")
     for one in unfit[:3]:
         run.warn(f"left out task {one['task']}: {one['reason']}: {one['detail']}")
     if not cases:
         raise InputError("no task can be answered here", where="--repo",
-                         todo="see that the code is the tasks' own, and that its tests pass")  # fmt: skip
+                         todo="check that the code is that of the tasks, and that its tests pass")  # fmt: skip
     if alone:
-        run.warn(
-            f"{len(alone)} tasks have one failing test, which is told: nothing is held back from them ({alone[0]})"
-        )
+        run.warn(f"{len(alone)} tasks have only one failing test, so none is hidden from their prompts ({alone[0]})")
     if bare := [name for name, case in cases.items() if case.suite is None]:
-        run.warn(f"{len(bare)} tasks are decided by their failing tests alone: the suite does not pass without the bug")
+        run.warn(f"{len(bare)} tasks are judged by their failing tests alone: their suite fails even without the bug")
     if loose := [name for name, case in cases.items() if not case.controlled]:
         run.warn(f"{len(loose)} tasks have no control tests: a verdict on them is easier to forge ({loose[0]}, ...)")
     return {task.id: cases[task.id] for task in plan.tasks if task.id in cases}, unfit
@@ -171,7 +169,7 @@ def _answers(
     if wanted.answers is not None:
         given = read_answers(wanted.answers)
         if strange := [name for name in given if name not in {task.id for task in plan.tasks}]:
-            run.warn(f"{len(strange)} answers are to tasks that are not asked ({strange[0]}, ...)")
+            run.warn(f"{len(strange)} answers are for tasks that are not evaluated ({strange[0]}, ...)")
         done = journal.done("answers")
         every = ((name, at, text) for name in cases for at, text in enumerate(given.get(name, [""])))
         lacking = (
@@ -202,14 +200,16 @@ def _next_turn(journal: Journal, label: str, cases: Mapping[str, Case], wanted: 
 
 
 def speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, Answering]]:
-    """`model`, and `base` where it is wanted, one after the other; either may be at a URL."""
+    """`model`, and `base` if requested, one after the other; either may be a URL."""
     other = None if wanted.base in (None, OWN) else wanted.base
     if is_url(str(wanted.model)) or is_url(str(other)):
         yield from _with_servers(app, wanted, other, run)
         return
     opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
     if opened.adapter is None and wanted.base == OWN:
-        raise InputError("has no base of its own: it is no adapter", where=wanted.model, todo="name one: --base MODEL")
+        raise InputError(
+            "is not an adapter, so it names no base model", where=wanted.model, todo="name one: --base MODEL"
+        )
     loaded = load(opened, run, wanted.model, wanted.base is not None)
     yield from zip(("model", "base"), loaded, strict=False)
     if opened.adapter is None and other is not None:
@@ -219,7 +219,7 @@ def speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, Ans
 
 def _with_servers(app: App, wanted: EvalOptions, other: str | None, run: Run) -> Iterator[tuple[str, Answering]]:
     if wanted.base == OWN:
-        raise InputError("nothing tells the base of a model at a URL", where="--base", todo="name it: --base URL#NAME")
+        raise InputError("the base of a model at a URL is not known", where="--base", todo="name it: --base URL#NAME")
     # both are looked at before the first of them is asked
     servers = {one: server_generator(wanted, one) for one in (wanted.model, other) if one and is_url(one)}
     for label, name in (("model", wanted.model), ("base", other)):
@@ -249,7 +249,7 @@ def _rows(plan: Plan, cases: Mapping[str, Case]) -> Any:
 def make_result(
     model: str, task: str, kind: str, sample: int, said: Completion, verdict: Verdict, turn: int = 1
 ) -> Result:
-    """An answer with its verdict."""
+    """Combine an answer and its verdict."""
     return Result.of(
         verdict, model=model, task=task, sample=sample, kind=kind, answer=said.text, finish=said.finish, turn=turn,
         prompt_tokens=said.prompt_tokens, tokens=said.tokens, seconds=round(said.seconds, 3),
@@ -275,7 +275,7 @@ def _settings(wanted: EvalOptions, plan: Plan, sampling: Sampling) -> dict[str, 
 
 
 def weights(model: str | None) -> str | None:
-    """Names the weights in a local folder: an adapter by its bytes, a whole model by sizes and times."""
+    """Identify the weights in a local folder: an adapter by its bytes, a whole model by file sizes and times."""
     folder = Path(model).expanduser() if model else Path()
     if not model or not folder.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""Signs that an answer only fits the tests: read off its source, nothing is run."""
+"""Signs that an answer is overfitted to the tests, found in its source without running it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def flags(
 
 
 def expected(text: str, names: Iterable[str]) -> set[str]:
-    """Values written out in these tests and their decorators, as `repr`; not those that code is full of."""
+    """Literal values in these tests and their decorators, as `repr`, except common ones."""
     tree = _parsed(text)
     if tree is None:
         return set()

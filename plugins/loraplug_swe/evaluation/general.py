@@ -1,4 +1,4 @@
-"""General questions put to a model and its base, so that what was forgotten shows."""
+"""General questions for a model and its base, which show what the model has forgotten."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_set(app: App, wanted: EvalOptions, place: Path, as_json: bool, short: bo
     """`eval --set`: answers to the questions of a file, by the model and its base.
 
     Raises:
-        InputError: something given does not fit.
+        InputError: the options or inputs do not fit together.
     """
     of_bugs = {"--tasks": wanted.tasks, "--repo": wanted.repos, "--answers": wanted.answers, "--ids": wanted.ids,
                "--limit": wanted.limit, "--edit": wanted.edit, "--context": wanted.context,
@@ -34,7 +34,7 @@ def run_set(app: App, wanted: EvalOptions, place: Path, as_json: bool, short: bo
                "--turns": wanted.turns > 1}  # fmt: skip
     if given := [name for name, value in of_bugs.items() if value]:
         raise InputError(
-            f"{', '.join(given)} is of bugs, and --set asks none", where="--set", todo="leave one of them out"
+            f"{', '.join(given)} applies to bug tasks, and --set has none", where="--set", todo="leave one of them out"
         )
     sampling = wanted.sampling
     run = Run(name=run_name(wanted), seed=wanted.seed, reporter=app.reporter())

@@ -1,4 +1,4 @@
-"""A model that answers many prompts: what it was trained to read goes in, its words come out."""
+"""Generation: a model answers many prompts, encoded as in training."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _ENDLESS = 1 << 30
 
 @frozen
 class Sampling:
-    """How answers are drawn.
+    """Sampling parameters.
 
     Attributes:
-        temperature: 0 takes the likeliest token each time.
-        top_p: only the likeliest tokens that together have this probability.
-        max_tokens: the longest answer.
-        samples: answers a prompt.
-        batch: answers made at once.
-        seed: the same draws again, whatever was answered before.
-        beams: answers searched for at once; the likeliest that can be used is taken.
+        temperature: 0 is greedy decoding.
+        top_p: nucleus sampling: the most likely tokens with this total probability.
+        max_tokens: maximum number of new tokens.
+        samples: answers per prompt.
+        batch: answers per batch.
+        seed: makes answers reproducible, independent of their order.
+        beams: width of the beam search; the most likely usable answer is returned.
     """
 
     temperature: float = 0.0
@@ -44,11 +44,11 @@ class Sampling:
 
 @frozen
 class Drawn:
-    """The tokens of an answer, as they were drawn.
+    """The tokens of an answer.
 
     Attributes:
-        prompt_ids: what stands before it.
-        completion_ids: what was said, with the token that ended it, if one did.
+        prompt_ids: the prompt.
+        completion_ids: the completion, with the token that ended it, if any.
         log_probs: of each of `completion_ids`, in nats, by the model at temperature 1.
     """
 
@@ -63,8 +63,8 @@ class Completion:
 
     Attributes:
         finish: "stop", "length" or "prompt-too-long".
-        seconds: its share of its batch's time.
-        drawn: its tokens; None where it was searched for, or nothing could be said.
+        seconds: its share of the batch's duration.
+        drawn: its tokens; None after beam search, or if nothing was generated.
     """
 
     text: str
@@ -84,13 +84,12 @@ class Prompts:
 
 
 def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run: Run) -> Prompts:
-    """What stands before the last trained turn of each row, as the formatter encodes it for training.
+    """Everything before the last trained turn of each row, as the formatter encodes it for training.
 
-    So a prompt is by construction what the model has been trained on. The trained tokens of control that follow an
-    answer end an answer.
+    Prompts are thus the same as in training. The trained control tokens after an answer are the stop tokens.
 
     Args:
-        rows: of any shape; what answer they hold does not matter.
+        rows: of any shape; their answers are ignored.
     """
     wanted = {"packing": False, "max_length": _ENDLESS, "train_on": "assistant"}
     made: Any = formatter  # an attrs class by its kind's contract
@@ -113,10 +112,10 @@ def prompts(rows: Dataset, formatter: Formatter, model: Any, tokenizer: Any, run
 
 
 class Answering(Protocol):
-    """Whoever answers: a model in memory, or one of a server."""
+    """An answer generator: a model in memory, or on a server."""
 
     def prompts(self, rows: Dataset, formatter: Formatter, run: Run, /) -> Any:
-        """What `answers` is given."""
+        """The prompts for `answers`."""
 
     def answers(
         self, asked: Any, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling,
@@ -127,7 +126,7 @@ class Answering(Protocol):
 
 @frozen
 class AnswerGenerator:
-    """A loaded model. `around` is entered while it answers: takes its adapter off, for one."""
+    """A loaded model. `around` is a context for generation, for example without the adapter."""
 
     model: Any
     tokenizer: Any
@@ -135,7 +134,7 @@ class AnswerGenerator:
 
     @property
     def context(self) -> int:
-        """Tokens the model reads at most."""
+        """Maximum context length in tokens."""
         return Sampler(self.model, ()).context
 
     def prompts(self, rows: Dataset, formatter: Formatter, run: Run) -> Prompts:
@@ -152,9 +151,8 @@ class AnswerGenerator:
     ) -> Iterator[tuple[str, int, Completion]]:
         """Answers to the prompts called `names`, each with its sample's number, but those that are `done`.
 
-        A sample's draws belong to its prompt and number, so that an interrupted evaluation comes to the same answers.
-        `usable` tells of a prompt's name and an answer whether it is worth giving, where there are several to choose
-        from (`sampling.beams`).
+        The random state depends on the prompt and the sample's number only, so a resumed evaluation gives the same
+        answers. With `sampling.beams`, `usable` decides from a prompt's name and an answer whether the answer counts.
         """
         if sampling.beams > 1:
             yield from self._searched(asked, names, done, sampling, usable)
@@ -244,7 +242,7 @@ def _several(value: Any) -> Sequence[Any]:
 
 
 def load(opened: ModelReference, run: Run, where: object, both: bool) -> list[AnswerGenerator]:
-    """The model, and with `both` its base after it: one model in memory that takes its adapter off.
+    """The model, and with `both` also its base: the same model in memory with the adapter disabled.
 
     Raises:
         InputError: as `ModelReference.load`, or there is no chat template.

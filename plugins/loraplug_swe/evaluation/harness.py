@@ -1,4 +1,4 @@
-"""The tasks of lm-eval-harness, by its own interface, for a model and its base."""
+"""Run tasks of lm-eval-harness for a model and its base."""
 
 from __future__ import annotations
 

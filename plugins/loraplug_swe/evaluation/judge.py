@@ -1,4 +1,4 @@
-"""An answer, applied and tested, and its verdict confirmed where it is a good one."""
+"""Applies and tests an answer, and confirms the verdict if it passes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from loraplug_swe.mutation.language import Outcome
 
 Status = Literal["resolved", "applied", "invalid", "flagged", "void"]
 _WHY = {"time": "takes too long", "memory": "takes too much memory", "processes": "starts too many processes",
-        "disk": "writes too much", "output": "says too much", "broken": "cannot be imported or run",
+        "disk": "writes too much", "output": "prints too much", "broken": "cannot be imported or run",
         "crash": "ends the process"}  # fmt: skip
-_FORGED = "works on its own verdict"
+_FORGED = "tampers with the test results"
 
 
 @frozen
 class Verdict:
-    """What an answer did.
+    """The verdict on an answer.
 
     Attributes:
         status: `resolved`: the failing tests pass, and so does the suite, in a fresh process with control tests;
-            `applied`: it changes the code, but not so; `invalid`: it changes nothing; `flagged`: the tests pass, but
-            it shows signs of fitting them alone; `void`: it works on its own verdict.
-        reason: of all but the first, short enough to be counted.
-        detail: a sentence on it.
-        exact: False where it was applied with leniency.
+            `applied`: it changes the code, but some tests fail; `invalid`: it changes nothing; `flagged`: the tests
+            pass, but it looks overfitted to them; `void`: it tampers with the test results.
+        reason: a short reason to count, for every status but `resolved`.
+        detail: a sentence that explains it.
+        exact: False if errors in its format had to be tolerated.
         diff: what it changes in the code with the bug.
         failing: the first few tests that fail with it.
     """
@@ -45,7 +45,7 @@ class Verdict:
 
 @frozen
 class Judge:
-    """Remembers what it has judged, so that equal changes are tested once."""
+    """Judges answers; equal changes are tested once."""
 
     _known: dict[tuple[str, str], Verdict] = field(factory=dict)
 
@@ -92,7 +92,7 @@ def _signs(bench: Bench, case: Case, changed: Mapping[str, str]) -> list[str]:
 
 
 def usable(bench: Bench, case: Case, answer: str) -> bool:
-    """Whether an answer changes the code, and leaves files that can be read; no test is run."""
+    """Whether an answer changes the code, and leaves files that can be parsed; runs no test."""
     done = _done(bench, case, answer)[1]
     if isinstance(done, Refused):
         return False

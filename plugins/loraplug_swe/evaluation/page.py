@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: all that models and tasks say is escaped."""
+"""The report as one self-contained HTML page; all text from models and tasks is escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def page(title: str, told: Mapping[str, Any], cases: Mapping[str, Mapping[str, s
 
     Args:
         told: the report.
-        cases: of each task `kind`, `place`, `instruction` and `bug` (the patch that put it in).
+        cases: of each task `kind`, `place`, `instruction` and `bug` (the patch that injected it).
         results: of all models.
     """
     by_task: dict[str, list[Result]] = {}
@@ -56,10 +56,10 @@ def _table(told: Mapping[str, Any]) -> str:
 def _case(name: str, case: Mapping[str, str], results: Sequence[Result]) -> str:
     badges = " ".join(f"<span class='{one.status}'>{escape(one.model)}: {one.status}</span>" for one in results[:8])
     answers = "".join(_answer(one) for one in results)
-    bug = f"<h3>the bug, as it was put in</h3>{_diff(case['bug'])}" if case["bug"] else ""
+    bug = f"<h3>the injected bug</h3>{_diff(case['bug'])}" if case["bug"] else ""
     return (
         f"<details><summary><b>{escape(name)}</b> {escape(case['kind'])} <code>{escape(case['place'])}</code> {badges}"
-        f"</summary><h3>asked</h3><pre>{escape(case['instruction'])}</pre>{bug}{answers}</details>"
+        f"</summary><h3>prompt</h3><pre>{escape(case['instruction'])}</pre>{bug}{answers}</details>"
     )
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation asks of whom: options, recipe and lock become one plan."""
+"""The plan of an evaluation, from options, recipe and lock."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class EvalOptions:
 
     @property
     def sampling(self) -> Sampling:
-        """How answers are drawn."""
+        """The sampling parameters."""
         temperature = self.temperature if self.temperature is not None else 0.8 if self.samples > 1 else 0.0
         if self.samples > 1 and temperature == 0:
             raise InputError("all answers to a task are the same at temperature 0", where="--samples",
@@ -84,7 +84,7 @@ class EvalOptions:
 
 @frozen
 class Plan:
-    """What is to be answered: tasks, how they are told, and the rows of a recipe that tell them, by task id."""
+    """The tasks to evaluate, how their prompts are written, and the recipe's rows for them, by task id."""
 
     tasks: Sequence[Task]
     asked: PromptOptions
@@ -105,13 +105,13 @@ def formatter_of(app: App, wanted: EvalOptions) -> Formatter:
 
 
 def limits_of(wanted: EvalOptions) -> Limits:
-    """What code may take and reach that is run for no repository."""
+    """Limits for code that belongs to no repository."""
     return Limits(memory_mb=wanted.memory_mb or BoxLimits().memory_mb, weak=wanted.sandbox == "weak",
                   readable=wanted.readable, python=wanted.python)  # fmt: skip
 
 
 def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:
-    """Tasks and how to tell them: by options, else by the recipe, else by the lock beside the model."""
+    """Tasks and prompt options: from the command's options, else the recipe, else the lock beside the model."""
     lock, kept_back = _lock(wanted)
     formatter: Any = app.registry.find("formatter", "chat-template")()
     table: Mapping[str, Any] = _dataset(lock)
@@ -121,7 +121,7 @@ def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:
         _, rows = pipeline.split_rows(pipeline.load_rows())
         if rows is None:
             todo = "write a [validation] table, as in the training; or give --tasks alone"
-            raise InputError("holds out no rows", where=wanted.recipe, todo=todo)
+            raise InputError("has no validation rows", where=wanted.recipe, todo=todo)
         formatter, source, folder = pipeline.recipe.formatter, pipeline.recipe.dataset, pipeline.recipe.folder
         names = ("edit", "context", "path", "tests_path", "tasks_out", "tasks", "test_args", "python", "roots",
                  "tests", "readable", "sandbox")  # fmt: skip
@@ -129,19 +129,19 @@ def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:
         table = {"use": source.name, **told, "limits": {"memory_mb": _memory(source)}}
         place = place or table.get("tasks_out") or table.get("tasks") or pipeline.run.folder / "tasks"
     elif lock.get("formatter", {}).get("use", "chat-template") != "chat-template":
-        run.warn(f"the model was trained by the formatter {lock['formatter']['use']}, and is asked by chat-template; "
-                 "--recipe asks by the recipe's own")  # fmt: skip
+        run.warn(f"the model was trained with the formatter {lock['formatter']['use']}; its prompts use chat-template; "
+                 "--recipe uses the recipe's formatter")  # fmt: skip
     if place is None:
         raise InputError("no tasks", where="--tasks", todo="name a folder of task_<n>.json, or a file of them")
     read = read_tasks(Path(place))
     tasks = [one for one in read if isinstance(one, Task)]
     if len({one.id for one in tasks}) < len(tasks):
-        raise InputError("two tasks have the same id", where=place, todo="give each an own task_id")
+        raise InputError("two tasks have the same id", where=place, todo="give each its own task_id")
     if rows is not None:
         held = set(map(str, rows["task_id"])) if "task_id" in rows.column_names else set()
         tasks = [one for one in tasks if one.id in held]
         if not tasks:
-            raise InputError("none of the rows held out is about one of the tasks", where=place,
+            raise InputError("no validation row belongs to one of the tasks", where=place,
                              todo="name the recipe's own tasks with --tasks")  # fmt: skip
     if wanted.ids is not None:
         numbers = _numbers(wanted.ids)
@@ -153,7 +153,7 @@ def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:
         raise InputError("no task is left", where="--ids", todo="choose other numbers")
     hidden = wanted.hidden_tests or 0.0
     if hidden > 1 and hidden != int(hidden):
-        raise InputError(f"{hidden:g} is no number of tests", where="--hidden-tests",
+        raise InputError(f"{hidden:g} is not a number of tests", where="--hidden-tests",
                          todo="give a share below 1, such as 0.5, or a whole number")  # fmt: skip
     asked = PromptOptions(wanted.edit or table.get("edit"), wanted.context or table.get("context"), hidden, wanted.seed)
     ours = table if table.get("use", "swe-bugs") == "swe-bugs" else {}

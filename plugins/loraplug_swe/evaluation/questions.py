@@ -1,4 +1,4 @@
-"""General questions with answers that can be checked: a set as it lies on disk, and its checks, run in the sandbox."""
+"""General questions with checkable answers: the file format, and the checks, which run in the sandbox."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ print(end)
 
 @frozen
 class Question:
-    """A question, and what its answer is held to.
+    """A question and the check of its answer.
 
     Attributes:
-        messages: what is asked, the last of them the user's.
+        messages: the prompt; the last message is the user's.
         way: `answer`, one of the texts in `wanted`; `pattern`, a regular expression found in the answer; `check`,
             Python that ends without an error, given `answer` and `code`: its first fenced block, or all of it.
-        kind: what it is counted under.
+        kind: the group it is counted in.
     """
 
     id: str
@@ -52,7 +52,7 @@ def read_questions(path: Path) -> list[Question]:
     """The questions of a .jsonl file.
 
     Raises:
-        InputError: it cannot be read, or some lines are no questions; tells all of them.
+        InputError: it cannot be read, or some lines are not questions; lists all of them.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -116,10 +116,10 @@ def _is_message(one: Any) -> bool:
 
 
 def checked(question: Question, answer: str, box: Sandbox) -> Verdict:
-    """Whether an answer holds: `resolved`, else `invalid` with the reason.
+    """Check an answer: `resolved`, else `invalid` with the reason.
 
-    Patterns and checks run in a process of their own in the sandbox, for at most 10 seconds. A check is believed if it
-    came to its end; code of the answer's that it runs could forge that, if it meant to.
+    Patterns and checks run in a process of their own in the sandbox, for at most 10 seconds. A check passes if it
+    runs to its end; malicious code in an answer that it runs could forge that.
     """
     if question.way == "answer":
         same = answer.strip() in {text.strip() for text in question.wanted}

@@ -1,4 +1,4 @@
-"""Tasks and answers as they lie on disk."""
+"""Reading tasks and answers from disk."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Task:
     """A bug to fix.
 
     Attributes:
-        id: as the rows made of the task name it.
+        id: the task id in its rows.
         number: what `--ids` counts by: n of `task_<n>.json`, else the position in the file, from 0.
-        commit: the commit that `gold_patch` starts from, or "" where the code is no repository.
-        gold_patch: from there to the tree without the bug; "" where that is the commit itself.
-        bug_patch: puts the bug in; "" where the commit has it and the gold patch mends it, as in SWE-bench.
-        test_patch: of the tests that tell, from the commit on.
+        commit: the commit that `gold_patch` starts from, or "" if the code is not a repository.
+        gold_patch: from the commit to the tree without the bug; "" if that is the commit itself.
+        bug_patch: adds the bug; "" if the commit has it and the gold patch fixes it, as in SWE-bench.
+        test_patch: from the commit, adds the tests that show the bug.
         targets: ids of tests that fail with the bug and pass without it.
         related: ids of tests that run the line changed; suite: of all that pass without the bug.
         kind: of bug, or "".
-        file, function: where the bug is, if the task tells.
-        language: of the code, or "" where the task does not tell.
-        asked: the format and the context that the task was told with, if it says (`edit`, `context`).
+        file, function: where the bug is, if the task says.
+        language: of the code, or "" if the task does not say.
+        asked: the format and the context of its prompt in training, if it says (`edit`, `context`).
     """
 
     id: str
@@ -64,10 +64,10 @@ class Task:
 
 
 def read_tasks(place: Path) -> list[Task | InputError]:
-    """All tasks of a folder of `task_<n>.json`, a .json or a .jsonl file, in order; what is none as an error.
+    """All tasks of a folder of `task_<n>.json`, a .json or a .jsonl file, in order; other entries are errors.
 
     Raises:
-        InputError: there is no such place, or it holds no task.
+        InputError: the path does not exist, or has no task.
     """
     found: list[Task | InputError] = []
     for number, where, text, numbered in _entries(place):
@@ -190,7 +190,7 @@ def read_answers(path: Path) -> dict[str, list[str]]:
     """Answers by task id from a .jsonl file of {task_id, answer}; `response`, as rows have it, does for `answer`.
 
     Raises:
-        InputError: it cannot be read, or a line is something else.
+        InputError: the file cannot be read, or a line has another form.
     """
     answers: dict[str, list[str]] = {}
     try:

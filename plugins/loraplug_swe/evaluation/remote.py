@@ -1,4 +1,4 @@
-"""A model of a server that answers many prompts, through the chat path that its users take."""
+"""A model on a server that answers many prompts through the chat API."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Conversations:
 
 @frozen
 class ServerGenerator:
-    """A model of a server; as `AnswerGenerator`, but that the server renders the conversations."""
+    """A model on a server; like `AnswerGenerator`, but the server applies the chat template."""
 
     model: RemoteModel
 
@@ -45,20 +45,20 @@ class ServerGenerator:
         return cls(RemoteModel.at(url))
 
     def prompts(self, rows: Dataset, formatter: Formatter, run: Run) -> Conversations:  # noqa: ARG002
-        """What stands before the last turn of each row.
+        """The messages before the last turn of each row.
 
         Raises:
-            InputError: rows are not told by a chat template.
+            InputError: the rows do not use a chat template.
         """
         if formatter.name != "chat-template":
-            raise InputError(f"a server is asked in conversations, and the recipe tells rows by {formatter.name}",
+            raise InputError(f"a server takes conversations, and the recipe formats rows with {formatter.name}",
                              where="formatter", todo=_TODO)  # fmt: skip
         shape = shape_of(rows.column_names)
         found = {}
         for at, row in enumerate(rows):
             told = conversation(row, shape, at)
             if told.tools:
-                raise InputError(f"row {told.id} gives tools, and answers to those are no text", where="tools",
+                raise InputError(f"row {told.id} has tools, and an answer that calls a tool is not text", where="tools",
                                  todo=_TODO)  # fmt: skip
             found[str(row["task_id"])] = [_message(one) for one in told.messages[:-1]]
         return Conversations(found)
@@ -67,9 +67,9 @@ class ServerGenerator:
         self, asked: Conversations, names: Sequence[str], done: set[tuple[str, int]], sampling: Sampling,
         _usable: Callable[[str, str], bool] | None = None,
     ) -> Iterator[tuple[str, int, Completion]]:  # fmt: skip
-        """As `AnswerGenerator.answers`, `sampling.batch` at a time; there are no beams of which one were to be usable.
+        """As `AnswerGenerator.answers`, `sampling.batch` at a time; there is no beam search, so `usable` is ignored.
 
-        Whether the same seed gives the same draws again is the server's to keep.
+        Whether the same seed gives the same answers depends on the server.
 
         Raises:
             LoraplugError: the server breaks off.
@@ -108,11 +108,11 @@ def server_generator(wanted: EvalOptions, url: str) -> ServerGenerator:
     """The model at a URL.
 
     Raises:
-        InputError: the server is not there or has no such model; options ask for what a server cannot do.
+        InputError: the server is not there or has no such model; the options need features that servers do not have.
     """
     if wanted.beams > 1:
-        raise InputError("servers search for no beams", where="--beams", todo=_TODO)
+        raise InputError("servers do not offer beam search", where="--beams", todo=_TODO)
     if wanted.harness is not None:
-        raise InputError("lm-eval has its own way to servers, and this asks models in memory", where="--harness",
+        raise InputError("lm-eval has its own client for servers; this runs it on models in memory", where="--harness",
                          todo=f"run lm_eval --model local-chat-completions --model_args base_url={url}")  # fmt: skip
     return ServerGenerator.at(url)

@@ -1,4 +1,4 @@
-"""Results as they come, one JSON object a line, and what they add up to."""
+"""The results file, one JSON object per line, and summaries of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Result:
     Attributes:
         model: `model`, `base` or `answers`.
         finish: why the answer ended: "stop", "length", "prompt-too-long", or "given".
-        turn: 1, or a later one, in which the model has been told what the tests said of the answer before.
+        turn: 1, or a later one, after the model has seen the test output of its previous answer.
     """
 
     model: str
@@ -49,12 +49,12 @@ class Result:
 
 
 class Journal:
-    """A file of results that an interrupted evaluation goes on with.
+    """A file of results; an interrupted evaluation resumes from it.
 
     Args:
         path: the file; its first line holds `settings`.
         settings: all that results depend on.
-        fresh: throw away what is there.
+        fresh: discard existing results.
 
     Raises:
         InputError: the file holds results of other settings.
@@ -73,12 +73,12 @@ class Journal:
             head = json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()
             if lines and lines[0] != head:
                 what = f"holds the results of another evaluation ({_difference(lines[0], settings)})"
-                raise InputError(what, where=path, todo="name another folder with --out, or begin anew with --fresh")
+                raise InputError(what, where=path, todo="name another folder with --out, or start over with --fresh")
             try:
                 self.results = [Result(**json.loads(line)) for line in lines[1:]]
             except (ValueError, TypeError) as error:
                 raise InputError(
-                    f"not a file of results ({error})", where=path, todo="begin anew with --fresh"
+                    f"not a file of results ({error})", where=path, todo="start over with --fresh"
                 ) from None
             if len(whole) < len(data):  # what a kill cut short is answered again
                 with path.open("r+b") as file:
@@ -94,13 +94,13 @@ class Journal:
         self._file.close()
 
     def add(self, result: Result) -> None:
-        """Keep a result; it is on the disk when this returns."""
+        """Append a result and flush it to disk."""
         with wrap_os_errors(self._path):
             self._write(json.dumps(asdict(result), ensure_ascii=True).encode())
         self.results.append(result)
 
     def done(self, model: str) -> set[tuple[str, int]]:
-        """Task and sample of all results of a model, in whatever turn."""
+        """Task and sample of all results of a model, of any turn."""
         return {(one.task, one.sample) for one in self.results if one.model == model}
 
     def _write(self, line: bytes) -> None:
@@ -113,11 +113,11 @@ def _difference(line: bytes, settings: Mapping[str, Any]) -> str:
         old = json.loads(line)
         return ", ".join(f"{key}: {str(old.get(key))[:60]}" for key in settings if old.get(key) != settings[key])
     except (ValueError, AttributeError):
-        return "its first line is no settings"
+        return "its first line has no settings"
 
 
 def last_turns(results: Iterable[Result]) -> list[Result]:
-    """Of each answer that was given anew in further turns only the last."""
+    """For answers with several turns, only the last turn."""
     last: dict[tuple[str, str, int], Result] = {}
     for one in results:
         key = one.model, one.task, one.sample
@@ -163,11 +163,11 @@ def summary(results: Iterable[Result], tasks: Sequence[str], ks: Sequence[int]) 
 
 
 def report(results: Sequence[Result], tasks: Mapping[str, str], samples: int) -> dict[str, Any]:
-    """Everything that is told about results: `models` to `all` and `kinds`, and `paired` where there are two models.
+    """The report: `models` to `all` and `kinds`, and `paired` where there are two models.
 
     Args:
         tasks: ids of the tasks answered, to their kinds of bug.
-        samples: answers a task.
+        samples: answers per task.
     """
     ks = sorted({1, *(2**power for power in range(1, samples.bit_length()) if 2**power <= samples), samples})
     by_model: dict[str, list[Result]] = {}

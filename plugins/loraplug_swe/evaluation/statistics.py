@@ -1,4 +1,4 @@
-"""What counts are worth: intervals, pass@k, and a test of two models on the same tasks."""
+"""Statistics: confidence intervals, pass@k, and a paired test of two models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ Z95 = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
 def wilson(share: float, trials: int, z: float = Z95) -> tuple[float, float]:
-    """The score interval of a share seen in so many independent trials (Wilson 1927); (0, 1) where there were none.
+    """The Wilson score interval of a proportion over independent trials (Wilson 1927); (0, 1) without trials.
 
-    It stays inside 0 to 1 and is sound for small numbers and for shares of 0 and 1, where the usual ± is not.
+    It stays within 0 to 1, and is valid for few trials and for proportions of 0 and 1, unlike the normal interval.
     """
     if not trials:
         return 0.0, 1.0

@@ -1,4 +1,4 @@
-"""What an evaluation found, as lines for the terminal."""
+"""The results of an evaluation as lines for the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def rows(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of the one table: for each model all tasks, then each kind of bug."""
+    """Header and cells of the table: for each model all tasks, then each kind of bug."""
     models = told["models"]
     ks = [k for k in next(iter(models.values()))["all"]["pass_at"] if k != "1"] if models else []
     heads = ["kind", "model", "tasks", "answers", "resolved", "applied", "invalid", "flagged", "void", "rate", "95 %",
@@ -21,7 +21,7 @@ def rows(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """The table, and under it why answers failed."""
+    """The table, followed by the reasons why answers failed."""
     heads, cells = rows(told)
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
     for each in [heads, *cells]:

@@ -1,4 +1,4 @@
-"""Further turns: the model is told what the tests said of its answer, and answers again."""
+"""Further turns: the model sees the test output of its answer, and answers again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AGAIN = "Answer again, in the same form; the code is as it was at first."
 
 
 def may_go_on(one: Result) -> bool:
-    """Whether there is a further turn after a result: not where it is right, tampers, or there is no room left."""
+    """Whether a result gets a further turn: not if it is resolved or tampers, or the context is full."""
     return one.status in ("applied", "invalid", "flagged") and one.finish != "prompt-too-long"
 
 
@@ -34,7 +34,7 @@ def answer_again(
     speaker: Answering, rows: Dataset, formatter: Formatter, cases: Mapping[str, Case],
     results: Sequence[Result], turn: int, sampling: Sampling, run: Run,
 ) -> Iterator[tuple[str, int, Completion]]:  # fmt: skip
-    """Answers of a turn that are lacking, each after the turns before it: task id, number of the sample, answer.
+    """Generate the missing answers of a turn from the turns before it: task id, sample number, answer.
 
     Args:
         rows: {instruction, task_id} and perhaps `system`.
@@ -77,7 +77,7 @@ def _talk(row: Mapping[str, Any], case: Case, said: Sequence[Result]) -> list[di
 
 
 def feedback(case: Case, one: Result) -> str:
-    """What the model is told of its answer; nothing of tests that are held back from it."""
+    """The message about an answer; it never mentions hidden tests."""
     if one.status == "invalid":
         return f"That changes nothing ({': '.join(filter(None, (one.reason, one.detail)))}). {_AGAIN}"
     if one.status == "flagged":

@@ -1,1 +1,1 @@
-"""Bugs that were there: commits of a repository that mend what their tests notice."""
+"""Real bugs: commits of a repository whose tests fail without them."""

@@ -1,4 +1,4 @@
-"""Commits of a repository, and what each of them changes: code, tests, and what is neither."""
+"""Commits of a repository, and the code, tests and other files that each changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Commit:
     """A commit as git lists it.
 
     Attributes:
-        parents: its parents, the first of which it is held against.
+        parents: its parents; changes are relative to the first.
         created_at: when it was written, ISO 8601.
     """
 
@@ -38,10 +38,10 @@ class Fix:
     """What a commit changes, as two patches that both start from its parent.
 
     Attributes:
-        patch: of the code; back: the same the other way round.
-        test_patch: of the tests, and what lies beside them.
-        code: paths that the patch changes; tests: files of tests that are there with the test patch.
-        new_files: paths that only the patch makes; removes: whether it takes any away.
+        patch: of the code; back: the reverse.
+        test_patch: of the tests and the files beside them.
+        code: paths that the patch changes; tests: test files that exist with the test patch.
+        new_files: paths that only the patch creates; removes: whether it deletes any.
     """
 
     commit: Commit
@@ -55,11 +55,11 @@ class Fix:
 
 
 class NoFix(Exception):  # noqa: N818 - it is no error
-    """Why a commit gives no row: a reason to count."""
+    """A commit gives no row; carries a reason to count."""
 
 
 def list_commits(source: Path, commits: str, since: str, until: str, squash: bool) -> list[Commit]:
-    """The commits asked for, newest first.
+    """The selected commits, newest first.
 
     Args:
         commits: a branch, tag or commit, or a range `A..B`.
@@ -89,7 +89,7 @@ def list_commits(source: Path, commits: str, since: str, until: str, squash: boo
         name, parents, date, message = record.split("\x1f", 3)
         found.append(Commit(name, tuple(parents.split()), date, message.strip()))
     if not any(one.parents for one in found):
-        raise InputError(f"has no history: {len(found)} commits, none with one before it", where=source,
+        raise InputError(f"has no history: {len(found)} commits, none with a parent", where=source,
                          todo="fetch the whole repository (git fetch --unshallow), or widen the range")  # fmt: skip
     return found
 
@@ -98,7 +98,7 @@ def read_fix(source: Path, commit: Commit, tongue: Language, squash: bool) -> Fi
     """What a commit changes.
 
     Raises:
-        NoFix: it is not code and tests, or cannot be told as text.
+        NoFix: it does not change both code and tests, or cannot be written as text.
     """
     if not commit.parents:
         raise NoFix("the first commit")
@@ -128,7 +128,7 @@ def read_fix(source: Path, commit: Commit, tongue: Language, squash: bool) -> Fi
 
 
 def kind_of(path: str, tongue: Language) -> str:
-    """`code`, `test`, or `other`: documents, settings, and what builds the package, which no patch holds."""
+    """`code`, `test`, or `other`: documents, settings and build files, which patches leave out."""
     place = PurePosixPath(path)
     if place.name in _HOUSEKEEPING or place.parts[0] in ("docs", "doc", ".github"):
         return "other"

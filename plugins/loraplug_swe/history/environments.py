@@ -1,4 +1,4 @@
-"""What a commit needs to be tested: read from its own files, installed into an environment of its own."""
+"""Dependencies of a commit: read from its files, installed into a separate environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_INSTALLED = "its dependencies cannot be installed"
 def declared(source: Path, commit: str) -> tuple[list[str], str]:
     """The requirements that a commit declares for its code and tests, and the Pythons it is for ("" for any).
 
-    Read as text: no code of the commit is run. Addresses, files and options among requirements are left aside.
+    Files are parsed as text; no code of the commit is run. URLs, files and options in requirements are ignored.
     """
     found: list[str] = []
     project = _toml(_file(source, commit, "pyproject.toml"))
@@ -59,16 +59,16 @@ def declared(source: Path, commit: str) -> tuple[list[str], str]:
 
 
 class Environments:
-    """Environments in the folder `home`, one for all commits with equal needs; from several threads of one process."""
+    """Environments in the folder `home`, shared by commits with equal requirements; thread-safe."""
 
     def __init__(self, home: Path) -> None:
         self._home, self._lock = home, threading.Lock()
         self._failed: set[str] = set()
 
     def python(self, source: Path, commit: str, base: str) -> str:
-        """The interpreter of an environment that has what a commit declares, and pytest; made by the Python `base`.
+        """The interpreter of an environment with a commit's dependencies and pytest, created by the Python `base`.
 
-        Wheels alone are installed, as building a package would run its code outside the sandbox.
+        Only wheels are installed: building a package would run its code outside the sandbox.
 
         Raises:
             NoFix: the commit is for another Python, or something cannot be installed.

@@ -1,4 +1,4 @@
-"""Where a fix is verified: on the tree it was made for, or taken back on the newest one."""
+"""Verifies fixes: on the tree of the parent commit, or reverted on the newest commit."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Judge(ABC):
-    """Decides commits, from several threads. Use as a context manager.
+    """Verifies commits, from several threads. Use as a context manager.
 
     Args:
-        scratch: an own folder, removed by whoever made it.
-        environments: where what commits declare is installed.
+        scratch: a private folder; the caller removes it.
+        environments: environments with the dependencies of commits.
         tip: the newest commit.
     """
 
@@ -55,11 +55,11 @@ class Judge(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End and remove what is open."""
+        """Close and remove open benches."""
 
     @abstractmethod
     def check(self, known: Mapping[str, Verdict]) -> None:
-        """See that the suite of the newest commit can be run, where nothing is known yet.
+        """Check that the suite of the newest commit can be run, unless verdicts exist already.
 
         Raises:
             LoraplugError: it cannot, or no test passes.
@@ -67,7 +67,7 @@ class Judge(ABC):
 
     @abstractmethod
     def judge(self, fix: Fix) -> Verdict:
-        """Whether tests notice a fix."""
+        """Verify that tests detect a fix."""
 
     def _open(self, commit: str) -> Bench:
         """A bench with the tree of a commit.
@@ -108,18 +108,18 @@ class Judge(ABC):
         if "passed" not in runs[0].outcomes.values():
             failed = [f"{one.test}: {one.error}: {one.message}"[:200] for one in runs[0].failures[:1]]
             raise LoraplugError(
-                f"no test of {self._tip[:12]} passes ({len(runs[0].outcomes)} ran, pytest ended with {runs[0].code})"
+                f"no test of {self._tip[:12]} passes ({len(runs[0].outcomes)} ran, pytest exited with {runs[0].code})"
                 + "".join(f"; the first: {one}" for one in failed), where=self._source.path,
-                todo="run pytest there by hand; python names the interpreter that has what the tests need",
+                todo="run pytest there by hand; set python to an interpreter with the dependencies of the tests",
             )  # fmt: skip
         return runs
 
 
 class Then(Judge):
-    """On the commit before the fix, with the fix's own tests."""
+    """Verifies on the parent commit, with the fix's own tests."""
 
     def close(self) -> None:
-        """See `Judge.close`; each commit's own is closed when it is decided."""
+        """See `Judge.close`; each commit's bench is closed after its verdict."""
 
     def check(self, known: Mapping[str, Verdict]) -> None:
         """See `Judge.check`."""
@@ -141,7 +141,7 @@ class Then(Judge):
         except NoFix as why:
             return Verdict(str(why))
         except InputError as error:
-            return Verdict("its tree cannot be taken", error.what)
+            return Verdict("its tree cannot be checked out", error.what)
         except LoraplugError as error:
             return Verdict("its tests cannot be run", error.what)
         try:
@@ -157,7 +157,7 @@ class Then(Judge):
 
 
 class Now(Judge):
-    """Taken back on the newest commit, with its tests."""
+    """Verifies by reverting the fix on the newest commit, with its tests."""
 
     def __init__(self, source: SweHistorySource, tongue: Language, scratch: Path, environments: Path, tip: str) -> None:
         super().__init__(source, tongue, scratch, environments, tip)
@@ -186,7 +186,7 @@ class Now(Judge):
         bench = self._bench()
         old = bench.patched([fix.back])
         if isinstance(old, str):
-            return Verdict("does not apply today", old)
+            return Verdict("does not apply to the newest commit", old)
         if any(text is None or path not in bench.texts for path, text in old.items()):
             return Verdict("adds or removes files")
         if self._clean is None:

@@ -31,7 +31,7 @@ _VERSION = 1  # of what the journal holds
 
 
 def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
-    """The rows of a source; its tasks are written first.
+    """Yield the rows of a source; the tasks are written first.
 
     Raises:
         InputError: there is no history, or no commit gives a row.
@@ -69,7 +69,7 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
                     if len(rows) == source.limit:
                         break
                 if judge.gaps:
-                    run.warn(f"the code under test is not shut in fully: no own {', '.join(judge.gaps)}")
+                    run.warn(f"the code under test is not fully isolated: no separate {', '.join(judge.gaps)}")
     _tell(source, rows, tally, run)
     out = source.tasks_out or run.folder / ("tasks" if source.on == "today" else "tasks.jsonl")
     if source.on == "today":
@@ -135,16 +135,16 @@ def _tell(source: SweHistorySource, rows: list[Row], tally: Counter[str], run: R
     told += f"; left out: {aside}" if aside else ""
     if not rows:
         raise InputError(f"no commit gives a row: {told}", where=source.path,
-                         todo="widen commits, or see that python has what the tests of old commits need")  # fmt: skip
+                         todo="widen commits, or check that python has the dependencies of old commits")  # fmt: skip
     run.say(told)
     if moved := sum(bool(one.fix.new_files) or one.fix.removes for one in rows):
-        run.warn(f"{moved} of the fixes add or remove files; eval takes answers that change files, and no others")
+        run.warn(f"{moved} of the fixes add or remove files; eval supports only answers that change existing files")
     if flaky := sum(one.verdict.flaky for one in rows):
         run.warn(f"{flaky} tests of these rows are left out: two runs of them differ")
 
 
 def read_journal(path: Path) -> dict[str, Verdict]:
-    """All whole lines of a journal by commit; what a kill cut short is tested again."""
+    """All complete lines of a journal by commit; a truncated last line is dropped."""
     if not path.exists():
         return {}
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What a commit's message says of the problem, without what it says of the fix."""
+"""The part of a commit message that describes the problem, without the fix."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SHORTEST = 5  # characters of a line of code that is looked for
 
 
 def told_message(message: str, patch: str, before: Iterable[str], new_files: Iterable[str]) -> str:
-    """The lines of a commit's message that tell nothing of its fix; "" where the subject itself does.
+    """The lines of a commit message that do not reveal its fix; "" if the subject reveals it.
 
     Left out are patches, fenced code, trailers, and each line with a line that the patch adds, a name that looks like
     code and is only in what it adds, or a file that it makes.
 
     Args:
         patch: the fix.
-        before: texts that whoever answers may see: the code without the fix, the tests.
-        new_files: paths that only the fix makes.
+        before: texts that the model may see: the code without the fix, the tests.
+        new_files: paths that only the fix creates.
     """
     seen = "\n".join(before)
     added = [line[1:] for line in patch.split("\n") if line.startswith("+") and not line.startswith("+++ ")]

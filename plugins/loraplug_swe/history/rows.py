@@ -1,4 +1,4 @@
-"""Rows and tasks of what was verified."""
+"""Rows and tasks of verified fixes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ METHOD = (
 
 @frozen
 class Row:
-    """A commit that gives one."""
+    """A verified commit."""
 
     fix: Fix
     verdict: Verdict
 
 
 def then_row(row: Row, repo: str, statement: str, source: Path, mark: str) -> dict[str, Any]:
-    """A row of SWE-bench's columns, and what a formatter takes."""
+    """A row with SWE-bench's columns and those that a formatter needs."""
     fix, verdict = row.fix, row.verdict
     told = _statement(row, statement, source, mark)
     name = f"{repo.replace('/', '__')}-{fix.commit.name[:12]}"
@@ -44,7 +44,7 @@ def then_row(row: Row, repo: str, statement: str, source: Path, mark: str) -> di
 
 
 def today_task(row: Row, repo: str, tip: str, statement: str, source: Path, mark: str) -> dict[str, Any]:
-    """A SWE-SYNTH task: `bug.patch` takes an old fix back on the newest commit."""
+    """A SWE-SYNTH task: `bug.patch` reverts an old fix on the newest commit."""
     fix, verdict = row.fix, row.verdict
     return {
         "source": {"dataset": "swe-history", "swe_instance_id": f"{repo.replace('/', '__')}-{fix.commit.name[:12]}",
@@ -64,7 +64,7 @@ def today_task(row: Row, repo: str, tip: str, statement: str, source: Path, mark
 
 
 def today_row(number: int, row: Row, task: Mapping[str, Any]) -> dict[str, Any]:
-    """{instruction, response, task_id, group}; the answer is the fix as it stands today."""
+    """{instruction, response, task_id, group}; the answer is the fix on the newest commit."""
     return {"instruction": task["bug"]["problem_statement"], "response": row.verdict.mend, "task_id": str(number),
             "group": [task["source"]["repo"].lower(), task["source"]["swe_instance_id"]]}  # fmt: skip
 

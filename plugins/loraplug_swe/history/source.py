@@ -19,62 +19,58 @@ _DAY = validators.optional(validators.matches_re(r"\d{4}-\d{2}-\d{2}"))
 
 @frozen
 class SweHistorySource(DatasetSource):
-    """Bugs that were in your own repository: commits whose tests fail without them, as SWE-bench's rows."""
+    """Real bugs from your repository's history: commits whose tests fail without them, as SWE-bench rows."""
 
     name: ClassVar[str] = "swe-history"
 
     path: Annotated[str, Doc("a git repository with its history", is_path=True)]
     commits: Annotated[
-        str, Doc('the commits to look at: a branch or tag with all before it, or a range, "v1.0..main"')
+        str, Doc('the commits to search: a branch or tag with all its ancestors, or a range such as "v1.0..main"')
     ] = "HEAD"
-    since: Annotated[str | None, Doc("only commits of this day (YYYY-MM-DD) and after")] = field(
+    since: Annotated[str | None, Doc("only commits from this day on (YYYY-MM-DD)")] = field(
         default=None, validator=_DAY
     )
-    until: Annotated[str | None, Doc("only commits of this day (YYYY-MM-DD) and before")] = field(
-        default=None, validator=_DAY
-    )
-    limit: Annotated[int | None, Doc("stop after so many rows, the newest commits first")] = field(
+    until: Annotated[str | None, Doc("only commits up to this day (YYYY-MM-DD)")] = field(default=None, validator=_DAY)
+    limit: Annotated[int | None, Doc("stop after this many rows, newest commits first")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )
     merges: Annotated[
         Literal["skip", "squash"],
-        Doc("skip: each commit alone, merges left out; squash: first parents alone, a merge is one change"),
+        Doc("skip: every commit except merges; squash: first parents only, each merge as one change"),
     ] = "skip"
     on: Annotated[
         Literal["then", "today"],
-        Doc("then: on the commit before; today: the fix taken back on the newest commit, where that still applies"),
+        Doc("then: the code of the parent commit; today: the fix reverted on the newest commit, where that applies"),
     ] = "then"
     statement: Annotated[
         Literal["failure", "message"],
-        Doc("what the task says: how the tests fail; message: before that what the commit says, without its fix"),
+        Doc("failure: the task shows how the tests fail; message: first the commit message, without its fix"),
     ] = "failure"
-    repo: Annotated[str | None, Doc("owner/name the rows carry; by default local/ and the folder's name")] = field(
+    repo: Annotated[str | None, Doc("owner/name for the rows; default: local/ and the folder's name")] = field(
         default=None, validator=validators.optional(validators.matches_re(r"[A-Za-z0-9][\w.-]*/[\w.-]+"))
     )
-    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
+    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; empty: all")] = ()
     roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
     test_args: Annotated[tuple[str, ...], Doc('options for pytest, such as ["-k", "not slow"]')] = ()
     python: Annotated[
-        str, Doc("the interpreter that has what the tests need, pytest among it; by default this one")
+        str, Doc("Python interpreter with pytest and the dependencies of the tests; default: this one")
     ] = ""
     dependencies: Annotated[
         Literal["given", "install"],
         Doc("given: what `python` has; install: what each commit declares, as wheels, in environments in the cache"),
     ] = "given"
     language: Annotated[str, Doc("python, or one that another package brings")] = "python"
-    workers: Annotated[int, Doc("commits tested at once; 0: one a processor")] = field(
+    workers: Annotated[int, Doc("commits tested in parallel; 0: one per processor")] = field(
         default=0, validator=validators.ge(0)
     )
-    timeout: Annotated[float, Doc("seconds for single tests, on top of six times what the suite takes")] = field(
-        default=10.0, validator=validators.gt(0)
-    )
-    limits: Annotated[BoxLimits, Doc("what the code under test may take")] = field(factory=BoxLimits)
-    readable: Annotated[
-        tuple[str, ...], Doc("files and folders of this machine, elsewhere than the code, that the tests may read")
-    ] = ()
+    timeout: Annotated[
+        float, Doc("seconds added to the time limit of single tests, six times the duration of the suite")
+    ] = field(default=10.0, validator=validators.gt(0))
+    limits: Annotated[BoxLimits, Doc("limits for the code under test")] = field(factory=BoxLimits)
+    readable: Annotated[tuple[str, ...], Doc("files and folders outside the code that the tests may read")] = ()
     sandbox: Annotated[
         Literal["strict", "weak"],
-        Doc("strict: nothing runs where the system cannot shut it in; weak: it runs all the same, for code you trust"),
+        Doc("strict: refuse to run where the system cannot isolate the code; weak: run anyway, for code you trust"),
     ] = "strict"
     tasks_out: Annotated[
         Path | None,
@@ -83,7 +79,7 @@ class SweHistorySource(DatasetSource):
     ] = None  # fmt: skip
 
     def load(self, run: Run) -> Dataset:
-        """SWE-bench's columns, and {instruction, response, task_id, group} made of them; `today` these four alone.
+        """SWE-bench's columns, plus {instruction, response, task_id, group}; with `today` only these four.
 
         Raises:
             InputError: there is no history, or no commit gives a row.
@@ -99,7 +95,7 @@ class SweHistorySource(DatasetSource):
         return Dataset.from_list(list(self.rows(run)), features=Features(columns))
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Code that is not there, or has no history."""
+        """Report a missing repository, or one without history."""
         from loraplug_swe.sandbox.checkout import is_repository
 
         if not Path(self.path).is_dir() or not is_repository(Path(self.path)):
@@ -107,7 +103,7 @@ class SweHistorySource(DatasetSource):
             yield Problem("dataset.path", f"{self.path}: no git repository; {todo}")
 
     def rows(self, run: Run) -> Iterator[dict[str, object]]:
-        """The rows of `load` one by one; the tasks are written before the first."""
+        """Yield the rows of `load`; the tasks are written before the first."""
         from loraplug_swe.history.make import make
 
         return make(self, run)

@@ -1,4 +1,4 @@
-"""Whether tests notice a fix: they fail without it and pass with it, twice, and on their own."""
+"""Verifies that tests detect a fix: they fail without it and pass with it, twice, and when run alone."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from loraplug_swe.mutation.language import Failure, Outcome, Report
 ARGUMENTS = ("--continue-on-collection-errors",)
 """For pytest: a file that cannot be imported does not keep the others from being run."""
 _WHY = {"time": "takes too long", "memory": "takes too much memory", "processes": "starts too many processes",
-        "disk": "writes too much", "output": "says too much", "crash": "ends the process",
-        "void": "works on its own verdict", "broken": "its tests cannot be run"}  # fmt: skip
+        "disk": "writes too much", "output": "prints too much", "crash": "ends the process",
+        "void": "tampers with the test results", "broken": "its tests cannot be run"}  # fmt: skip
 
 
 @frozen
 class Verdict:
-    """What became of a commit: `fix`, with the tests that notice it, or why it gives no row.
+    """The verdict on a commit: `fix` with the tests that detect it, or why it gives no row.
 
     Attributes:
-        fail_to_pass: tests that fail without the fix and pass with it; pass_to_pass: that pass both times.
+        fail_to_pass: tests that fail without the fix and pass with it; pass_to_pass: tests that pass in both cases.
         failures: how the first of these fail without it.
-        flaky: how many tests were left out, as two runs of them differ.
-        bug: what takes the fix back today; mend: the same the other way round.
+        flaky: number of tests left out because two runs differ.
+        bug: the patch that reverts the fix on the newest commit; mend: its reverse.
     """
 
     reason: str
@@ -45,7 +45,7 @@ class _Refused(Exception):  # noqa: N818 - a verdict
 
 @frozen
 class Runs:
-    """Runs of all tests of a tree, each made when it is first asked for."""
+    """Runs of all tests of a tree, each made on first use."""
 
     make: Callable[[], Report]
     _made: list[Report] = field(factory=list, init=False)
@@ -62,12 +62,12 @@ def whole(bench: Bench, files: Files, tests: Sequence[str]) -> Runs:
 
 
 def verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: Runs) -> Verdict:
-    """Hold the tests of two states of one tree against each other.
+    """Compare the test results of two states of one tree.
 
     Args:
         old, new: files as they are without and with the fix, where they differ from the bench's tree.
-        first: files of tests that are run before all others, to see whether any fails; none to leave that out.
-        tests: the suite; all there are where empty.
+        first: test files to run before all others, to see whether any fails; empty: skip this.
+        tests: the suite; empty: all tests.
         clean: its runs with the fix.
     """
     try:
@@ -79,10 +79,10 @@ def verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Se
 def _verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: Runs) -> Verdict:
     if first and not _failed(seen := _report(bench, old, first)):
         if seen.code not in (0, 5) and "passed" not in _report(bench, new, first).outcomes.values():
-            raise _Refused("its tests cannot be imported here", f"pytest ended with {seen.code}")
+            raise _Refused("its tests cannot be imported here", f"pytest exited with {seen.code}")
         _some_fail(seen, "no test fails without it")
     if "passed" not in clean[0].outcomes.values():
-        raise _Refused("no test passes", f"pytest ended with {clean[0].code}")
+        raise _Refused("no test passes", f"pytest exited with {clean[0].code}")
     bug = whole(bench, old, tests)
     _some_fail(bug[0], "no test fails without it")
     if not any(clean[0].outcomes.get(test) == "passed" for test in _failed(bug[0])):
@@ -104,11 +104,11 @@ def _verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: S
     if fixed.verdict == "void":
         raise _Refused(_WHY["void"])
     if fixed.verdict != "passed":
-        raise _Refused("its tests lean on others", _told(fixed))
+        raise _Refused("its tests depend on others", _told(fixed))
     again = bench.run(old, targets, bench.seconds(usual), stop_after=len(targets))
     failing = {one.test: one for one in again.failures}
     if failing.keys() != set(targets):
-        raise _Refused("its tests lean on others", _told(again))
+        raise _Refused("its tests depend on others", _told(again))
     kept = tuple(test for test in passing if bug[0].outcomes.get(test) == "passed")
     return Verdict("fix", "", tuple(targets), kept, tuple(failing[test] for test in targets[:5]), len(flaky))
 
@@ -119,7 +119,7 @@ def _some_fail(report: Report, otherwise: str) -> None:
     if not report.outcomes and report.code == 5:
         raise _Refused("its tests run nothing")
     if report.code not in (0, 5):  # none failed, so some could not be collected
-        raise _Refused("its tests cannot be imported without it", f"pytest ended with {report.code}")
+        raise _Refused("its tests cannot be imported without it", f"pytest exited with {report.code}")
     raise _Refused(otherwise)
 
 
@@ -131,7 +131,7 @@ def _report(bench: Bench, files: Files, tests: Sequence[str]) -> Report:
     """How every test ended, in a fresh process."""
     report: Any = getattr(bench.runner, "report", None)
     if report is None:
-        raise _Refused("its language tells no report of tests")
+        raise _Refused("its language has no test report")
     try:
         bench.box.write(files)
         told: Report | Outcome = report(list(tests), bench.box.limits.seconds, 0)
@@ -140,7 +140,7 @@ def _report(bench: Bench, files: Files, tests: Sequence[str]) -> Report:
     if isinstance(told, Outcome):
         raise _Refused(_WHY.get(told.verdict, told.verdict), _told(told))
     if told.exit != told.code:
-        raise _Refused(_WHY["void"], f"the process ended with {told.exit}, its report says {told.code}")
+        raise _Refused(_WHY["void"], f"the process exited with {told.exit}, its report says {told.code}")
     return told
 
 
@@ -156,7 +156,7 @@ def as_line(key: str, verdict: Verdict) -> str:
 
 
 def as_verdict(told: Mapping[str, Any]) -> Verdict:
-    """What `as_line` wrote; KeyError, TypeError or ValueError where it is something else."""
+    """What `as_line` wrote; raises KeyError, TypeError or ValueError for other input."""
     failures = tuple(Failure(**{**one, "trace": [tuple(place) for place in one["trace"]]}) for one in told["failures"])
     return Verdict(told["reason"], told["detail"], tuple(told["fail_to_pass"]), tuple(told["pass_to_pass"]), failures,
                    told["flaky"], told["bug"], told["mend"])  # fmt: skip

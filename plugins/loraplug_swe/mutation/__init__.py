@@ -1,6 +1,6 @@
-"""The dataset source `swe-bugs`: bugs put into code, kept where its tests notice them.
+"""The dataset source `swe-bugs`: injects bugs into code and keeps those that its tests detect.
 
-Published is what another programming language is made of; see `loraplug_swe.mutation.language.Language`.
+It publishes what a plugin for another programming language needs; see `loraplug_swe.mutation.language.Language`.
 """
 
 from loraplug_swe.mutation.functions import Span

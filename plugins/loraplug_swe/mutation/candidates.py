@@ -1,4 +1,4 @@
-"""Which bugs to try, in which order: spread over the code, the kinds in turn, the same for the same seed."""
+"""The bugs to try and their order: spread over the code and the kinds, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Candidate:
 
     Attributes:
         path: the file, relative to the tree.
-        tests: positions in `BaselineRun.tests` of the tests that run the statement.
+        tests: indices in `BaselineRun.tests` of the tests that run the statement.
         span: the function it is in.
     """
 
@@ -42,7 +42,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Names the bug among all of one tree."""
+        """Unique key of the bug within one tree."""
         one = self.mutation
         told = f"{self.path}\0{one.start}\0{one.stop}\0{one.replacement}"
         return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:20]
@@ -50,7 +50,7 @@ class Candidate:
 
 @frozen
 class Found:
-    """All candidates of a tree by function, and what was left aside: reason to number."""
+    """All candidates of a tree by function, and counts of what was left out, by reason."""
 
     texts: Mapping[str, str]
     functions: Mapping[str, Sequence[Candidate]]
@@ -78,7 +78,7 @@ def find(
     tree: Path, language: Language, survey: BaselineRun, run: Run, *, include: Sequence[str], exclude: Sequence[str],
     kinds: Sequence[str],
 ) -> Found:  # fmt: skip
-    """Every bug that could be put where tests would run into it."""
+    """Every possible bug in a statement that tests run."""
     paths = [
         path
         for path in sorted(survey.lines)
@@ -114,7 +114,7 @@ def find(
 
 
 def chosen_kinds(language: Language, words: Sequence[str]) -> tuple[str, ...]:
-    """The kinds that a recipe's `kinds` means: names, `small` and `large`; () stands for all small ones.
+    """Resolve a recipe's `kinds`: names, `small` and `large`; () means all small ones.
 
     Raises:
         InputError: there is no such kind.

@@ -92,14 +92,14 @@ def inverted_test(site: Site, node: cst.IfExp) -> Proposals:
 
 
 def inverted_filter(site: Site, node: cst.CompIf) -> Proposals:
-    """The filter of a comprehension turned round, or gone."""
+    """The filter of a comprehension negated, or removed."""
     yield from _inverted(site, node.test)
     start, stop = site.whole(node)
     yield "dropped_condition", start, stop, "", "the filter of a comprehension is gone"
 
 
 def inverted_condition(site: Site, node: cst.If | cst.While) -> Proposals:
-    """The test of an if or a while turned round."""
+    """The condition of an if or a while negated."""
     yield from _inverted(site, node.test)
 
 
@@ -163,7 +163,7 @@ def slice_boundary(site: Site, node: cst.Slice) -> Proposals:
 
 
 def swapped_arguments(site: Site, node: cst.Call) -> Proposals:
-    """Two positional arguments in each other's place."""
+    """Two positional arguments swapped."""
     plain = [arg for arg in node.args if arg.keyword is None and not arg.star]
     for one, other in pairwise(plain):
         (start, middle), (after, stop) = site.whole(one.value), site.whole(other.value)
@@ -190,7 +190,7 @@ def removed_conversion(site: Site, node: cst.Call) -> Proposals:
 
 
 def missing_await(site: Site, node: cst.Await) -> Proposals:
-    """A coroutine that nobody waits for."""
+    """A coroutine that is not awaited."""
     yield "missing_await", *site.span(node), site.source(node.expression), "an `await` is gone"
 
 

@@ -1,4 +1,4 @@
-"""Where the functions of a text are, and their lines with and without indentation."""
+"""Finds the functions of a source text, and indents and dedents their lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Span:
 
 @lru_cache(maxsize=16)  # an answer is tried many ways on one text
 def python_functions(text: str) -> tuple[Span, ...]:
-    """All functions in the order of the text; of several of one name (overloads, redefinitions) the last has the name.
+    """All functions in source order; among several of one name (overloads, redefinitions) the last is used.
 
     Raises:
         SyntaxError: `text` is not Python.
@@ -57,7 +57,7 @@ def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.Function
 
 
 def dedented(lines: Sequence[str]) -> str:
-    """Lines without the indentation of the first, ending in a line feed; as they are where some line has less of it."""
+    """Lines without the indentation of the first, ending in a line feed; unchanged if a line is indented less."""
     indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
     out = [line.removeprefix(indent) for line in lines]
     if indent and indented(out, indent) != list(lines):
@@ -66,7 +66,7 @@ def dedented(lines: Sequence[str]) -> str:
 
 
 def indented(lines: Sequence[str], indent: str) -> list[str]:
-    """Lines moved right so that the first begins with `indent`; empty lines stay empty."""
+    """Indent lines by `indent`; empty lines stay empty."""
     have = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
     if not indent.startswith(have):
         return list(lines)

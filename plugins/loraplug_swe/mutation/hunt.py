@@ -1,4 +1,4 @@
-"""Tries bugs in parallel, keeps those that tests notice, and remembers every verdict."""
+"""Tries bugs in parallel, keeps those that tests detect, and records every verdict."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from loraplug_swe.sandbox.limits import Limits
 from loraplug_swe.sandbox.sandbox import Sandbox
 
 _PATIENCE = 6.0  # times the usual seconds of the tests, on top of `timeout`
-_FORGED = "works on its own verdict"
+_FORGED = "tampers with the test results"
 
 
 @frozen
 class Verdict:
-    """What became of a candidate: `bug`, with what its tests said, or why it is none.
+    """The verdict on a candidate: `bug` with its test failures, or why it was discarded.
 
     Attributes:
-        ran: how many tests ended how, in each run that the verdict stands on; see `Bug`.
+        ran: counts of test outcomes in each run behind the verdict; see `Bug`.
     """
 
     reason: str
@@ -38,7 +38,7 @@ class Verdict:
 
     @property
     def signature(self) -> str:
-        """Equal for bugs that cannot be told apart from outside."""
+        """Equal for bugs with the same test failures."""
         return json.dumps(sorted((one.test, one.error, one.message) for one in self.failures))
 
 
@@ -47,8 +47,8 @@ class Bug:
     """A candidate that was kept.
 
     Attributes:
-        ran: how many tests ended how (`passed`, `failed`, `skipped`), as they were seen: those related to the bug with
-            it in (`related`), those that fail alone with it in (`alone`) and alone without it (`fixed`).
+        ran: counts of test outcomes (`passed`, `failed`, `skipped`): the related tests with the bug (`related`), the
+            failing tests run alone with the bug (`alone`) and without it (`fixed`).
     """
 
     candidate: Candidate
@@ -58,7 +58,7 @@ class Bug:
 
 @frozen
 class HuntOptions:
-    """How many bugs, and which."""
+    """Number and kinds of bugs."""
 
     count: int
     per_function: int
@@ -70,7 +70,7 @@ class HuntOptions:
 
 @frozen
 class Hunt:
-    """One tree, its suite, and the journal of what was tried; `scratch` is where workers make their copies.
+    """One tree, its suite, and the journal of verdicts; workers copy the tree to `scratch`.
 
     `controls` makes control tests, see `loraplug_swe.mutation.language.Language`; a language may have none.
     """
@@ -87,7 +87,7 @@ class Hunt:
     kinds: dict[str, Counter[str]] = field(factory=dict)
 
     def bugs(self, found: Found, wanted: HuntOptions, run: Run) -> list[Bug]:
-        """Bugs in the order of the candidates, whatever the order in which they were decided."""
+        """Yield bugs in the order of the candidates, independent of the order of their verdicts."""
         known = read_journal(self.journal)
         kept: list[Bug] = []
         seen: set[str] = set()
@@ -123,7 +123,7 @@ class Hunt:
 
 
 class HuntJob(Job[Candidate, Verdict]):
-    """Decides candidates, each worker with a sandbox and a warm tester of its own."""
+    """Tests candidates; each worker has its own sandbox and warm test process."""
 
     def __init__(self, hunt: Hunt, found: Found, wanted: HuntOptions) -> None:
         self.folder = hunt.tree
@@ -154,16 +154,16 @@ class HuntJob(Job[Candidate, Verdict]):
         if first.verdict != "failed":
             return Verdict({"passed": "no test notices", "time": "takes too long", "memory": "takes too much memory",
                             "processes": "starts too many processes", "disk": "writes too much",
-                            "output": "says too much", "void": _FORGED,
+                            "output": "prints too much", "void": _FORGED,
                             "broken": "cannot be imported", "crash": "ends the process"}[first.verdict])  # fmt: skip
         names = tuple(dict.fromkeys(failure.test for failure in first.failures))
         if len(names) > most:
-            return Verdict("breaks too much")
+            return Verdict("breaks too many tests")
         if names not in self._steady:
             self._steady[names] = bench.confirm({}, list(names), self._seconds(names), 1)
         fixed = self._steady[names]
         if fixed.verdict not in ("passed", "void"):
-            return Verdict("tests lean on others")
+            return Verdict("tests depend on others")
         again = bench.confirm(broken, list(names), self._seconds(names), most + 1)
         if "void" in (fixed.verdict, again.verdict):
             return Verdict(_FORGED)
@@ -189,13 +189,13 @@ class _Bench:
             told = self._reported({}, [], made, 60.0, 1)
             if isinstance(told, Report) and "passed" in told.outcomes.values():
                 self.close()
-                raise InputError("a test passes there that must fail", where="dataset.path",
-                                 todo="see what its conftest.py and settings do to pytest's reports")  # fmt: skip
+                raise InputError("a control test passes there, and it must fail", where="dataset.path",
+                                 todo="check how its conftest.py and settings change pytest's reports")  # fmt: skip
             if isinstance(told, Outcome) or judged(told, [], made.ids).verdict != "passed":
                 self._make = None  # as where the suite's own settings give its tests other names
 
     def run(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Any:
-        """The outcome of tests with these files changed; all is put back after."""
+        """Run tests with these files changed, then restore the files."""
         self.box.write(files)
         try:
             return self.tester.run(tests, seconds, stop_after)
@@ -203,7 +203,7 @@ class _Bench:
             self.box.restore()
 
     def confirm(self, files: Mapping[str, str], tests: list[str], seconds: float, stop_after: int) -> Outcome:
-        """As `run`, by the report of each test and the exit code, with a control test that must fail."""
+        """Like `run`, but checks each test's report, the exit code, and a control test that must fail."""
         if self._report is None:
             done: Outcome = self.run(files, tests, seconds, stop_after)
             return done
@@ -222,13 +222,13 @@ class _Bench:
             self.box.restore()
 
     def close(self) -> None:
-        """End and remove."""
+        """End the processes and remove the copy."""
         self.tester.close()
         self.box.close()
 
 
 def read_journal(path: Path) -> dict[str, Verdict]:
-    """All whole lines of a journal; what a kill cut short is tried again."""
+    """All complete lines of a journal; a truncated last line is dropped."""
     if not path.exists():
         return {}
     data = path.read_bytes()

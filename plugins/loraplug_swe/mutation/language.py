@@ -1,7 +1,7 @@
-"""What `swe-bugs` needs of a programming language: where functions are, what to break, how to run the tests.
+"""The interface of a programming language for `swe-bugs`: finding functions, mutating them, running the tests.
 
-Python is built in. A plugin package brings another one by an entry point in the group `loraplug.languages`, named by
-the language, whose object is a `Language`; the recipe asks for it with `language = "…"`. Nothing need be imported from
+Python is built in. A plugin package adds another one with an entry point in the group `loraplug.languages`, named
+after the language, whose object is a `Language`; recipes select it with `language = "…"`. Nothing need be imported from
 here: the classes below are protocols, and `Mutation`, `Span`, `BaselineRun` and `Outcome` may be any objects with these
 attributes.
 """
@@ -33,8 +33,8 @@ class Mutation:
     Attributes:
         kind: a short stable name, such as `off_by_one`.
         function: qualified name of the innermost function changed.
-        lines: first and last line, from 1, of the statement changed; tests that run none of them cannot notice.
-        note: what was done, for people.
+        lines: first and last line, from 1, of the statement changed; tests that run none of them cannot detect it.
+        note: a description of the change, for people.
     """
 
     kind: str
@@ -52,15 +52,15 @@ class Mutation:
 
 @frozen
 class BaselineRun:
-    """What the suite does on the unchanged tree.
+    """Test results on the unchanged tree.
 
     Attributes:
-        tests: ids of the tests that pass, in the order of the suite, to their seconds.
-        flaky: ids of tests that did not end alike in both runs.
+        tests: ids of the tests that pass, in the order of the suite, with their duration in seconds.
+        flaky: ids of tests whose results differ between the two runs.
         failing: ids of tests that fail.
         lines: for every file (relative path) and line from 1, positions in `tests` of those that run it; -1 stands for
-            what runs while modules are imported.
-        more: whatever the suite wants to remember; JSON.
+            lines that run at import.
+        more: further data of the suite; JSON.
     """
 
     tests: Mapping[str, float]
@@ -72,13 +72,13 @@ class BaselineRun:
 
 @frozen
 class Environment:
-    """What the tests of some code need of this machine beside the system and the code.
+    """What tests need from this machine besides the system and the code.
 
     Attributes:
-        readable: files and folders that are there inside, read-only.
+        readable: files and folders that the sandbox shows read-only.
         links: names in the copy of the code, and the absolute paths they are symbolic links to, such as a folder of
             installed packages; there inside, too.
-        identity: names versions; what was found out with another one does not hold any more.
+        identity: versions; cached results of another identity are not reused.
     """
 
     readable: tuple[str, ...] = ()
@@ -86,23 +86,23 @@ class Environment:
     identity: str = ""
 
     def added(self, limits: Limits) -> Limits:
-        """The limits of a sandbox that has it."""
+        """The limits of a sandbox with this environment."""
         readable = tuple(dict.fromkeys([*limits.readable, *self.readable]))
         return evolve(limits, readable=readable, links=self.links)
 
 
 @frozen
 class Failure:
-    """How one test failed, in words free of addresses and of the sandbox's paths.
+    """How one test failed, without memory addresses and sandbox paths.
 
     Attributes:
         test: its id.
         error: type of the exception, such as `AssertionError`.
         message: its text.
-        trace: (file, line from 1, function, source line) from the test inwards, files of the tree only.
-        check: the source of what the test checked, or "".
-        expected, actual: what the check compared, as text; "" where it is not known.
-        left, right: the same where it is not known which of the two was expected.
+        trace: (file, line from 1, function, source line) from the test inwards, only files of the tree.
+        check: the source of the failed check, or "".
+        expected, actual: the compared values as text; "" if unknown.
+        left, right: the same if it is unknown which one was expected.
     """
 
     test: str
@@ -118,11 +118,11 @@ class Failure:
 
 @frozen
 class Outcome:
-    """What some tests did: `failed` has `failures`; `broken` means they could not even be collected.
+    """The result of a test run: `failed` has `failures`; `broken` means that collection failed.
 
-    `time`, `memory`, `processes`, `disk` and `output` name the limit that was met; `void` means that what came was no
-    answer to what was asked.
-    `counts` is how many of them ended how (`passed`, `failed`, `skipped`); empty where the suite does not tell.
+    `time`, `memory`, `processes`, `disk` and `output` name the limit that was exceeded; `void` means that the
+    reply was not a valid answer to the job.
+    `counts` has the number of tests by outcome (`passed`, `failed`, `skipped`); empty if the suite does not report it.
     """
 
     verdict: Verdict
@@ -133,11 +133,11 @@ class Outcome:
 
 @frozen
 class Report:
-    """How each test of a fresh process ended, for one who believes no summary.
+    """The outcome of each test in a fresh process.
 
     Attributes:
         outcomes: `passed`, `failed` or `skipped` by test id.
-        code: what the test runner says it ends with; exit: what its process ended with.
+        code: exit code that the test runner reports; exit: exit code of its process.
     """
 
     outcomes: Mapping[str, str]
@@ -148,44 +148,44 @@ class Report:
 
 
 class Tester(Protocol):
-    """Runs tests in one sandbox, again and again. Used by one thread."""
+    """Runs tests in one sandbox repeatedly. Not thread-safe."""
 
     def run(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome:
-        """Run these tests on the tree as it is now, at most `seconds`; may stop when so many of them have failed."""
+        """Run these tests on the current tree for at most `seconds`; may stop after `stop_after` failures."""
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Release resources."""
 
 
 class Suite(Protocol):
     """A test suite."""
 
     def survey(self, box: Sandbox) -> BaselineRun:
-        """Run the suite twice on the unchanged tree, and find which test runs which line.
+        """Run the suite twice on the unchanged tree, with line coverage per test.
 
         Raises:
             LoraplugError: the suite cannot be run.
         """
 
     def tester(self, box: Sandbox, survey: BaselineRun) -> Tester:
-        """A tester in `box`, warmed up as far as possible."""
+        """A warmed-up tester in `box`."""
 
 
 class Language(Protocol):
     """A programming language.
 
     A language may also have `controls(texts, tests, draw)`, see `loraplug_swe.sandbox.controls.python_controls`, and
-    its tester `report(tests, seconds, stop_after)`, see `loraplug_swe.mutation.python.PytestTester.report`: what passes
-    in `eval`, and bugs that `swe-bugs` keeps, are then confirmed in a fresh process, beside tests that must fail.
+    its tester `report(tests, seconds, stop_after)`, see `loraplug_swe.mutation.python.PytestTester.report`: passing
+    answers in `eval`, and bugs of `swe-bugs`, are then confirmed in a fresh process with control tests that must fail.
     `environment(path, command)` gives the `Environment` of the code at `path`, as a recipe's `path` names it, under the
-    `command` of `suite`; InputError where there is none. Without it there is only the system, and this Python.
+    `command` of `suite`; InputError if there is none. Without it, tests see only the system and this Python.
     Bugs of more than one statement come from `large_mutations(text, small)`, given those of `mutations`, of the kinds
     `large_kinds`; recipes have them only where they name them.
 
     Attributes:
-        name: as the recipe names it; also the mark of code fences.
+        name: its name in recipes; also the info string of code fences.
         suffixes: of its source files.
-        kinds: all kinds of mutation there are.
+        kinds: all kinds of mutation.
     """
 
     @property
@@ -201,18 +201,18 @@ class Language(Protocol):
         """See the class."""
 
     def is_test(self, path: str) -> bool:
-        """Whether a file belongs to the tests, and gets no bugs."""
+        """Whether a file belongs to the tests, which get no bugs."""
 
     def functions(self, text: str) -> Sequence[Span]:
-        """All functions of a file; SyntaxError where there is no understanding it."""
+        """All functions of a file; raises SyntaxError if it cannot be parsed."""
 
     def mutations(self, text: str) -> Sequence[Mutation]:
-        """Every bug that could be put into the functions of a file, in a fixed order, each giving a valid file."""
+        """Every possible bug in the functions of a file, in a fixed order; each gives a valid file."""
 
     def suite(self, tests: Sequence[str], arguments: Sequence[str], command: str) -> Suite:
-        """The tests of a tree: `tests`, files or folders in it (all where empty), with `arguments` for the test runner.
+        """The tests of a tree: `tests`, files or folders in it (empty: all), with `arguments` for the test runner.
 
-        `command` is the program that runs it; "" stands for the usual one.
+        `command` is the program that runs it; "" is the default.
         """
 
 
@@ -220,7 +220,7 @@ def language(name: str) -> Language:
     """The language of this name.
 
     Raises:
-        InputError: nobody brings it.
+        InputError: no plugin provides it.
     """
     from importlib.metadata import entry_points
 
@@ -240,7 +240,7 @@ def language(name: str) -> Language:
 
 
 def environment(tongue: Language, path: str, command: str) -> Environment:
-    """The environment of some code; empty where the language has no need of one.
+    """The environment of some code; empty if the language needs none.
 
     Raises:
         InputError: the code's tests cannot run on this machine.

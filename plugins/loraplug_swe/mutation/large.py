@@ -1,4 +1,4 @@
-"""Bugs of more than one statement: removed blocks, bodies to be written again, two small bugs at once."""
+"""Bugs of more than one statement: removed blocks, removed function bodies, pairs of small bugs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def large_mutations(text: str, small: Sequence[Mutation]) -> list[Mutation]:
-    """Every such bug for the functions of a file, in the order of the text; `small` are the file's bugs of one place.
+    """Every large bug for the functions of a file, in source order; `small` are the file's small bugs.
 
     What stays is as it was, comments between the statements that go excepted; each gives a file that is Python.
     """

@@ -1,4 +1,4 @@
-"""From a path to rows: stage, survey, hunt, write."""
+"""Makes rows from a path: checkout, baseline run, search for bugs, output."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _VERSION = 3  # of what the cache holds
 
 
 def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
-    """The rows of a source; its tasks are written first.
+    """Yield the rows of a source; the tasks are written first.
 
     Raises:
-        InputError: there is no such code, or no bug was found.
+        InputError: the code is missing, or no bug was found.
         LoraplugError: the tests cannot be run.
     """
     tongue = language(source.language)
@@ -67,8 +67,8 @@ def _hunt(
         told = (
             ", ".join(f"{count} {reason}" for reason, count in found.left.items()) or "no file has a function that runs"
         )
-        raise InputError(f"the tests run no function that could get a bug ({told})", where=source.path,
-                         todo="see that the tests import the code from this folder, not an installed copy")  # fmt: skip
+        raise InputError(f"the tests run no function that a bug could be put into ({told})", where=source.path,
+                         todo="check that the tests import the code of this folder, not an installed one")  # fmt: skip
     wanted = HuntOptions(source.count, source.per_function, source.max_failing, source.timeout,
                     run.seed if source.seed is None else source.seed, source.workers)  # fmt: skip
     hunt = Hunt(staged.tree, suite, survey, box_limits(source), journal, staged.tree.parent, source.roots,
@@ -86,7 +86,7 @@ def _hunt(
             f"no bug was found: {summary}", where=source.path, todo="raise max_failing, or allow more kinds"
         )
     if len(bugs) < source.count:
-        run.warn(f"{summary}; {source.count} were asked for and all {tried} candidates tried: "
+        run.warn(f"{summary}; {source.count} were requested, and all {tried} candidates were tried: "
                  "raise per_function or max_failing, or leave out fewer files")  # fmt: skip
     else:
         run.say(summary)
@@ -107,7 +107,7 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
         survey = checked(suite.survey(box), staged.tree, source.path)
         gaps = box.gaps
     if gaps:
-        run.warn(f"the code under test is not shut in fully: this system gives no own {', '.join(gaps)}")
+        run.warn(f"the code under test is not fully isolated: no separate {', '.join(gaps)}")
     _tell_left_out(survey, run)
     run.say(f"{len(survey.tests)} tests pass, in {sum(survey.tests.values()):.1f} s")
     with atomic_output(path) as fresh, wrap_os_errors(path):
@@ -117,13 +117,15 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
 
 def _tell_left_out(survey: BaselineRun, run: Run) -> None:
     if survey.flaky:
-        run.warn(f"{len(survey.flaky)} tests are left out: they end differently each time ({survey.flaky[0]}, ...)")
+        run.warn(f"{len(survey.flaky)} tests are left out: their results differ between runs ({survey.flaky[0]}, ...)")
     if survey.failing:
-        run.warn(f"{len(survey.failing)} tests are left out: they fail as it is ({survey.failing[0]}, ...)")
+        run.warn(
+            f"{len(survey.failing)} tests are left out: they fail on the unchanged code ({survey.failing[0]}, ...)"
+        )
 
 
 def box_limits(source: SweBugsSource | SweHistorySource, python: str = "") -> Limits:
-    """The sandbox's limits; tests of single bugs have their own time. `python` is in place of the source's."""
+    """The sandbox's limits; tests of single bugs have their own time limit. `python` replaces the source's."""
     own = source.limits
     limits = Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
                     disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak",
@@ -150,7 +152,7 @@ def workshop(home: Path) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
         own = home / f"work-{os.getpid()}"
         if own.exists():
-            raise LoraplugError("this process already makes bugs", where=own, todo="make one source after the other")
+            raise LoraplugError("this process already makes bugs", where=own, todo="load one source at a time")
         own.mkdir()
     try:
         yield own

@@ -1,4 +1,4 @@
-"""A problem statement out of what a test said: what was expected, what came, and the way there. No word on the bug."""
+"""Writes a problem statement from a test failure: expected and actual values and the trace, nothing about the bug."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHERE = re.compile(r"( \+ +)(?:where|and) +(<.+?>|\w+) = (.+)")
 
 
 def problem_statement(failures: Sequence[Failure], mark: str = "python") -> str:
-    """A report on the first failure, naming the others; `mark` is the language of code fences."""
+    """Describe the first failure and name the others; `mark` is the info string of code fences."""
     first = failures[0]
     name = first.test.rpartition("::")[2] or first.test
     out = [f"`{name}` fails." if first.error == "Failed" else f"`{name}` fails with {first.error}."]

@@ -1,4 +1,4 @@
-"""What a model is asked, and the answer it is trained to give: one place, so that training and evaluation agree."""
+"""The prompt and the answer's format, shared by training and evaluation so that they agree."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def ask(statement: str, path: str, text: str, function: str, language: Language,
         path, text: the file with the bug.
         function: qualified name of the function the bug is in.
         context: how much of the code is shown.
-        edit: the format asked for.
+        edit: the format of the answer.
 
     Raises:
-        InputError: numbered lines are asked for, and no numbers shown.
+        InputError: the answer is numbered lines, but the prompt shows no line numbers.
     """
     if edit == "lines" and context != "function":
-        raise InputError('edit = "lines" counts the lines of the function that is shown', where="dataset.context",
+        raise InputError('edit = "lines" needs the numbered lines of a function in the prompt', where="dataset.context",
                          todo='set context = "function", or choose another edit')  # fmt: skip
     parts = [statement]
     if context == "function":

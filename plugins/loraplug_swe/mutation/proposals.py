@@ -1,4 +1,4 @@
-"""Bugs a person would make, as changes of a few characters in Python source; layout and comments stay.
+"""Realistic bugs as changes of a few characters in Python source; layout and comments are kept.
 
 A file is parsed by libcst once; every kind of bug looks at the nodes it knows (`kinds_expressions`,
 `kinds_statements`) and proposes replacements for the characters of a node. What is not valid Python is left out.
@@ -22,7 +22,7 @@ _Function = tuple[str, tuple[int, int], frozenset[str]]
 
 
 class Site:
-    """What a kind of bug may ask about the place it looks at."""
+    """Source positions and texts for the kinds of bugs."""
 
     def __init__(self, text: str) -> None:
         wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
@@ -77,7 +77,7 @@ class Site:
 
 
 def python_mutations(text: str) -> list[Mutation]:
-    """Every bug we know for the functions of a file, in the order of the text; none for what libcst cannot read."""
+    """Every possible bug in the functions of a file, in source order; none if libcst cannot parse it."""
     if "\r" in text.replace("\r\n", "") or "\f" in text or text.startswith("\ufeff"):
         return []  # libcst and everybody else count their lines differently
     try:
@@ -164,7 +164,7 @@ class _Finder(cst.CSTVisitor):
         self._statement |= dict.fromkeys(range(first, last + 1), (first, last))
 
     def mutations(self) -> Iterator[tuple[Mutation, tuple[int, int]]]:
-        """All that was proposed, each with the lines of the outermost function it is in."""
+        """All proposals, each with the lines of its outermost function."""
         for (name, start, stop, replacement, note), function, outermost in self.found:
             line = self.site.line(start)
             yield (
@@ -179,6 +179,6 @@ class _Finder(cst.CSTVisitor):
 
 
 def parameters(node: cst.FunctionDef) -> frozenset[str]:
-    """Names of a function's parameters but self and cls."""
+    """Names of a function's parameters except self and cls."""
     listed: Sequence[cst.Param] = (*node.params.posonly_params, *node.params.params, *node.params.kwonly_params)
     return frozenset(one.name.value for one in listed) - {"self", "cls"}

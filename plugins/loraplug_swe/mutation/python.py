@@ -41,7 +41,7 @@ class Python:
     large_kinds: Sequence[str] = LARGE_KINDS
 
     def is_test(self, path: str) -> bool:
-        """Whether pytest would look into the file, or it helps the tests."""
+        """Whether pytest would collect the file, or it supports the tests."""
         parts = PurePosixPath(path).parts
         name = parts[-1]
         return (
@@ -78,7 +78,7 @@ class PytestSuite:
     python: str
 
     def survey(self, box: Sandbox) -> BaselineRun:
-        """See `Suite.survey`. The second run is without coverage; its seconds count."""
+        """See `Suite.survey`. The second run is without coverage; its durations are used."""
         first = checked_report(self._whole(box, "survey"), box.source)
         box.restore()
         second = checked_report(self._whole(box, "plain"), box.source)
@@ -90,7 +90,7 @@ class PytestSuite:
         now = {test: at for at, test in enumerate(steady)}
         old = list(first["outcomes"])
         if any(one >= len(old) for by_line in first["lines"].values() for tests in by_line.values() for one in tests):
-            raise LoraplugError("the tests tell of tests that are none", where=box.source)
+            raise LoraplugError("the test report names tests that do not exist", where=box.source)
         lines = {
             path: {int(line): [at for one in tests if (at := -1 if one < 0 else now.get(old[one])) is not None]
                    for line, tests in by_line.items()}
@@ -103,7 +103,7 @@ class PytestSuite:
                       {"modules": first["modules"], "broken": first["broken"]})  # fmt: skip
 
     def tester(self, box: Sandbox, survey: BaselineRun) -> PytestTester:
-        """See `Suite.tester`. The byte code of the tree is made first, in the box."""
+        """See `Suite.tester`. The tree's byte code is compiled first, in the sandbox."""
         told = checked_report(self._whole(box, "plain", "--collect-only", bytecode=True), box.source)
         box.settle()
         return PytestTester(box, self, survey.more.get("modules", told["modules"]))
@@ -125,10 +125,10 @@ class PytestSuite:
                 todo="raise dataset.limits.suite_seconds, or choose tests with dataset.tests",
             )
         if killed is not None:
-            raise LoraplugError(f"the tests cannot be run: they take more than dataset.{LIMITS[killed]} allows",
+            raise LoraplugError(f"the tests cannot be run: they exceed dataset.{LIMITS[killed]}",
                                 where=box.source, todo=f"raise dataset.{LIMITS[killed]}, or choose tests")  # fmt: skip
         early = worker.words or f"the process ended early; {box.limits.memory_mb} MiB of memory may be too little"
-        todo = f"see that {self.python} has pytest and coverage"
+        todo = f"check that {self.python} has pytest and coverage"
         if not worker.words:
             todo += ", or raise dataset.limits.memory_mb (`eval`: --memory-mb)"
         raise LoraplugError(f"the tests cannot be run: {early}", where=box.source, todo=todo)
@@ -137,21 +137,21 @@ class PytestSuite:
         failed = [f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"]]
         seen = (told["broken"] or failed)[:1]
         return LoraplugError(
-            f"no test passes ({len(told['outcomes'])} ran, pytest ended with {told['code']})"
-            + "".join(f"; the first trouble: {one}" for one in seen),
-            todo="run pytest there by hand; python names the interpreter that has what the tests need",
+            f"no test passes ({len(told['outcomes'])} ran, pytest exited with {told['code']})"
+            + "".join(f"; the first problem: {one}" for one in seen),
+            todo="run pytest there by hand; set python to an interpreter with the dependencies of the tests",
         )
 
 
 class PytestTester:
-    """One warm process; see `Tester`."""
+    """One warm pytest process; see `Tester`."""
 
     def __init__(self, box: Sandbox, suite: PytestSuite, modules: Sequence[str]) -> None:
         self._box, self._suite, self._modules = box, suite, list(modules)
         self._worker: Worker | None = None
 
     def run(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome:
-        """See `Tester.run`. A worker that has died is started again."""
+        """See `Tester.run`. A dead worker is restarted."""
         told = self._told(self._job(tests, seconds, stop_after))
         return told if isinstance(told, Outcome) else _outcome(told)
 
@@ -159,11 +159,11 @@ class PytestTester:
         return {"tests": list(tests), "seconds": seconds, "stop_after": stop_after, "arguments": self._suite.arguments}
 
     def report(self, tests: Sequence[str], seconds: float, stop_after: int) -> Outcome | Report:
-        """How each of these tests ended in a process of their own, and what that exited with.
+        """The outcome of each of these tests in a separate process, and its exit code.
 
-        No code of the tree ran in that process before, nor in the one that it was forked from.
+        No code of the tree ran before in that process or in the one it was forked from.
 
-        An outcome where there is no report: too much was taken, or something else than one answer came.
+        Returns an `Outcome` if there is no report: a limit was exceeded, or the reply was invalid.
         """
         told = self._told(self._job(tests, seconds, stop_after) | {"report": True})
         if isinstance(told, Outcome):
@@ -196,7 +196,7 @@ class PytestTester:
         return Outcome("void")
 
     def close(self) -> None:
-        """End the process."""
+        """End the worker process."""
         if self._worker is not None:
             worker, self._worker = self._worker, None
             worker.close()

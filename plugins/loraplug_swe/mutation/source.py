@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @frozen
 class SweBugsSource(DatasetSource):
-    """Bugs put into your own repository, each proved by its tests: what failed as instruction, the fix as response."""
+    """Bugs injected into your repository and verified by its tests: the failure as instruction, the fix as response."""
 
     name: ClassVar[str] = "swe-bugs"
 
@@ -25,69 +25,63 @@ class SweBugsSource(DatasetSource):
         str,
         Doc("a git repository, a folder with code and tests, or package:NAME, an installed package", is_path=True),
     ]
-    revision: Annotated[str, Doc("commit, branch or tag of the repository that is taken; the work tree is not")] = (
-        "HEAD"
-    )
-    repo: Annotated[str | None, Doc("owner/name the tasks carry; by default local/ and the folder's name")] = field(
+    revision: Annotated[str, Doc("commit, branch or tag of the repository; uncommitted changes are ignored")] = "HEAD"
+    repo: Annotated[str | None, Doc("owner/name for the tasks; default: local/ and the folder's name")] = field(
         default=None, validator=validators.optional(validators.matches_re(r"[A-Za-z0-9][\w.-]*/[\w.-]+"))
     )
-    tests_path: Annotated[Path | None, Doc("a folder of tests that lies elsewhere; becomes tests/ beside the code")] = (
-        None
-    )
-    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; all where empty")] = ()
+    tests_path: Annotated[Path | None, Doc("a folder of tests outside the code; copied to tests/ beside it")] = None
+    tests: Annotated[tuple[str, ...], Doc("files or folders of tests, relative to the code; empty: all")] = ()
     roots: Annotated[tuple[str, ...], Doc("folders, relative to the code, that the tests import from")] = ("src", ".")
     test_args: Annotated[
-        tuple[str, ...], Doc('options for pytest, or the test runner of the language, such as ["-k", "not slow"]')
+        tuple[str, ...], Doc('options for pytest or another test runner, such as ["-k", "not slow"]')
     ] = ()
     python: Annotated[
         str,
-        Doc(
-            "the interpreter that has what the tests need, pytest and coverage among it, or a node; by default this one"
-        ),
+        Doc("Python interpreter with pytest, coverage and the tests' dependencies, or a node; default: this one"),
     ] = ""
     language: Annotated[str, Doc("python, javascript, typescript, or one that another package brings")] = "python"
-    include: Annotated[tuple[str, ...], Doc('only these files, such as ["src/*"]; all but the tests where empty')] = ()
+    include: Annotated[tuple[str, ...], Doc('only these files, such as ["src/*"]; empty: all except tests')] = ()
     exclude: Annotated[tuple[str, ...], Doc('not these files, such as ["*/compat.py"]')] = ()
     count: Annotated[int, Doc("bugs wanted")] = field(default=100, validator=validators.ge(1))
-    per_function: Annotated[int, Doc("bugs in one function at most")] = field(default=4, validator=validators.ge(1))
-    max_failing: Annotated[int, Doc("a bug that breaks more tests than this is too coarse")] = field(
+    per_function: Annotated[int, Doc("maximum number of bugs per function")] = field(
+        default=4, validator=validators.ge(1)
+    )
+    max_failing: Annotated[int, Doc("discard bugs that break more tests than this")] = field(
         default=10, validator=validators.ge(1)
     )
     kinds: Annotated[
         tuple[str, ...],
-        Doc("kinds of bugs, such as off_by_one; small and large stand for all of those; all small ones where empty"),
+        Doc("kinds of bugs, such as off_by_one; small and large name groups; empty: all small ones"),
     ] = ()
-    seed: Annotated[int | None, Doc("seed of the draw; by default the run's")] = None
-    workers: Annotated[int, Doc("processes that run tests at once; 0: one a processor")] = field(
+    seed: Annotated[int | None, Doc("seed of the random choice; default: the run's")] = None
+    workers: Annotated[int, Doc("processes that run tests in parallel; 0: one per processor")] = field(
         default=0, validator=validators.ge(0)
     )
-    timeout: Annotated[float, Doc("seconds for the tests of one bug, on top of six times what they usually take")] = (
+    timeout: Annotated[float, Doc("seconds added to the time limit of one bug's tests, six times their duration")] = (
         field(default=3.0, validator=validators.gt(0))
     )
-    limits: Annotated[BoxLimits, Doc("what the code under test may take")] = field(factory=BoxLimits)
-    readable: Annotated[
-        tuple[str, ...], Doc("files and folders of this machine, elsewhere than the code, that the tests may read")
-    ] = ()
+    limits: Annotated[BoxLimits, Doc("limits for the code under test")] = field(factory=BoxLimits)
+    readable: Annotated[tuple[str, ...], Doc("files and folders outside the code that the tests may read")] = ()
     sandbox: Annotated[
         Literal["strict", "weak"],
-        Doc("strict: nothing runs where the system cannot shut it in; weak: it runs all the same, for code you trust"),
+        Doc("strict: refuse to run where the system cannot isolate the code; weak: run anyway, for code you trust"),
     ] = "strict"
     context: Annotated[
-        Literal["function", "file", "none"], Doc("what of the code the instruction shows beside what failed")
+        Literal["function", "file", "none"], Doc("how much code the instruction shows beside the test failure")
     ] = "function"
     edit: Annotated[
         Literal["diff", "search-replace", "lines", "function"],
         Doc("the answer: a unified diff, search/replace blocks, numbered lines, or the whole corrected function"),
     ] = "search-replace"
     tasks_out: Annotated[
-        Path | None, Doc("folder for the tasks, task_<n>.json, as swe-synth and swe read them; by default in the run's")
+        Path | None, Doc("folder for the tasks (task_<n>.json), readable by swe-synth and swe; default: in the run's")
     ] = None
 
     def load(self, run: Run) -> Dataset:
         """Rows {instruction, response, task_id, group}; `group` is the repository, then the function.
 
         Raises:
-            InputError: there is no such code, or no bug was found.
+            InputError: the code is missing, or no bug was found.
             LoraplugError: the tests cannot be run.
         """
         from datasets import Dataset, Features, List, Value
@@ -97,7 +91,7 @@ class SweBugsSource(DatasetSource):
         return Dataset.from_list(list(self.rows(run)), features=Features(columns))
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Code that is not there, and workers on other machines that cannot run its tests."""
+        """Report missing code, and remote workers that cannot run its tests."""
         yield from self.unfit_machines(run)
         if not self.path.startswith("package:") and not Path(self.path).is_dir():
             todo = "name a git repository, a folder with code and tests, or package:NAME"
@@ -111,13 +105,13 @@ class SweBugsSource(DatasetSource):
             yield Problem(str(error.where or "dataset.language"), "; ".join(filter(None, (error.what, error.todo))))
 
     def unfit_machines(self, run: Run) -> Iterator[Problem]:
-        """What keeps workers on other machines from running the tests; nothing where there are none."""
+        """Problems that keep remote workers from running the tests; empty without remote workers."""
         from loraplug_swe.sandbox.machine import Needs
 
         yield from run.workers.preflight(Needs(self.python, self.limits.network, self.sandbox == "weak"))
 
     def rows(self, run: Run) -> Iterator[dict[str, object]]:
-        """The rows of `load` one by one; the tasks are written before the first."""
+        """Yield the rows of `load`; the tasks are written before the first."""
         from loraplug_swe.mutation.make import make
 
         return make(self, run)

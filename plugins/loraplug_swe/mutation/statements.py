@@ -31,7 +31,7 @@ _EMPTY = {"[]": "list", "{}": "dict", "set()": "set", "list()": "list", "dict()"
 
 
 def missing_return(site: Site, node: cst.Return) -> Proposals:
-    """A result worked out and not given back."""
+    """A result that is computed but not returned."""
     if node.value is not None and site.source(node.value) != "None":
         start, stop = site.span(node)
         yield "missing_return", start, stop, site.source(node.value), "a `return` is gone"

@@ -1,4 +1,4 @@
-"""What a suite tells of the unchanged tree, held against that tree: it was told where a stranger's code ran."""
+"""Validates the report of a baseline run against the tree: untrusted code could have written it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from loraplug import LoraplugError
 from loraplug_swe.mutation.language import BaselineRun
 
 _OUTCOMES = {"passed", "failed", "skipped"}
-_TODO = "see what the tests, or a conftest.py, do to the process that they run in"
+_TODO = "check how the tests, or a conftest.py, change the process that they run in"
 
 
 def checked(survey: BaselineRun, tree: Path, where: object) -> BaselineRun:
-    """The survey of files that are regular files of the tree, with tests that it names.
+    """The survey, limited to regular files of the tree and to tests that it names.
 
     A path from inside is read on the host later: one that leads out, also by a symbolic link of the tree, would put a
     file of this machine into a row. Files that the tests have made are left out, as the tree does not have them.
 
     Raises:
-        LoraplugError: a path leads out, or what runs it is none of the tests.
+        LoraplugError: a path leads out of the tree, or a line names an unknown test.
     """
     files = regular_files(tree)
     for path in survey.lines.keys() - files:
         if not _is_plain(path) or os.path.lexists(tree / path):
-            raise LoraplugError(f"the tests tell of code that is not in the tree ({path[:200]!r})", where=where,
+            raise LoraplugError(f"the coverage report names code that is not in the tree ({path[:200]!r})", where=where,
                                 todo=_TODO)  # fmt: skip
     survey = evolve(survey, lines={path: lines for path, lines in survey.lines.items() if path in files})
     tests = range(-1, len(survey.tests))
     for path, lines in survey.lines.items():
         if any(test not in tests for run_by in lines.values() for test in run_by):
-            raise LoraplugError(f"{path} is told to be run by tests that are none", where=where, todo=_TODO)
+            raise LoraplugError(f"the coverage report of {path} names tests that do not exist", where=where, todo=_TODO)
     return survey
 
 
@@ -48,7 +48,7 @@ def _is_plain(path: str) -> bool:
 
 
 def regular_files(tree: Path) -> set[str]:
-    """Relative paths, with slashes, of the regular files of a tree; no symbolic link is followed."""
+    """Relative POSIX paths of the regular files of a tree; symbolic links are not followed."""
     found = set()
     for folder, _, names in os.walk(tree):
         for name in names:
@@ -59,10 +59,10 @@ def regular_files(tree: Path) -> set[str]:
 
 
 def checked_report(told: Any, where: object) -> Mapping[str, Any]:
-    """What a run of the whole suite said, in the form that it has.
+    """Check the form of a report of the whole suite.
 
     Raises:
-        LoraplugError: it has another one.
+        LoraplugError: it has another form.
     """
     try:
         return {
@@ -78,7 +78,7 @@ def checked_report(told: Any, where: object) -> Mapping[str, Any]:
             "failures": [{name: str(one[name]) for name in ("test", "error", "message")} for one in told["failures"]],
         }
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise LoraplugError("the tests give no report that can be read", where=where, todo=_TODO) from None
+        raise LoraplugError("the report of the tests cannot be read", where=where, todo=_TODO) from None
 
 
 def _text(value: Any) -> str:

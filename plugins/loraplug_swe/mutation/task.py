@@ -1,4 +1,4 @@
-"""Bugs as SWE-SYNTH tasks, and as rows to train on."""
+"""Bugs as SWE-SYNTH tasks, and as training rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHOD = (
 def make_task(
     number: int, bug: Bug, text: str, staged: Staged, survey: BaselineRun, language: Language
 ) -> dict[str, Any]:
-    """The task about one bug in the file whose text is `text`; `base_commit` is the tree without the bug."""
+    """The task for one bug in the file with the text `text`; `base_commit` is the tree without the bug."""
     one, mutation = bug.candidate, bug.candidate.mutation
     names = list(survey.tests)
     related = [names[at] for at in one.tests]
@@ -70,7 +70,7 @@ def make_row(
     """The training row of a task: {instruction, response, task_id, group}.
 
     Raises:
-        ValueError: the answer cannot be told in the format.
+        ValueError: the answer cannot be written in the format.
     """
     one = bug.candidate
     broken = one.mutation.apply(text)
@@ -89,10 +89,10 @@ def make_row(
 
 
 def write_tasks(tasks: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """`task_<n>.json` from 1, in place of the tasks that were there.
+    """Write `task_<n>.json` from 1, replacing existing tasks.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: the folder has other files.
     """
     if folder.exists():
         foreign = [

@@ -1,1 +1,1 @@
-"""Unified diffs: read, repaired, reversed, and proved to apply."""
+"""Unified diffs: parsing, repair, reversal, and verification that they apply."""

@@ -1,4 +1,4 @@
-"""Proof that patches apply, by git itself, for many tasks at once.
+"""Verifies with git that patches apply, for many tasks at once.
 
 Each task gets a folder `@0`, `@1`, ... in one index; in it lie the files its patches touch, as they are in its commit,
 and nothing else (what a patch does not name cannot matter to it). One `git apply --cached` then tries the patches of
@@ -32,15 +32,15 @@ _State = dict[str, Mapping[str, Node]]  # folder to its files
 
 @frozen
 class Proof:
-    """An answer that is known to apply.
+    """An answer that is verified to apply.
 
     Attributes:
-        words: what `git apply` says when it applies: nothing, or warnings.
+        words: output of `git apply`: empty, or warnings.
         diff: the change as `git diff --cached` shows it.
-        sections: the answer, read.
+        sections: the parsed answer.
         base: the tree of base_commit.
         before: those files that the task's patches touch, as the conversation shows them.
-        added, removed: paths that the shown tree has more or less than `base`.
+        added, removed: paths that the shown tree adds to or removes from `base`.
     """
 
     words: str
@@ -83,10 +83,10 @@ class _Batch:
 
 
 def prove(shop: Workshop, tasks: Sequence[Answered]) -> list[Proof | Reject]:
-    """Prove the answers of tasks of one repository, in order.
+    """Verify the answers of tasks of one repository, in order.
 
     Raises:
-        LoraplugError: git broke down or passed its limits.
+        LoraplugError: git failed or exceeded its limits.
     """
     faults: dict[int, Reject] = {}
     proofs: dict[int, Proof] = {}
@@ -120,7 +120,7 @@ def _alike(job: _Job) -> str:
 def _job(shop: Workshop, at: int, answered: Answered) -> _Job:
     task = answered.task
     if not task.base_commit:
-        todo = 'add it to the rows, or take mode = "simple", which needs no repository'
+        todo = 'add it to the rows, or set mode = "simple", which needs no repository'
         raise Reject("no-commit", f"the task names no base_commit; {todo}")
     base = shop.commit_tree(task.base_commit)
     patches: tuple[str, ...] = (answered.patch,)
@@ -204,7 +204,7 @@ def _check_results(batch: _Batch, states: list[_State]) -> None:
             batch.faults[job.at] = Reject("changes-nothing", "the patch applies but leaves the tree as it was")
         elif job.kind == "revert-bug" and after != states[1].get(job.folder, {}):
             batch.faults[job.at] = Reject(
-                "not-the-inverse", "taking the bug back does not give the tree before the bug"
+                "not-the-inverse", "reversing the bug patch does not restore the tree before the bug"
             )
         elif any(after.get(path) != node for path, node in job.guards.items()):
             batch.faults[job.at] = Reject("path-conflict", "the patch puts a folder where a file is")

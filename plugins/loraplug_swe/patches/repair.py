@@ -1,9 +1,9 @@
-"""Patches as data sets hold them, made sound: read to the last line, and rid of what they picked up on their way.
+"""Repairs patches from data sets: parses them completely and removes text that is not part of the diff.
 
-Mended is only what can be read in one way: line ends, text around the diff (fences, prose, a mail's header and
+Only unambiguous defects are repaired: line ends, text around the diff (fences, prose, a mail's header and
 signature), a missing last line break, `diff` without `--git`, names without `a/` and `b/`, and a hunk that is longer
-than its header says and is followed by another. All else is refused with what `git apply` would say. A patch that is
-sound stays as it is, to the letter.
+than its header says and is followed by another. Everything else is rejected with git's message. A valid
+patch stays unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PREFIXES = {"a", "b", "c", "i", "o", "w", "1", "2", "old", "new", "orig"}  # gi
 
 @frozen
 class Sound:
-    """A patch that git can read; `mended` names what was put right on it."""
+    """A patch that git can read; `mended` names the repairs."""
 
     text: str
     mended: tuple[str, ...] = ()

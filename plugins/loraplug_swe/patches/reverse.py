@@ -1,4 +1,4 @@
-"""A patch taken back: the same change the other way round, as text."""
+"""Reverses a patch as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _INDEX = re.compile(r"index ([0-9a-f]+)\.\.([0-9a-f]+)(.*)", re.DOTALL)
 
 
 def reverse_patch(text: str) -> str:
-    """The patch that takes `text` back: sections in reverse order, each turned round.
+    """The patch that reverses `text`: sections in reverse order, each reversed.
 
     `git apply -R` keeps the order, which fails where one file comes several times.
 
@@ -26,13 +26,13 @@ def reverse_patch(text: str) -> str:
 
 def _reversed(section: Section) -> Section:
     if section.binary:
-        raise Reject("irreversible", f"{section.path}: a binary patch is not taken back")
+        raise Reject("irreversible", f"{section.path}: a binary patch cannot be reversed")
     old, new = section.new, section.old
     header: list[str] = []
     modes: dict[str, str] = {}
     for line in section.header:
         if line.startswith("copy "):
-            raise Reject("irreversible", f"{section.path}: a copy is not taken back")
+            raise Reject("irreversible", f"{section.path}: a copy cannot be reversed")
         if line.startswith("diff --git "):
             header.append(
                 f"diff --git {quote_path('a/' + (old or section.path))} {quote_path('b/' + (new or section.path))}"

@@ -1,6 +1,6 @@
 """Unified diffs as git writes and reads them: which files they touch and where.
 
-Only reading is done here; whether a patch applies is for git to say (`proof.py`). The grammar is that of git's
+This module only parses; git decides whether a patch applies (`proof.py`). The grammar is that of git's
 "generating patch text with -p" and of `git apply`: names come from `---`/`+++` or rename lines where there are any,
 else from the `diff --git` line; hunk bodies are taken by their counts, so that a removed line `-- x`, which shows as
 `--- x`, is no header.
@@ -51,8 +51,8 @@ class Section:
     Attributes:
         old: path before, None where the file is created.
         new: path after, None where it is deleted.
-        header: the header lines as they stand, without line ends.
-        binary: a binary patch, whose body is not read.
+        header: the header lines, without line ends.
+        binary: a binary patch, whose body is not parsed.
     """
 
     old: str | None
@@ -63,7 +63,7 @@ class Section:
 
     @property
     def path(self) -> str:
-        """The path to speak of: after the change, or before it where the file goes."""
+        """The path after the change, or before it if the file is deleted."""
         return self.new if self.new is not None else self.old or ""
 
     def mode(self, *keys: str) -> str | None:
@@ -81,16 +81,16 @@ class Section:
 
 
 def parse_patch(text: str) -> list[Section]:
-    """The sections of a patch, in order; the same file may come several times. Prose between them is passed over.
+    """The sections of a patch, in order; the same file may come several times. Text between them is ignored.
 
     Raises:
-        Reject: `corrupt-patch`, with the line it breaks off at.
+        Reject: `corrupt-patch`, with the line of the error.
     """
     return [section for section, _ in parse_lines(text.removesuffix("\n").split("\n"))]
 
 
 def parse_lines(lines: list[str]) -> Iterator[tuple[Section, range]]:
-    """The sections of a patch as `parse_patch` gives them, each with the lines it takes up.
+    """The sections of a patch as `parse_patch` gives them, each with its lines.
 
     Raises:
         Reject: see `parse_patch`.
@@ -131,7 +131,7 @@ def unquote_path(text: str) -> tuple[str, str]:
     """The path that `text`, beginning with a quotation mark, holds, and what follows the closing mark.
 
     Raises:
-        Reject: `corrupt-patch` where it is not closed, `not-utf8` where the bytes are no UTF-8.
+        Reject: `corrupt-patch` where it is not closed, `not-utf8` where the bytes are not UTF-8.
     """
     raw, at = bytearray(), 1
     while at < len(text):

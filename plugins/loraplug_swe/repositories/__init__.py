@@ -1,1 +1,1 @@
-"""Git repositories as sources of files: cached clones, objects read in batches, trees made in memory."""
+"""Git repositories as sources of files: cached clones, objects read in batches, trees built in memory."""

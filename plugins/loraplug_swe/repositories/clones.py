@@ -1,4 +1,4 @@
-"""One cached bare clone for each repository, without blobs where the other side can; blobs come in batches."""
+"""One cached bare clone per repository, without blobs if the server supports it; blobs are fetched in batches."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SWEEP = 8  # batches after which the objects of tried patches are thrown away
 def clone_address(template: str, repo: str) -> str:
     """The address of `repo`: `{repo}`, `{owner}` and `{name}` filled in.
 
-    Owner and name differ in case between data sets; a local path is therefore also found in another case.
+    Data sets differ in the case of owner and name, so local paths are matched without regard to case.
 
     Raises:
-        Reject: `no-clone` where a local path has nothing.
+        Reject: `no-clone` if a local path does not exist.
     """
     owner, _, name = repo.partition("/")
     address = template.replace("{repo}", repo).replace("{owner}", owner).replace("{name}", name)
@@ -51,7 +51,7 @@ class Clone:
 
     Attributes:
         git_dir: the bare clone.
-        protocol: the one transport that its origin may be reached by.
+        protocol: the only transport allowed for its origin.
     """
 
     git_dir: Path
@@ -59,7 +59,7 @@ class Clone:
     limits: GitLimits
 
     def fetch(self, oids: Iterable[str]) -> Result:
-        """Bring objects by name in one go, blobs or commits (with their trees)."""
+        """Fetch objects by name in one call, blobs or commits (with their trees)."""
         wanted = "".join(f"{oid}\n" for oid in oids).encode()
         lean = ["--filter=blob:none"] if self.protocol != "file" else []
         return run_git(
@@ -71,12 +71,12 @@ class Clone:
 
 
 def get_clone(run: Run, template: str, repo: str, limits: GitLimits) -> Clone:
-    """The clone of `repo`, made now where it is not in the cache; one at a time, whoever asks.
+    """The clone of `repo`, created if it is not in the cache; under a lock.
 
-    It is cloned beside its place and renamed into it, so that one cut short is never taken for a whole one.
+    It is cloned to a temporary path and renamed on success, so an interrupted clone is never used.
 
     Raises:
-        Reject: `no-clone`, in git's words.
+        Reject: `no-clone`, with git's message.
     """
     from filelock import FileLock
 
@@ -119,7 +119,7 @@ def _settle(git_dir: Path, limits: GitLimits) -> None:
 
 @frozen
 class Workshop:
-    """A clone with a throw-away repository on top of it, where patches are tried.
+    """A clone with a temporary repository on top of it, in which patches are tried.
 
     The throw-away one borrows the clone's objects, has settings of our own only, no remote, and an empty work tree:
     attributes are then read from its index, which is where we put the tree's.
@@ -137,7 +137,7 @@ class Workshop:
     _batches: list[None] = field(factory=list, init=False)
 
     def git(self, arguments: list[str], stdin: bytes = b"") -> Result:
-        """Run git in the throw-away repository."""
+        """Run git in the temporary repository."""
         return run_git(
             arguments, git_dir=self.folder / "git", timeout=self.limits.timeout,
             max_output=self.limits.max_output_bytes, cwd=self.folder / "tree", stdin=stdin,
@@ -145,7 +145,7 @@ class Workshop:
         )  # fmt: skip
 
     def commit_tree(self, commit: str) -> str:
-        """The tree of a commit, fetched where it is not here.
+        """The tree of a commit, fetched if missing.
 
         Raises:
             Reject: `no-commit`.
@@ -158,13 +158,13 @@ class Workshop:
         return head[0]
 
     def fetch_missing(self, oids: Iterable[str]) -> None:
-        """Bring those of these objects that are not here, in one call; what cannot be had is still missing then."""
+        """Fetch missing objects in one call; unavailable ones stay missing."""
         missing = [oid for oid in dict.fromkeys(oids) if self.objects.info(oid) is None]
         if missing:
             self.clone.fetch(missing)
 
     def sweep(self) -> None:
-        """Throw away the objects that trying patches has left, now and then."""
+        """Occasionally delete the objects that trying patches has left."""
         self.objects.forget()
         self._batches.append(None)
         if len(self._batches) >= _SWEEP:
@@ -173,7 +173,7 @@ class Workshop:
                 thrown.unlink()
 
     def close(self) -> None:
-        """End git and remove the throw-away repository."""
+        """End git and remove the temporary repository."""
         self._stack.close()
 
 
@@ -185,7 +185,7 @@ def _scratch() -> str | None:
 
 
 def open_workshop(clone: Clone) -> Workshop:
-    """Set a throw-away repository up on top of `clone`."""
+    """Create a temporary repository on top of `clone`."""
     stack, limits = ExitStack(), clone.limits
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loraplug-swe-", dir=_scratch())))
     (folder / "tree").mkdir()

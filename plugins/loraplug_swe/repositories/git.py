@@ -1,4 +1,4 @@
-"""Git as a subprocess that does nothing but what we ask: no hooks, prompts, user settings or strange transports.
+"""Git as a restricted subprocess: no hooks, prompts, user settings or unexpected transports.
 
 Every call has a time limit and an output limit. Repositories and tasks come from strangers; what of theirs reaches a
 command line (object names, URLs) has been checked for its form before, and paths only ever go through standard input.
@@ -40,7 +40,7 @@ _SETTINGS = {
 
 @frozen
 class Result:
-    """What a git call left: exit code, standard output, and its error output as text."""
+    """The result of a git call: exit code, standard output, and standard error as text."""
 
     code: int
     out: bytes
@@ -48,7 +48,7 @@ class Result:
 
 
 def environment(allowed: str = "") -> dict[str, str]:
-    """The environment of every git call; `allowed` is the one transport it may use, by default none."""
+    """The environment of every git call; `allowed` is the only transport it may use; default: none."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "SSH_ASKPASS"))}
     settings = {f"GIT_CONFIG_{kind}_{at}": text for at, pair in enumerate(_SETTINGS.items())
                 for kind, text in zip(("KEY", "VALUE"), pair, strict=True)}  # fmt: skip
@@ -87,10 +87,10 @@ def run_git(
 
     Args:
         git_dir: the repository, or None for a clone.
-        cwd: a folder of ours; never inside a stranger's tree.
+        cwd: a folder of loraplug; never inside an untrusted tree.
         stdin: bytes for its standard input.
-        allowed: the one transport this call may use.
-        more: further environment.
+        allowed: the only transport this call may use.
+        more: additional environment variables.
 
     Raises:
         LoraplugError: git is not installed, took too long or wrote too much.

@@ -1,4 +1,4 @@
-"""Files and listings straight from git objects, many to one `git cat-file` process; nothing is ever checked out."""
+"""Files and listings from git objects, through one `git cat-file` process; nothing is checked out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Objects:
     """The objects of one repository. Use as a context manager.
 
     Args:
-        git_dir: a repository without promisor remotes: what is missing is told as missing, not fetched one by one.
+        git_dir: a repository without promisor remotes: missing objects are reported, not fetched one by one.
         timeout: seconds for everything done in one `limited` block.
     """
 
@@ -58,7 +58,7 @@ class Objects:
         return killing(self._process, self._timeout)
 
     def info(self, name: str) -> tuple[str, str, int] | None:
-        """Object name, type and size in bytes of `name`; None where there is no such object here."""
+        """Object name, type and size in bytes of `name`; None if the object is not in the repository."""
         if (found := self._known.get(name)) is None:
             self._ask("info", name)
             found = self._head()
@@ -67,7 +67,7 @@ class Objects:
         return found
 
     def forget(self) -> None:
-        """Drop what `info` remembers, so that memory does not grow with the number of tasks."""
+        """Clear the cache of `info`, so that memory does not grow with the number of tasks."""
         self._known.clear()
 
     def read(self, oid: str) -> bytes:
@@ -86,7 +86,7 @@ class Objects:
         return content[:-1]
 
     def find(self, tree: str, path: str) -> tuple[Node | None, tuple[str, Node] | None]:
-        """Look a path up below `tree`.
+        """Look up a path in `tree`.
 
         Returns:
             The entry, and where the way to it is barred by a file or link, that one's path and entry.
@@ -102,7 +102,7 @@ class Objects:
         return None, None
 
     def paths(self, tree: str) -> list[bytes]:
-        """Every path below `tree` that is no folder, in git's order."""
+        """Every path in `tree` that is not a folder, in git's order."""
         return [path for part in self._parts(tree) for path in part]
 
     def summary(self, tree: str) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""Small trees made in memory and handed to git as one pack, instead of one loose file for each.
+"""Small trees built in memory and written to git as one pack, instead of one loose file each.
 
 The formats are those of git's documentation: tree objects (`gitformat-tree` order: folders sort as if their name ended
 in a slash) and version 2 packs (`gitformat-pack`).
@@ -24,7 +24,7 @@ class TreePack:
         self._trees: dict[str, bytes] = {}
 
     def add(self, files: Mapping[str, Node]) -> str:
-        """The name of the tree that holds exactly these files; folders come from the paths."""
+        """Add a tree with exactly these files, and return its object name; folders follow from the paths."""
         nested: dict[str, Any] = {}
         for path, node in files.items():
             *folders, name = path.split("/")

@@ -1,4 +1,4 @@
-"""Where other people's code and tests run: shut in by the system, limited, and put back after each run."""
+"""The sandbox for untrusted code and its tests: isolated, with limits, restored after each run."""
 
 from loraplug_swe.sandbox.commands import CommandReport, ReportedCommands
 from loraplug_swe.sandbox.controls import Controls

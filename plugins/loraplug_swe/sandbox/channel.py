@@ -1,4 +1,4 @@
-"""Output of a process inside, read as it comes and never more of it than allowed, and answers that cannot be forged."""
+"""Reads the output of a sandboxed process with a size limit, and replies that cannot be forged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PART = 1 << 16
 
 
 class Forged(Exception):  # noqa: N818 - it is no error of ours
-    """What came is not the one answer that was asked for."""
+    """The reply is not a valid answer to the job."""
 
 
 def read_reply(line: bytes, word: str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read_reply(line: bytes, word: str) -> dict[str, Any]:
 
 
 class Kept:
-    """The first and the last half of what is too long, byte by byte as it came."""
+    """Keeps the first and last half of output that is too long."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit // 2
@@ -45,7 +45,7 @@ class Kept:
         self.total = 0
 
     def add(self, data: bytes) -> None:
-        """More of it."""
+        """Append a part."""
         self.total += len(data)
         room = self._limit - len(self._head)
         self._head += data[:room] if room > 0 else b""
@@ -55,7 +55,7 @@ class Kept:
 
     @property
     def text(self) -> str:
-        """The text, or its two ends with the number of bytes between."""
+        """The text, or its two ends with the number of omitted bytes."""
         tail = self._tail[-self._limit :] if self._limit else self._tail
         left = self.total - len(self._head) - len(tail)
         head = self._head.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The code under test as a folder of one's own: a commit of a git repository, a plain folder, or a package."""
+"""Checks out the code under test to a private folder: a git commit, a plain folder, or a package."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _GIT = ("git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "co
 
 @frozen
 class Staged:
-    """A tree to make bugs in.
+    """A checked-out tree.
 
     Attributes:
-        tree: folder that holds a copy; nobody else writes there.
+        tree: the folder of the private copy.
         repo: owner/name, for the tasks.
-        commit: the commit it is, or "" for a folder that is no repository.
+        commit: its commit, or "" for a folder that is not a repository.
         digest: hash over names, modes and bytes of all files.
     """
 
@@ -39,17 +39,17 @@ class Staged:
 
 
 def stage(path: str, revision: str, repo: str | None, tests: Path | None, out: Path) -> Staged:
-    """Copy what `path` names to `out / "tree"`.
+    """Copy the code at `path` to `out / "tree"`.
 
     Args:
         path: a git work tree or bare repository, a folder, or `package:<import name>`.
-        revision: what of a repository is taken.
-        repo: owner/name; made from the path where it is None.
+        revision: the commit, branch or tag of a repository.
+        repo: owner/name; None: derived from the path.
         tests: a folder of tests that is not in `path`; becomes `tests/`.
         out: a fresh folder.
 
     Raises:
-        InputError: there is no such place, revision or package.
+        InputError: the path, revision or package does not exist.
     """
     tree = out / "tree"
     commit = ""
@@ -99,7 +99,7 @@ def _package(name: str, tree: Path) -> None:
     from importlib.util import find_spec
 
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise InputError(f"{name!r} is no package's import name", where="dataset.path")
+        raise InputError(f"{name!r} is not the import name of a package", where="dataset.path")
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise InputError(
@@ -121,7 +121,7 @@ def is_repository(source: Path) -> bool:
 
 
 def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
-    """What git says of a repository: no hooks, no transport, no settings of the user; nothing is fetched.
+    """Run git on a repository, without hooks, transports or user settings; nothing is fetched.
 
     Raises:
         InputError: git refuses.
@@ -144,9 +144,9 @@ def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
 
 
 def find_commit(source: Path, revision: str, key: str = "dataset.revision") -> str:
-    """The full name of the commit that a branch, tag or name, said by the option `key`, stands for."""
+    """Resolve a branch, tag or hash, given by the option `key`, to a full commit hash."""
     if revision.startswith("-") or not revision.strip():
-        raise InputError(f"{revision!r} is no revision", where=key, todo="give a branch, tag or commit")
+        raise InputError(f"{revision!r} is not a revision", where=key, todo="give a branch, tag or commit")
     return (
         run_git(source, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         .decode()
@@ -213,7 +213,7 @@ def _check_names(names: Sequence[str], source: Path) -> None:
             key = unicodedata.normalize("NFC", one).casefold()
             if known.setdefault(key, shown) != shown or (not is_folder and name in seen):
                 raise InputError(f"the commit has two entries of one name: {known[key]!r} and {shown!r}", where=source,
-                                 todo="take another revision, or rename one of them")  # fmt: skip
+                                 todo="use another revision, or rename one of them")  # fmt: skip
         seen.add(name)
 
 

@@ -1,4 +1,4 @@
-"""Commands in a sandbox that leave a report in files: for the tests of languages whose runner is a program."""
+"""Sandboxed commands that write a report to files, for languages whose test runner is a program."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PROGRAM = Path(__file__).with_name("command_worker.py")
 
 @frozen
 class CommandReport:
-    """How some commands ended.
+    """The result of some commands.
 
     Attributes:
-        ended: None where all ended by themselves; else the limit one was ended for, `crash` where it could not be run
-            or took the process that ran it along, or `void` where something else than one answer came.
-        exits: their exit codes; minus the number of the signal that ended one.
-        files: texts of the files that they left in the report's folder, by name.
-        said: the ends of what they wrote to stdout and stderr.
+        ended: None if all ended by themselves; else the limit that one exceeded, `crash` if it could not be run
+            or killed the process that ran it, or `void` if the reply was invalid.
+        exits: their exit codes; the negative signal number if a signal ended one.
+        files: texts of the files in the report's folder, by name.
+        said: the ends of their stdout and stderr.
         seconds: wall-clock time.
     """
 
@@ -37,10 +37,10 @@ class CommandReport:
 
 
 class ReportedCommands:
-    """Runs commands in a box, job after job, by one process that runs none of the tree's code itself.
+    """Runs commands in a sandbox, job after job, from one process that runs none of the tree's code itself.
 
-    What a command has started is ended before the report is read, so that a report is of one job alone. Use from one
-    thread; close it, or use it as a context manager.
+    Child processes of a command are ended before the report is read, so a report belongs to one job. Not thread-safe;
+    close it, or use it as a context manager.
     """
 
     def __init__(self, box: Sandbox) -> None:
@@ -55,14 +55,14 @@ class ReportedCommands:
 
     @property
     def folder(self) -> str:
-        """Where a job leaves its report: a folder that is empty when it starts."""
+        """The folder for a job's report, empty at its start."""
         return f"{self._box.environment()['TMPDIR']}/loraplug-report"
 
     def run(self, commands: Sequence[Sequence[str]], seconds: float, env: Mapping[str, str]) -> CommandReport:
-        """Run commands in the tree as it is now, at most `seconds`, with `env` on top of the box's environment.
+        """Run commands in the current tree for at most `seconds`, with `env` added to the sandbox's environment.
 
         Raises:
-            LoraplugError: the system cannot shut it in.
+            LoraplugError: the system cannot isolate it.
         """
         told = {"commands": [list(argv) for argv in commands], "env": {**self._box.environment(), **env},
                 "seconds": seconds, "report": self.folder}  # fmt: skip
@@ -82,7 +82,7 @@ class ReportedCommands:
         return CommandReport("void")
 
     def close(self) -> None:
-        """End the process, and all that runs inside."""
+        """End the process and its children."""
         if self._worker is not None:
             worker, self._worker = self._worker, None
             worker.close()

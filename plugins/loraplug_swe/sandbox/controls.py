@@ -1,7 +1,7 @@
 """Control tests: copies of tests, under random names, that must fail wherever the tests themselves pass.
 
-What a test compares with is changed in its copy to something else. An answer that works on the runner, on equality, or
-on what the test's own source expects makes the copy pass as well, and gives itself away. One more control just fails.
+Expected values are changed in the copies. An answer that manipulates the runner, equality, or the values expected in
+the test's source makes the copy pass as well, and is thus detected. One more control always fails.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def test_{word}():
 
 @frozen
 class Controls:
-    """Control tests as they are written beside the others.
+    """Control tests to write beside the others.
 
     Attributes:
         files: new files by path.
-        ids: of the tests in them that must fail, to the tests they are copies of; "" for one that is no copy.
+        ids: the tests that must fail, mapped to the tests they are copies of; "" if not a copy.
     """
 
     files: Mapping[str, str]
@@ -62,7 +62,7 @@ def python_controls(texts: Mapping[str, str], tests: Sequence[str], draw: random
 
     Args:
         texts: test files by path.
-        draw: where names and values come from.
+        draw: random generator for names and values.
     """
     files: dict[str, str] = {}
     ids: dict[str, str] = {}
@@ -81,9 +81,9 @@ def python_controls(texts: Mapping[str, str], tests: Sequence[str], draw: random
 
 
 def judged(report: Report, tests: Sequence[str], controls: Iterable[str]) -> Outcome:
-    """What a report of tests and their controls is worth.
+    """The outcome of a report of tests and their controls.
 
-    `void` where a control did not fail, or where the process ended otherwise than its report says.
+    `void` if a control did not fail, or the exit code contradicts the report.
     """
     controls = set(controls)
     failed = [test for test in tests if report.outcomes.get(test) == "failed"]
@@ -94,9 +94,9 @@ def judged(report: Report, tests: Sequence[str], controls: Iterable[str]) -> Out
         return Outcome("void", [Failure("", "", why)], report.seconds)
 
     if passing := sum(report.outcomes.get(one) == "passed" for one in controls):
-        return void(f"{passing} control tests pass that must fail")
+        return void(f"{passing} control tests pass, and they must fail")
     if report.exit != report.code:
-        return void(f"the process ended with {report.exit}, its report says {report.code}")
+        return void(f"the process exited with {report.exit}, its report says {report.code}")
     if failed:
         return Outcome("failed", failures, report.seconds, counts)
     if any(report.outcomes.get(test) != "passed" for test in tests):

@@ -1,4 +1,4 @@
-"""What `loraplug doctor` says of the sandbox in which other people's code is tested."""
+"""The check of `loraplug doctor` for the sandbox."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loraplug import Finding, Run
 
 
 def sandbox_strength(run: Run) -> Iterator[Finding]:  # noqa: ARG001
-    """Tries the sandbox once, with a program that does nothing."""
+    """Try the sandbox once with an empty program."""
     from loraplug_swe.sandbox.sandbox import probe
 
     missing = probe()
@@ -17,4 +17,4 @@ def sandbox_strength(run: Run) -> Iterator[Finding]:  # noqa: ARG001
         return
     parts = "; ".join(f"{name}: {why}" for name, why in missing.items())
     todo = 'swe-bugs, eval and improve refuse to run; allow it, or write sandbox = "weak" for code that you trust'
-    yield Finding("sandbox", f"cannot shut other people's code in ({parts})", "warning", todo)
+    yield Finding("sandbox", f"cannot isolate other people's code ({parts})", "warning", todo)

@@ -1,4 +1,4 @@
-"""Ends what runs in a sandbox, with all that it has started."""
+"""Ends the processes of a sandbox."""
 
 from __future__ import annotations
 

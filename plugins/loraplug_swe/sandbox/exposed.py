@@ -1,4 +1,4 @@
-"""What of this machine strangers' code is shown: the system's programs and libraries, an interpreter, its packages."""
+"""The files of this machine that a sandbox shows: system programs and libraries, an interpreter, its packages."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _PATIENCE = 60.0
 
 
 def shown(python: str, more: Iterable[str | Path], network: bool) -> tuple[str, ...]:
-    """Absolute paths that are there inside, read-only.
+    """Absolute paths that the sandbox shows read-only.
 
     Args:
         python: the interpreter that runs the tests.
-        more: what the recipe names.
+        more: paths from the recipe.
     """
     libraries = [part for part in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if part]
     ours = tuple(str(_OURS / name) for name in ("worker.py", "command_worker.py", "pipes.py", "pytest_reporter.py"))
@@ -50,7 +50,7 @@ def shown(python: str, more: Iterable[str | Path], network: bool) -> tuple[str, 
 
 @lru_cache(16)
 def interpreter(python: str) -> tuple[str, ...]:
-    """Where an interpreter, its library and the packages it imports lie, as it tells itself."""
+    """Paths of an interpreter, its library and its packages, as the interpreter reports them."""
     try:
         done = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, timeout=_PATIENCE, check=True)
         told: Sequence[str] = json.loads(done.stdout)
@@ -66,19 +66,19 @@ def _too_wide(path: str) -> bool:
 
 
 def check_readable(paths: Iterable[str | Path]) -> None:
-    """See that what a recipe names as `readable` is there and no way out.
+    """Check that the `readable` paths of a recipe exist and offer no way out of the sandbox.
 
     Raises:
-        InputError: a path is missing, or a socket or named pipe lies in it, through which code inside would reach
+        InputError: a path is missing, or has a socket or named pipe, through which sandboxed code would reach
             programs outside.
     """
     for one in paths:
         path = Path(one).expanduser()
         if not path.is_absolute():
-            raise InputError("no absolute path", where=f"readable: {one}", todo="write it from / or ~ on")
+            raise InputError("not an absolute path", where=f"readable: {one}", todo="start it with / or ~")
         if not path.exists():
             raise InputError(
-                "no such file or folder", where=f"readable: {one}", todo="name what is there, or leave it out"
+                "no such file or folder", where=f"readable: {one}", todo="give an existing path, or leave it out"
             )
         for folder, _, files in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
             for name in files:
@@ -88,5 +88,5 @@ def check_readable(paths: Iterable[str | Path]) -> None:
                     continue
                 if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
                     kind = "a socket" if stat.S_ISSOCK(mode) else "a named pipe"
-                    raise InputError(f"{kind} lies in it: {os.path.join(folder, name)}", where=f"readable: {one}",
+                    raise InputError(f"{kind} is in it: {os.path.join(folder, name)}", where=f"readable: {one}",
                                      todo="name a folder without it, or remove it")  # fmt: skip

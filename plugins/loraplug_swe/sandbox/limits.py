@@ -1,4 +1,4 @@
-"""What a command in the sandbox may take and reach, and how it ended."""
+"""Limits of a sandboxed command, and its result."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ LIMITS = {"time": "limits.suite_seconds", "memory": "limits.memory_mb", "process
 
 @frozen
 class Limits:
-    """What a command in the sandbox may take and reach.
+    """Limits of a sandboxed command.
 
     Attributes:
-        weak: run commands even where the system cannot shut them in.
-        readable: further files and folders of this machine that commands may read.
+        weak: run commands even if the system cannot isolate them.
+        readable: additional files and folders that commands may read.
         links: names in the copy, and the absolute paths they are symbolic links to; commands may read these as well.
-        python: the interpreter whose library and packages are there beside those of this one; "" is this one.
+        python: an interpreter whose library and packages are shown besides those of this one; "": this one.
     """
 
     seconds: Annotated[float, Doc("wall-clock seconds for one run")] = field(default=60.0, validator=validators.gt(0))
-    memory_mb: Annotated[int, Doc("memory of a process, and of all together, in MiB")] = field(
+    memory_mb: Annotated[int, Doc("memory per process, and in total, in MiB")] = field(
         default=2048, validator=validators.ge(64)
     )
-    processes: Annotated[int, Doc("processes at once")] = field(default=64, validator=validators.ge(1))
-    file_mb: Annotated[int, Doc("size of one file written, in MiB")] = field(default=64, validator=validators.ge(1))
+    processes: Annotated[int, Doc("processes at a time")] = field(default=64, validator=validators.ge(1))
+    file_mb: Annotated[int, Doc("maximum size of a written file, in MiB")] = field(
+        default=64, validator=validators.ge(1)
+    )
     output_bytes: Annotated[int, Doc("bytes of output kept: the first and the last half")] = field(
         default=200_000, validator=validators.ge(1000)
     )
-    network: Annotated[bool, Doc("leave the network on")] = False
-    disk_mb: Annotated[int, Doc("all files written, in MiB")] = field(default=1024, validator=validators.ge(1))
-    output_mb: Annotated[int, Doc("output, in MiB, for which a command is ended")] = field(
+    network: Annotated[bool, Doc("allow network access")] = False
+    disk_mb: Annotated[int, Doc("total size of written files, in MiB")] = field(
+        default=1024, validator=validators.ge(1)
+    )
+    output_mb: Annotated[int, Doc("output, in MiB, above which a command is killed")] = field(
         default=64, validator=validators.ge(1)
     )
     weak: bool = False
@@ -47,13 +51,13 @@ class Limits:
 
 @frozen
 class Result:
-    """How a command ended.
+    """The result of a command.
 
     Attributes:
         returncode: its exit code; 128 and the signal's number where a signal ended it.
-        output: stdout and stderr as one text; a long one without its middle.
+        output: stdout and stderr as one text; truncated in the middle if too long.
         seconds: wall-clock time.
-        killed: the limit it was killed for, or None.
+        killed: the limit that it exceeded, or None.
     """
 
     returncode: int

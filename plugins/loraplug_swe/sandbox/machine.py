@@ -1,4 +1,4 @@
-"""What a machine needs to run strangers' tests, asked where they will be run."""
+"""Requirements for running untrusted tests, checked on the machine that will run them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from loraplug_swe.sandbox.sandbox import probe
 
 @frozen
 class Needs:
-    """Called on a machine, says what it lacks; None where it has all.
+    """Called on a machine, returns what is missing, or None.
 
     Attributes:
         python: the interpreter that tests are run with; "" for that of loraplug.
         network: whether the tests may use the network.
-        weak: whether they run where the system cannot shut them in.
+        weak: whether they run even if the system cannot isolate them.
     """
 
     python: str = ""
@@ -32,5 +32,5 @@ class Needs:
             return f"there is no interpreter {self.python}; put it at the same path on every machine"
         if not self.weak and (missing := probe(self.network)):
             why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-            return f"cannot shut strangers' code in ({why}); allow user namespaces there"
+            return f"cannot isolate other people's code ({why}); allow user namespaces there"
         return None

@@ -1,4 +1,4 @@
-"""A copy of a tree in which a stranger's tests may run: shut in by the system, limited, put back after each."""
+"""A private copy of a tree for running untrusted tests: isolated, with limits, restored after each run."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Sandbox:
         tree: a folder. Version control, virtual environments and caches in it are not copied, nor are symbolic links
             that lead out of it.
         limits: for every run.
-        env: further environment variables.
+        env: additional environment variables.
         home: folder to make the copy in; the system's temporary folder by default.
-        roots: folders of the tree, relative to it, that go on PYTHONPATH where they are there.
+        roots: folders of the tree, relative to it, that are added to PYTHONPATH if they exist.
 
     Raises:
-        InputError: the system cannot shut commands in, and `limits.weak` is not set.
+        InputError: the system cannot isolate commands, and `limits.weak` is not set.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End what is still inside, and remove the copy."""
+        """End remaining processes and remove the copy."""
         self._end_inside()
         with contextlib.suppress(OSError):
             Copy(self.root).clear()
@@ -110,7 +110,7 @@ class Sandbox:
         The environment, limits and isolation are those of the class. What the command changes stays until `restore`.
 
         Raises:
-            LoraplugError: the system cannot shut the command in.
+            LoraplugError: the system cannot isolate the command.
         """
         killed: Killed | None = None
         begun = time.monotonic()
@@ -160,7 +160,7 @@ class Sandbox:
         return [sys.executable, "-I", "-S", str(_JAIL), json.dumps(spec), *command]
 
     def environment(self) -> dict[str, str]:
-        """All the environment a command gets."""
+        """The complete environment of a command."""
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
         path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         return {
@@ -198,7 +198,7 @@ class Sandbox:
                 raise LoraplugError(what, where=name) from None
 
     def read(self, name: str) -> str | None:
-        """The text of a regular file of the copy as it is now, by its path relative to the tree; None without one.
+        """The current text of a regular file of the copy, by its path relative to the tree; None if missing.
 
         No symbolic link is followed, whatever runs inside.
         """
@@ -208,22 +208,22 @@ class Sandbox:
             return None
 
     def settle(self) -> None:
-        """Take the copy as it is now for what `restore` goes back to; new files stay, unless a command changes them."""
+        """Make the current copy the state that `restore` returns to; new files stay, unless a command changes them."""
         self._own = self._copy.stamps()
 
     def restore(self) -> int:
-        """Put back what was changed in the copy, empty HOME, TMPDIR and /dev/shm.
+        """Restore changed files of the copy, and empty HOME, TMPDIR and /dev/shm.
 
-        What cannot be put back piece by piece (something is in the way, or still being changed) ends all that runs
-        inside, and the copy is made anew.
+        If single files cannot be restored (something is in the way, or still being changed), all processes inside are
+        ended and the copy is created again.
 
         Returns:
-            How many files were put back or removed.
+            Number of files that were restored or removed.
         """
         return len(self.restored())
 
     def restored(self) -> list[str]:
-        """As `restore`; the names of the files."""
+        """Like `restore`; returns the names of the files."""
         for _ in range(_TRIES):
             try:
                 wrong = self._put_back()
@@ -234,8 +234,8 @@ class Sandbox:
                 self._end_inside()
                 with contextlib.suppress(OSError):
                     self._make_anew()
-        raise LoraplugError("the copy of the code cannot be put back", where=self.tree,
-                            todo="see that nothing else writes there, and that the disk is not full")  # fmt: skip
+        raise LoraplugError("the copy of the code cannot be restored", where=self.tree,
+                            todo="check that nothing else writes there, and that the disk is not full")  # fmt: skip
 
     def _put_back(self) -> list[str]:
         now, own, links = self._copy.stamps(), self._own, dict(self.limits.links)
@@ -286,12 +286,12 @@ class Sandbox:
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """What of the isolation the last command had to do without: `network`, `files`, `processes`, `filter`."""
+        """Parts of the isolation that were missing for the last command: `network`, `files`, `processes`, `filter`."""
         self.told()
         return self._gaps
 
     def check(self) -> None:
-        """See that the last command was shut in.
+        """Check that the last command was isolated.
 
         Raises:
             InputError: the system could not, and it was not run.
@@ -301,7 +301,7 @@ class Sandbox:
             raise _cannot(dict.fromkeys(self._gaps, "refused"))
 
     def told(self) -> Killed | None:
-        """The limit for which the jail ended the last command, or None."""
+        """The limit that the last command exceeded, or None."""
         killed: Killed | None = None
         if self._report.exists():
             for line in self._report.read_text(encoding="utf-8").splitlines():
@@ -321,7 +321,7 @@ class Sandbox:
 
 @lru_cache(4)
 def probe(network: bool = False) -> dict[str, str]:
-    """What of the isolation this system cannot give, and why: `network`, `files`, `processes`, `filter`; tried once."""
+    """Parts of the isolation this system lacks, and why: `network`, `files`, `processes`, `filter`; probed once."""
     if sys.platform == "win32":
         return dict.fromkeys(("network", "files", "processes"), "Windows has no namespaces")
     with tempfile.TemporaryDirectory(prefix="loraplug-probe-") as place:
@@ -341,7 +341,7 @@ def probe(network: bool = False) -> dict[str, str]:
 
 
 def check_isolation(limits: Limits) -> None:
-    """InputError where this system cannot shut commands in, and `limits.weak` is not set."""
+    """Raise InputError if this system cannot isolate commands and `limits.weak` is not set."""
     if not limits.weak and (missing := probe(limits.network)):
         raise _cannot(missing)
 
@@ -352,7 +352,7 @@ def _cannot(missing: Mapping[str, str]) -> InputError:
         names.setdefault(why, []).append(name)
     parts = "; ".join(f"{', '.join(its)}: {why}" for why, its in names.items())
     return InputError(
-        f"this system cannot shut strangers' code in ({parts})", where="sandbox",
+        f"this system cannot isolate other people's code ({parts})", where="sandbox",
         todo='allow user namespaces, or, for code you trust, write sandbox = "weak" (eval: --sandbox weak)',
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A process in a sandbox that is asked job after job, by a pipe and with a word that no job can know."""
+"""A sandboxed worker process: runs job after job over a pipe, authenticated by a secret per job."""
 
 from __future__ import annotations
 

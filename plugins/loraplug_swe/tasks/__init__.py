@@ -1,1 +1,1 @@
-"""Tasks: SWE-SYNTH's and SWE-bench's, in buckets, folders, files and on the hub, told apart and selected."""
+"""SWE-SYNTH and SWE-bench tasks: reading from buckets, folders, files and the hub, detecting kinds, selection."""

@@ -1,4 +1,4 @@
-"""Tasks out of an HTTP(S) bucket: `<prefix>/task_<11 digits>.json`, fetched politely and kept in the cache."""
+"""Tasks out of an HTTP(S) bucket: `<prefix>/task_<11 digits>.json`, fetched with rate limits and cached."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Gate:
 
 
 class Bucket:
-    """A bucket as a place of tasks. What has been fetched lies in the cache, so an interrupted fetch goes on.
+    """A bucket of tasks. Fetched tasks are cached, so an interrupted fetch resumes.
 
     Args:
         prefix: the URL in front of `/task_<11 digits>.json`.
@@ -72,7 +72,7 @@ class Bucket:
         self._gate = _Gate(options.per_second)
 
     def numbers(self) -> Sequence[int]:
-        """A bucket cannot be listed.
+        """Not supported: a bucket cannot be listed.
 
         Raises:
             InputError: always; `ids` must name the tasks.
@@ -80,10 +80,10 @@ class Bucket:
         raise InputError("a bucket cannot be listed", where="ids", todo='name the tasks to take: ids = "0-99"')
 
     def read(self, numbers: Sequence[int]) -> Iterator[Entry]:
-        """The tasks in this order, some fetched ahead.
+        """Yield the tasks in this order, with prefetching.
 
         Raises:
-            LoraplugError: many tasks in a row could not be had; what was fetched is kept.
+            LoraplugError: many tasks in a row could not be fetched; fetched ones stay cached.
         """
         import httpx2
 

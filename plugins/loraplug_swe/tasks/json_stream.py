@@ -49,28 +49,30 @@ def json_entries(path: Path) -> Iterator[tuple[str, Any]]:
                     return
                 if text[:1] != "[":
                     raise InputError(
-                        "not a JSON array of tasks", where=path, todo="one array, or one task a line in a .jsonl file"
+                        "not a JSON array of tasks",
+                        where=path,
+                        todo="write one array, or one task per line in a .jsonl file",
                     )
                 at = 1
             while True:
                 at = _skip_space(text, at)
                 if text.startswith("]", at):
                     if (text[at + 1 :].encode() + file.read()).strip():
-                        raise InputError("text follows the closing bracket", where=path, todo="mend the file")
+                        raise InputError("text follows the closing bracket", where=path, todo="correct the file")
                     return
                 if index and at < len(text) and text[at] != ",":
-                    raise InputError(f"no comma behind entry {index - 1}", where=path, todo="mend the file")
+                    raise InputError(f"no comma after entry {index - 1}", where=path, todo="correct the file")
                 try:
                     value, end = decoder.raw_decode(text, _skip_space(text, at + 1) if index else at)
                 except (json.JSONDecodeError, RecursionError) as error:
                     if ended:
                         raise InputError(
-                            f"not JSON behind entry {index - 1}: {error}", where=path, todo="mend the file"
+                            f"not JSON after entry {index - 1}: {error}", where=path, todo="correct the file"
                         ) from None
                     break
                 except ValueError as error:  # a number of 5,000 digits
                     raise InputError(
-                        f"entry {index} cannot be read: {error}", where=path, todo="mend the file"
+                        f"entry {index} cannot be read: {error}", where=path, todo="correct the file"
                     ) from None
                 if not ended and not isinstance(value, dict | list | str) and len(text) - end < _LONGEST_NUMBER:
                     break  # a number might go on

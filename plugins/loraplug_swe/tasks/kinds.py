@@ -1,4 +1,4 @@
-"""The kinds of tasks there are, told apart by what they hold, and which way the patch of each kind goes.
+"""Detects the kind of a task from its fields, and whether its patch is the fix or adds the bug.
 
 Most data sets have a column `patch`. In nearly all it is the fix; in SWE-smith it puts the bug in. Signs for either
 reading are looked for in keys and values, never in the name of the data set, which a file does not carry.
@@ -29,9 +29,9 @@ class Kind:
 
     Attributes:
         name: for messages.
-        direction: what its patch does: `fix`, `bug`, `both` where it has one of each, `unclear` where that cannot be
-            told, `none` where its patch is neither.
-        why: the signs that it was told by, for messages.
+        direction: what its patch does: `fix`, `bug`, `both` if it has one of each, `unclear` if it could be either,
+            `none` if its patch is neither.
+        why: the evidence, for messages.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Kind:
 
 
 def kind_of(fields: Fields) -> Kind | None:
-    """The kind of a task; None where it is no task.
+    """The kind of a task; None if it is not a task.
 
     Args:
         fields: the task's keys in lower case, without those that are null.
@@ -93,8 +93,8 @@ def _unclear(fields: Fields) -> str | None:
         return None
     bug, fix = bug_signs(fields), fix_signs(fields)
     if not bug:
-        return "it has no sign of either: no base_commit, no test_patch, no id such as owner__name-123"
-    return f"{', '.join(bug)} speaks for a patch that puts the bug in, {', '.join(fix)} for the fix"
+        return "it has neither a base_commit, nor a test_patch, nor an id such as owner__name-123"
+    return f"{', '.join(bug)} suggests a patch that adds the bug, {', '.join(fix)} for the fix"
 
 
 _KINDS: tuple[tuple[str, Direction, Callable[[Fields], str | None]], ...] = (
@@ -109,7 +109,7 @@ _KINDS: tuple[tuple[str, Direction, Callable[[Fields], str | None]], ...] = (
 
 
 def bug_signs(fields: Fields) -> list[str]:
-    """What speaks for SWE-smith, whose patch puts the bug in."""
+    """Evidence for SWE-smith, whose patch adds the bug."""
     repo, image = (str(fields.get(key, "")).lower() for key in ("repo", "image_name"))
     signs = {
         "an instance_id such as owner__name.abcdef12.kind__hash": _SMITH_ID.fullmatch(str(fields["instance_id"])),
@@ -120,7 +120,7 @@ def bug_signs(fields: Fields) -> list[str]:
 
 
 def fix_signs(fields: Fields) -> list[str]:
-    """What speaks for a row of SWE-bench's columns, whose patch is the fix."""
+    """Evidence for a row with SWE-bench's columns, whose patch is the fix."""
     signs = ["base_commit"] if _COMMIT.fullmatch(str(fields.get("base_commit", "")).strip()) else []
     signs += [key for key in _FIX_KEYS if fields.get(key) not in ("", [], {}, "[]", "{}", None)]
     repo = str(fields.get("repo", "")).strip().lower().replace("/", "__")

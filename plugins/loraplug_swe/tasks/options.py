@@ -1,4 +1,4 @@
-"""Options of the sources and what checks them, apart from the machinery: listing plugins loads no more than this."""
+"""Options of the sources and their validators, in a separate module so that listing plugins stays fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_ids(text: str) -> list[int]:
     """`"0-99,205"` as numbers, in the order written, each once.
 
     Raises:
-        ValueError: not of this form, telling what is.
+        ValueError: the text has another form; the message shows a valid one.
     """
     numbers: dict[int, None] = {}
     for part in text.split(","):
@@ -31,7 +31,7 @@ def parse_ids(text: str) -> list[int]:
         if last < first:
             raise ValueError(f"{part.strip()!r} runs backwards")
         if last - first + len(numbers) >= _MOST_IDS:
-            raise ValueError(f"more than {_MOST_IDS:,} ids; take them in shards of spans")
+            raise ValueError(f"more than {_MOST_IDS:,} ids; use fewer, or several runs with a part each")
         numbers.update(dict.fromkeys(range(first, last + 1)))
     return list(numbers)
 
@@ -62,43 +62,43 @@ def valid_shard(_: object, __: Any, value: str | None) -> None:
 
 @frozen
 class BucketOptions:
-    """How politely and how patiently a bucket is read."""
+    """Request rate, retries and time limits for a bucket."""
 
-    parallel: Annotated[int, Doc("requests under way at once")] = field(
+    parallel: Annotated[int, Doc("requests in parallel")] = field(
         default=8, validator=[validators.ge(1), validators.le(64)]
     )
-    per_second: Annotated[float, Doc("requests started in a second, at most")] = field(
+    per_second: Annotated[float, Doc("maximum number of requests started per second")] = field(
         default=20.0, validator=validators.gt(0)
     )
-    attempts: Annotated[int, Doc("attempts for one task, the first included")] = field(
+    attempts: Annotated[int, Doc("attempts per task, including the first")] = field(
         default=6, validator=validators.ge(1)
     )
-    backoff: Annotated[float, Doc("seconds before the second attempt; doubled for each further one")] = field(
+    backoff: Annotated[float, Doc("seconds before the second attempt; doubles with each further attempt")] = field(
         default=0.5, validator=validators.ge(0)
     )
-    max_wait: Annotated[float, Doc("seconds waited between attempts at most, also where Retry-After asks for more")] = (
-        field(default=120.0, validator=validators.ge(0))
+    max_wait: Annotated[float, Doc("maximum seconds between attempts, even if Retry-After asks for more")] = field(
+        default=120.0, validator=validators.ge(0)
     )
     timeout: Annotated[float, Doc("seconds for one whole response")] = field(default=30.0, validator=validators.gt(0))
-    max_bytes: Annotated[int, Doc("size of one task at most")] = field(
+    max_bytes: Annotated[int, Doc("maximum size of a task, in bytes")] = field(
         default=10_000_000, validator=validators.ge(1_000)
     )
 
 
 @frozen
 class GitLimits:
-    """What git may take."""
+    """Limits for git."""
 
-    timeout: Annotated[float, Doc("seconds for one git call on objects already here")] = field(
+    timeout: Annotated[float, Doc("time limit in seconds of a git call on local objects")] = field(
         default=120.0, validator=validators.gt(0)
     )
-    clone_timeout: Annotated[float, Doc("seconds for one clone or fetch")] = field(
+    clone_timeout: Annotated[float, Doc("time limit in seconds of a clone or fetch")] = field(
         default=3600.0, validator=validators.gt(0)
     )
-    max_file_bytes: Annotated[int, Doc("tasks whose patch touches a larger file make no row")] = field(
+    max_file_bytes: Annotated[int, Doc("tasks whose patch touches a larger file are rejected")] = field(
         default=2_000_000, validator=validators.ge(1)
     )
-    max_output_bytes: Annotated[int, Doc("bytes one git call may write")] = field(
+    max_output_bytes: Annotated[int, Doc("maximum output of a git call, in bytes")] = field(
         default=256_000_000, validator=validators.ge(1)
     )
 

@@ -1,4 +1,4 @@
-"""Tasks that make no row: why, how many, and a file that names each of them."""
+"""Rejected tasks: reasons, counts, and a file that lists each of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from loraplug import redact
 
 
 class Reject(Exception):  # noqa: N818 - a verdict on a task, nothing that went wrong
-    """This task makes no row.
+    """This task is rejected.
 
     Args:
         reason: a short stable code, counted in the summary.
-        detail: what exactly, in git's words where git said it.
+        detail: a description; git's message if git rejected it.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -31,7 +31,7 @@ class Reject(Exception):  # noqa: N818 - a verdict on a task, nothing that went 
 
 
 class Rejects:
-    """Counts rejects by reason and writes each to `path`, one JSON object a line; the file appears when all is done."""
+    """Counts rejects by reason and writes each to `path`, one JSON object per line; the file appears at the end."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -61,14 +61,14 @@ class Rejects:
 
 @contextmanager
 def open_rejects(path: Path) -> Iterator[Rejects]:
-    """Collect rejects; `path` is replaced when the block ends well and left alone when it does not."""
+    """Collect rejects; `path` is replaced if the block succeeds, and unchanged otherwise."""
     with atomic_text(path) as file:
         yield Rejects(file)
 
 
 @contextmanager
 def atomic_text(path: Path) -> Iterator[IO[str]]:
-    """A text file written beside `path` and renamed to it when the block ends well."""
+    """A text file written to a temporary path and renamed to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,4 +1,4 @@
-"""Which tasks: `ids`, `repos`, `limit`, duplicates and `shard`, so that shards joined in order are the whole."""
+"""Selects tasks by `ids`, `repos`, `limit`, duplicates and `shard`; concatenated shards are the whole selection."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from loraplug_swe.tasks.task import Answered, Task, answer_task, read_task
 
 _ANSWERS = {
     ("both", "gold"): "the answer is original.gold_patch",
-    ("both", "revert-bug"): "the answer is bug.patch taken back",
-    ("fix", "gold"): "is the fix, and the answer as it stands",
-    ("bug", "revert-bug"): "puts the bug in, so the answer is patch taken back",
-    ("unclear", "gold"): 'is the fix, as answer = "gold" says, and the answer as it stands',
-    ("unclear", "revert-bug"): 'puts the bug in, as answer = "revert-bug" says, so the answer is patch taken back',
+    ("both", "revert-bug"): "the answer is the reversed bug.patch",
+    ("fix", "gold"): "is the fix, and is used unchanged as the answer",
+    ("bug", "revert-bug"): "adds the bug, so the answer is the reversed patch",
+    ("unclear", "gold"): 'is the fix, as answer = "gold" says, and is used unchanged as the answer',
+    ("unclear", "revert-bug"): 'adds the bug, as answer = "revert-bug" says, so the answer is the reversed patch',
 }
 
 
@@ -36,13 +36,13 @@ class Chosen:
 
 @frozen
 class Selection:
-    """Chooses tasks out of a place.
+    """Selects tasks from a store.
 
     The shards are even blocks of the *numbers*, so that every machine knows its own without reading a task. Duplicates
-    and `limit` depend on what came before; a shard therefore reads (but does not prove) the tasks before its block.
+    and `limit` depend on what came before; a shard therefore reads (but does not verify) the tasks before its block.
 
     Attributes:
-        limit: at most this many tasks, counted behind `ids`, `repos` and duplicates, before any patch is tried.
+        limit: at most this many tasks, counted after `ids`, `repos` and duplicates, before patches are checked.
     """
 
     place: Place
@@ -80,7 +80,7 @@ class Selection:
                 return
 
     def told(self) -> list[str]:
-        """For people: which patch is the answer, for each kind of task, and what was mended on patches."""
+        """Log lines: which patch is the answer, for each kind of task, and which patches were repaired."""
         lines = []
         for (kind, answer), count in self._kinds.most_common():
             what = ("task" if kind.direction == "both" else "row") + "s" * (count != 1)
@@ -88,7 +88,9 @@ class Selection:
             lines.append(f"{count} {kind.name} {what}: {column}{_ANSWERS[kind.direction, answer]}")
         if self._mended:
             what = ", ".join(f"{name} in {count}" for name, count in self._mended.most_common())
-            lines.append(f"patches that git would not take, or that had more than a diff in them, were mended: {what}")
+            lines.append(
+                f"patches that git would not accept, or that contained more than a diff, were repaired: {what}"
+            )
         return lines
 
     def _count(self, answered: Answered | None) -> None:
@@ -114,16 +116,16 @@ class Selection:
 
 
 def no_rows(rejects: Rejects, where: object) -> InputError:
-    """What a source raises when nothing is left."""
-    todo = "look at ids, repos and answer, and into the rejects file for the reason of each task"
+    """The error of a source without rows."""
+    todo = "check ids, repos and answer; the rejects file gives the reason for each task"
     if rejects.counts["unclear-direction"]:
-        todo = 'say answer = "gold" where patch is the fix, or answer = "revert-bug" where it puts the bug in'
-    told = f"no task makes a row ({rejects.summary()})" if rejects.total else "no task is chosen"
+        todo = 'set answer = "gold" if patch is the fix, or answer = "revert-bug" if it adds the bug'
+    told = f"no task makes a row ({rejects.summary()})" if rejects.total else "no task is selected"
     return InputError(told, where=where, todo=todo)
 
 
 def refuse(rejects: Rejects, chosen: Chosen) -> None:
-    """Send a fault of the selection to the rejects, by the names that the task has, or would have."""
+    """Add a fault of the selection to the rejects."""
     if chosen.fault is None:
         return
     instance, name = None, str(chosen.entry.number)

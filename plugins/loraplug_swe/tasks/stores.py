@@ -1,6 +1,6 @@
-"""Where tasks live on disk: a folder of `task_<n>.json`, a .json, .jsonl or .parquet file; and `hub:` data sets.
+"""Stores of tasks: a folder of `task_<n>.json`, a .json, .jsonl or .parquet file; and `hub:` data sets.
 
-Every place can count itself cheaply and hands out its entries one at a time, in order. The HTTP bucket is in
+Every store can be counted cheaply and yields its entries one at a time, in order. The HTTP bucket is in
 `bucket.py`.
 """
 
@@ -22,7 +22,7 @@ _TASK_FILE = re.compile(r"task_(\d{1,18})\.json")
 
 @frozen
 class Entry:
-    """One place a task may be in: `data` is the decoded value, `fault` says why there is none."""
+    """One entry of a store: `data` is the decoded value, `fault` the error if there is none."""
 
     number: int
     where: str
@@ -31,7 +31,7 @@ class Entry:
 
 
 class Place(Protocol):
-    """Somewhere tasks live.
+    """A store of tasks.
 
     Attributes:
         numbered: whether numbers are names of tasks (`task_<n>.json`) or merely positions in a file.
@@ -40,10 +40,10 @@ class Place(Protocol):
     numbered: bool
 
     def numbers(self) -> Sequence[int]:
-        """The number of every entry there is, in order."""
+        """The numbers of all entries, in order."""
 
     def read(self, numbers: Sequence[int]) -> Iterator[Entry]:
-        """The entries of these numbers, in this order. A number that is not there yields a fault `no-such-task`."""
+        """The entries of these numbers, in this order. An unknown number yields a fault `no-such-task`."""
 
 
 @frozen
@@ -54,7 +54,7 @@ class Folder:
     numbered = True
 
     def numbers(self) -> Sequence[int]:
-        """Numbers of the files there are."""
+        """Numbers of the existing files."""
         return sorted(self._files())
 
     def read(self, numbers: Sequence[int]) -> Iterator[Entry]:
@@ -126,10 +126,10 @@ def missing(number: int, where: object) -> Reject:
 
 
 def open_place(tasks: str, *, split: str, revision: str | None) -> Place:
-    """The place that a `tasks` string other than a URL names.
+    """The store for a `tasks` string other than a URL.
 
     Raises:
-        InputError: nothing there, or of no known kind.
+        InputError: nothing exists there, or its type is unknown.
     """
     if tasks.startswith("hub:"):
         return _hub(tasks.removeprefix("hub:"), split, revision)

@@ -1,4 +1,4 @@
-"""Rows as a `datasets.Dataset`, streamed to an Arrow file that is named by its content."""
+"""Rows as a `datasets.Dataset`, streamed to a content-addressed Arrow file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 256  # rows held at once
 
 
 def load_rows(rows: Iterable[Mapping[str, Any]], folder: Path) -> Dataset:
-    """Write `rows`, which all have the same keys, below `folder` and map the file.
+    """Write `rows`, which all have the same keys, to `folder` and memory-map the file.
 
     The same rows always give the same file and the same fingerprint, and other rows never do: nothing cached on top
     of it can be stale. Columns: `messages` and `tools` are JSON, `group` a list of strings, all others strings.

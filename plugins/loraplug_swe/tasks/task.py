@@ -1,4 +1,4 @@
-"""One model for all kinds of task, and the answer of each; the kinds are told apart in `kinds.py`."""
+"""The data model of all kinds of tasks, and their answers; `kinds.py` detects the kind."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Task:
 
     Attributes:
         number: what `ids` counts by: n of `task_<n>.json`, else the position in its file, from 0.
-        task_id: the task's own name: its number, or the instance id where it came as a row of a file.
-        instance_id: the SWE instance it is, or was made from.
+        task_id: the task's own name: its number, or the instance id if it came as a row of a file.
+        instance_id: the SWE instance that it is or is derived from.
         repo: `owner/name` as written in the task.
         base_commit: hexadecimal object name, or "" where the task has none.
-        gold_patch: takes base_commit to the fixed tree; "" where base_commit is the fixed tree.
-        gold_statement: the issue that gold_patch answers.
+        gold_patch: takes base_commit to the fixed tree; "" if base_commit is the fixed tree.
+        gold_statement: the issue that gold_patch fixes.
         kind: what kind of task it is. Where the direction of its patch is unclear, the patch is in gold_patch until
             `answer_task` is told.
         bug_patch: breaks the fixed tree again; "" where there is none.
-        bug_statement: the issue that taking bug_patch back answers.
-        failing_tests: test ids that fail before the answer and pass after it, where the task names them.
+        bug_statement: the issue that reversing bug_patch fixes.
+        failing_tests: test ids that fail before the answer and pass after it, if the task names them.
         where: file (and line or row) it was read from.
     """
 
@@ -66,8 +66,8 @@ class Answered:
     Attributes:
         kind: `gold` (from base_commit to gold) or `revert-bug` (from base + gold + bug back to base + gold).
         statement: the issue text, as text.
-        patch: the answer, never empty, and read to its last line.
-        mended: what was put right on the patches of the task.
+        patch: the answer, never empty, and parsed completely.
+        mended: repairs of the task's patches.
     """
 
     task: Task
@@ -78,7 +78,7 @@ class Answered:
 
     @property
     def identity(self) -> str:
-        """Equal for two tasks that would make one training example. Many bugs may be put into one instance."""
+        """Equal for two tasks that give the same training example. One instance may have many bugs."""
         if self.kind == "gold":
             return self.task.instance_id
         return f"{self.task.instance_id}\n{hashlib.sha256(self.patch.encode('utf-8', 'surrogatepass')).hexdigest()}"
@@ -191,22 +191,22 @@ def _issues(value: Any, where: str) -> str:
 
 
 def answer_task(task: Task, answer: Answer) -> Answered:
-    """Choose the answer; `auto` takes the bug back where there is a bug and a statement for it, else the gold patch.
+    """Choose the answer; `auto` reverses the bug patch if it has a statement, else uses the gold patch.
 
     Raises:
-        Reject: there is no such answer, no statement that asks for it, or its patch cannot be read; `unclear-direction`
-            where `auto` cannot tell what the patch does.
+        Reject: there is no such answer or no statement for it, or its patch cannot be parsed; `unclear-direction`
+            if `auto` cannot decide what the patch does.
     """
     if task.kind.direction == "unclear":
         if answer == "auto":
-            todo = 'say answer = "gold" (it is the fix) or "revert-bug" (it puts the bug in)'
-            why = f"whether patch is the fix or puts the bug in cannot be told: {task.kind.why}"
+            todo = 'set answer = "gold" (it is the fix) or "revert-bug" (it adds the bug)'
+            why = f"patch could be the fix or add the bug: {task.kind.why}"
             raise Reject("unclear-direction", f"{why}; {todo}")
         task = _turned(task) if answer == "revert-bug" else task
     has_bug = bool(task.bug_patch.strip() and task.bug_statement)
     if answer == "revert-bug" or (answer == "auto" and has_bug):
         if not task.bug_patch.strip():
-            raise Reject("no-bug", "the task has no bug patch to take back")
+            raise Reject("no-bug", "the task has no bug patch to reverse")
         if not task.bug_statement:
             raise Reject("no-statement", "the task has a bug patch but no problem statement for it")
         bug = sound_patch(task.bug_patch)
@@ -214,8 +214,8 @@ def answer_task(task: Task, answer: Answer) -> Answered:
         return Answered(task, "revert-bug", task.bug_statement, reverse_patch(bug.text), bug.mended)
     if not task.gold_patch.strip():
         if task.kind.direction == "bug":
-            why = f"the patch of {task.kind.name} rows puts the bug in"
-            raise Reject("empty-patch", f'there is no gold patch: {why}; its answer is that of answer = "revert-bug"')
+            why = f"the patch of {task.kind.name} rows adds the bug"
+            raise Reject("empty-patch", f'there is no gold patch: {why}; use answer = "revert-bug"')
         more = "; its bug patch has no problem statement" if task.bug_patch.strip() else ""
         raise Reject("empty-patch", f"the gold patch is empty{more}")
     if not task.gold_statement:
@@ -279,7 +279,7 @@ def _repo(fields: Mapping[str, Any], where: str) -> str:
 def _commit(fields: Mapping[str, Any], where: str) -> str:
     commit = _text(fields, "base_commit", where).strip()
     if commit and not _COMMIT.fullmatch(commit):
-        raise Reject("unsafe-commit", f"{where}: {commit[:80]!r} is not a full commit name")
+        raise Reject("unsafe-commit", f"{where}: {commit[:80]!r} is not a full commit hash")
     return commit.lower()
 
 

@@ -70,7 +70,7 @@ def main() -> int:
     tell(process=os.getpid())
     gaps = Gaps()
     if not sys.platform.startswith("linux"):
-        gaps.why = dict.fromkeys(("network", "files", "processes", "filter"), "this is no Linux")
+        gaps.why = dict.fromkeys(("network", "files", "processes", "filter"), "this is not Linux")
         return bare(spec, command, gaps, tell)
     kernel = Kernel()
     kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
