@@ -12,7 +12,7 @@ from loraplug import InputError, LoraplugError, Run, echo, open_model
 
 if TYPE_CHECKING:
     from loraplug import App
-    from loraplug_serve.chat_model import Sampling, Speaker
+    from loraplug_serve.chat_model import ChatBackend, Sampling
 
 _HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops an answer; ctrl-d leaves'
 
@@ -64,14 +64,14 @@ def chat(
     from loraplug_serve.chat_model import Sampling
     from loraplug_serve.remote import RemoteModel, is_url
 
-    speaker: Speaker
+    backend: ChatBackend
     if is_url(model):
-        speaker = RemoteModel.at(model)
+        backend = RemoteModel.at(model)
     else:
         from loraplug_serve.loading import load
 
-        speaker = load(open_model(model, app.registry, base, trust), run, model).tuned
-    talk = _Talk(speaker, system, Sampling(temperature, top_p, max_tokens, seed), as_json)
+        backend = load(open_model(model, app.registry, base, trust), run, model).tuned
+    talk = _Talk(backend, system, Sampling(temperature, top_p, max_tokens, seed), as_json)
     if prompt is not None:
         return talk.say(prompt)
     run.say(_HELP)
@@ -88,8 +88,8 @@ def _piped() -> str:
 class _Talk:
     """A conversation and its history."""
 
-    def __init__(self, speaker: Speaker, system: str | None, sampling: Sampling, as_json: bool) -> None:
-        self.speaker, self.sampling, self.as_json = speaker, sampling, as_json
+    def __init__(self, backend: ChatBackend, system: str | None, sampling: Sampling, as_json: bool) -> None:
+        self.backend, self.sampling, self.as_json = backend, sampling, as_json
         self.messages = [] if system is None else [{"role": "system", "content": system}]
         self.figures = ""
 
@@ -104,7 +104,7 @@ class _Talk:
         asked = [*self.messages, {"role": "user", "content": text}]
         shown = _Shown()
         try:
-            for kind, piece in self.speaker.answer(asked, self.sampling, made):
+            for kind, piece in self.backend.answer(asked, self.sampling, made):
                 if not self.as_json:
                     shown.add(kind, piece)
         finally:

@@ -85,7 +85,7 @@ class Answer:
         return {**asdict(self), "tokens_per_second": round(self.rate, 2)}
 
 
-class Speaker(Protocol):
+class ChatBackend(Protocol):
     """What answers."""
 
     @property
@@ -129,7 +129,7 @@ class ChatModel:
         return own_temperature(self.model.generation_config)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[Piece]:
-        """See `Speaker.answer`. What was read for an answer before is not read again where texts begin alike.
+        """See `ChatBackend.answer`. What was read for an answer before is not read again where texts begin alike.
 
         Raises:
             InputError: the chat template refuses the messages, or they are longer than the model's context.

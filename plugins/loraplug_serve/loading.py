@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from loraplug import ModelReference, Prompter, Run
-from loraplug_serve.chat_model import ChatModel, Message, Speaker
+from loraplug_serve.chat_model import ChatBackend, ChatModel, Message
 
 
 @frozen
 class Loaded:
     """A model ready to answer, and its base; `base` is None where the model is not known to come from another."""
 
-    tuned: Speaker
-    base: Speaker | None = None
+    tuned: ChatBackend
+    base: ChatBackend | None = None
 
 
 @frozen

@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import define, field
 
 from loraplug import InputError, Registry, Run, open_model, read_provenance
-from loraplug_serve.chat_model import ChatModel, Speaker
+from loraplug_serve.chat_model import ChatBackend, ChatModel
 from loraplug_serve.loading import InMemory, Loaded, load
 from loraplug_serve.remote import RemoteModel, is_url
 
@@ -53,7 +53,7 @@ class Models:
             self._loaded, self._name = self._load(name), name
         return self._loaded
 
-    def both(self, name: str) -> tuple[Speaker, Speaker]:
+    def both(self, name: str) -> tuple[ChatBackend, ChatBackend]:
         """The base's voice and the fine-tuned one's.
 
         Raises:

@@ -15,7 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 
 from loraplug import InputError, LoraplugError, printable
-from loraplug_serve.chat_model import Answer, Message, Sampling, Speaker
+from loraplug_serve.chat_model import Answer, ChatBackend, Message, Sampling
 from loraplug_serve.forms import Call
 from loraplug_serve.guard import Guard, Names
 from loraplug_serve.models import Models
@@ -79,8 +79,8 @@ def _chat_tab(models: Models, settings: Sequence[Any]) -> None:
             return
         made = Answer()
         with _as_gradio_errors():
-            speaker = models.get(name).tuned
-            for _ in speaker.answer([*_system(system), *_sent(messages)], sampling_of(*controls), made):
+            backend = models.get(name).tuned
+            for _ in backend.answer([*_system(system), *_sent(messages)], sampling_of(*controls), made):
                 now = [*messages, _kept(made)]
                 yield _shown(now), now, _figures(made)
             now = [*messages, _kept(made)]
@@ -182,11 +182,11 @@ def _runs_tab(runs: Runs, tab: Any) -> Any:
 
 
 def side_by_side(
-    speakers: Sequence[Speaker], messages: Sequence[Message], sampling: Sampling
+    backends: Sequence[ChatBackend], messages: Sequence[Message], sampling: Sampling
 ) -> Iterator[tuple[str, ...]]:
     """Answers of several models to one prompt, a piece of each in turn; yields the texts so far."""
-    made = [Answer() for _ in speakers]
-    streams = [speaker.answer(messages, sampling, answer) for speaker, answer in zip(speakers, made, strict=True)]
+    made = [Answer() for _ in backends]
+    streams = [backend.answer(messages, sampling, answer) for backend, answer in zip(backends, made, strict=True)]
     for _ in zip_longest(*streams):
         yield tuple(answer.text for answer in made)
 

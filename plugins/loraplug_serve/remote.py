@@ -97,7 +97,7 @@ class RemoteModel:
         return cls(address, wanted or names[0], key)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[Piece]:
-        """See `Speaker.answer`; what is not asked for is as the server has it.
+        """See `ChatBackend.answer`; what is not asked for is as the server has it.
 
         Raises:
             InputError: the server refuses the messages.

@@ -34,7 +34,7 @@ def web(
     server with OpenAI's interface (#NAME behind it where it has several models; its key is in LORAPLUG_API_KEY).
     """
     if importlib.util.find_spec("gradio") is None:
-        raise InputError("web needs gradio, which is not installed", todo='pip install "loraplug[web]"')
+        raise InputError("web needs gradio, which is not installed", todo='pip install "gradio>=6.31"')
     _check_port(host, port)
     run = Run(name="web", reporter=app.reporter())
     if share:

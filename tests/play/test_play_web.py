@@ -65,13 +65,13 @@ def test_without_gradio_the_command_to_get_it_is_named(cold: Cli, merged: Path, 
     path = os.pathsep.join([str(tmp_path / "hide"), os.environ.get("PYTHONPATH", "")])
     done = cold("web", merged, env={"PYTHONPATH": path})
     assert done.returncode == 2, done.stderr
-    assert 'pip install "loraplug[web]"' in done.stderr
+    assert 'pip install "gradio>=6.31"' in done.stderr
 
 
 @pytest.mark.parametrize(("text", "seed"), [("", None), ("  ", None), ("0", 0), (" 7 ", 7)])
 def test_an_empty_seed_draws_anew(text: str, seed: int | None) -> None:
     """And what is no seed is told, in words."""
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install loraplug[web]")
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio>=6.31")
     from loraplug_serve.page import sampling_of
 
     assert sampling_of(1.0, 0.9, 64, text) == Sampling(1.0, 0.9, 64, seed)
@@ -91,7 +91,7 @@ def address(finished: Path, unhurried: Path) -> Iterator[str]:
 def paging(finished: Path, model: Path, **more: str) -> Iterator[str]:
     """The page of a model in a process of its own; gives its address."""
     if importlib.util.find_spec("gradio") is None:
-        pytest.skip("gradio is not installed: pip install loraplug[web]")
+        pytest.skip("gradio is not installed: pip install gradio>=6.31")
     port = free_port()
     # whatever asks for another machine is written down, and does not reach it
     (finished / "watch").mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from loraplug_gguf.converter import run_converter
 def ggufs(adapters: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The tiny base and both adapters as GGUF."""
     if importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("xllamacpp is not installed: pip install loraplug[llama]")
+        pytest.skip("xllamacpp is not installed: pip install xllamacpp>=2026.10")
     folder = tmp_path_factory.mktemp("ggufs")
     for at, adapter in enumerate(adapters):
         base = ["--set", "base_type=f16"] if at == 0 else []

@@ -96,7 +96,7 @@ class Sampler:
         model: a causal language model of transformers, or a `PeftModel` of one, in evaluation mode.
         stops: ids of tokens that end an answer.
         batch: answers made at once.
-        around: entered while the model computes: takes its adapter off, for one.
+        adapter_context: entered while the model computes: takes its adapter off, for one.
         shared: whether answers to several prompts are made together; None until it is known.
     """
 

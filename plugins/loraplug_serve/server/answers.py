@@ -15,7 +15,7 @@ from attrs import define, field
 from loraplug_serve.forms import THINK, Call, Parts
 from loraplug_serve.sampling import Token
 from loraplug_serve.server.errors import ApiError
-from loraplug_serve.server.request import Asked
+from loraplug_serve.server.request import GenerationRequest
 from loraplug_serve.server.served import Sampled
 from loraplug_serve.server.worker import Job, QueueFullError, failure
 from loraplug_serve.text import Pieces, StopTexts
@@ -89,7 +89,7 @@ class Conversation:
     """
 
     model: Sampled
-    asked: Asked
+    asked: GenerationRequest
     seconds: float
     id: str = field(factory=lambda: secrets.token_hex(12))
     created: int = field(factory=lambda: int(time.time()))

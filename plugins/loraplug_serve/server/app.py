@@ -23,7 +23,7 @@ from loraplug_serve.server.errors import ApiError
 from loraplug_serve.server.forward import forward
 from loraplug_serve.server.front import Front
 from loraplug_serve.server.metrics import Metrics
-from loraplug_serve.server.request import Asked
+from loraplug_serve.server.request import GenerationRequest
 from loraplug_serve.server.served import Forwarded, Sampled, Served
 
 
@@ -69,7 +69,8 @@ class _Paths:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _answer(
-        self, asked: Request, read: Callable[[Any], Asked], whole: Callable[[Conversation], Awaitable[dict[str, Any]]],
+        self, asked: Request, read: Callable[[Any], GenerationRequest],
+        whole: Callable[[Conversation], Awaitable[dict[str, Any]]],
         stream: Callable[[Conversation], AsyncIterator[bytes]],
     ) -> Response:  # fmt: skip
         name, status = "", 500

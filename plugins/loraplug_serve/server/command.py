@@ -68,8 +68,8 @@ def serve(
     """
     missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
     if missing:
-        what = f"serve needs {', '.join(missing)}, not installed"
-        raise InputError(what, todo='pip install "loraplug[serve]"')
+        todo = 'pip install "prometheus-client>=0.22" "starlette>=1.0" "uvicorn>=0.40"'
+        raise InputError(f"serve needs {', '.join(missing)}, which is not installed", todo=todo)
     from loraplug_serve.server.listening import listen, run_until_stopped
 
     run = Run(name="serve", reporter=app.reporter())
@@ -79,10 +79,10 @@ def serve(
     # before models are loaded for nothing
     with listen(host, port) as socket:
         # not at the top: these load torch
-        from loraplug_serve.server.loading import Settings, load, wanted
+        from loraplug_serve.server.loading import Settings, load, requested_models
 
         settings = Settings(batch, queue, context, engine, base, trust)
-        served = load(wanted(models), settings, app.registry, run)
+        served = load(requested_models(models), settings, app.registry, run)
         from loraplug_serve.server.app import Limits, build
 
         api = build(served, Limits(max_body * _MB, timeout), Names.of(host, trusted), key)

@@ -38,7 +38,7 @@ class Sampled:
 
 
 @frozen
-class Asked:
+class GenerationRequest:
     """A request.
 
     Attributes:
@@ -108,7 +108,7 @@ def parse(body: bytes) -> dict[str, Any]:
     return found
 
 
-def chat(found: Mapping[str, Any]) -> Asked:
+def chat(found: Mapping[str, Any]) -> GenerationRequest:
     """A request for `/v1/chat/completions`.
 
     Raises:
@@ -123,7 +123,7 @@ def chat(found: Mapping[str, Any]) -> Asked:
     return _asked(body, top=top, longest=longest, messages=messages, tools=tools, call=call)
 
 
-def completion(found: Mapping[str, Any]) -> Asked:
+def completion(found: Mapping[str, Any]) -> GenerationRequest:
     """A request for `/v1/completions`.
 
     Raises:
@@ -134,7 +134,7 @@ def completion(found: Mapping[str, Any]) -> Asked:
     return _asked(body, top=body.whole("logprobs", 0, 20), longest=None, prompts=prompts)
 
 
-def _asked(body: _Body, top: int | None, longest: int | None, **more: Any) -> Asked:
+def _asked(body: _Body, top: int | None, longest: int | None, **more: Any) -> GenerationRequest:
     model = body.take("model")
     if not isinstance(model, str) or not model:
         raise wrong("model", "has to name a model; /v1/models lists them")
@@ -157,7 +157,7 @@ def _asked(body: _Body, top: int | None, longest: int | None, **more: Any) -> As
     if sampled.top_p == 0:
         raise wrong("top_p", "has to be above 0")
     _nothing_left(body.left)
-    return Asked(model, sampled, stream, bool(options.get("include_usage")), top, **more)
+    return GenerationRequest(model, sampled, stream, bool(options.get("include_usage")), top, **more)
 
 
 def _nothing_left(left: Mapping[str, Any]) -> None:

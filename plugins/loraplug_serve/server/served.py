@@ -13,7 +13,7 @@ from loraplug_serve.drawing import drawing_of
 from loraplug_serve.forms import Form, form_of, shown_tokens
 from loraplug_serve.sampling import Drawing, context_of
 from loraplug_serve.server.errors import ApiError
-from loraplug_serve.server.request import Asked
+from loraplug_serve.server.request import GenerationRequest
 from loraplug_serve.server.worker import Worker
 
 
@@ -40,7 +40,7 @@ class Sampled:
         self.form = None if self.prompter is None else form_of(self.prompter)
         self.shown = shown_tokens(self.tokenizer)
 
-    def prompt(self, asked: Asked) -> tuple[list[int], str]:
+    def prompt(self, asked: GenerationRequest) -> tuple[list[int], str]:
         """Ids of a chat, and what its answer begins with because a call was required.
 
         Raises:
@@ -58,7 +58,7 @@ class Sampled:
         forced = self.form.forced(asked.call[1:] if asked.call.startswith(":") else None)
         return [*ids, *self.tokenizer(forced, add_special_tokens=False)["input_ids"]], forced
 
-    def drawing(self, asked: Asked, ids: Sequence[int]) -> Drawing:
+    def drawing(self, asked: GenerationRequest, ids: Sequence[int]) -> Drawing:
         """How to draw, by the request and else by the model's generation config.
 
         Raises:

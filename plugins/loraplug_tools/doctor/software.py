@@ -54,26 +54,31 @@ def tools(run: Run) -> Iterator[Finding]:  # noqa: ARG001
 
 def dependencies(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     """Versions of what loraplug requires, those that do not fit first, and extras that are not installed."""
-    fine, extras = [], dict[str, list[str]]()
+    fine: list[str] = []
+    extras: dict[str, list[Requirement]] = {}
     for needed, extra in _needed():
         try:
             there = version(needed.name)
         except PackageNotFoundError:
             if extra:
-                extras.setdefault(extra, []).append(needed.name)
+                extras.setdefault(extra, []).append(needed)
             else:
-                todo = f'pip install "{needed.name}{needed.specifier}"'
-                yield Finding("libraries", f"{needed.name} is missing", "error", todo)
+                yield Finding("libraries", f"{needed.name} is missing", "error", _install(needed))
             continue
         if not needed.specifier.contains(there, prereleases=True):
             text = f"{needed.name} {there} is installed; loraplug needs {needed.specifier}"
-            yield Finding("libraries", text, "error", f'pip install "{needed.name}{needed.specifier}"')
+            yield Finding("libraries", text, "error", _install(needed))
         elif needed.name in _SHOWN:
             fine.append(f"{needed.name} {there}")
     yield Finding("libraries", ", ".join(fine))
-    for extra, names in extras.items():
-        text = f"{', '.join(names)} is not installed, which is optional"
-        yield Finding("libraries", text, "ok", f'pip install "loraplug[{extra}]"')
+    for extra, lacking in extras.items():
+        text = f"{', '.join(one.name for one in lacking)} is not installed (optional, extra {extra})"
+        yield Finding("libraries", text, "ok", _install(*lacking))
+
+
+def _install(*needed: Requirement) -> str:
+    """The command that installs libraries in a version that loraplug works with, from a checkout as from a wheel."""
+    return "pip install " + " ".join(f'"{one.name}{one.specifier}"' for one in needed)
 
 
 def _needed() -> Iterator[tuple[Requirement, str]]:
