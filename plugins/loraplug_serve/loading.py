@@ -1,4 +1,4 @@
-"""Loads what `open_model` has found, ready to answer with its adapter and without it."""
+"""Loads a model for chat, with its adapter and without it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class InMemory(Loaded):
 
 
 def load(opened: ModelReference, run: Run, where: object) -> InMemory:
-    """Load model and tokenizer; with an adapter, one model in memory speaks with it and without it.
+    """Load model and tokenizer; an adapter and its base share one model in memory.
 
     Args:
         where: the model as the user named it; errors name it.

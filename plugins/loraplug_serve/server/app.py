@@ -142,7 +142,7 @@ async def _unless_left(asked: Request, work: Awaitable[Any]) -> Any:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise ApiError(499, "the client hung up", code="client_left")
+        raise ApiError(499, "the client disconnected", code="client_left")
     finally:
         for one in (working, leaving):
             if not one.done():
@@ -170,9 +170,7 @@ async def _wrong_input(asked: Request, error: Exception) -> Response:  # noqa: A
 
 async def _nothing_here(asked: Request, error: Exception) -> Response:
     status = int(getattr(error, "status_code", 404))
-    return JSONResponse(
-        ApiError(status, f"{asked.method} {asked.url.path}: there is no such thing here").body(), status
-    )
+    return JSONResponse(ApiError(status, f"{asked.method} {asked.url.path}: not found").body(), status)
 
 
 async def _failed(asked: Request, error: Exception) -> Response:  # noqa: ARG001

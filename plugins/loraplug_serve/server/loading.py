@@ -43,7 +43,7 @@ class Settings:
 
 
 def requested_models(models: Sequence[str]) -> list[RequestedModel]:
-    """`NAME=MODEL` or `MODEL`, which is called by the end of its place.
+    """Parse `NAME=MODEL` or `MODEL`; the name of the latter is the last part of its path.
 
     Raises:
         InputError: two have the same name.
@@ -55,8 +55,8 @@ def requested_models(models: Sequence[str]) -> list[RequestedModel]:
         found.append(RequestedModel(named[1] if named else _name(place), place))
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        todo = "give each a name of its own: NAME=MODEL"
-        raise InputError(f"several models would be called {', '.join(twice)}", where="MODEL", todo=todo)
+        todo = "give each a different name: NAME=MODEL"
+        raise InputError(f"several models would be named {', '.join(twice)}", where="MODEL", todo=todo)
     return found
 
 
@@ -102,7 +102,7 @@ def _at_url(one: RequestedModel, run: Run) -> list[Forwarded]:
     """The models that a server at a URL tells of."""
     address, key = address_of(one.place), os.environ.get(KEY) or None
     names = models_at(address, key)
-    run.say(f"{', '.join(names)}: passed on to {address}")
+    run.say(f"{', '.join(names)}: forwarded to {address}")
     return [Forwarded(name, address, name, {}, key) for name in names]
 
 
@@ -111,12 +111,12 @@ def _by_llama(ggufs: Sequence[RequestedModel], settings: Settings, served: Serve
     kinds = {name: llama.facts(file) for name, file in files.items()}
     bases = [name for name, kind in kinds.items() if not kind.adapter]
     if len(bases) != 1:
-        what = f"of the .gguf files {len(bases)} are models, and one is served with its adapters"
-        raise InputError(what, where="MODEL", todo="name one model, and the adapters for it")
+        what = f"{len(bases)} of the .gguf files are models, and exactly one can be served"
+        raise InputError(what, where="MODEL", todo="give one model and its adapters")
     adapters = {name: file for name, file in files.items() if kinds[name].adapter}
     models, server = llama.start(bases[0], files[bases[0]], adapters, settings.batch, settings.context)
     served.kept.append(server)
-    run.say(f"{', '.join(model.name for model in models)}: answered by llama.cpp")
+    run.say(f"{', '.join(model.name for model in models)}: served by llama.cpp")
     return models
 
 
@@ -169,7 +169,7 @@ def _load_group(
         other.load_beside(model, f"adapter_{number}")
         add(one, other, other.load_tokenizer(run), _on(model, f"adapter_{number}"))
     served.workers.append(worker)
-    run.say(f"{', '.join(one.name for one, _ in group)}: answered by loraplug's sampler")
+    run.say(f"{', '.join(one.name for one, _ in group)}: served by loraplug's sampler")
 
 
 def detach(model: Any) -> None:

@@ -30,9 +30,9 @@ def python(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     first, last = _TESTED
     if not first <= sys.version_info[:2] <= last:
         known = f"{'.'.join(map(str, first))} to {'.'.join(map(str, last))}"
-        yield Finding("python", text, "warning", f"loraplug knows Python {known}")
+        yield Finding("python", text, "warning", f"loraplug supports Python {known}")
     elif platform.system() != "Linux":
-        yield Finding("python", text, "warning", "only Linux is tested; tell what does not work")
+        yield Finding("python", text, "warning", "only Linux is tested; please report what does not work")
     else:
         yield Finding("python", text)
 
@@ -47,9 +47,9 @@ def tools(run: Run) -> Iterator[Finding]:  # noqa: ARG001
             done = subprocess.run([name, "--version"], capture_output=True, text=True, check=False, timeout=_SECONDS)
             first = next(iter(done.stdout.splitlines()), "").strip()
         except (OSError, subprocess.TimeoutExpired) as error:
-            yield Finding(name, f"is there, and does not start: {error}", "warning", f"{needed}")
+            yield Finding(name, f"is installed but does not start: {error}", "warning", f"{needed}")
             continue
-        yield Finding(name, first or f"found, says nothing (exit code {done.returncode})")
+        yield Finding(name, first or f"found, but prints no version (exit code {done.returncode})")
 
 
 def dependencies(run: Run) -> Iterator[Finding]:  # noqa: ARG001
