@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from command import Cli
 from loraplug import Finding, hookimpl
@@ -91,6 +93,21 @@ def test_versions_that_do_not_fit_are_named_with_the_command_that_mends_them(mon
     (peft,) = [finding for finding in wrong if finding.text.startswith("peft")]
     assert "peft 0.0.1 is installed" in peft.text
     assert peft.todo.startswith('pip install "peft')
+
+
+def test_the_libraries_that_messages_ask_for_are_those_of_the_extras() -> None:
+    """In the same versions, and by name: no package index has loraplug with its extras."""
+    root = Path(software.__file__).parents[3]
+    required = {f"{one.name}{one.specifier}" for one in map(Requirement, requires("loraplug") or ())}
+    sources = [path.read_text("utf-8") for part in ("loraplug", "plugins") for path in (root / part).rglob("*.py")]
+    named = {
+        requirement
+        for command in re.findall(r"pip install ((?:\"[\w.>=-]+\" ?)+)", "\n".join(sources))
+        for requirement in re.findall(r'"(.+?)"', command)
+    }
+    assert {"gradio>=6.31", "tree-sitter>=0.25"} <= named
+    assert named <= required
+    assert not [text for text in sources if re.search(r"pip install (--\S+ )*\"?loraplug", text)]
 
 
 def test_a_check_that_fails_is_a_finding_and_the_others_are_asked() -> None:

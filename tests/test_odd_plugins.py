@@ -202,7 +202,7 @@ def test_two_commands_of_one_name_are_an_error_that_names_both(odd: Odd, tmp_pat
     with pytest.raises(PluginError, match=r'bring a command "hello": odd \(odd 1.0\) and other') as error:
         registry.command("hello")
     assert "LORAPLUG_DISABLE=odd" in str(error.value.todo)
-    assert "also brought by other (other 1.0)" in list_plugins(registry, as_json=False)
+    assert "also provided by other (other 1.0)" in list_plugins(registry, as_json=False)
 
 
 def test_one_plugin_with_two_commands_of_one_name(odd: Odd) -> None:

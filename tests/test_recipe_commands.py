@@ -169,6 +169,6 @@ def test_init_writes_a_recipe_that_checks(purpose: str, loraplug: Cli, tmp_path:
     assert max(map(len, text.splitlines())) <= 120
     again = loraplug("recipe", "init", "--for", "chat", "-o", "mine.toml")
     assert again.returncode == 2
-    assert "mine.toml: is there already" in again.stderr
+    assert "mine.toml: already exists" in again.stderr
     assert (tmp_path / "mine.toml").read_text(encoding="utf-8") == text
     assert loraplug("recipe", "init", "--for", purpose, "-o", "-").stdout.startswith("# ")

@@ -81,7 +81,7 @@ def test_columns_by_other_names(tmp_path: Path, inside: Cli) -> None:
     made = tomli.loads((tmp_path / "recipe.toml").read_text(encoding="utf-8"))
     assert made["dataset"]["rename"] == {"question": "instruction", "answer": "response"}
     assert inside("recipe", "check", "--options", "recipe.toml").returncode == 0
-    assert "is no OLD=NEW" in inside("recipe", "init", "--data", "qa.csv", "--rename", "x", "-o", "-").stderr
+    assert "is not OLD=NEW" in inside("recipe", "init", "--data", "qa.csv", "--rename", "x", "-o", "-").stderr
 
 
 def test_rows_that_cannot_be_used_are_told(tmp_path: Path, inside: Cli) -> None:
@@ -103,7 +103,7 @@ def test_rows_that_cannot_be_used_are_told(tmp_path: Path, inside: Cli) -> None:
         ("list.json", b"[]", "has no rows"),
         ("bytes.jsonl", b"\xff\xfe\x00", "is not UTF-16"),
         ("broken.jsonl", b'{"text": "a"}\n{"text"\n', "broken.jsonl:2: is not JSON"),
-        ("paper.pdf", b"%PDF", "is no kind of file that a dataset source reads"),
+        ("paper.pdf", b"%PDF", "has a file type that no dataset source reads"),
         ("rows.parquet", b"PAR1", "rows.parquet"),
         (
             "mixed.jsonl",
@@ -125,7 +125,7 @@ def test_files_it_cannot_use(name: str, holds: bytes | None, what: str, tmp_path
 def test_what_must_be_said_where_nobody_can_be_asked(tmp_path: Path, inside: Cli) -> None:
     """Neither purpose nor data, or two that do not go together."""
     refused = inside("recipe", "init")
-    assert refused.returncode == 2 and "does not know what the rows will be" in refused.stderr
+    assert refused.returncode == 2 and "needs to know the kind of rows" in refused.stderr
     rows(tmp_path / "chat.jsonl", CHAT)
     refused = inside("recipe", "init", "--data", "chat.jsonl", "--for", "text")
     assert refused.returncode == 2 and "holds rows for chat (shape messages), not for text" in refused.stderr

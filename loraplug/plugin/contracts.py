@@ -38,7 +38,7 @@ def check_version(plugin: Plugin, declared: Any) -> None:
         raise PluginError(f'{DECLARED} = {declared!r}: write the version it was made for, such as "{API_VERSION}"')
     theirs, ours = (int(match[1]), int(match[2])), tuple(map(int, API_VERSION.split(".")))
     if theirs[0] != ours[0] or theirs[1] > ours[1]:
-        newer = f"a newer loraplug: python -m pip install --upgrade {BUILT_IN}"
+        newer = f"a newer {BUILT_IN}"
         todo = newer if theirs > ours else f"a newer {plugin.distribution}, made for plugin API {ours[0]}"
         what = f"was made for plugin API {declared}, and this is {API_VERSION}"
         raise IncompatibleError(what, todo=f"install {todo}")

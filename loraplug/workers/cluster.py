@@ -119,7 +119,7 @@ def connect(address: str) -> Cluster:
         InputError: Ray is not installed, nothing answers, or the cluster has another Ray or Python.
     """
     if find_spec("ray") is None:
-        raise InputError("Ray is not installed", where="workers.use", todo='pip install "loraplug[ray]"')
+        raise InputError("Ray is not installed", where="workers.use", todo='pip install "ray>=2.60"')
     if address != "auto":
         _check_answers(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anybody

@@ -32,7 +32,7 @@ def ask_store(scheme: str, address: str) -> list[Remote]:
     """
     library = _LIBRARIES[scheme]
     if find_spec(library) is None:
-        todo = f'python -m pip install "loraplug[{scheme if scheme == "s3" else "gcs"}]"'
+        todo = f'pip install "{library}>=2026.4"'
         raise InputError(
             f"{scheme}:// needs the library {library}, which is not installed", where=shown(address), todo=todo
         )

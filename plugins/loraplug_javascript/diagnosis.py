@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from loraplug import Finding, InputError, Run
+from loraplug_javascript.syntax import INSTALL
 
 _PARSERS = ("tree_sitter", "tree_sitter_javascript", "tree_sitter_typescript")
 
@@ -15,7 +16,7 @@ def node_found(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     from loraplug_javascript.environment import node_program
 
     if missing := [name for name in _PARSERS if find_spec(name) is None]:
-        yield Finding("javascript", f"{', '.join(missing)} not installed", "ok", 'pip install "loraplug[javascript]"')
+        yield Finding("javascript", f"{', '.join(missing)} not installed", "ok", INSTALL)
         return
     try:
         path, version = node_program("")

@@ -16,6 +16,8 @@ from loraplug_swe.mutation import Span
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser, Tree
 
+INSTALL = 'pip install "tree-sitter>=0.25" "tree-sitter-javascript>=0.25" "tree-sitter-typescript>=0.23"'
+
 Grammar = str
 FUNCTIONS = frozenset({
     "function_declaration", "generator_function_declaration", "function_expression", "generator_function",
@@ -42,7 +44,7 @@ def parser(grammar: Grammar) -> Parser:
         import tree_sitter_typescript
     except ImportError:
         raise InputError("tree-sitter, which reads JavaScript, is not installed", where="dataset.language",
-                         todo='pip install "loraplug[javascript]"') from None  # fmt: skip
+                         todo=INSTALL) from None  # fmt: skip
     made = {"javascript": tree_sitter_javascript.language, "typescript": tree_sitter_typescript.language_typescript,
             "tsx": tree_sitter_typescript.language_tsx}[grammar]  # fmt: skip
     return tree_sitter.Parser(tree_sitter.Language(made()))

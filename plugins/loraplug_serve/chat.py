@@ -12,29 +12,33 @@ from loraplug import InputError, LoraplugError, Run, echo, open_model
 
 if TYPE_CHECKING:
     from loraplug import App
-    from loraplug_serve.chat_model import Sampling, Speaker
+    from loraplug_serve.chat_model import ChatBackend, Sampling
 
-_HELP = 'enter sends; """ begins and ends a text of several lines; ctrl-c stops an answer; ctrl-d leaves'
+_HELP = 'Enter sends; """ starts and ends a multi-line message; Ctrl-C stops an answer; Ctrl-D quits'
 
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--prompt", metavar="TEXT", help="Answer this prompt and exit. Without it, text from a pipe is the prompt."
-)
+@click.option("--prompt", metavar="TEXT", help="Answer this prompt and exit. Default: read the prompt from a pipe.")
 @click.option("--system", metavar="TEXT", help="System message.")
-@click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, with its figures.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print each answer as one line of JSON, with token counts and times."
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(0, 10),
     help="0 is greedy; default: the model's generation config.",
 )
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample from the likeliest tokens only (nucleus)."
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Nucleus sampling: most probable tokens up to this total.",
 )
-@click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest answer.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Longest answer, in tokens."
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the sampling.")
-@click.option("--base", metavar="MODEL", help="Base of an adapter, instead of the one it names.")
+@click.option("--base", metavar="MODEL", help="Base model to put the adapter on, instead of the one it names.")
 @click.option("--trust", is_flag=True, help="Trust MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
 def chat(
@@ -52,8 +56,8 @@ def chat(
 ) -> None:
     """Talk to MODEL: a merged or adapter folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf.
 
-    Or to a server with OpenAI's interface: http://127.0.0.1:8000, and #NAME behind it where it has several models. The
-    key for it is in LORAPLUG_API_KEY.
+    MODEL may also be the URL of a server with OpenAI's interface: http://127.0.0.1:8000, followed by #NAME if it
+    serves several models. Its key is read from LORAPLUG_API_KEY.
     """
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped()
@@ -64,14 +68,14 @@ def chat(
     from loraplug_serve.chat_model import Sampling
     from loraplug_serve.remote import RemoteModel, is_url
 
-    speaker: Speaker
+    backend: ChatBackend
     if is_url(model):
-        speaker = RemoteModel.at(model)
+        backend = RemoteModel.at(model)
     else:
         from loraplug_serve.loading import load
 
-        speaker = load(open_model(model, app.registry, base, trust), run, model).tuned
-    talk = _Talk(speaker, system, Sampling(temperature, top_p, max_tokens, seed), as_json)
+        backend = load(open_model(model, app.registry, base, trust), run, model).tuned
+    talk = _Talk(backend, system, Sampling(temperature, top_p, max_tokens, seed), as_json)
     if prompt is not None:
         return talk.say(prompt)
     run.say(_HELP)
@@ -88,13 +92,13 @@ def _piped() -> str:
 class _Talk:
     """A conversation and its history."""
 
-    def __init__(self, speaker: Speaker, system: str | None, sampling: Sampling, as_json: bool) -> None:
-        self.speaker, self.sampling, self.as_json = speaker, sampling, as_json
+    def __init__(self, backend: ChatBackend, system: str | None, sampling: Sampling, as_json: bool) -> None:
+        self.backend, self.sampling, self.as_json = backend, sampling, as_json
         self.messages = [] if system is None else [{"role": "system", "content": system}]
         self.figures = ""
 
     def say(self, text: str) -> None:
-        """Answer `text` on stdout, and remember both; what there is of a stopped answer is remembered too.
+        """Answer `text` on stdout and add both to the history, also an answer that was stopped.
 
         Reasoning goes to stderr, calls of functions to stdout.
         """
@@ -104,12 +108,12 @@ class _Talk:
         asked = [*self.messages, {"role": "user", "content": text}]
         shown = _Shown()
         try:
-            for kind, piece in self.speaker.answer(asked, self.sampling, made):
+            for kind, piece in self.backend.answer(asked, self.sampling, made):
                 if not self.as_json:
                     shown.add(kind, piece)
         finally:
             echo(json.dumps(made.told(), ensure_ascii=False) if self.as_json else "")
-            self.figures = f"{made.tokens} tokens, {made.rate:.1f} a second" if made.rate else f"{made.tokens} tokens"
+            self.figures = f"{made.tokens} tokens, {made.rate:.1f} tokens/s" if made.rate else f"{made.tokens} tokens"
             if made.text:
                 self.messages = [*asked, {"role": "assistant", "content": made.text}]
 

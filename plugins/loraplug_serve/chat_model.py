@@ -1,4 +1,4 @@
-"""What answers messages, in pieces: a model in memory, by the sampler; `remote` has one at a URL."""
+"""Streaming chat: the interface of chat models, and a model in memory; `remote` has one at a URL."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Piece = tuple[str, str]
 
 @frozen
 class Sampling:
-    """How an answer's tokens are chosen; None leaves it to the model's generation config.
+    """Sampling options; None takes the value of the model's generation config.
 
     Attributes:
-        temperature: 0 takes the likeliest token each time.
-        top_p: only the likeliest tokens that together have this probability.
+        temperature: 0 is greedy decoding.
+        top_p: nucleus sampling: the most probable tokens up to this total probability.
         max_tokens: the longest answer, in tokens.
-        seed: makes the same draws again; None draws anew.
+        seed: of the random numbers; None takes a new one each time.
     """
 
     temperature: float | None = None
@@ -40,15 +40,15 @@ class Sampling:
 
 @define
 class Answer:
-    """An answer on its way; `finish` is "stop", "length" or, while it is not at its end, "interrupted".
+    """An answer that is being generated; `finish` is "stop" or "length", and "interrupted" until it has ended.
 
     Attributes:
-        text: all that was said, as it was written.
-        content: the part of it that is meant for the reader.
-        reasoning: the part of it that is reasoning.
-        calls: of functions.
-        first_token_seconds: from the beginning to the first token.
-        seconds: from the beginning to the last.
+        text: the whole answer as generated, with reasoning and tool calls.
+        content: the part for the reader.
+        reasoning: the part that is reasoning.
+        calls: the tool calls.
+        first_token_seconds: from the start to the first token.
+        seconds: from the start to the last token.
     """
 
     text: str = ""
@@ -63,7 +63,7 @@ class Answer:
 
     @property
     def rate(self) -> float:
-        """Tokens a second behind the first; 0 where there are none."""
+        """Tokens per second after the first; 0 for a shorter answer."""
         taken = self.seconds - self.first_token_seconds
         return (self.tokens - 1) / taken if self.tokens > 1 and taken > 0 else 0.0
 
@@ -85,18 +85,18 @@ class Answer:
         return {**asdict(self), "tokens_per_second": round(self.rate, 2)}
 
 
-class Speaker(Protocol):
+class ChatBackend(Protocol):
     """What answers."""
 
     @property
     def temperature(self) -> float:
-        """What is taken where none is asked for."""
+        """The values used where a request gives none."""
 
     def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[Piece]:
-        """Yield the answer's pieces as they come, and keep the whole of it with its figures in `made`.
+        """Yield the answer piece by piece, and record all of it, with counts and times, in `made`.
 
         Raises:
-            InputError: the conversation cannot be answered.
+            InputError: the model cannot answer this conversation.
         """
 
 
@@ -105,9 +105,9 @@ class ChatModel:
     """A model in memory.
 
     Attributes:
-        prompter: its tokenizer, and what ends its answers.
-        encode: ids of a conversation that is open for an answer.
-        adapter_context: entered while the model computes.
+        prompter: its tokenizer and stop tokens.
+        encode: token ids of a conversation, up to where the answer begins.
+        adapter_context: entered during each forward pass: enables or disables the adapter.
     """
 
     model: Any
@@ -129,7 +129,7 @@ class ChatModel:
         return own_temperature(self.model.generation_config)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[Piece]:
-        """See `Speaker.answer`. What was read for an answer before is not read again where texts begin alike.
+        """See `ChatBackend.answer`. A prefix shared with an earlier conversation is not computed again.
 
         Raises:
             InputError: the chat template refuses the messages, or they are longer than the model's context.
@@ -139,8 +139,8 @@ class ChatModel:
         made.prompt_tokens = len(ids)
         context = context_of(self.model)
         if len(ids) >= context:
-            what = f"the conversation has {len(ids)} tokens, and the model reads at most {context}"
-            raise InputError(what, todo="begin a new conversation")
+            what = f"the conversation has {len(ids)} tokens, more than the model's context of {context}"
+            raise InputError(what, todo="start a new conversation")
         seed = secrets.randbelow(2**63) if sampling.seed is None else sampling.seed
         drawing = drawing_of(
             self.model.generation_config, sampling.max_tokens, seed, sampling.temperature, sampling.top_p

@@ -117,7 +117,7 @@ class Guard:
         reads = scope["method"] in ("GET", "HEAD")
         known, below = (_READ, _READ_BELOW) if reads else (_SENT, _SENT_BELOW)
         if not (path in known or path.startswith(below)) or scope["method"] not in ("GET", "HEAD", "POST"):
-            return 404, "there is no such thing here"
+            return 404, "not found"
         return 0, ""
 
 
@@ -139,7 +139,7 @@ def foreign(scope: Any, headers: dict[str, list[str]], names: Names, command: st
     hosts, origins = headers.get("host", []), headers.get("origin", [])
     name = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     if name is None or not names.trusts((name[1] or name[2]).lower().rstrip(".")):
-        return f"this page is not called by that name; {command} --trusted-host NAME lets it be"
+        return f"this host name is not trusted; {command} --trusted-host NAME adds one"
     if not all(_is_own(origin, hosts[0], names) for origin in origins):
         return "asked by another site"
     site, mode = (headers.get(f"sec-fetch-{what}", [""])[0] for what in ("site", "mode"))

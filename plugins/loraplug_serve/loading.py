@@ -1,4 +1,4 @@
-"""Loads what `open_model` has found, ready to answer with its adapter and without it."""
+"""Loads a model for chat, with its adapter and without it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from loraplug import ModelReference, Prompter, Run
-from loraplug_serve.chat_model import ChatModel, Message, Speaker
+from loraplug_serve.chat_model import ChatBackend, ChatModel, Message
 
 
 @frozen
 class Loaded:
     """A model ready to answer, and its base; `base` is None where the model is not known to come from another."""
 
-    tuned: Speaker
-    base: Speaker | None = None
+    tuned: ChatBackend
+    base: ChatBackend | None = None
 
 
 @frozen
@@ -27,7 +27,7 @@ class InMemory(Loaded):
 
 
 def load(opened: ModelReference, run: Run, where: object) -> InMemory:
-    """Load model and tokenizer; with an adapter, one model in memory speaks with it and without it.
+    """Load model and tokenizer; an adapter and its base share one model in memory.
 
     Args:
         where: the model as the user named it; errors name it.

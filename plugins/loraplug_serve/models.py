@@ -1,4 +1,4 @@
-"""The models a page offers: the one it was started with, and the finished runs; one is loaded at a time."""
+"""The models in the page's list: the one it was started with and finished runs; one is loaded at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import define, field
 
 from loraplug import InputError, Registry, Run, open_model, read_provenance
-from loraplug_serve.chat_model import ChatModel, Speaker
+from loraplug_serve.chat_model import ChatBackend, ChatModel
 from loraplug_serve.loading import InMemory, Loaded, load
 from loraplug_serve.remote import RemoteModel, is_url
 
@@ -45,7 +45,7 @@ class Models:
         """The model of that name.
 
         Raises:
-            InputError: there is none such any more, or it cannot be loaded.
+            InputError: it no longer exists, or it cannot be loaded.
         """
         if self._loaded is None or name != self._name:
             self._loaded = None  # two would not fit where one just does
@@ -53,8 +53,8 @@ class Models:
             self._loaded, self._name = self._load(name), name
         return self._loaded
 
-    def both(self, name: str) -> tuple[Speaker, Speaker]:
-        """The base's voice and the fine-tuned one's.
+    def both(self, name: str) -> tuple[ChatBackend, ChatBackend]:
+        """The base model and the fine-tuned one.
 
         Raises:
             InputError: the model does not say what it was made from, or its base cannot be loaded.
@@ -67,7 +67,7 @@ class Models:
                 loaded.tuned, ChatModel(base.model, loaded.tuned.prompter, loaded.tuned.encode)
             )
         if loaded.base is None:
-            raise InputError("is at a URL, where nothing tells its base", where=name, todo="choose another model")
+            raise InputError("is at a URL, so its base model is unknown", where=name, todo="choose another model")
         return loaded.base, loaded.tuned
 
     def _load(self, name: str) -> Loaded:
@@ -84,13 +84,13 @@ class Models:
         try:
             return finished_runs(self.run.outputs)[name]
         except KeyError:
-            raise InputError("is not there any more", where=name, todo="choose another model") from None
+            raise InputError("no longer exists", where=name, todo="choose another model") from None
 
 
 def _base_of(model: str | Path) -> str:
     """What the merged exporter wrote down as the base."""
     provenance = read_provenance(Path(model).expanduser())
     if provenance is None or provenance.base is None:
-        todo = "choose an adapter, or a merged model that loraplug made"
-        raise InputError("does not say which base it was made from", where=model, todo=todo)
+        todo = "choose an adapter, or a merged model made by loraplug"
+        raise InputError("does not name the base model it was made from", where=model, todo=todo)
     return provenance.base

@@ -15,7 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 
 from loraplug import InputError, LoraplugError, printable
-from loraplug_serve.chat_model import Answer, Message, Sampling, Speaker
+from loraplug_serve.chat_model import Answer, ChatBackend, Message, Sampling
 from loraplug_serve.forms import Call
 from loraplug_serve.guard import Guard, Names
 from loraplug_serve.models import Models
@@ -28,7 +28,7 @@ _LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
 
 def build(models: Models) -> gr.Blocks:
-    """The page: a chat, base and fine-tuned side by side, and runs at work."""
+    """The page: a chat, base and fine-tuned model side by side, and runs in progress."""
     temperature = models.get(models.first).tuned.temperature
     with gr.Blocks(title="loraplug", analytics_enabled=False, fill_height=True) as page:
         model = gr.Dropdown(models.names(), value=models.first, label="Model", elem_id="model")
@@ -36,16 +36,23 @@ def build(models: Models) -> gr.Blocks:
             system = gr.Textbox("", label="System prompt", lines=2, elem_id="system")
             with gr.Row():
                 controls = [
-                    gr.Slider(0, 2, temperature, step=0.05, label="Temperature", info="0 takes the likeliest token"),
-                    gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="draw from the likeliest tokens only"),
+                    gr.Slider(0, 2, temperature, step=0.05, label="Temperature", info="0 is greedy"),
+                    gr.Slider(
+                        0.05,
+                        1,
+                        1,
+                        step=0.05,
+                        label="Top p",
+                        info="nucleus sampling: the most probable tokens up to this total",
+                    ),
                     gr.Slider(16, 4096, 512, step=16, label="Longest answer", info="tokens"),
                     # a Number shows an empty box as 0
                     gr.Textbox(
                         "",
                         label="Seed",
-                        info="a whole number draws the same again",
+                        info="a whole number makes answers repeatable",
                         max_lines=1,
-                        placeholder="empty: another each time",
+                        placeholder="empty: a new one each time",
                         elem_id="seed",
                     ),
                 ]
@@ -79,8 +86,8 @@ def _chat_tab(models: Models, settings: Sequence[Any]) -> None:
             return
         made = Answer()
         with _as_gradio_errors():
-            speaker = models.get(name).tuned
-            for _ in speaker.answer([*_system(system), *_sent(messages)], sampling_of(*controls), made):
+            backend = models.get(name).tuned
+            for _ in backend.answer([*_system(system), *_sent(messages)], sampling_of(*controls), made):
                 now = [*messages, _kept(made)]
                 yield _shown(now), now, _figures(made)
             now = [*messages, _kept(made)]
@@ -135,8 +142,8 @@ def _folded(title: str, texts: Sequence[str]) -> list[Message]:
 
 def _figures(made: Answer) -> str:
     """Tokens, and how fast they came."""
-    rate = f", {made.rate:.1f} a second" if made.rate else ""
-    return f"<small>{made.tokens} tokens{rate}; the first after {made.first_token_seconds:.2f} s</small>"
+    rate = f", {made.rate:.1f} tokens/s" if made.rate else ""
+    return f"<small>{made.tokens} tokens{rate}; first token after {made.first_token_seconds:.2f} s</small>"
 
 
 def _compare_tab(models: Models, settings: Sequence[Any]) -> None:
@@ -182,11 +189,11 @@ def _runs_tab(runs: Runs, tab: Any) -> Any:
 
 
 def side_by_side(
-    speakers: Sequence[Speaker], messages: Sequence[Message], sampling: Sampling
+    backends: Sequence[ChatBackend], messages: Sequence[Message], sampling: Sampling
 ) -> Iterator[tuple[str, ...]]:
     """Answers of several models to one prompt, a piece of each in turn; yields the texts so far."""
-    made = [Answer() for _ in speakers]
-    streams = [speaker.answer(messages, sampling, answer) for speaker, answer in zip(speakers, made, strict=True)]
+    made = [Answer() for _ in backends]
+    streams = [backend.answer(messages, sampling, answer) for backend, answer in zip(backends, made, strict=True)]
     for _ in zip_longest(*streams):
         yield tuple(answer.text for answer in made)
 
@@ -203,7 +210,9 @@ def sampling_of(temperature: float, top_p: float, max_tokens: float, seed: str) 
     """
     text = seed.strip()
     if text and not (text.isascii() and text.isdecimal() and int(text) < 2**63):
-        raise InputError(f"{text!r} is no whole number from 0", where="Seed", todo="leave the box empty, or write one")
+        raise InputError(
+            f"{text!r} is not a whole number of at least 0", where="Seed", todo="enter one, or leave the field empty"
+        )
     return Sampling(float(temperature), float(top_p), int(max_tokens), int(text) if text else None)
 
 
@@ -221,7 +230,7 @@ class _as_gradio_errors:  # noqa: N801 - a context manager
 
 
 def serve(models: Models, host: str, port: int, share: bool, names: Names, ready: Callable[[str], None]) -> None:
-    """Serve the page until ctrl-c, to those who call it by its `names`; `ready` is told its address once it listens."""
+    """Serve the page under its `names` until Ctrl-C; `ready` is called with its address once it listens."""
     from starlette.middleware import Middleware
 
     page = build(models)

@@ -22,7 +22,7 @@ __all__ = ["KEY", "RefusedError", "RemoteModel", "Sampling", "address_of", "head
 
 
 class RefusedError(InputError):
-    """A server does not take a request; `too_long` where the conversation leaves no room for an answer."""
+    """A server refused a request; `too_long` if the conversation leaves no room for an answer."""
 
     too_long: bool = False
 
@@ -40,19 +40,19 @@ def models_at(address: str, key: str | None) -> list[str]:
     """
     import httpx2
 
-    todo = f"see that a server with OpenAI's interface runs there; a key for it goes into {KEY}"
+    todo = f"check that a server with OpenAI's interface runs there; {KEY} takes its key"
     try:
         found = httpx2.get(f"{address}/v1/models", headers=headers(key), timeout=10, trust_env=False)
         found.raise_for_status()
         names = [str(model["id"]) for model in found.json()["data"]]
     except httpx2.HTTPStatusError as error:
-        raise InputError(f"answers with status {error.response.status_code}", where=address, todo=todo) from None
+        raise InputError(f"responds with HTTP status {error.response.status_code}", where=address, todo=todo) from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise InputError(f"cannot be reached ({type(error).__name__})", where=address, todo=todo) from None
     except (ValueError, KeyError, TypeError):
-        raise InputError("does not answer as a server with OpenAI's interface", where=address, todo=todo) from None
+        raise InputError("does not respond like a server with OpenAI's interface", where=address, todo=todo) from None
     if not names:
-        raise InputError("serves no model", where=address, todo=todo)
+        raise InputError("lists no model", where=address, todo=todo)
     return names
 
 
@@ -73,7 +73,7 @@ class RemoteModel:
     Attributes:
         address: of the server, up to and without /v1.
         name: of the model there.
-        key: what the server asks for.
+        key: the server's API key.
     """
 
     address: str
@@ -97,11 +97,11 @@ class RemoteModel:
         return cls(address, wanted or names[0], key)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling, made: Answer) -> Iterator[Piece]:
-        """See `Speaker.answer`; what is not asked for is as the server has it.
+        """See `ChatBackend.answer`; options that are None are left to the server.
 
         Raises:
             InputError: the server refuses the messages.
-            LoraplugError: it breaks off.
+            LoraplugError: the connection breaks.
         """
         import httpx2
 
@@ -124,8 +124,10 @@ class RemoteModel:
                     if line.startswith("data: {"):
                         yield from made.take(self._parts(json.loads(line[6:]), made, calls, begun))
         except (httpx2.HTTPError, ValueError) as error:
-            what = f"the server broke off ({type(error).__name__})"
-            raise LoraplugError(what, where=self.address, todo="see that it still runs, and ask again") from error
+            what = f"the connection to the server broke ({type(error).__name__})"
+            raise LoraplugError(
+                what, where=self.address, todo="check that the server still runs, and ask again"
+            ) from error
         yield from made.take([("call", Call(name, arguments)) for name, arguments in calls.values()])
 
     def whole(self, messages: Sequence[Message], sampling: Sampling) -> Answer:
@@ -138,7 +140,7 @@ class RemoteModel:
         for _ in self.answer(messages, sampling, made):
             pass
         if made.finish == "interrupted":
-            raise LoraplugError("the server ended an answer before its end", where=self.address, todo="ask again")
+            raise LoraplugError("the server stopped in the middle of an answer", where=self.address, todo="ask again")
         return made
 
     def _parts(
@@ -181,4 +183,4 @@ def _why(body: bytes, status: int) -> str:
     try:
         return f"the server says: {json.loads(body)['error']['message']}"
     except (ValueError, KeyError, TypeError):
-        return f"the server answers with status {status}"
+        return f"the server responds with HTTP status {status}"

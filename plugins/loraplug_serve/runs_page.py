@@ -11,7 +11,7 @@ from attrs import define, field
 from loraplug import EventLog, InputError, RunRecord, printable, read_run, read_runs
 
 _WIDE, _HIGH = 640, 160
-_GONE = "interrupted: its process is gone without having ended"
+_GONE = "interrupted: its process died before the run ended"
 
 
 @define
@@ -32,7 +32,7 @@ class Runs:
             return "<p>No run yet.</p>"
         folder = self.outputs / "runs" / name
         if Path(name).name != name or name in (".", "..") or not folder.is_dir():
-            return f"<p>{_text(name)}: there is no run of this name any more.</p>"
+            return f"<p>{_text(name)}: this run no longer exists.</p>"
         log = self._logs.setdefault(name, EventLog(folder / "events.jsonl"))
         try:
             return page(read_run(folder, log))
@@ -54,7 +54,7 @@ def page(run: RunRecord) -> str:
         when = f"after step {sample.step}" if sample.step else "before training"
         parts.append(f"<p>prompt</p><pre>{_text(sample.prompt)}</pre>")
         parts.append(f"<p>answer {when}</p><pre>{_text(sample.answer)}</pre>")
-    parts += [f"<p>not read: {_text(remark)}</p>" for remark in run.remarks]
+    parts += [f"<p>could not be read: {_text(remark)}</p>" for remark in run.remarks]
     return f'<div id="run">{"".join(parts)}</div>'
 
 

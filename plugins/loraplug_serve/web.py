@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 listens on all.")
 @click.option("--share", is_flag=True, help="Make a public address through gradio's servers.")
 @click.option(
-    "--trusted-host", "trusted", multiple=True, metavar="NAME", help="Further name that browsers may call it by."
+    "--trusted-host", "trusted", multiple=True, metavar="NAME", help="Further host name that browsers may use."
 )
-@click.option("--base", metavar="MODEL", help="Base of an adapter, instead of the one it names.")
+@click.option("--base", metavar="MODEL", help="Base model to put the adapter on, instead of the one it names.")
 @click.option("--trust", is_flag=True, help="Trust MODEL's recipe lock and run Python code that comes with it.")
 @click.pass_obj
 def web(
@@ -31,10 +31,10 @@ def web(
     """Talk to MODEL in a browser and compare it with its base; the page also offers other finished runs.
 
     MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file, package:NAME/FILE.gguf, or the URL of a
-    server with OpenAI's interface (#NAME behind it where it has several models; its key is in LORAPLUG_API_KEY).
+    server with OpenAI's interface (followed by #NAME if it serves several; its key is read from LORAPLUG_API_KEY).
     """
     if importlib.util.find_spec("gradio") is None:
-        raise InputError("web needs gradio, which is not installed", todo='pip install "loraplug[web]"')
+        raise InputError("web needs gradio, which is not installed", todo='pip install "gradio>=6.31"')
     _check_port(host, port)
     run = Run(name="web", reporter=app.reporter())
     if share:
@@ -65,6 +65,6 @@ def _check_port(host: str, port: int) -> None:
     except socket.gaierror:
         raise InputError("no such address", where=f"--host {host}", todo="give 127.0.0.1, or leave it out") from None
     except OSError as error:
-        todo = f"end what listens there, or choose another: --port {port + 1 if port < 65535 else port - 1}"
+        todo = f"stop what listens there, or choose another: --port {port + 1 if port < 65535 else port - 1}"
         what = f"cannot listen on {host}:{port} ({error.strerror})"
         raise InputError(what, where="--port", todo=todo) from None

@@ -27,7 +27,7 @@ class TorchAo(Quantizer):
     def check(self, recipe: Any) -> Iterable[Problem]:  # noqa: ARG002
         """Report if torchao is not installed."""
         if find_spec("torchao") is None:
-            yield Problem("quantizer.use", 'torchao is not installed: pip install "loraplug[torchao]"')
+            yield Problem("quantizer.use", 'torchao is not installed: pip install "torchao>=0.18"')
 
     def config(self, dtype: Any) -> TorchAoConfig:  # noqa: ARG002
         """The `transformers` config; matrix products are computed in the dtype that the model is loaded in."""

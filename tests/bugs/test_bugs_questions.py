@@ -125,4 +125,4 @@ def test_without_the_harness_the_way_to_it_is_told(
 
     monkeypatch.setattr(harness, "find_spec", lambda _: None)
     refused = inside("eval", tiny_model, "--harness", "arc_easy")
-    assert refused.returncode == 2 and 'pip install "loraplug[harness]"' in refused.stderr
+    assert refused.returncode == 2 and 'pip install "lm-eval>=0.4.13"' in refused.stderr

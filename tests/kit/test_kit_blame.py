@@ -105,7 +105,7 @@ def test_a_plugin_that_brings_nothing_is_listed(tmp_path: Path, monkeypatch: pyt
     del sys.modules["rude"]
     (line,) = [line for line in lines if line.split()[1] == "rude-one"]
     assert line.split()[4] == "ok"
-    assert line.endswith("brings nothing: are its hooks decorated with @loraplug.hookimpl?")
+    assert line.endswith("provides nothing: are its hooks decorated with @loraplug.hookimpl?")
 
 
 def test_a_disabled_plugin_is_listed_with_who_disabled_it(loraplug: Cli, tmp_path: Path) -> None:

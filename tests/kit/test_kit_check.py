@@ -97,7 +97,7 @@ def test_a_package_whose_hooks_are_not_marked_is_found(cold: Cli, tmp_path: Path
     env = install(tmp_path, "silent", "def loraplug_commands():\n    return []\n")
     done = cold("plugins", "check", "silent", env=env)
     assert done.returncode == 1
-    assert "brings nothing: are its hooks decorated with @loraplug.hookimpl?" in done.stdout
+    assert "provides nothing: are its hooks decorated with @loraplug.hookimpl?" in done.stdout
 
 
 def test_a_broken_package_is_told_why(cold: Cli, tmp_path: Path) -> None:

@@ -62,19 +62,19 @@ def test_what_is_there_is_never_overwritten(loraplug: Cli, tmp_path: Path) -> No
     (tmp_path / "loraplug-mine" / "precious").touch()
     done = loraplug("plugins", "new", "loraplug-mine", "--kind", "dataset")
     assert done.returncode == 2
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["loraplug-mine", "precious"]
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("", "cannot be a package's name"),
-        ("../up", "cannot be a package's name"),
-        ("-x", "cannot be a package's name"),
-        ("straße", "cannot be a package's name"),
-        ("two words", "cannot be a package's name"),
-        ("x" * 101, "cannot be a package's name"),
+        ("", "is not a valid name"),
+        ("../up", "is not a valid name"),
+        ("-x", "is not a valid name"),
+        ("straße", "is not a valid name"),
+        ("two words", "is not a valid name"),
+        ("x" * 101, "is not a valid name"),
         ("3d", "module 3d could not be imported"),
         ("class", "module class could not be imported"),
         ("json", "would hide the module json"),

@@ -44,7 +44,7 @@ def test_a_run_at_work_then_gone(tmp_path: Path) -> None:
         with (folder / "events.jsonl").open("a") as log:
             log.write(json.dumps({"time": 6, "event": "metrics", "step": 3, "steps": 4, "loss": 1.5}) + "\n")
         assert "3 of 4" in runs.html("a")
-    assert "its process is gone" in runs.html("a") and "time left" not in runs.html("a")
+    assert "its process died" in runs.html("a") and "time left" not in runs.html("a")
 
 
 def test_nothing_of_a_run_becomes_markup_or_a_path(tmp_path: Path) -> None:

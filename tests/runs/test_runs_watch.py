@@ -83,11 +83,11 @@ def test_a_run_at_work_then_killed(recipe: Path, inside: Cli, server: Server, tm
         process.kill()
     gone = inside("runs", "watch", "tiny")
     assert gone.returncode == 1, gone.stderr
-    assert "tiny: interrupted at trainer: its process is gone" in gone.stdout
-    assert "goes on from its last checkpoint" in gone.stdout and "time left" not in gone.stdout
+    assert "tiny: interrupted at trainer: its process died" in gone.stdout
+    assert "resumes from its last checkpoint" in gone.stdout and "time left" not in gone.stdout
     assert read_run(folder).latest["memory_bytes"] > 1e8
     none = inside("runs", "watch")
-    assert none.returncode == 2 and "no run is at work" in none.stderr and "runs watch tiny" in none.stderr
+    assert none.returncode == 2 and "no run is in progress" in none.stderr and "runs watch tiny" in none.stderr
 
 
 def test_a_run_is_followed_to_its_end(recipe: Path, inside: Cli, server: Server, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_which_run_is_meant(tmp_path: Path, inside: Cli) -> None:
     (other.parent / "more/.lock").touch()
     with exclusive_lock(other, "tiny"), exclusive_lock(other.parent / "more", "more"):
         told = inside("runs", "watch", "--once")
-        assert told.returncode == 2 and "2 runs are at work" in told.stderr
+        assert told.returncode == 2 and "2 runs are in progress" in told.stderr
         assert "more: running" in inside("runs", "watch", "more", "--once").stdout
     assert "did you mean tiny" in inside("runs", "watch", "tinny").stderr
 

@@ -23,7 +23,7 @@ from loraplug_gguf.converter import run_converter
 def ggufs(adapters: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The tiny base and both adapters as GGUF."""
     if importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("xllamacpp is not installed: pip install loraplug[llama]")
+        pytest.skip("xllamacpp is not installed: pip install xllamacpp>=2026.10")
     folder = tmp_path_factory.mktemp("ggufs")
     for at, adapter in enumerate(adapters):
         base = ["--set", "base_type=f16"] if at == 0 else []
@@ -63,7 +63,7 @@ def test_adapters_are_chosen_by_name(llama: Served, tiny_model: Path, adapters: 
         # llama.cpp leaves half a character at the end out
         assert found.model == name and said[name].rstrip("\ufffd") == expected.rstrip("\ufffd")
     assert len(set(said.values())) == 3
-    assert "base, first, second: answered by llama.cpp" in llama.log.read_text()
+    assert "base, first, second: served by llama.cpp" in llama.log.read_text()
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="other", messages=ASKED)
 
@@ -91,7 +91,7 @@ def test_calls_come_back_as_tool_calls(caller: Path, tmp_path: Path) -> None:
     file = tmp_path / "caller.gguf"
     run_converter(Run("caller", outputs=tmp_path), "convert", caller, out=str(file), type="f32")
     with serving(tmp_path, f"caller={file}") as server:
-        assert "caller: answered by llama.cpp" in server.log.read_text()
+        assert "caller: served by llama.cpp" in server.log.read_text()
         client = server.client()
         asked: dict[str, Any] = {"model": "caller", "messages": ASKED, "temperature": 0, "max_tokens": 120}
         choice = client.chat.completions.create(**asked, tools=[TOOL]).choices[0]
@@ -119,7 +119,7 @@ def test_a_server_at_a_url_is_passed_on_under_its_names(llama: Served, tmp_path:
         assert said == llama.client().chat.completions.create(**asked).choices[0].message.content
         streamed = client.chat.completions.create(**asked, stream=True)
         assert "".join(one.choices[0].delta.content or "" for one in streamed) == said
-        assert "passed on to" in front.log.read_text()
+        assert "forwarded to" in front.log.read_text()
         assert llama.end() == 0, llama.log.read_text()
         with pytest.raises(openai.APIStatusError) as gone:
             client.chat.completions.create(**asked)
@@ -132,9 +132,9 @@ def test_gguf_files_that_do_not_belong_together_are_told(inside: Any, ggufs: lis
     short = tmp_path / "short.gguf"
     short.write_bytes(base.read_bytes()[:1000])
     for words, says in (
-        ((f"a={base}", f"b={base}"), "2 are models"),
-        ((first,), "0 are models"),
-        ((short,), "is no whole GGUF file"),
+        ((f"a={base}", f"b={base}"), "2 of the .gguf files are models"),
+        ((first,), "0 of the .gguf files are models"),
+        ((short,), "is not a complete GGUF file"),
     ):
         done = inside("serve", *words, "--port", 9)
         assert done.returncode == 2 and says in done.stderr, done.stderr

@@ -150,7 +150,7 @@ def test_ray_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     cluster.connect.cache_clear()
     (problem,) = Workers("ray").preflight()
-    assert str(problem) == 'workers.use: Ray is not installed; pip install "loraplug[ray]"'
+    assert str(problem) == 'workers.use: Ray is not installed; pip install "ray>=2.60"'
 
 
 def test_a_head_that_does_not_answer_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,12 @@ class Drawing:
     """How the tokens of an answer are chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token each time.
-        top_p: only the likeliest tokens that together have this probability.
+        temperature: 0 is greedy decoding.
+        top_p: nucleus sampling: the most probable tokens up to this total probability.
         max_tokens: the longest answer, in tokens.
-        seed: the same draws again.
-        top_k: only so many of the likeliest tokens; 0 is all.
-        min_p: only tokens with at least this share of the likeliest one's probability.
+        seed: of the random numbers; the same seed gives the same tokens.
+        top_k: the number of most probable tokens to sample from; 0 is all.
+        min_p: drops tokens less probable than this fraction of the most probable one.
         repetition_penalty: what the logits of tokens that stand in the text are divided by where they are positive, and
             multiplied with where not (Keskar et al. 2019); 1 changes nothing.
     """

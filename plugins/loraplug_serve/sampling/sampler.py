@@ -96,7 +96,7 @@ class Sampler:
         model: a causal language model of transformers, or a `PeftModel` of one, in evaluation mode.
         stops: ids of tokens that end an answer.
         batch: answers made at once.
-        around: entered while the model computes: takes its adapter off, for one.
+        adapter_context: entered during each forward pass, for instance to disable the adapter.
         shared: whether answers to several prompts are made together; None until it is known.
     """
 
@@ -108,7 +108,7 @@ class Sampler:
 
     @property
     def context(self) -> int:
-        """Tokens the model reads at most."""
+        """The model's context, in tokens."""
         return context_of(self.model)
 
     def completions(
@@ -197,5 +197,5 @@ class Sampler:
 
 
 def context_of(model: Any) -> int:
-    """Tokens a model reads at most."""
+    """A model's context, in tokens."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or _ENDLESS

@@ -15,7 +15,7 @@ from attrs import define, field
 from loraplug_serve.forms import THINK, Call, Parts
 from loraplug_serve.sampling import Token
 from loraplug_serve.server.errors import ApiError
-from loraplug_serve.server.request import Asked
+from loraplug_serve.server.request import GenerationRequest
 from loraplug_serve.server.served import Sampled
 from loraplug_serve.server.worker import Job, QueueFullError, failure
 from loraplug_serve.text import Pieces, StopTexts
@@ -89,7 +89,7 @@ class Conversation:
     """
 
     model: Sampled
-    asked: Asked
+    asked: GenerationRequest
     seconds: float
     id: str = field(factory=lambda: secrets.token_hex(12))
     created: int = field(factory=lambda: int(time.time()))
@@ -139,7 +139,7 @@ class Conversation:
         try:
             self.model.worker.submit(job)
         except QueueFullError:
-            raise ApiError(429, "too many requests are waiting; ask again later", code="queue_full") from None
+            raise ApiError(429, "too many requests are waiting; try again later", code="queue_full") from None
 
     def usage(self) -> dict[str, int]:
         """Tokens read and said."""
@@ -151,7 +151,7 @@ class Conversation:
         try:
             one: tuple[int, Token | BaseException] = await asyncio.wait_for(found.get(), max(left, 0.001))
         except TimeoutError:
-            what = f"the answer took longer than the {self.seconds:g} seconds that this server gives it"
+            what = f"the answer exceeded this server's time limit of {self.seconds:g} seconds"
             raise ApiError(504, what, code="timeout") from None
         return one
 
@@ -163,7 +163,7 @@ class Conversation:
             ids = list(self.model.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else list(prompt)
             most = self.model.model.get_input_embeddings().weight.shape[0]
             if not ids or max(ids) >= most:
-                raise ApiError(400, f"prompt: holds a token id above {most - 1}, or none", "prompt", "invalid_value")
+                raise ApiError(400, f"prompt: has a token id above {most - 1}, or no tokens", "prompt", "invalid_value")
             found.append((ids, ""))
         return found
 

@@ -23,7 +23,7 @@ from loraplug_serve.server.errors import ApiError
 from loraplug_serve.server.forward import forward
 from loraplug_serve.server.front import Front
 from loraplug_serve.server.metrics import Metrics
-from loraplug_serve.server.request import Asked
+from loraplug_serve.server.request import GenerationRequest
 from loraplug_serve.server.served import Forwarded, Sampled, Served
 
 
@@ -69,7 +69,8 @@ class _Paths:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _answer(
-        self, asked: Request, read: Callable[[Any], Asked], whole: Callable[[Conversation], Awaitable[dict[str, Any]]],
+        self, asked: Request, read: Callable[[Any], GenerationRequest],
+        whole: Callable[[Conversation], Awaitable[dict[str, Any]]],
         stream: Callable[[Conversation], AsyncIterator[bytes]],
     ) -> Response:  # fmt: skip
         name, status = "", 500
@@ -141,7 +142,7 @@ async def _unless_left(asked: Request, work: Awaitable[Any]) -> Any:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise ApiError(499, "the client hung up", code="client_left")
+        raise ApiError(499, "the client disconnected", code="client_left")
     finally:
         for one in (working, leaving):
             if not one.done():
@@ -169,9 +170,7 @@ async def _wrong_input(asked: Request, error: Exception) -> Response:  # noqa: A
 
 async def _nothing_here(asked: Request, error: Exception) -> Response:
     status = int(getattr(error, "status_code", 404))
-    return JSONResponse(
-        ApiError(status, f"{asked.method} {asked.url.path}: there is no such thing here").body(), status
-    )
+    return JSONResponse(ApiError(status, f"{asked.method} {asked.url.path}: not found").body(), status)
 
 
 async def _failed(asked: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -21,27 +21,33 @@ _MB = 1 << 20
 @click.command()
 @click.argument("models", metavar="[NAME=]MODEL...", nargs=-1, required=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 listens on all.")
 @click.option(
-    "--trusted-host", "trusted", multiple=True, metavar="NAME", help="Further name that clients may call it by."
+    "--trusted-host", "trusted", multiple=True, metavar="NAME", help="Further host name that clients may use."
 )
 @click.option(
     "--engine",
     type=click.Choice(["auto", "llama.cpp", "sampler"]),
     default="auto",
     show_default=True,
-    help="What answers for .gguf files; auto takes llama.cpp where it is installed.",
+    help="Engine for .gguf files; auto takes llama.cpp if it is installed.",
 )
-@click.option("--batch", type=click.IntRange(1, 512), default=16, show_default=True, help="Answers computed at once.")
-@click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Requests that may wait.")
 @click.option(
-    "--context", type=click.IntRange(64), help="Tokens of all of llama.cpp's answers at once; 16384 by default."
+    "--batch", type=click.IntRange(1, 512), default=16, show_default=True, help="Answers generated at the same time."
 )
-@click.option("--timeout", type=click.FloatRange(1), default=600, show_default=True, help="Seconds for a request.")
-@click.option("--max-body", type=click.IntRange(1), default=8, show_default=True, help="Megabytes of a request.")
-@click.option("--base", metavar="MODEL", help="Base of the adapters, in place of the one that each names.")
+@click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Most requests in the queue.")
 @click.option(
-    "--trust", is_flag=True, help="Believe the recipe locks of MODELs and run Python code that comes with them."
+    "--context",
+    type=click.IntRange(64),
+    help="llama.cpp's context in tokens, shared by all its answers; 16384 by default.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=600, show_default=True, help="Time limit of a request, in seconds."
+)
+@click.option("--max-body", type=click.IntRange(1), default=8, show_default=True, help="Largest request, in megabytes.")
+@click.option("--base", metavar="MODEL", help="Base model of the adapters, instead of the one each names.")
+@click.option(
+    "--trust", is_flag=True, help="Trust the recipe locks of MODELs and run Python code that comes with them."
 )
 @click.pass_obj
 def serve(
@@ -59,17 +65,17 @@ def serve(
     base: str | None,
     trust: bool,
 ) -> None:
-    """Answer programs that speak OpenAI's HTTP interface, with MODELs that they choose by name.
+    """Serve MODELs over an HTTP interface like OpenAI's; clients choose one by name.
 
     MODEL is a merged or adapter folder, owner/name on the hub, a .gguf file (model or adapter), package:NAME/FILE.gguf,
     or the URL of another such server. Adapters of one base share it in memory.
 
-    Clients have to bring the key in LORAPLUG_SERVE_KEY, where that is set. LORAPLUG_API_KEY is sent to servers at URLs.
+    If LORAPLUG_SERVE_KEY is set, clients must send that key. LORAPLUG_API_KEY is sent to servers at URLs.
     """
     missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
     if missing:
-        what = f"serve needs {', '.join(missing)}, not installed"
-        raise InputError(what, todo='pip install "loraplug[serve]"')
+        todo = 'pip install "prometheus-client>=0.22" "starlette>=1.0" "uvicorn>=0.40"'
+        raise InputError(f"serve needs {', '.join(missing)}, which is not installed", todo=todo)
     from loraplug_serve.server.listening import listen, run_until_stopped
 
     run = Run(name="serve", reporter=app.reporter())
@@ -79,10 +85,10 @@ def serve(
     # before models are loaded for nothing
     with listen(host, port) as socket:
         # not at the top: these load torch
-        from loraplug_serve.server.loading import Settings, load, wanted
+        from loraplug_serve.server.loading import Settings, load, requested_models
 
         settings = Settings(batch, queue, context, engine, base, trust)
-        served = load(wanted(models), settings, app.registry, run)
+        served = load(requested_models(models), settings, app.registry, run)
         from loraplug_serve.server.app import Limits, build
 
         api = build(served, Limits(max_body * _MB, timeout), Names.of(host, trusted), key)

@@ -48,7 +48,7 @@ async def forward(
 
 def unreachable(model: Forwarded, error: Exception) -> ApiError:
     """What to say of a server that does not answer."""
-    return ApiError(502, f"{model.name}: its server does not answer ({type(error).__name__})", code="upstream_failed")
+    return ApiError(502, f"{model.name}: its server does not respond ({type(error).__name__})", code="upstream_failed")
 
 
 async def _events(found: httpx2.Response, model: Forwarded) -> AsyncIterator[bytes]:

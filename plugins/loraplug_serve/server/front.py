@@ -47,7 +47,7 @@ class Front:
             await _refuse(error, receive, send)
             return
         except TimeoutError:
-            late = ApiError(408, f"the body did not come within {_BODY_SECONDS} seconds", code="timeout")
+            late = ApiError(408, f"the request body did not arrive within {_BODY_SECONDS} seconds", code="timeout")
             await _refuse(late, receive, send)
             return
         await self.app(scope, replayed(body, receive), send)
@@ -59,7 +59,7 @@ class Front:
             return
         given = headers.get("authorization", [""])[0]
         if not hmac.compare_digest(given.encode(), f"Bearer {self.key}".encode()):
-            what = "this server asks for a key: send it as Authorization: Bearer KEY"
+            what = "this server requires a key: send it as Authorization: Bearer KEY"
             raise ApiError(401, what, code="invalid_api_key")
 
     async def _body(self, headers: dict[str, list[str]], receive: Any) -> bytes:
@@ -79,7 +79,7 @@ class Front:
         return b"".join(parts)
 
     def _too_large(self) -> ApiError:
-        return ApiError(413, f"the body is larger than the {self.most} bytes that are read", code="body_too_large")
+        return ApiError(413, f"the request body is larger than {self.most} bytes", code="body_too_large")
 
 
 async def _refuse(error: ApiError, receive: Any, send: Any) -> None:

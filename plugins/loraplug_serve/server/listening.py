@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> sockets.socket:
         found.listen(128)
     except OSError as error:
         found.close()
-        todo = f"end what listens there, or choose another: --port {port + 1 if port < 65535 else port - 1}"
+        todo = f"stop what listens there, or choose another: --port {port + 1 if port < 65535 else port - 1}"
         raise InputError(f"cannot listen on {host}:{port} ({error.strerror})", where="--port", todo=todo) from None
     return found
 

@@ -49,7 +49,7 @@ def facts(file: Path) -> GgufFacts:
         kind = told("general.architecture", "")
         return GgufFacts(told("general.type", "model") == "adapter", kind, int(told(f"{kind}.context_length", 0)))
     except (ValueError, OSError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(f"is no whole GGUF file ({error})", where=file, todo="copy it again") from error
+        raise InputError(f"is not a complete GGUF file ({error})", where=file, todo="copy it again") from error
 
 
 def is_there() -> bool:
@@ -79,8 +79,8 @@ def start(
     base = facts(file)
     for path in adapters.values():
         if (kind := facts(path).architecture) != base.architecture:
-            what = f"is an adapter for {kind}, and {name} is {base.architecture}"
-            raise InputError(what, where=path, todo="serve it with its own base")
+            what = f"is an adapter for {kind}, but {name} is {base.architecture}"
+            raise InputError(what, where=path, todo="serve it with the base it was trained on")
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.hostnames, params.port, params.ui = ["127.0.0.1"], 0, False
@@ -102,7 +102,7 @@ def start(
     except RuntimeError as error:
         what = f"llama.cpp cannot load it ({' '.join(str(error).split())[:200]})"
         raise InputError(
-            what, where=file, todo="see that base and adapters belong together, or copy them again"
+            what, where=file, todo="check that the adapters were trained on this base, or copy the files again"
         ) from error
     address = server.listening_address
 

@@ -23,7 +23,7 @@ _NAMED = re.compile(r"([\w][\w./-]{0,98})=(.+)", re.DOTALL)
 
 
 @frozen
-class Wanted:
+class RequestedModel:
     """A model as the user named it, and the name to serve it by."""
 
     name: str
@@ -42,8 +42,8 @@ class Settings:
     trust: bool
 
 
-def wanted(models: Sequence[str]) -> list[Wanted]:
-    """`NAME=MODEL` or `MODEL`, which is called by the end of its place.
+def requested_models(models: Sequence[str]) -> list[RequestedModel]:
+    """Parse `NAME=MODEL` or `MODEL`; the name of the latter is the last part of its path.
 
     Raises:
         InputError: two have the same name.
@@ -52,11 +52,11 @@ def wanted(models: Sequence[str]) -> list[Wanted]:
     for model in models:
         named = None if Path(model).exists() or is_url(model) else _NAMED.fullmatch(model)
         place = named[2] if named else model
-        found.append(Wanted(named[1] if named else _name(place), place))
+        found.append(RequestedModel(named[1] if named else _name(place), place))
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        todo = "give each a name of its own: NAME=MODEL"
-        raise InputError(f"several models would be called {', '.join(twice)}", where="MODEL", todo=todo)
+        todo = "give each a different name: NAME=MODEL"
+        raise InputError(f"several models would be named {', '.join(twice)}", where="MODEL", todo=todo)
     return found
 
 
@@ -67,7 +67,7 @@ def _name(place: str) -> str:
     return path.stem if path.suffix == ".gguf" else path.absolute().name
 
 
-def load(models: Sequence[Wanted], settings: Settings, registry: Registry, run: Run) -> Served:
+def load(models: Sequence[RequestedModel], settings: Settings, registry: Registry, run: Run) -> Served:
     """Load all models, saying which engine each is answered by.
 
     Raises:
@@ -79,9 +79,9 @@ def load(models: Sequence[Wanted], settings: Settings, registry: Registry, run: 
     if settings.engine == "sampler" or (ggufs and not llama.is_there()):
         if settings.engine == "llama.cpp":
             what = "llama.cpp is not installed"
-            raise InputError(what, where="--engine", todo='pip install "loraplug[llama]"')
+            raise InputError(what, where="--engine", todo='pip install "xllamacpp>=2026.10"')
         if ggufs and settings.engine == "auto":
-            run.say('llama.cpp is not installed (pip install "loraplug[llama]"): .gguf files are dequantised')
+            run.say('llama.cpp is not installed (pip install "xllamacpp>=2026.10"): .gguf files are dequantised')
         ggufs = []
     for one in urls:
         _add(served, _at_url(one, run))
@@ -98,32 +98,34 @@ def _add(served: Served, models: Sequence[Forwarded | Sampled]) -> None:
         served.models[model.name] = model
 
 
-def _at_url(one: Wanted, run: Run) -> list[Forwarded]:
+def _at_url(one: RequestedModel, run: Run) -> list[Forwarded]:
     """The models that a server at a URL tells of."""
     address, key = address_of(one.place), os.environ.get(KEY) or None
     names = models_at(address, key)
-    run.say(f"{', '.join(names)}: passed on to {address}")
+    run.say(f"{', '.join(names)}: forwarded to {address}")
     return [Forwarded(name, address, name, {}, key) for name in names]
 
 
-def _by_llama(ggufs: Sequence[Wanted], settings: Settings, served: Served, run: Run) -> list[Forwarded]:
+def _by_llama(ggufs: Sequence[RequestedModel], settings: Settings, served: Served, run: Run) -> list[Forwarded]:
     files = {one.name: gguf_file(one.place) for one in ggufs}
     kinds = {name: llama.facts(file) for name, file in files.items()}
     bases = [name for name, kind in kinds.items() if not kind.adapter]
     if len(bases) != 1:
-        what = f"of the .gguf files {len(bases)} are models, and one is served with its adapters"
-        raise InputError(what, where="MODEL", todo="name one model, and the adapters for it")
+        what = f"{len(bases)} of the .gguf files are models, and exactly one can be served"
+        raise InputError(what, where="MODEL", todo="give one model and its adapters")
     adapters = {name: file for name, file in files.items() if kinds[name].adapter}
     models, server = llama.start(bases[0], files[bases[0]], adapters, settings.batch, settings.context)
     served.kept.append(server)
-    run.say(f"{', '.join(model.name for model in models)}: answered by llama.cpp")
+    run.say(f"{', '.join(model.name for model in models)}: served by llama.cpp")
     return models
 
 
-def _by_sampler(models: Sequence[Wanted], settings: Settings, registry: Registry, served: Served, run: Run) -> None:
+def _by_sampler(
+    models: Sequence[RequestedModel], settings: Settings, registry: Registry, served: Served, run: Run
+) -> None:
     """Models with the same base share it in memory."""
     opened = [(one, open_model(one.place, registry, settings.base, settings.trust)) for one in models]
-    groups: list[list[tuple[Wanted, ModelReference]]] = []
+    groups: list[list[tuple[RequestedModel, ModelReference]]] = []
     for one, reference in opened:
         mine = next((group for group in groups if _same_base(group[0][1], reference)), None)
         groups.append([(one, reference)]) if mine is None else mine.append((one, reference))
@@ -136,7 +138,9 @@ def _same_base(one: ModelReference, other: ModelReference) -> bool:
     return one.loader == other.loader and one.quantizer == other.quantizer
 
 
-def _load_group(group: Sequence[tuple[Wanted, ModelReference]], settings: Settings, served: Served, run: Run) -> None:
+def _load_group(
+    group: Sequence[tuple[RequestedModel, ModelReference]], settings: Settings, served: Served, run: Run
+) -> None:
     (first, reference), *others = group
     model, tokenizer = reference.load(run, first.place)
     detach(model)
@@ -146,7 +150,7 @@ def _load_group(group: Sequence[tuple[Wanted, ModelReference]], settings: Settin
     prefixes = max(1 << 26, (1 << 29) // len(group))
 
     def add(
-        one: Wanted, of: ModelReference, tokenizer: Any, context: Callable[[], AbstractContextManager[Any]]
+        one: RequestedModel, of: ModelReference, tokenizer: Any, context: Callable[[], AbstractContextManager[Any]]
     ) -> None:
         prompter = Prompter.of(tokenizer, one.place) if tokenizer.chat_template else None
         stops = prompter.stops(model.generation_config) if prompter else _ends(tokenizer, model.generation_config)
@@ -165,7 +169,7 @@ def _load_group(group: Sequence[tuple[Wanted, ModelReference]], settings: Settin
         other.load_beside(model, f"adapter_{number}")
         add(one, other, other.load_tokenizer(run), _on(model, f"adapter_{number}"))
     served.workers.append(worker)
-    run.say(f"{', '.join(one.name for one, _ in group)}: answered by loraplug's sampler")
+    run.say(f"{', '.join(one.name for one, _ in group)}: served by loraplug's sampler")
 
 
 def detach(model: Any) -> None:

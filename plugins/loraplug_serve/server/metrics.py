@@ -32,9 +32,9 @@ class Metrics:
                                buckets=_SECONDS, registry=known)  # fmt: skip
         self.whole = Histogram("loraplug_request_seconds", "Seconds to the end of the answer", ["model"],
                                buckets=_SECONDS, registry=known)  # fmt: skip
-        waiting = Gauge("loraplug_requests_waiting", "Requests that have not begun", registry=known)
+        waiting = Gauge("loraplug_requests_waiting", "Requests waiting", registry=known)
         waiting.set_function(lambda: sum(worker.waiting for worker in self.served.workers))
-        running = Gauge("loraplug_answers_running", "Answers that are being computed", registry=known)
+        running = Gauge("loraplug_answers_running", "Answers being generated", registry=known)
         running.set_function(lambda: sum(worker.running for worker in self.served.workers))
 
     def text(self) -> bytes:

@@ -38,7 +38,7 @@ class Sampled:
 
 
 @frozen
-class Asked:
+class GenerationRequest:
     """A request.
 
     Attributes:
@@ -46,7 +46,7 @@ class Asked:
         messages: of a chat, as chat templates take them; empty where text is gone on with.
         prompts: texts or token ids to go on with; empty for a chat.
         tools: functions that may be called.
-        call: "none", "auto", "required", or the name of the function that has to be called, behind a colon.
+        call: "none", "auto", "required", or the name of the function that must be called, behind a colon.
         top: likeliest tokens to tell of in each place; None tells no log-probabilities.
     """
 
@@ -75,7 +75,7 @@ class _Body:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise wrong(name, f"has to be a number from {low:g} to {high:g}")
+            raise wrong(name, f"must be a number from {low:g} to {high:g}")
         return float(value)
 
     def whole(self, name: str, low: int, high: int) -> int | None:
@@ -83,13 +83,13 @@ class _Body:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise wrong(name, f"has to be a whole number from {low} to {high}")
+            raise wrong(name, f"must be an integer from {low} to {high}")
         return value
 
     def switch(self, name: str) -> bool:
         value = self.take(name)
         if not (value is None or isinstance(value, bool)):
-            raise wrong(name, "has to be true or false")
+            raise wrong(name, "must be true or false")
         return bool(value)
 
 
@@ -104,11 +104,11 @@ def parse(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {str(error)[:200]}", code="invalid_json") from None
     if not isinstance(found, dict):
-        raise ApiError(400, "the body has to be a JSON object", code="invalid_json")
+        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
     return found
 
 
-def chat(found: Mapping[str, Any]) -> Asked:
+def chat(found: Mapping[str, Any]) -> GenerationRequest:
     """A request for `/v1/chat/completions`.
 
     Raises:
@@ -123,7 +123,7 @@ def chat(found: Mapping[str, Any]) -> Asked:
     return _asked(body, top=top, longest=longest, messages=messages, tools=tools, call=call)
 
 
-def completion(found: Mapping[str, Any]) -> Asked:
+def completion(found: Mapping[str, Any]) -> GenerationRequest:
     """A request for `/v1/completions`.
 
     Raises:
@@ -134,10 +134,10 @@ def completion(found: Mapping[str, Any]) -> Asked:
     return _asked(body, top=body.whole("logprobs", 0, 20), longest=None, prompts=prompts)
 
 
-def _asked(body: _Body, top: int | None, longest: int | None, **more: Any) -> Asked:
+def _asked(body: _Body, top: int | None, longest: int | None, **more: Any) -> GenerationRequest:
     model = body.take("model")
     if not isinstance(model, str) or not model:
-        raise wrong("model", "has to name a model; /v1/models lists them")
+        raise wrong("model", "must name a model; /v1/models lists them")
     stream = body.switch("stream")
     options = body.take("stream_options") or {}
     if not isinstance(options, dict) or set(options) - {"include_usage", "include_obfuscation"}:
@@ -155,22 +155,22 @@ def _asked(body: _Body, top: int | None, longest: int | None, **more: Any) -> As
         stop=_stop(body.take("stop")),
     )
     if sampled.top_p == 0:
-        raise wrong("top_p", "has to be above 0")
+        raise wrong("top_p", "must be above 0")
     _nothing_left(body.left)
-    return Asked(model, sampled, stream, bool(options.get("include_usage")), top, **more)
+    return GenerationRequest(model, sampled, stream, bool(options.get("include_usage")), top, **more)
 
 
 def _nothing_left(left: Mapping[str, Any]) -> None:
     for name, value in left.items():
         if name in _NO_EFFECT or value is None or value in _NEUTRAL.get(name, ()):
             continue
-        raise ApiError(400, f"{name}: is not heeded by this engine; leave it out", name, "unsupported_parameter")
+        raise ApiError(400, f"{name}: not supported by this engine; leave it out", name, "unsupported_parameter")
 
 
 def _stop(value: Any) -> tuple[str, ...]:
     found = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(found, list) or len(found) > 16 or not all(isinstance(one, str) and one for one in found):
-        raise wrong("stop", "has to be a text that is not empty, or up to 16 of them")
+        raise wrong("stop", "must be a non-empty string, or up to 16 of them")
     return tuple(found)
 
 
@@ -187,33 +187,33 @@ def _prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
 
     found = [value] if isinstance(value, str) or ids(value) else value
     if not isinstance(found, list) or not 0 < len(found) <= MOST_ANSWERS:
-        raise wrong("prompt", f"has to be a text, token ids, or a list of up to {MOST_ANSWERS} of either")
+        raise wrong("prompt", f"must be a string, token ids, or a list of up to {MOST_ANSWERS} of either")
     if not all((isinstance(one, str) and one) or ids(one) for one in found):
-        raise wrong("prompt", "an entry is neither a text that is not empty nor token ids")
+        raise wrong("prompt", "an entry is neither a non-empty string nor token ids")
     return tuple(one if isinstance(one, str) else tuple(one) for one in found)
 
 
 def _messages(value: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(value, list) or not value:
-        raise wrong("messages", "has to be a list of messages that is not empty")
+        raise wrong("messages", "must be a non-empty list of messages")
     return tuple(_message(one, f"messages[{at}]") for at, one in enumerate(value))
 
 
 def _message(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise wrong(where, "has to be an object")
+        raise wrong(where, "must be an object")
     role = {"developer": "system"}.get(value.get("role", ""), value.get("role"))
     if role not in ("system", "user", "assistant", "tool"):
-        raise wrong(f"{where}.role", "has to be system, developer, user, assistant or tool")
+        raise wrong(f"{where}.role", "must be system, developer, user, assistant or tool")
     made: dict[str, Any] = {"role": role, "content": _content(value.get("content"), where, role == "assistant")}
     for name in ("name", "tool_call_id", "reasoning_content"):
         if value.get(name) is not None:
             if not isinstance(value[name], str):
-                raise wrong(f"{where}.{name}", "has to be a text")
+                raise wrong(f"{where}.{name}", "must be a string")
             made[name] = value[name]
     if calls := value.get("tool_calls"):
         if role != "assistant" or not isinstance(calls, list):
-            raise wrong(f"{where}.tool_calls", "has to be a list, of an assistant's message")
+            raise wrong(f"{where}.tool_calls", "must be a list in an assistant's message")
         made["tool_calls"] = [_call(call, f"{where}.tool_calls[{at}]") for at, call in enumerate(calls)]
     return made
 
@@ -224,17 +224,17 @@ def _content(value: Any, where: str, may_lack: bool) -> str:
     if value is None and may_lack:
         return ""
     if not isinstance(value, list):
-        raise wrong(f"{where}.content", "has to be a text, or a list of parts of type text")
+        raise wrong(f"{where}.content", "must be a string, or a list of parts of type text")
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
     if not all(isinstance(text, str) for text in texts):
-        raise wrong(f"{where}.content", "holds a part that is not text, which these models do not read")
+        raise wrong(f"{where}.content", "has a part that is not text; these models read text only")
     return "".join(map(str, texts))
 
 
 def _call(value: Any, where: str) -> dict[str, Any]:
     called = value.get("function") if isinstance(value, dict) else None
     if not isinstance(called, dict) or not isinstance(called.get("name"), str):
-        raise wrong(where, "has to hold a function with a name")
+        raise wrong(where, "must have a function with a name")
     given = called.get("arguments", "{}")
     try:  # chat templates write objects; a text would come out quoted twice
         given = json.loads(given or "{}") if isinstance(given, str) else given
@@ -247,11 +247,11 @@ def _tools(value: Any) -> tuple[dict[str, Any], ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise wrong("tools", "has to be a list")
+        raise wrong("tools", "must be a list")
     for at, tool in enumerate(value):
         function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise wrong(f"tools[{at}]", "has to be of type function, with a function that has a name")
+            raise wrong(f"tools[{at}]", "must be of type function and have a function with a name")
     return tuple(value)
 
 
@@ -262,8 +262,8 @@ def _choice(value: Any, tools: Sequence[Mapping[str, Any]]) -> str:
         called = value.get("function")
         name = called.get("name") if isinstance(called, dict) else None
         if name not in [tool["function"]["name"] for tool in tools]:
-            raise wrong("tool_choice", "names a function that is not among the tools")
+            raise wrong("tool_choice", "names a function that is not in tools")
         return f":{name}"
     if value not in ("none", "auto", "required") or (value == "required" and not tools):
-        raise wrong("tool_choice", 'has to be "none", "auto", "required" (with tools), or name a function')
+        raise wrong("tool_choice", 'must be "none", "auto", "required" (with tools), or name a function')
     return str(value)

@@ -13,7 +13,7 @@ from loraplug_serve.drawing import drawing_of
 from loraplug_serve.forms import Form, form_of, shown_tokens
 from loraplug_serve.sampling import Drawing, context_of
 from loraplug_serve.server.errors import ApiError
-from loraplug_serve.server.request import Asked
+from loraplug_serve.server.request import GenerationRequest
 from loraplug_serve.server.worker import Worker
 
 
@@ -40,25 +40,27 @@ class Sampled:
         self.form = None if self.prompter is None else form_of(self.prompter)
         self.shown = shown_tokens(self.tokenizer)
 
-    def prompt(self, asked: Asked) -> tuple[list[int], str]:
+    def prompt(self, asked: GenerationRequest) -> tuple[list[int], str]:
         """Ids of a chat, and what its answer begins with because a call was required.
 
         Raises:
             ApiError: there is no template, it refuses the messages, or it writes calls in a way that is not known.
         """
         if self.prompter is None:
-            raise ApiError(400, f"{self.name} has no chat template; /v1/completions goes on with text", "messages")
+            raise ApiError(
+                400, f"{self.name} has no chat template; use /v1/completions, which continues text", "messages"
+            )
         tools = asked.tools if asked.call != "none" else ()
         ids = self.encode(asked.messages, list(tools) or None)
         if asked.call in ("none", "auto"):
             return ids, ""
         if self.form is None:
-            what = f"{self.name}'s template writes calls in no way that is known here, so none can be required"
+            what = f"{self.name}'s chat template writes tool calls in an unknown format, so a call cannot be required"
             raise ApiError(400, f"tool_choice: {what}", "tool_choice", "unsupported_parameter")
         forced = self.form.forced(asked.call[1:] if asked.call.startswith(":") else None)
         return [*ids, *self.tokenizer(forced, add_special_tokens=False)["input_ids"]], forced
 
-    def drawing(self, asked: Asked, ids: Sequence[int]) -> Drawing:
+    def drawing(self, asked: GenerationRequest, ids: Sequence[int]) -> Drawing:
         """How to draw, by the request and else by the model's generation config.
 
         Raises:
@@ -66,7 +68,7 @@ class Sampled:
         """
         room = context_of(self.model) - len(ids)
         if room <= 0:
-            what = f"the prompt has {len(ids)} tokens, and {self.name} reads at most {context_of(self.model)}"
+            what = f"the prompt has {len(ids)} tokens, more than the context of {self.name}, {context_of(self.model)}"
             raise ApiError(400, what, "messages", "context_length_exceeded")
         how = asked.sampled
         seed = secrets.randbelow(2**63) if how.seed is None else how.seed

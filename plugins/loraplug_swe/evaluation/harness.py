@@ -23,7 +23,7 @@ def run_harness(app: App, wanted: EvalOptions, names: str, as_json: bool) -> Non
     """
     if find_spec("lm_eval") is None:
         raise InputError("needs lm-eval, which is not installed", where="--harness",
-                         todo='pip install "loraplug[harness]"')  # fmt: skip
+                         todo='pip install "lm-eval>=0.4.13"')  # fmt: skip
     run = Run(name=run_name(wanted), seed=wanted.seed, reporter=app.reporter())
     tasks = [name.strip() for name in names.split(",") if name.strip()]
     from lm_eval.tasks import TaskManager

@@ -20,13 +20,13 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("er
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of RECIPE.")
-@click.option("--json", "as_json", is_flag=True, help="The findings as a list of JSON objects.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as a list of JSON objects.")
 @click.pass_obj
 def doctor(app: App, recipe: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Check this machine and the installed packages; with RECIPE, also whether it can run here.
 
-    Exits with 2 if something prevents runs; what only costs speed or some features is a warning.
+    Exits with 2 if something prevents runs. Lower speed or missing features are warnings.
     """
     findings = [*_diagnosed(app), *_plugins(app)]
     if recipe is not None:
@@ -42,7 +42,7 @@ def doctor(app: App, recipe: Path | None, settings: tuple[str, ...], as_json: bo
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of SHELL for loraplug's commands, options and files.
+    """Print a script that completes loraplug's commands, options and files in SHELL.
 
     bash: add `eval "$(loraplug completion bash)"` to ~/.bashrc; zsh: the same with zsh in ~/.zshrc;
     fish: loraplug completion fish > ~/.config/fish/completions/loraplug.fish
@@ -77,7 +77,7 @@ def _plugins(app: App) -> Iterator[Finding]:
     yield Finding("plugins", f"{len(working)} work, loaded in {seconds:.2f} s{brought}")
     for plugin in working:
         if plugin.notes:
-            todo = f"LORAPLUG_DISABLE={plugin.name} leaves it out; {report(plugin)}"
+            todo = f"LORAPLUG_DISABLE={plugin.name} disables it; {report(plugin)}"
             yield Finding("plugins", f"{plugin} {', '.join(plugin.notes)}", "warning", todo)
     for plugin in plugins:
         if plugin.status != "ok":

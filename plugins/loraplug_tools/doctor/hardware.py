@@ -24,9 +24,9 @@ def processor(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     flags = _cpu_flags()
     text = f"{platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}"
     if "amx_bf16" in flags:
-        text += '; AMX: bfloat16 is fast, and what dtype = "auto" takes'
+        text += '; AMX: bfloat16 is fast; dtype = "auto" uses it'
     elif flags:
-        text += '; no AMX: bfloat16 is slow here, and dtype = "auto" takes float32'
+        text += '; no AMX: bfloat16 is slow; dtype = "auto" uses float32'
     yield Finding("processor", text)
 
 
@@ -40,7 +40,9 @@ def memory(run: Run) -> Iterator[Finding]:  # noqa: ARG001
         total, free = limit, min(free, limit)
     text = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB of it free"
     if free < _SMALL_MEMORY:
-        todo = "close other programs, take a smaller base or `bits = 4`; `loraplug plan` says what a recipe needs"
+        todo = (
+            "close other programs, or use a smaller base or `bits = 4`; `loraplug plan` estimates what a recipe needs"
+        )
         yield Finding("memory", text, "warning", todo)
     else:
         yield Finding("memory", text)
@@ -54,11 +56,11 @@ def disk(run: Run) -> Iterator[Finding]:
         free = shutil.disk_usage(there).free
         text = f"{free / 1e9:.1f} GB free for {name} ({place})"
         if not os.access(there, os.W_OK):
-            yield Finding("disk", f"{there} cannot be written to, and {name} would lie there", "error",
+            yield Finding("disk", f"{there} is not writable, and {name} would be stored there", "error",
                           "start in a folder of your own, or set LORAPLUG_CACHE" if name == "cache"
                           else "start in a folder of your own")  # fmt: skip
         elif free < _SMALL_DISK:
-            todo = "make room: a merged model takes as much as its base; `LORAPLUG_CACHE` moves the cache"
+            todo = "free some space: a merged model is as large as its base; `LORAPLUG_CACHE` moves the cache"
             yield Finding("disk", text, "warning", todo)
         else:
             yield Finding("disk", text)
@@ -71,12 +73,12 @@ def gpu(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     for card in cards:
         yield Finding("gpu", card)
     if sys.platform == "darwin":
-        yield Finding("gpu", "macOS: training runs on the processor; Apple's GPUs are not tested", "warning")
+        yield Finding("gpu", "macOS: training runs on the CPU; Apple GPUs are not tested", "warning")
     elif not cards:
-        yield Finding("gpu", f"none found (nvidia-smi reports no GPU); torch is the build {build or 'that is missing'}")
+        yield Finding("gpu", f"none found (nvidia-smi reports no GPU); torch build: {build or 'not installed'}")
     elif build and build.endswith("+cpu"):
         todo = "install torch's CUDA build: see the selector on pytorch.org"
-        yield Finding("gpu", f"torch {build} is built for processors alone and does not see the card", "error", todo)
+        yield Finding("gpu", f"torch {build} is a CPU-only build and cannot use this GPU", "error", todo)
 
 
 def _cpu_flags() -> set[str]:

@@ -30,9 +30,9 @@ def python(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     first, last = _TESTED
     if not first <= sys.version_info[:2] <= last:
         known = f"{'.'.join(map(str, first))} to {'.'.join(map(str, last))}"
-        yield Finding("python", text, "warning", f"loraplug knows Python {known}")
+        yield Finding("python", text, "warning", f"loraplug supports Python {known}")
     elif platform.system() != "Linux":
-        yield Finding("python", text, "warning", "only Linux is tested; tell what does not work")
+        yield Finding("python", text, "warning", "only Linux is tested; please report what does not work")
     else:
         yield Finding("python", text)
 
@@ -47,33 +47,38 @@ def tools(run: Run) -> Iterator[Finding]:  # noqa: ARG001
             done = subprocess.run([name, "--version"], capture_output=True, text=True, check=False, timeout=_SECONDS)
             first = next(iter(done.stdout.splitlines()), "").strip()
         except (OSError, subprocess.TimeoutExpired) as error:
-            yield Finding(name, f"is there, and does not start: {error}", "warning", f"{needed}")
+            yield Finding(name, f"is installed but does not start: {error}", "warning", f"{needed}")
             continue
-        yield Finding(name, first or f"found, says nothing (exit code {done.returncode})")
+        yield Finding(name, first or f"found, but prints no version (exit code {done.returncode})")
 
 
 def dependencies(run: Run) -> Iterator[Finding]:  # noqa: ARG001
     """Versions of what loraplug requires, those that do not fit first, and extras that are not installed."""
-    fine, extras = [], dict[str, list[str]]()
+    fine: list[str] = []
+    extras: dict[str, list[Requirement]] = {}
     for needed, extra in _needed():
         try:
             there = version(needed.name)
         except PackageNotFoundError:
             if extra:
-                extras.setdefault(extra, []).append(needed.name)
+                extras.setdefault(extra, []).append(needed)
             else:
-                todo = f'pip install "{needed.name}{needed.specifier}"'
-                yield Finding("libraries", f"{needed.name} is missing", "error", todo)
+                yield Finding("libraries", f"{needed.name} is missing", "error", _install(needed))
             continue
         if not needed.specifier.contains(there, prereleases=True):
             text = f"{needed.name} {there} is installed; loraplug needs {needed.specifier}"
-            yield Finding("libraries", text, "error", f'pip install "{needed.name}{needed.specifier}"')
+            yield Finding("libraries", text, "error", _install(needed))
         elif needed.name in _SHOWN:
             fine.append(f"{needed.name} {there}")
     yield Finding("libraries", ", ".join(fine))
-    for extra, names in extras.items():
-        text = f"{', '.join(names)} is not installed, which is optional"
-        yield Finding("libraries", text, "ok", f'pip install "loraplug[{extra}]"')
+    for extra, lacking in extras.items():
+        text = f"{', '.join(one.name for one in lacking)} is not installed (optional, extra {extra})"
+        yield Finding("libraries", text, "ok", _install(*lacking))
+
+
+def _install(*needed: Requirement) -> str:
+    """The command that installs libraries in a version that loraplug works with, from a checkout as from a wheel."""
+    return "pip install " + " ".join(f'"{one.name}{one.specifier}"' for one in needed)
 
 
 def _needed() -> Iterator[tuple[Requirement, str]]:

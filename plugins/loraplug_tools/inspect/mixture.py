@@ -75,7 +75,7 @@ def show(made: Mapping[str, Any], show_part: Callable[[str, dict[str, Any]], Non
     echo(f"  tokens         {mix['tokens']:,}, {mix['trained_tokens']:,} trained")
     for one in made["near_duplicates"]:
         if one["rows"]:
-            there = "within the set" if one["of"] == one["in"] else f"of {one['of']} are like rows of"
+            there = "the same data set" if one["of"] == one["in"] else f"of {one['of']} resemble rows of"
             echo(f"near-duplicates  {one['rows']} {there}" + f" {one['in']}")
     if not any(one["rows"] for one in made["near_duplicates"]):
-        echo("near-duplicates  none, within sets, between them or across to validation")
+        echo("near-duplicates  none within a data set, between data sets, or in validation")

@@ -28,11 +28,11 @@ LOSSES = {
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: formatter.max_length=512.")
-@click.option("--no-measure", is_flag=True, help="Leave out memory and time: load no model, take no steps.")
+@click.option("--no-measure", is_flag=True, help="Skip memory and time: load no model, run no steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def plan(app: App, recipe: Path, settings: tuple[str, ...], no_measure: bool, as_json: bool) -> None:
-    """Estimate what RECIPE would train on and need, without training: rows, tokens, duplicates, memory, time."""
+    """Estimate rows, tokens, duplicates, memory and time of RECIPE, without training."""
     from loraplug_tools.inspect.models import family_row
     from loraplug_tools.inspect.near import near
 
@@ -204,11 +204,11 @@ def _show_part(name: str, part: dict[str, Any]) -> None:
     if part.get("weighted"):
         echo(f"  weighted       {part['weighted']} rows with weights other than 0 and 1")
     if part.get("other_prompts"):
-        echo(f"  other prompts  {part['other_prompts']} rows: the template rewrites what is before a trained turn")
+        echo(f"  other prompts  {part['other_prompts']} rows: the template changes earlier turns")
     if part.get("missing_eos"):
         echo(f"  no end         {part['missing_eos']} rows: the template writes no end-of-turn token")
     if part.get("escaped_special"):
-        echo(f"  made plain     {part['escaped_special']} rows with text that looks like control tokens")
+        echo(f"  escaped        {part['escaped_special']} rows with text that looks like control tokens")
     most = max(count for _, _, count in part["histogram"])
     for low, high, count in part["histogram"]:
         bar = "█" * round(WIDTH * count / most) or ("▏" if count else "")

@@ -19,18 +19,18 @@ Rows = Sequence[tuple[str, Sequence[Any]]]
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("-n", "count", default=3, show_default=True, type=click.IntRange(min=1), help="How many rows.")
+@click.option("-n", "count", default=3, show_default=True, type=click.IntRange(min=1), help="Number of rows to show.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: formatter.max_length=512.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: [{id, tokens: [{id, text, trained, weight?}]}].")
-@click.option("--html", "page", type=click.Path(path_type=Path), help="Write one self-contained page to this file.")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a self-contained HTML page to this file.")
 @click.option(
     "--stage",
     type=click.Choice(["dataset", "transform", "formatter"]),
     default="formatter",
     show_default=True,
-    help="Rows as they come from the source, out of the transforms, or as tokens.",
+    help="Show rows from the source, after the transforms, or as tokens.",
 )
-@click.option("--dataset", "named", metavar="NAME", help="Which of several data sets.")
+@click.option("--dataset", "named", metavar="NAME", help="The data set to show, if there are several.")
 @click.pass_obj
 def preview(
     app: App,
@@ -47,7 +47,7 @@ def preview(
 
     if stage != "formatter":
         if page is not None:
-            raise InputError(f"shows tokens, and --stage {stage} has none", where="--html", todo="leave one out")
+            raise InputError(f"shows tokens, but --stage {stage} has none", where="--html", todo="leave one out")
         return _rows(app, recipe, settings, named, stage, count, as_json)
     pipeline = one_of(app.pipeline(recipe, settings), named)
     rows = pipeline.load_rows()
@@ -82,7 +82,7 @@ def one_of(pipeline: Pipeline, named: str | None) -> Pipeline:
         return pipeline
     if named not in sets:
         what = "has several data sets" if named is None else f'has no data set named "{named}"'
-        todo = f"choose one with --dataset: {', '.join(sets)}" if sets else "leave --dataset out: there is one"
+        todo = f"choose one with --dataset: {', '.join(sets)}" if sets else "omit --dataset: there is only one"
         raise InputError(what, where=pipeline.recipe.file, todo=todo)
     return pipeline.of_set(sets[named])
 
@@ -163,7 +163,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem aut
 pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }}
 .t {{ background: var(--t) }} .s {{ outline: 1px solid var(--s); font-weight: bold }}
 </style></head><body><h1>{title}</h1>
-<p><span class="t">trained</span> · not trained · <span class="s">special token</span> · point at a token for its id</p>
+<p><span class="t">trained</span> · not trained · <span class="s">special token</span> · hover to see its id</p>
 {body}
 </body></html>
 """

@@ -50,7 +50,7 @@ def check_package(package: str, registry: Registry, settings: tuple[str, ...] = 
             if entry.plugin is plugin:
                 findings += _check_entry(entry, tables.get((entry.kind, entry.name), {}))
     if plugins[0].url is None:
-        text = "name a project URL, so that users know where to report: urls.Issues under [project] in pyproject.toml"
+        text = "add a project URL where users can report problems: urls.Issues under [project] in pyproject.toml"
         findings.append(Finding(f"distribution {plugins[0].distribution}", "says where to report", "advice", text))
     return findings
 
@@ -157,7 +157,7 @@ print(*(".".join(key) for key in before if after.get(key) is not before[key] and
 
 def _leaves_alone(plugin: Plugin, registry: Registry) -> None:
     changed = _alone(plugin, registry, _WATCHED)
-    require(not changed, f"changes {changed} when it is loaded: what others rely on is not what it says any more")
+    require(not changed, f"replaces {changed} when it is loaded; other plugins rely on the original")
 
 
 def _silent(plugin: Plugin) -> None:

@@ -21,14 +21,14 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def plugins() -> None:
-    """What is installed, who brought it, and what options it has; make and check a plugin of your own."""
+    """List installed plugins, show their options, and create and check plugins of your own."""
 
 
 @plugins.command("list")
 @_json
 @click.pass_obj
 def list_(app: App, as_json: bool) -> None:
-    """List what every plugin brings, with the distribution it came in, its version and whether it works."""
+    """List each plugin's components and commands, with its distribution, version and status."""
     from loraplug_tools.plugins.listing import list_plugins
 
     echo(list_plugins(app.registry, as_json))
@@ -39,7 +39,7 @@ def list_(app: App, as_json: bool) -> None:
 @_json
 @click.pass_obj
 def show(app: App, name: str, as_json: bool) -> None:
-    """Show a component: options with types, defaults and docs, who brought it, and a recipe snippet.
+    """Show a component: its plugin, options (type, default, description), and a recipe snippet.
 
     NAME is a component (`chat-template`), one of a distribution (`loraplug:swe`), or a plugin (`chat`).
     """
@@ -55,12 +55,12 @@ def show(app: App, name: str, as_json: bool) -> None:
     "--into",
     default=".",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder to make the package's folder in.",
+    help="Create the package's folder in this folder.",
 )
 def new(name: str, kind: str, into: Path) -> None:
-    """Write a package NAME with one plugin in it: typed, documented, with tests that pass at once.
+    """Create a package NAME with one plugin: typed, documented, and with passing tests.
 
-    NAME is the name it will have on PyPI, such as `loraplug-yaml`. Nothing is ever overwritten.
+    NAME is the distribution's name, such as `loraplug-yaml`. Existing files are never overwritten.
     """
     from loraplug_tools.plugins.scaffold import write_package
 
@@ -77,12 +77,12 @@ def new(name: str, kind: str, into: Path) -> None:
     "settings",
     multiple=True,
     metavar="NAME.OPTION=VALUE",
-    help="An option of one of its components: yaml.path=rows.yaml.",
+    help="Set an option of one of its components: yaml.path=rows.yaml.",
 )
 @_json
 @click.pass_obj
 def check(app: App, package: str, settings: tuple[str, ...], as_json: bool) -> int:
-    """Check that the components of PACKAGE (a distribution, or a plugin's name) do what their kinds require.
+    """Run the conformance checks on the components of PACKAGE (a distribution or a plugin).
 
     Loads models and trains a tiny one, so it takes a while. Exits with 1 if a check fails.
     """

@@ -22,7 +22,7 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
         rows.append((entry.kind, entry.name, _origin(entry.plugin), "ok", said))
     for command, plugin in registry.commands:
         others = [other for twin, other in registry.commands if twin.name == command.name and other is not plugin]
-        said = f"also brought by {', '.join(map(str, others))}" if others else command.get_short_help_str(80)
+        said = f"also provided by {', '.join(map(str, others))}" if others else command.get_short_help_str(80)
         rows.append(("command", str(command.name), _origin(plugin), "ok", said))
     for observer, plugin in registry.observers:
         rows.append(("observer", observer_name(observer), _origin(plugin), "ok", _first_line(observer)))
@@ -41,7 +41,7 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
 
 PRINTS = "prints when it is loaded"
 """The note of a plugin that does."""
-NOTHING = "brings nothing: are its hooks decorated with @loraplug.hookimpl?"
+NOTHING = "provides nothing: are its hooks decorated with @loraplug.hookimpl?"
 
 
 def empty(registry: Registry) -> list[Plugin]:

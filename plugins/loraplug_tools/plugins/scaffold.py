@@ -25,7 +25,7 @@ SUMMARIES = {
     "quantizer": "a quantizer",
     "adapter": "an adapter",
     "optimizer": "an optimizer",
-    "scheduler": "a course of the learning rate",
+    "scheduler": "a learning-rate schedule",
     "trainer": "a trainer",
     "exporter": "an exporter",
     "commands": "a command",
@@ -64,7 +64,7 @@ def names(given: str) -> Names:
     where = f"NAME {given!r}"
     if len(given) > 100 or not re.fullmatch(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]", given):
         todo = "use ASCII letters and digits, with single dashes inside: loraplug-yaml"
-        raise InputError("cannot be a package's name on PyPI", where=where, todo=todo)
+        raise InputError("is not a valid name of a Python distribution", where=where, todo=todo)
     distribution = re.sub(r"[-_.]+", "-", given).lower()
     module = distribution.replace("-", "_")
     component = distribution.removeprefix("loraplug-")
@@ -73,7 +73,7 @@ def names(given: str) -> Names:
         raise InputError(f"its module {module} could not be imported", where=where, todo=todo)
     if module in sys.stdlib_module_names or find_spec(module) is not None:
         todo = f"choose another, such as loraplug-{component}"
-        raise InputError(f"its module would hide the module {module}, which exists already", where=where, todo=todo)
+        raise InputError(f"its module would hide the existing module {module}", where=where, todo=todo)
     return Names(distribution, module, component)
 
 
@@ -86,7 +86,7 @@ def write_package(name: str, kind: str, into: Path) -> Path:
     called = names(name)
     folder = into.absolute() / called.distribution
     if folder.exists() or folder.is_symlink():
-        raise InputError("is there already", where=folder, todo="choose another NAME, or another folder with --into")
+        raise InputError("already exists", where=folder, todo="choose another NAME, or another folder with --into")
     with wrap_os_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=folder.parent) as room:

@@ -20,15 +20,15 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def recipe() -> None:
-    """Check a recipe, see what it comes to, compare two, start a new one."""
+    """Check, show, compare and create recipes."""
 
 
 @recipe.command()
 @_recipe
 @_settings
 @_json
-@click.option("--deep", is_flag=True, help="Ask a model without weights as well, which takes seconds.")
-@click.option("--options", "alone", is_flag=True, help="Look at keys and values alone: RECIPE is for another machine.")
+@click.option("--deep", is_flag=True, help="Also build the model without weights; takes seconds.")
+@click.option("--options", "alone", is_flag=True, help="Check keys and values only: RECIPE is for another machine.")
 @click.pass_obj
 def check(app: App, path: Path, settings: tuple[str, ...], as_json: bool, deep: bool, alone: bool) -> None:
     """Check whether RECIPE can be run: keys and values, components, files, disk and hub. Loads no model."""
@@ -102,7 +102,7 @@ def _show_resolved(app: App, path: Path, settings: tuple[str, ...], as_json: boo
 @_json
 @click.pass_obj
 def diff(app: App, first: Path, second: Path, as_json: bool) -> None:
-    """Show in which values two recipes differ once every default is written out. Both may be lock files."""
+    """Show the values in which two recipes differ, defaults included. Either may be a lock file."""
     from loraplug_tools.recipes.resolved import DEFAULT, Value, by_name, toml, values
 
     old, new = by_name(values(app, first)), by_name(values(app, second))
@@ -130,10 +130,12 @@ def diff(app: App, first: Path, second: Path, as_json: bool) -> None:
 
 
 @recipe.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there instead of printing it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the schema to this file instead of printing it."
+)
 @click.pass_obj
 def schema(app: App, output: Path | None) -> None:
-    """Print a JSON schema of everything installed, for completion and checks in editors (Taplo, Even Better TOML)."""
+    """Print a JSON schema of recipes for editors (Taplo, Even Better TOML); it covers all installed plugins."""
     from loraplug_tools.recipes.schema import schema as made
 
     text = json.dumps(made(app.registry), indent=2, ensure_ascii=False) + "\n"
@@ -145,13 +147,13 @@ def schema(app: App, output: Path | None) -> None:
 
 
 @recipe.command()
-@click.option("--for", "purpose", type=click.Choice(["swe", "chat", "text"]), help="What the rows will be.")
-@click.option("--data", type=click.Path(path_type=Path), help="Your rows: the recipe is made to fit this file.")
-@click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="With --data: a column to rename.")
-@click.option("--model", help="A model of the hub, a folder or a .gguf file.")
-@click.option("--yes", is_flag=True, help="Ask nothing; nothing is asked either where stdin is no terminal.")
+@click.option("--for", "purpose", type=click.Choice(["swe", "chat", "text"]), help="Kind of rows.")
+@click.option("--data", type=click.Path(path_type=Path), help="Your data file: the recipe is made to fit it.")
+@click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="Rename a column of --data.")
+@click.option("--model", help="Base model: owner/name on the hub, a folder or a .gguf file.")
+@click.option("--yes", is_flag=True, help="Ask no questions; the default if stdin is not a terminal.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default="recipe.toml", help="The file to write; - prints it."
+    "-o", "--output", type=click.Path(path_type=Path), default="recipe.toml", help="File to write; - prints the recipe."
 )
 @click.pass_obj
 def init(
@@ -163,7 +165,7 @@ def init(
     yes: bool,
     output: Path,
 ) -> None:
-    """Write a commented recipe to start from, for the purpose --for or for the rows in --data.
+    """Write a commented starter recipe for a purpose (--for) or a data file (--data).
 
     An existing file is never overwritten.
     """
@@ -172,7 +174,7 @@ def init(
 
     printed = str(output) == "-"
     if not printed and output.exists():
-        raise InputError("is there already", where=output, todo="name another file with -o, or move it away")
+        raise InputError("already exists", where=output, todo="choose another file with -o, or move this one")
     chosen = choices(Given(purpose, data, renames, model, str(output)), app.registry, ask=not yes)
     text, found = starter(chosen), chosen.proposal
     if found is not None:

@@ -92,7 +92,7 @@ def propose(path: Path, rename: Mapping[str, str], registry: Registry) -> Propos
     shape = _one_shape(first, path)
     lengths, unusable = _lengths(first, shape)
     if not lengths:
-        raise InputError(f"none of its rows can be used; {unusable[0]}", where=path, todo="mend the rows")
+        raise InputError(f"none of its rows can be used; {unusable[0]}", where=path, todo="fix the rows")
     lengths.sort()
     tokens = lengths[min(len(lengths) - 1, len(lengths) * 95 // 100)], lengths[-1]
     purpose = "text" if shape == "text" else "chat"
@@ -112,7 +112,7 @@ def _source(path: Path, rename: Mapping[str, str], registry: Registry) -> Datase
         raise InputError(f"is read by several sources: {names}", where=path, todo="leave out all but one plugin")
     if not found:
         kinds = ".jsonl, .json, .csv, .tsv, .parquet, .arrow, or a folder of one kind of them"
-        raise InputError("is no kind of file that a dataset source reads", where=path, todo=f"give {kinds}")
+        raise InputError("has a file type that no dataset source reads", where=path, todo=f"give {kinds}")
     cls: Any = found[0].cls
     known = {option.name for option in options(cls)}
     if rename and "rename" not in known:
@@ -143,7 +143,7 @@ def _one_shape(rows: Iterable[Mapping[str, Any]], path: Path) -> str:
         found.setdefault(shape, []).append(index)
     if len(found) > 1:
         told = "; ".join(f"{shape}: {_listed(indices)}" for shape, indices in found.items())
-        todo = "put the rows of each shape into a file of its own, one recipe each, or write all in one shape"
+        todo = "put the rows of each shape into a separate file, with one recipe each, or convert all to one shape"
         raise InputError(f"holds rows of {len(found)} shapes ({told})", where=path, todo=todo)
     if problem is not None:
         raise InputError(problem.what, where=path, todo=_as_option(problem.todo))

@@ -43,9 +43,9 @@ def choices(given: Given, registry: Registry, ask: bool) -> Choices:
     rename = _pairs(given.renames)
     if given.purpose is None and given.data is None:
         if not ask:
-            todo = "--data FILE looks at your rows; --for chat, text or swe makes one to fill in"
-            raise InputError("does not know what the rows will be", where="recipe init", todo=todo)
-        if answered := _asked("File with your rows (none: leave it for later)", ""):
+            todo = "--data FILE fits the recipe to your rows; --for chat, text or swe makes one to fill in"
+            raise InputError("needs to know the kind of rows", where="recipe init", todo=todo)
+        if answered := _asked("File with your rows (none: fill it in later)", ""):
             given = evolve(given, data=Path(answered).expanduser())
     found = None
     if given.data is not None:
@@ -64,7 +64,7 @@ def choices(given: Given, registry: Registry, ask: bool) -> Choices:
     if not ask:
         return made
     model = given.model or _asked("Model: owner/name on the hub, a folder or a .gguf file", default_model(purpose))
-    quantize = click.confirm("Load the base in 4 bits, for small memory?", default=quantized(purpose), err=True)
+    quantize = click.confirm("Load the base in 4 bits, to save memory?", default=quantized(purpose), err=True)
     return evolve(made, model=model, quantize=quantize, name=_asked("Name of the run", f"my-{purpose}"))
 
 
@@ -73,7 +73,7 @@ def _pairs(renames: tuple[str, ...]) -> dict[str, str]:
     for said in renames:
         old, equals, new = said.partition("=")
         if not (old and equals and new):
-            raise InputError(f"is no OLD=NEW: {said}", where="--rename", todo="write --rename question=instruction")
+            raise InputError(f"is not OLD=NEW: {said}", where="--rename", todo="write --rename question=instruction")
         pairs[old] = new
     return pairs
 
@@ -86,6 +86,6 @@ def _asked(question: str, default: str) -> str:
 def _asked_purpose() -> str:
     told = "; ".join(f"{name}: {what}" for name, what in _KINDS.items())
     answer: Any = click.prompt(
-        f"What will the rows be? ({told})", default="chat", type=click.Choice([*_KINDS]), err=True, show_choices=False
+        f"What kind of rows? ({told})", default="chat", type=click.Choice([*_KINDS]), err=True, show_choices=False
     )
     return str(answer)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: trainer.epochs=1.")
-@click.option("--until", default="exporter", metavar="STAGE", help="Stop after this stage, such as formatter.")
-@click.option("--fresh", is_flag=True, help="Start over; what an earlier run of this name left is kept aside.")
-@click.option("--accept-encoding", is_flag=True, help="Run a lock file though its rows are now encoded otherwise.")
+@click.option("--until", default="exporter", metavar="STAGE", help="Stop after this stage, for example formatter.")
+@click.option("--fresh", is_flag=True, help="Start over; files of an earlier run of this name are moved aside.")
+@click.option("--accept-encoding", is_flag=True, help="Run a lock file even if its rows are now encoded differently.")
 @click.pass_obj
 def run(app: App, recipe: Path, settings: tuple[str, ...], until: str, fresh: bool, accept_encoding: bool) -> None:
     """Run RECIPE: train on its data and write its exports. A run that was stopped resumes.

@@ -24,17 +24,17 @@ Schema = dict[str, Any]
 
 _KINDS = {
     "dataset": "where training rows come from",
-    "formatter": "rows to tokens, and which of them are trained",
+    "formatter": "turns rows into tokens and chooses which are trained",
     "model": "the base model",
-    "quantizer": "loads the base in fewer bits; leave the table out for full precision",
+    "quantizer": "loads the base in fewer bits; omit the table for full precision",
     "trainer": "trains the adapter",
-    "exporter": "what the finished adapter is made into",
+    "exporter": "exports the finished adapter",
 }
 _INSIDE = {
-    "transform": "makes rows out of rows, after they are read",
+    "transform": "changes or drops rows after they are read",
     "adapter": "what is trained of the model",
-    "optimizer": "how gradients change what is trained",
-    "scheduler": "the course of the learning rate",
+    "optimizer": "the optimizer",
+    "scheduler": "the learning-rate schedule",
 }
 _HELD = "held."
 """Before the kind in the name of what stands inside a component, where the core reads no keys of its own."""
@@ -57,9 +57,15 @@ def schema(registry: Registry) -> Schema:
             _allow_transforms(definitions[kind])
             definitions["set"] = _set(definitions[kind])
     run_name = {"type": "string", "pattern": r"^[A-Za-z0-9_$]", "description": "names the folders under outputs/"}
-    seed = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "default": 42, "description": "seeds all that draws"}
+    seed = {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 2**32 - 1,
+        "default": 42,
+        "description": "seed of all random numbers",
+    }
     extends = {
-        "description": "recipes this one builds on, later ones over earlier ones; paths relative to this file",
+        "description": "recipes this one builds on; later ones override earlier ones; paths relative to this file",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
     tables: Schema = {kind: {"$ref": f"#/$defs/{kind}"} for kind in _KINDS if kind != "exporter"}
@@ -88,8 +94,8 @@ def schema(registry: Registry) -> Schema:
             "mix": _table(Mix) | {"description": "how several data sets become one"},
             "validation": _table(Validation) | {"description": "rows held out before training"},
             **{name: _table(cls) | {"description": _sentence(cls)} for name, cls in registry.tables.items()},
-            "workers": _table(Workers) | {"description": "the machines that parallel work is done on"},
-            "plugins": _table(Plugins) | {"description": "plugins this recipe does without"},
+            "workers": _table(Workers) | {"description": "where parallel work runs"},
+            "plugins": _table(Plugins) | {"description": "plugins disabled for this recipe"},
             "lock": {"type": "object", "description": "written by a run; such a file ignores the environment"},
         },
         "additionalProperties": False,
@@ -113,8 +119,12 @@ _TRANSFORMS: Schema = {
 def _set(table: Schema) -> Schema:
     """One of several data sets: what its source has as options, and the keys that the core reads."""
     own = {
-        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": "what the set is called"},
-        "share": {"type": "number", "minimum": 0, "description": "what it has of the whole, beside others; 0: watched"},
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": "name of the data set"},
+        "share": {
+            "type": "number",
+            "minimum": 0,
+            "description": "its share of the mixture; 0: only evaluated, not trained",
+        },
         "transform": _TRANSFORMS["transform"],
         "formatter": {"type": "object", "description": "options of [formatter] that differ for this set"},
     }
@@ -184,7 +194,7 @@ def _either(values: list[Schema]) -> Schema:
 
 def _component(entry: Entry) -> Schema:
     table = _table(entry.cls)
-    brought = f"{_summary(entry)} Brought by {entry.plugin.distribution} {entry.plugin.version}."
+    brought = f"{_summary(entry)} Provided by {entry.plugin.distribution} {entry.plugin.version}."
     table["properties"] = {"use": {"type": "string", "description": brought}} | table["properties"]
     return {"title": entry.name, "description": brought} | table
 

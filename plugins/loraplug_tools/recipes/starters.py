@@ -11,9 +11,9 @@ from attrs import frozen
 from loraplug_tools.recipes.proposal import LOOKED_AT, Proposal
 
 _HEAD = {
-    "swe": "Bug reports and repositories in, a model that looks at code and patches it out.",
-    "chat": "Your own conversations in, a tuned chat model out.",
-    "text": "Plain texts in, a model that goes on in their manner out.",
+    "swe": "Train a model to fix bugs, from bug reports and repositories.",
+    "chat": "Fine-tune a chat model on your own conversations.",
+    "text": "Train a model on plain texts, to continue in their style.",
 }
 
 _DATA = {
@@ -75,7 +75,7 @@ _RECIPE = """\
 #     loraplug preview {file}         # rows as the model will see them
 #     loraplug run {file}
 #
-# `loraplug plugins list` tells what else may stand after `use`, `loraplug plugins show NAME` what can be set.
+# `loraplug plugins list` lists what else `use` can name, `loraplug plugins show NAME` its options.
 
 run_name = {name}  # <-- names the folders under outputs/
 seed = 42
@@ -183,7 +183,7 @@ def _proposed(found: Proposal, file: str) -> str:
     else:
         lines.append('use = "chat-template"              # the model\'s own chat format')
         lines.append('train_on = "assistant"             # only what the assistant says is trained')
-        more = "longer rows are told of, see overlong"
+        more = "longer rows are reported, see overlong"
     lines += [lengths, "# characters a token are assumed; `loraplug plan` counts them)."]
     lines.append(f"{f'max_length = {found.max_length}':<34} # tokens; {more}")
     return "\n".join(lines) + "\n"

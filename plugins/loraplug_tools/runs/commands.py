@@ -17,7 +17,7 @@ _outputs = click.option(
     type=click.Path(path_type=Path),
     default=Path("outputs"),
     metavar="FOLDER",
-    help="Where runs are kept; outputs by default.",
+    help="Folder with the runs; default: outputs.",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -62,7 +62,7 @@ def show_run(app: App, run: str, outputs: Path, as_json: bool) -> None:
 @_outputs
 @_as_json
 def compare_runs(names: tuple[str, ...], outputs: Path, as_json: bool) -> None:
-    """Set two or more runs side by side: figures, losses, and the recipe values that differ."""
+    """Compare two or more runs: figures, losses, and the recipe values that differ."""
     from loraplug import InputError
     from loraplug_tools.runs.render import as_data, compared, differences
 
@@ -77,15 +77,19 @@ def compare_runs(names: tuple[str, ...], outputs: Path, as_json: bool) -> None:
 @runs.command("watch")
 @click.argument("run", required=False)
 @_outputs
-@click.option("--once", is_flag=True, help="Print one picture and end.")
+@click.option("--once", is_flag=True, help="Print the current state once and exit.")
 @click.option(
-    "--every", type=click.FloatRange(min=0.2), default=2.0, metavar="SECONDS", help="How often to look; 2 by default."
+    "--every",
+    type=click.FloatRange(min=0.2),
+    default=2.0,
+    metavar="SECONDS",
+    help="Seconds between updates; 2 by default.",
 )
 @click.pass_context
 def watch_run(ctx: click.Context, run: str | None, outputs: Path, once: bool, every: float) -> None:
-    """Follow RUN, or the only run in progress, by the files it writes, until it ends.
+    """Follow RUN, or the only run in progress, until it ends. Reads the run's files only.
 
-    Exits with 1 if the run failed or its process is gone. Ctrl-C stops watching, not the run.
+    Exits with 1 if the run failed or its process died. Ctrl-C stops watching, not the run.
     """
     from loraplug import EventLog, read_run
     from loraplug_tools.runs.watch import follow, picture
@@ -109,9 +113,9 @@ def _at_work(outputs: Path) -> RunRecord:
         return running[0]
     if running:
         names = ", ".join(run.name for run in running)
-        raise InputError(f"{len(running)} runs are at work: {names}", where=outputs, todo="name the one to watch")
+        raise InputError(f"{len(running)} runs are in progress: {names}", where=outputs, todo="name one of them")
     todo = f"see how the last one went: loraplug runs watch {found[0].name}" if found else "start one: loraplug run"
-    raise InputError("no run is at work", where=outputs / "runs", todo=todo)
+    raise InputError("no run is in progress", where=outputs / "runs", todo=todo)
 
 
 def _find(name: str, outputs: Path) -> RunRecord:

@@ -94,8 +94,8 @@ def page(run: RunRecord, registry: Registry) -> list[str]:
     lines += [clipped(f"  {name:16} {text}", wide) for name, text in facts if text]
     lines += _section("losses, nats per trained token", _courses([run], wide - 4))
     lines += _section("figures", [f"{_name(key):24} {_figure(key, value)}" for key, value in run.figures.items()])
-    lines += _section("recipe, where it is not the default", _own_values(run, registry))
-    gone = {True: "", False: "  (no longer there)"}
+    lines += _section("recipe values other than the defaults", _own_values(run, registry))
+    gone = {True: "", False: "  (no longer exists)"}
     lines += _section("made", [f"{path}{gone[exists]}" for path, exists in run.artefacts.items()])
     kept = [
         name for name in ("loss.svg", "loss.png", "metrics.jsonl", "recipe.lock.toml") if (run.folder / name).exists()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from loraplug import RunRecord, duration, echo
 from loraplug_tools.runs.formatting import clipped, printable, sparkline, width
 
-_GONE = "its process is gone without having ended: killed, stopped by ctrl-c, or the machine went down"
+_GONE = "its process died before the run ended: killed, stopped by Ctrl-C, or the machine went down"
 _SAMPLE_LINES = 6
 
 
@@ -27,7 +27,7 @@ def picture(run: RunRecord, now: float | None = None) -> list[str]:
         lines += [f"  {printable(line.strip())}" for line in run.error.splitlines()]
     facts = [("at work", duration(run.seconds)), *run.progress()]
     if run.status == "running" and run.changed is not None and now - run.changed >= 60:
-        facts.append(("last heard of", f"{duration(now - run.changed)} ago"))
+        facts.append(("last update", f"{duration(now - run.changed)} ago"))
     lines += [f"  {name:16} {text}" for name, text in facts]
     lines += _losses(run, wide)
     lines += _sample(run)
@@ -98,7 +98,7 @@ def _state(run: RunRecord) -> str:
 
 def _next(run: RunRecord) -> list[str]:
     if run.status == "interrupted":
-        return ["the same `loraplug run` goes on from its last checkpoint"]
+        return ["the same `loraplug run` command resumes from its last checkpoint"]
     return [f"loraplug runs show {printable(run.name)}"] if run.status == "done" else []
 
 
