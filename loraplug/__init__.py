@@ -12,7 +12,7 @@ from loraplug.adapters.coverage import FUSED as FUSED_EXPERTS
 from loraplug.adapters.coverage import Share, adapted_share, expert_counts, layer_weights, quantised_share
 from loraplug.adapters.load import load_adapter
 from loraplug.adapters.names import model_names, save_adapter, settle_names
-from loraplug.adapters.precision import mixed_precision
+from loraplug.adapters.precision import computing_in, mixed_precision
 from loraplug.adapters.tokens import grow_for_adapter, mark_new_tokens, new_tokens, token_ends
 from loraplug.config.options import Doc, Option, options
 from loraplug.config.secrets import kinds as kinds_of_secrets
@@ -173,6 +173,7 @@ __all__ = [
     "attach_adapter",
     "build",
     "check_row",
+    "computing_in",
     "control_tokens",
     "conversation",
     "duration",

@@ -12,6 +12,7 @@ and computes all else in float32. Merges and their proofs are computed in float3
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -39,10 +40,22 @@ def mixed_precision(model: Any, dtype: Any) -> None:
 
     @wraps(forward)
     def autocast(*args: Any, **inputs: Any) -> Any:
-        with torch.autocast(base.device.type, dtype):
+        with computing_in(dtype, base.device):
             return forward(*args, **inputs)
 
     base.forward = autocast
+
+
+def computing_in(dtype: Any, device: Any) -> AbstractContextManager[Any]:
+    """Context manager: models compute as those that `mixed_precision` holds to the rule, for calls made before it is.
+
+    Args:
+        dtype: the torch dtype that the base was loaded in.
+        device: the torch device that the model is on.
+    """
+    import torch
+
+    return torch.autocast(device.type, dtype) if dtype in (torch.bfloat16, torch.float16) else nullcontext()
 
 
 def store_in_float32(model: Any) -> None:

@@ -105,3 +105,33 @@ def test_a_model_is_held_to_the_rule_once(train: Train, monkeypatch: pytest.Monk
     monkeypatch.setattr(loading, "mixed_precision", counted)
     train("second", dtype="bfloat16", lora=Lora(start_from=first.path), max_steps=1, kernel="plain")
     assert wrapped == ["torch.bfloat16"]
+
+
+@pytest.mark.parametrize("micro_batch", ["auto", 4])
+def test_a_model_that_bfloat16_alone_stops_is_measured_trained_and_asked(micro_batch: Any, tmp_path: Path) -> None:
+    """xLSTM fails in bfloat16 on a row as long as its chunks, but not under the rule; measuring is under it, too."""
+    import torch
+    from transformers import AutoTokenizer
+
+    import families
+    from loraplug import Encoded, Run
+    from loraplug.adapters.load import put_on, tensor_names
+    from loraplug_serve.sampling import Drawing, Prompt, Sampler
+    from loraplug_train.trainer import Sft
+
+    base, ids = families.save("xlstm", tmp_path / "base"), list(range(3, 43))
+    model = families.build("xlstm").bfloat16()
+    with pytest.raises(RuntimeError, match="same dtype"), torch.no_grad():
+        model(input_ids=torch.tensor([ids]), use_cache=False)
+    (alone,) = Sampler(model, ()).completions([Prompt(ids)], Drawing(max_tokens=4))
+    assert len(alone.ids) == 4
+    run = Run("a", outputs=tmp_path / "outputs")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    options = Sft(samples=1, learning_rate=1e-2, max_steps=2, batch_size=4, micro_batch=micro_batch)
+    rows = Encoded(encoded(8, longest=32))
+    result = options.train(run, lambda _: model, AutoTokenizer.from_pretrained(base), rows, rows)
+    assert result.figures["validation_loss_after"] < result.figures["validation_loss_before"]
+    adapted = put_on(families.build("xlstm").bfloat16(), result.path, tensor_names(result.path))
+    (answer,) = Sampler(adapted, ()).completions([Prompt(ids)], Drawing(max_tokens=4))
+    wanted = adapted.generate(input_ids=torch.tensor([ids]), max_new_tokens=1, do_sample=False, use_cache=False)
+    assert len(answer.ids) == 4 and answer.ids[0] == int(wanted[0, -1])

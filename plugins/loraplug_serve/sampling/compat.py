@@ -23,6 +23,10 @@ def with_cache(model: Any, cache: Any) -> dict[str, Any]:
 
 
 def cache_of(out: Any) -> Any:
-    """The cache that a forward pass leaves; None for a model that has none."""
+    """The cache that a forward pass leaves; None for a model that has none, or one whose rows cannot be repeated.
+
+    xLSTM's holds the states of one batch, and has nothing to choose rows with.
+    """
     found = getattr(out, "cache", None)
-    return getattr(out, "past_key_values", None) if found is None else found
+    found = getattr(out, "past_key_values", None) if found is None else found
+    return found if hasattr(found, "reorder_cache") else None

@@ -146,8 +146,8 @@ class Alone:
         """See `Together.next`."""
         given = tokens[:, None]
         self.said = torch.cat([self.said, given], 1)
-        if self.cache is None:
-            return self.model(input_ids=self.said, use_cache=False, logits_to_keep=1).logits[:, -1]
+        if self.cache is None:  # asked for all the same, as for the prompt: some models compute otherwise without
+            return self.model(input_ids=self.said, use_cache=True, logits_to_keep=1).logits[:, -1]
         out = self.model(input_ids=given, **with_cache(self.model, self.cache))
         return out.logits[:, -1]
 

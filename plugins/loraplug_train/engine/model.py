@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
-from loraplug import FUSED_EXPERTS, Encoded, Placement, Run, Share, adapted_share, mixed_precision
+from loraplug import FUSED_EXPERTS, Encoded, Placement, Run, Share, adapted_share, computing_in, mixed_precision
 from loraplug_train.adapters.attached import attached, is_peft
 from loraplug_train.adapters.eva import begin_with_eva
 from loraplug_train.cpu import kernel
@@ -59,7 +59,8 @@ def prepare_model(
     lora = options.lora_options
     if lora is not None and lora.init_lora_weights == "eva":
         rows = StepRows(encoded.dataset)
-        begin_with_eva(run, lora, adapted, (one for row in rows for one in objective.sequences(row)))
+        with computing_in(dtype, adapted.device):
+            begin_with_eva(run, lora, adapted, (one for row in rows for one in objective.sequences(row)))
     coverage = adapted_share(adapted, left_out)
     _say_coverage(run, coverage, "adapters on" if is_peft(adapted) else "trained:")
     fast, said = False, "plain kernel, as asked"
@@ -75,7 +76,8 @@ def prepare_model(
     if kind.startswith("zero") and not sharded:
         run.say(zero.whole(adapted, int(kind[-1])))
     limits = _limits(options, run, adapted, lengths, fast)
-    _keep_apart(run, objective, adapted, limits, encoded, lengths, fast=fast, sharded=sharded)
+    with computing_in(dtype, adapted.device):
+        _keep_apart(run, objective, adapted, limits, encoded, lengths, fast=fast, sharded=sharded)
     if limits.checkpointing:
         adapted.activation_checkpointing_enable({"use_reentrant": False})
     if not fast and not heads.is_adapted(adapted):
@@ -106,11 +108,11 @@ def _take_reference(policy: PolicyModel, other: Any, load_model: Callable[[Place
         (load_model(Placement(role="reference")) if other is None else other).requires_grad_(False).eval()
     )
     policy.reference_own_head = policy.own_head
-    if other is not None:
-        heads.install(other)
-        policy.reference_own_head = bool(heads.differs(other))
-    elif not policy.own_head:
+    if other is not None or not policy.own_head:
         heads.install(policy.reference)
+    mixed_precision(policy.reference, policy.reference.dtype)  # as the policy computes
+    if other is not None:
+        policy.reference_own_head = bool(heads.differs(other))
 
 
 def _limits(options: EngineTrainer, run: Run, adapted: Any, lengths: Sequence[int], fast: bool) -> MicroBatchLimits:
