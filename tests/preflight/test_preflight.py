@@ -149,7 +149,9 @@ def test_files_of_the_base_that_are_missing_or_broken(recipe: Path, base: Path) 
     (base / "model-00001-of-00003.safetensors").write_bytes(weights)
     index = {"weight_map": {"a": "model-00001-of-00003.safetensors", "b": "other.safetensors"}}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "other.safetensors is missing, of 2 weight files that model.safetensors.index.json names" in build_problems(recipe, setting)
+    assert "other.safetensors is missing, of 2 weight files that model.safetensors.index.json names" in build_problems(
+        recipe, setting
+    )
     (base / "config.json").write_text("[]")
     assert "config.json: is not a JSON object" in build_problems(recipe, setting)
 
