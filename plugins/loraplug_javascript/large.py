@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from loraplug_javascript.mutations import valid
 from loraplug_javascript.syntax import FUNCTIONS, Grammar, Page, named, page
-from loraplug_swe.mutation import Mutation
+from loraplug_swe.mutation import Mutation, two_bugs
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -28,7 +27,7 @@ def large_mutations(text: str, small: Sequence[Mutation], grammars: Sequence[Gra
     if not small:  # as for files that cannot be read
         return []
     read = page(text, tuple(grammars))
-    found = list(_pairs(text, small))
+    found = list(two_bugs(text, small))
     for function in named(read):
         body = function.node.child_by_field_name("body")
         if body is not None and body.type == "statement_block":
@@ -77,18 +76,3 @@ def _gone(read: Page, name: str, some: Sequence[Node]) -> Mutation:
     begin = read.source(some[0]).split("\n")[0].strip()[:60]
     note = f"{last - first + 1} lines are gone, from `{begin}` on"
     return Mutation("removed_block", name, read.at(start), read.at(stop), "", (first, last), note)
-
-
-def _pairs(text: str, small: Sequence[Mutation]) -> Iterator[Mutation]:
-    """Two bugs in statements of one function that do not touch, each small bug in at most two pairs as the first."""
-    by_function: dict[str, list[Mutation]] = {}
-    for one in small:
-        by_function.setdefault(one.function, []).append(one)
-    for function, members in by_function.items():
-        draw = random.Random(function)  # noqa: S311 - a draw, not a secret
-        for one in members:
-            others = [two for two in members if two.start >= one.stop and two.lines[0] > one.lines[1]]
-            for two in draw.sample(others, min(2, len(others))):
-                between = one.replacement + text[one.stop : two.start] + two.replacement
-                lines = one.lines[0], two.lines[1]
-                yield Mutation("two_bugs", function, one.start, two.stop, between, lines, f"{one.note}; {two.note}")

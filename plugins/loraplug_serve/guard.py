@@ -94,7 +94,7 @@ class Guard:
         status, why = self._refusal(scope)
         body = b""
         if not status and scope["method"] == "POST":
-            found = await _body(receive)
+            found = await read_body(receive, MOST)
             status, why = (413, "too large") if found is None else (0, "")
             body = found or b""
             receive = replayed(body, receive)
@@ -160,8 +160,8 @@ def _is_own(origin: str, host: str, names: Names) -> bool:
         return False
 
 
-async def _body(receive: Any) -> bytes | None:
-    """A request's body; None where it is too large."""
+async def read_body(receive: Any, most: int) -> bytes | None:
+    """A request's body; None if it is larger than `most` bytes."""
     parts, size, more = [], 0, True
     while more:
         message = await receive()
@@ -169,7 +169,7 @@ async def _body(receive: Any) -> bytes | None:
             break
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > MOST:
+        if size > most:
             return None
         more = message.get("more_body", False)
     return b"".join(parts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import define
 
-from loraplug_serve.guard import Names, foreign, headers_of, replayed
+from loraplug_serve.guard import Names, foreign, headers_of, read_body, replayed
 from loraplug_serve.server.errors import ApiError
 
 _DRAIN_SECONDS = 5
@@ -66,17 +66,9 @@ class Front:
         told = headers.get("content-length", ["0"])[0]
         if told.isdecimal() and int(told) > self.most:
             raise self._too_large()
-        parts, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                break
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self.most:
-                raise self._too_large()
-            more = message.get("more_body", False)
-        return b"".join(parts)
+        if (body := await read_body(receive, self.most)) is None:
+            raise self._too_large()
+        return body
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the request body is larger than {self.most} bytes", code="body_too_large")

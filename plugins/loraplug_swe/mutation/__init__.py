@@ -16,8 +16,9 @@ from loraplug_swe.mutation.language import (
     Tester,
     Verdict,
 )
+from loraplug_swe.mutation.pairs import two_bugs
 
 __all__ = [
     "BaselineRun", "Environment", "Failure", "Language", "Mutation", "Outcome", "Report", "Span", "Suite", "Tester",
-    "Verdict",
+    "Verdict", "two_bugs",
 ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import random
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +10,7 @@ from attrs import frozen
 
 from loraplug_swe.mutation.functions import Span, python_functions
 from loraplug_swe.mutation.language import Mutation
+from loraplug_swe.mutation.pairs import two_bugs
 
 LARGE_KINDS = ("removed_block", "removed_body", "two_bugs")
 _RUN = 3  # simple statements in a row that go together, at most
@@ -26,7 +26,7 @@ def large_mutations(text: str, small: Sequence[Mutation]) -> list[Mutation]:
     if not small:  # as for files that cannot be read
         return []
     page = _Page.of(text)
-    found = [*_removed(page), *_pairs(text, small)]
+    found = [*_removed(page), *two_bugs(text, small)]
     found.sort(key=lambda one: (one.start, one.stop, one.kind, one.replacement))
     seen: set[tuple[int, int, str]] = set()
     kept = []
@@ -138,21 +138,6 @@ def _first(node: ast.stmt) -> int:
 
 def _last(node: ast.stmt) -> int:
     return node.end_lineno or node.lineno
-
-
-def _pairs(text: str, small: Sequence[Mutation]) -> Iterator[Mutation]:
-    """Two bugs in statements of one function that do not touch, each small bug in at most two pairs as the first."""
-    by_function: dict[str, list[Mutation]] = {}
-    for one in small:
-        by_function.setdefault(one.function, []).append(one)
-    for function, members in by_function.items():
-        draw = random.Random(function)  # noqa: S311 - a draw, not a secret
-        for one in members:
-            others = [two for two in members if two.start >= one.stop and two.lines[0] > one.lines[1]]
-            for two in draw.sample(others, min(2, len(others))):
-                between = one.replacement + text[one.stop : two.start] + two.replacement
-                lines = one.lines[0], two.lines[1]
-                yield Mutation("two_bugs", function, one.start, two.stop, between, lines, f"{one.note}; {two.note}")
 
 
 def _is_python(text: str) -> bool:
