@@ -85,7 +85,7 @@ def test_a_model_and_its_base_are_asked(tmp_path: Path, tiny_model: Path, inside
     before = results.read_bytes()
     assert inside(*words).returncode == 0 and results.read_bytes() == before
     refused = inside(*words, "--turns", "2", "--tasks", "x")
-    assert refused.returncode == 2 and "--tasks, --turns is of bugs" in refused.stderr
+    assert refused.returncode == 2 and "only for bug tasks, which --set has none of: --tasks, --turns" in refused.stderr
 
 
 @pytest.mark.slow

@@ -34,7 +34,9 @@ def run_set(app: App, wanted: EvalOptions, place: Path, as_json: bool, short: bo
                "--turns": wanted.turns > 1}  # fmt: skip
     if given := [name for name, value in of_bugs.items() if value]:
         raise InputError(
-            f"{', '.join(given)} applies to bug tasks, and --set has none", where="--set", todo="leave one of them out"
+            f"only for bug tasks, which --set has none of: {', '.join(given)}",
+            where="--set",
+            todo="leave one of them out",
         )
     sampling = wanted.sampling
     run = Run(name=run_name(wanted), seed=wanted.seed, reporter=app.reporter())
