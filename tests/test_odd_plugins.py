@@ -385,7 +385,7 @@ def test_plugins_check_sees_what_changes_the_core(odd: Odd, tmp_path: Path, monk
     (tmp_path / "odd.py").write_text(code + source(options="x: Annotated[int, Doc('x')]"), encoding="utf-8")
     found = next(item for item in check_package("odd", registry) if item.check == "leaves loraplug as it is")
     assert found.status == "failed"
-    assert "changes loraplug.pipeline.transforms.transformed when it is loaded" in found.detail
+    assert "replaces loraplug.pipeline.transforms.transformed when it is loaded" in found.detail
 
 
 def test_a_lock_runs_though_another_brings_that_name_by_now(

@@ -41,12 +41,12 @@ def test_what_is_wrong_is_told_by_the_table_that_says_it(train: Any, inside: Any
     table = '[trainer.adapter]\nuse = "lora"\ninit_lora_weights = "pissa"\nstart_from = "nowhere"\n'
     recipe.write_text(text.replace("[[exporter]]", f"{table}[[exporter]]", 1), encoding="utf-8")
     said = " ".join(inside("recipe", "check", recipe).stderr.split())
-    assert "trainer.adapter.init_lora_weights: start_from goes on with values that are there" in said
+    assert "trainer.adapter.init_lora_weights: start_from uses weights that exist already" in said
     said = " ".join(inside("recipe", "check", recipe, "--set", "trainer.lora.r=4").stderr.split())
     assert "trainer.adapter: and [trainer.lora] both say what is trained" in said
     recipe.write_text(recipe.read_text(encoding="utf-8").replace('init_lora_weights = "pissa"\n', ""), encoding="utf-8")
     said = " ".join(inside("recipe", "check", recipe).stderr.split())
-    assert "trainer.adapter.start_from" in said and "is no adapter folder" in said
+    assert "trainer.adapter.start_from" in said and "is not an adapter folder" in said
 
 
 def test_eva_begins_by_the_rows(train: Any, tiny_model: Path) -> None:
@@ -93,4 +93,4 @@ def test_eva_wants_more_trained_tokens_than_directions(train: Any) -> None:
 def test_ways_to_begin_that_are_not_to_be_had_are_refused(inside: Any, recipe: Path, way: str) -> None:
     """Before any work, with the reason."""
     said = inside("recipe", "check", recipe, "--set", f"trainer.lora.init_lora_weights={way}").stderr
-    assert f'trainer.lora.init_lora_weights: "{way}" is not to be had: peft' in " ".join(said.split())
+    assert f'trainer.lora.init_lora_weights: "{way}" is not available: peft' in " ".join(said.split())

@@ -90,7 +90,7 @@ ASKED = {
     "windows network": ({"model": {"id": "\\\\host\\share"}}, "is a network path"),
     "an address": ({"model": {"id": "https://x.example/m"}}, "is neither a name on the hub nor a folder"),
     "no id": ({"model": {"id": 3}}, "model.id: 3 is not a model name"),
-    "revision": ({"model": {"id": "a/b", "revision": "../../x"}}, "model.revision: '../../x' is no commit"),
+    "revision": ({"model": {"id": "a/b", "revision": "../../x"}}, "model.revision: '../../x' is not a commit"),
     "kernels": ({"model": {"id": "a/b", "attention": "flash_attention_2"}}, "model.attention"),
     "loader": ({"model": {"use": "evil", "id": "a/b"}}, "model.use: 'evil' is not the loader that comes with"),
     "unknown": ({"model": {"id": "a/b", "hook": "x"}}, "model.hook: 'x'"),
@@ -114,7 +114,7 @@ def test_what_a_foreign_lock_asks_for_is_named_and_refused(
         open_model(folder, registry)
     told = str(caught.value)
     assert words in told
-    assert "no run of yours wrote this lock" in told and "open it with --trust" in told
+    assert "this lock was not written by a run of yours" in told and "open it with --trust" in told
 
 
 def test_all_that_it_asks_for_is_told_at_once(foreign: Callable[[dict[str, Any]], Path], registry: Any) -> None:
@@ -176,7 +176,7 @@ def test_code_of_a_model_runs_only_with_trust(
         assert "Traceback" not in done.stderr and "[y/N]" not in done.stderr + done.stdout
         assert not mark.exists(), words
     told = inside("chat", folder / "base", "--prompt", "hi", env=env).stderr
-    assert "needs its own Python code" in told and "--trust" in told
+    assert "needs Python code from its repository" in told and "--trust" in told
     inside("chat", folder, "--prompt", "hi", "--trust", env=env)
     assert mark.exists()
 
@@ -199,7 +199,7 @@ def test_code_of_a_tokenizer_beside_an_adapter_is_refused(
     given = ["chat", folder, "--base", tiny_model, "--prompt", "hi", "--max-tokens", "2"]
     done = inside(*given, env=env)
     assert done.returncode == 2 and not mark.exists()
-    assert "needs its own Python code" in done.stderr and "--trust" in done.stderr
+    assert "needs Python code from its repository" in done.stderr and "--trust" in done.stderr
     inside(*given, "--trust", env=env)
     assert mark.exists()
 

@@ -57,7 +57,7 @@ def test_nothing_of_a_run_becomes_markup_or_a_path(tmp_path: Path) -> None:
     for name in ("../runs/<u>b", "..", "", None, str(folder), "gone"):
         assert "<table>" not in Runs(tmp_path).html(name)
     (folder / "state.json").write_text("{")
-    assert "state.json is broken" in Runs(tmp_path).html("<u>b")
+    assert "state.json is damaged" in Runs(tmp_path).html("<u>b")
     (folder / "state.json").unlink()
     (folder / "events.jsonl").write_bytes(b'{"time": 1}\n\xff\xfe{\n')
     assert "1 of 2 lines are damaged" in Runs(tmp_path).html("<u>b")

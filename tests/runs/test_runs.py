@@ -228,7 +228,7 @@ def test_strange_folders_are_listed_with_the_reason(make: Any, done: Path, call:
     said = call("runs", "list").output
     assert "file: unreadable: not a folder" in said
     assert "?[31mred: unreadable: not a run folder" in said and "\x1b" not in said
-    assert "broken: unreadable: state.json is broken" in said
+    assert "broken: unreadable: state.json is damaged" in said
     told = json.loads(call("runs", "list", "--json").stdout)
     assert [run["status"] for run in told] == ["done", "unreadable", "unreadable", "unreadable"]
 

@@ -170,8 +170,8 @@ def test_silence_and_time_left(tmp_path: Path) -> None:
     folder = written(tmp_path, EVENTS)
     with exclusive_lock(folder, "tiny"):
         lines = picture(read_run(folder), now=106 + 240)
-    assert "  time left        1 min 0 s, training alone" in lines
-    assert "  last heard of    4 min 0 s ago" in lines
+    assert "  time left        1 min 0 s, for training only" in lines
+    assert "  last update      4 min 0 s ago" in lines
     assert "    [red]three" in lines and "    ?[2Jtwo?" in lines
 
 

@@ -122,7 +122,7 @@ def test_one_process_may_have_deepspeed_hold_the_weights(
     assert begun.returncode == 0, said
     assert "parameters on each of 1 process;" in said
     plain = loraplug("run", recipe, "--set", "run_name=whole", env=DEEPSPEED)
-    assert "DeepSpeed stage 2 shares out optimizer and gradients" in plain.stdout + plain.stderr
+    assert "DeepSpeed stage 2 would shard optimizer and gradients" in plain.stdout + plain.stderr
     losses = []
     for name in ("held", "whole"):
         lines = (tmp_path / "outputs/adapters" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

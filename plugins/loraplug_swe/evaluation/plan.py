@@ -223,7 +223,7 @@ def _lock(wanted: EvalOptions) -> tuple[Mapping[str, Any], str]:
     said = {"path": wanted.repos, "tests_path": wanted.tests_path, "test_args": wanted.test_args}
     more = [key for key, usual in _OF_THE_CODE.items() if not said.get(key) and dataset.get(key, usual) != usual]
     told = (
-        f"{lock.path}: no run of yours wrote this lock, so its {', '.join(f'dataset.{key}' for key in more)} is not "
+        f"{lock.path}: this lock was not written by a run of yours, so its {', '.join(f'dataset.{key}' for key in more)} is not "
         "taken; say it by options, or take the whole lock with --trust"
     )
     return {"dataset": kept, "formatter": {"use": str(formatter.get("use", "chat-template"))}}, told if more else ""
