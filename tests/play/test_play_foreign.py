@@ -199,7 +199,7 @@ def test_code_of_a_tokenizer_beside_an_adapter_is_refused(
     given = ["chat", folder, "--base", tiny_model, "--prompt", "hi", "--max-tokens", "2"]
     done = inside(*given, env=env)
     assert done.returncode == 2 and not mark.exists()
-    assert "needs Python code from its repository" in done.stderr and "--trust" in done.stderr
+    assert "needs its own Python code" in done.stderr and "--trust" in done.stderr
     inside(*given, "--trust", env=env)
     assert mark.exists()
 

@@ -149,11 +149,11 @@ def test_layers_that_compute_by_groups_have_no_adapter(monkeypatch: pytest.Monke
             layer.self_attn.o_proj = ByGroups(32, 64, bias=False)
         return model
 
-    targets = Lora().attach(grouped())[1]
+    targets = Lora().put_on(grouped())[1]
     assert len(targets.modules) == 12 and not [name for name in targets.modules if "o_proj" in name]
     assert set(targets.left_out.values()) == {OTHER}
-    with pytest.raises(InputError, match="something else of its input than a linear layer"):
-        Lora(target_modules=("o_proj",)).attach(grouped())
+    with pytest.raises(InputError, match="does not compute a linear layer's product of its input"):
+        Lora(target_modules=("o_proj",)).put_on(grouped())
 
 
 def test_layers_that_share_a_weight_are_left_out_and_named_ones_taken() -> None:

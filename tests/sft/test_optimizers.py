@@ -131,7 +131,7 @@ def test_a_killed_training_with_an_optimizer_of_ones_own_ends_alike(fit: Fit, mo
         fit("killed", **own)
     monkeypatch.undo()
     run = fit("killed", **own)
-    assert any("going on from the checkpoint of step 2 of 6" in line for line in run.reporter.lines)  # type: ignore[attr-defined]
+    assert any("resuming from the checkpoint of step 2 of 6" in line for line in run.reporter.lines)  # type: ignore[attr-defined]
     assert digest(run) == digest(whole)
 
 

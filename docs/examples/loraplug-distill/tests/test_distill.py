@@ -164,7 +164,7 @@ def test_a_killed_run_ends_with_the_same_adapter(models: Path, undisturbed: Path
     run.communicate()
     assert run.returncode == -signal.SIGKILL, "it was over before it could be killed"
     assert not (path.parent / "outputs/adapters/tiny").exists()
-    assert "going on from the checkpoint of step" in finished(start(path))
+    assert "resuming from the checkpoint of step" in finished(start(path))
     assert digest(path) == digest(undisturbed)
 
 
