@@ -224,8 +224,8 @@ def _lock(wanted: EvalOptions) -> tuple[Mapping[str, Any], str]:
     more = [key for key, usual in _OF_THE_CODE.items() if not said.get(key) and dataset.get(key, usual) != usual]
     keys = ", ".join(f"dataset.{key}" for key in more)
     told = (
-        f"{lock.path}: this lock was not written by a run of yours, so its {keys} is not used; give it as an option, or "
-        "accept the whole lock with --trust"
+        f"{lock.path}: this lock was not written by a run of yours, so its {keys} is not used; give it as an option, "
+        "or accept the whole lock with --trust"
     )
     return {"dataset": kept, "formatter": {"use": str(formatter.get("use", "chat-template"))}}, told if more else ""
 
