@@ -146,10 +146,10 @@ def test_the_date_of_the_beginning_is_given_to_the_template_again(
     lock.write_text((first / "recipe.lock.toml").read_text().replace('date = "2024-02-29T23:59:00"\n', ""))
     other = inside("run", lock, "--set", "run_name=other")
     assert other.returncode == 2
-    assert "12 of 12 rows are encoded otherwise" in other.stderr and "--accept-encoding" in other.stderr
+    assert "12 of 12 rows are encoded differently" in other.stderr and "--accept-encoding" in other.stderr
     accepted = inside("run", lock, "--set", "run_name=other", "--accept-encoding")
     assert accepted.returncode == 0, accepted.stderr
-    assert "12 of 12 rows are encoded otherwise" in accepted.stderr
+    assert "12 of 12 rows are encoded differently" in accepted.stderr
     assert inside("run", lock, "--set", "run_name=other").returncode == 0  # what was accepted at the beginning holds
 
 
@@ -175,7 +175,7 @@ def test_another_encoding_by_another_version_is_told_with_the_rows_that_differ(
     monkeypatch.setattr(ChatTemplate, "encode", mended)
     done = inside("run", lock, "--set", "run_name=again")
     assert done.returncode == 2
-    assert "4 of 12 rows are encoded otherwise (loraplug 0.0.9 then, 0.1.0 now) than when this lock" in done.stderr
+    assert "4 of 12 rows are encoded differently (loraplug 0.0.9 then, 0.1.0 now) than when this lock" in done.stderr
     assert not (tmp_path / "outputs/adapters/again").exists()
 
 
