@@ -77,9 +77,9 @@ def test_what_is_there_is_never_overwritten(loraplug: Cli, tmp_path: Path) -> No
         ("x" * 101, "is not a valid name"),
         ("3d", "module 3d could not be imported"),
         ("class", "module class could not be imported"),
-        ("json", "would hide the module json"),
-        ("loraplug", "would hide the module loraplug"),
-        ("PyTest", "would hide the module pytest"),
+        ("json", "would hide the existing module json"),
+        ("loraplug", "would hide the existing module loraplug"),
+        ("PyTest", "would hide the existing module pytest"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str, said: str) -> None:
