@@ -54,7 +54,7 @@ class Text(Encoding):
             what = f"{recipe.trainer.name} compares answers, and a part of one cannot be judged"
             yield Problem("formatter.overlong", f'{what}; take "drop" or "truncate-right"')
         if self.packing is True:
-            yield Problem("formatter.packing", f"rows for {recipe.trainer.name} are not packed; leave it out")
+            yield Problem("formatter.packing", f"rows for {recipe.trainer.name} cannot be packed; remove it")
 
     def lines(self, schema: str, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Lines:
         """See `Encoding.lines`."""

@@ -62,7 +62,7 @@ def test_options_are_told_all_at_once(inside: Any, recipe: Path) -> None:
     for words in (
         'used only by the loss "robust"',
         "would train prompts",
-        "are not packed",
+        "cannot be packed",
         "2 weights, but loss_type has 1 losses",
     ):
         assert words in said
