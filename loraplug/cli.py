@@ -61,7 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not debug:  # deprecations inside libraries are for their makers
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns that an optional package is not installed
+        # they warn of optional packages and kernels that are not installed, and of names that are to change in torch
+        for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     with suppress(ValueError):  # only a program's main thread may ask for signals
         signal.signal(signal.SIGTERM, _terminated)
     try:
