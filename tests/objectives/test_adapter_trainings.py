@@ -16,6 +16,7 @@ from loraplug_train.adapters.peft_method import PeftMethod
 from loraplug_train.engine.schedule import build_schedule
 from loraplug_train.preferences import DpoTrainer, KtoTrainer
 from loraplug_train.trainer import Sft
+from stopping import stopped_at
 
 IA3 = {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
 PLAIN = {"warmup_ratio": 0.0, "scheduler": "constant", "max_grad_norm": 1e9}
@@ -79,23 +80,11 @@ def test_a_whole_model_is_compared_with_a_frozen_copy(kind: Any, train: Any) -> 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_whole_model_that_is_stopped_ends_as_one_that_is_not(
-    dtype: str, train: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_model_that_is_stopped_ends_as_one_that_is_not(dtype: str, train: Any) -> None:
     """Masters of float32 are what checkpoints hold."""
-    from loraplug_train.engine.step import StepComputer
-
     rows, options = token_rows(12), {"save_every": 1, "adapter": Full(), "learning_rate": 1e-4, "dtype": dtype}
     whole = train(Sft, rows, name="whole", **options)
-    compute = StepComputer.compute
-
-    def stopping(self: Any, rows: Any, step: int) -> Any:
-        if step == 4:
-            raise KeyboardInterrupt
-        return compute(self, rows, step)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StepComputer, "compute", stopping)
+    with stopped_at(4):
         train(Sft, rows, name="stopped", **options)
     resumed = train(Sft, rows, name="stopped", **options)
     digests = [hashlib.sha256((result.path / "model.safetensors").read_bytes()).digest() for result in (whole, resumed)]

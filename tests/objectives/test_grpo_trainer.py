@@ -14,6 +14,7 @@ from rollouts_help import rollout_rows
 from loraplug import InputError, TrainingResult, token_sequences
 from loraplug_train.adapters.lora import Lora
 from loraplug_train.preferences import DpoTrainer, GrpoTrainer, KtoTrainer
+from stopping import stopped_at
 
 METRICS = ("loss", "kl", "clip_ratio/region_mean", "clip_ratio/low_mean", "clip_ratio/high_mean")
 
@@ -65,23 +66,11 @@ def test_better_answers_become_likelier_and_worse_ones_less(rows: Any, train: An
     assert moved[better].sum() > 1 > -1 > moved[~better].sum()
 
 
-def test_a_training_that_is_stopped_ends_as_one_that_is_not(
-    rows: Any, train: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_that_is_stopped_ends_as_one_that_is_not(rows: Any, train: Any) -> None:
     """Bit for bit, dropout too."""
-    from loraplug_train.engine.step import StepComputer
-
     options = {"save_every": 1, "beta": 0.1, "lora": Lora(dropout=0.2)}
     whole = train(GrpoTrainer, rows, name="whole", **options)
-    compute = StepComputer.compute
-
-    def stopping(self: Any, rows: Any, step: int) -> Any:
-        if step == 4:
-            raise KeyboardInterrupt
-        return compute(self, rows, step)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StepComputer, "compute", stopping)
+    with stopped_at(4):
         train(GrpoTrainer, rows, name="stopped", **options)
     resumed = train(GrpoTrainer, rows, name="stopped", **options)
     adapters = [(result.path / "adapter_model.safetensors").read_bytes() for result in (whole, resumed)]

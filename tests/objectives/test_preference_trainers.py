@@ -11,6 +11,7 @@ from objectives_help import labelled_rows, pair_rows
 
 from loraplug import TrainingResult
 from loraplug_train.preferences import CpoTrainer, DpoTrainer, KtoTrainer, OrpoTrainer, SimPoTrainer
+from stopping import stopped_at
 
 TRAINERS = {"dpo": DpoTrainer, "simpo": SimPoTrainer, "orpo": OrpoTrainer, "cpo": CpoTrainer, "kto": KtoTrainer}
 
@@ -92,19 +93,10 @@ def test_a_training_that_is_stopped_ends_as_one_that_is_not(
     """Dropout too; what the reference said is not asked again."""
     from loraplug_train.adapters.lora import Lora
     from loraplug_train.engine.policy import PolicyModel
-    from loraplug_train.engine.step import StepComputer
 
     rows, options = rows_for(kind), {"save_every": 1, "lora": Lora(dropout=0.2)}
     whole = train(TRAINERS[kind], rows, name="whole", **options)
-    compute = StepComputer.compute
-
-    def stopping(self: Any, rows: Any, step: int) -> Any:
-        if step == 4:
-            raise KeyboardInterrupt
-        return compute(self, rows, step)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StepComputer, "compute", stopping)
+    with stopped_at(4):
         train(TRAINERS[kind], rows, name="stopped", **options)
     asked = []
     scored = PolicyModel.scored
