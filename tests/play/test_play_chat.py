@@ -140,7 +140,7 @@ class Terminal:
     """A command at a real terminal (a pty); reads what it shows, types and sends ctrl-c as a person would."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
-        self.shown = ""
+        self.shown = self.before = ""
         child, self.tty = pty.fork()
         if child == 0:
             os.chdir(folder)
@@ -149,17 +149,33 @@ class Terminal:
         self.child = child
 
     def wait_for(self, done: Callable[[str], bool], seconds: float = 60) -> str:
-        """What was shown since the last call, once `done` says so of it."""
+        """What was shown since the last call, once `done` says so of it; fails where the program ends before."""
         until = time.monotonic() + seconds
         while not done(self.shown):
-            assert time.monotonic() < until, self.shown
-            if not select.select([self.tty], [], [], 1)[0]:
-                continue
+            assert time.monotonic() < until, self.before + self.shown
+            assert self.read(), f"the program ended with {self.code()} after {self.before + self.shown!r}"
+        return self.taken()
+
+    def rest(self) -> str:
+        """What is shown until the program ends."""
+        until = time.monotonic() + 120
+        while self.read():
+            assert time.monotonic() < until, self.before + self.shown
+        return self.taken()
+
+    def read(self) -> bool:
+        """Add what is shown within a second; False when the program has ended."""
+        if select.select([self.tty], [], [], 1)[0]:
             try:
                 self.shown += os.read(self.tty, 4096).decode("utf-8", "replace")
             except OSError:
-                break
+                return False
+        return True
+
+    def taken(self) -> str:
+        """What was shown since the last call."""
         shown, self.shown = self.shown, ""
+        self.before += shown
         return shown
 
     def type(self, text: str) -> None:
@@ -175,7 +191,7 @@ class Terminal:
         for _ in range(6):
             self.type("\x03")
             if select.select([self.tty], [], [], 10)[0]:  # heard: a line feed, or the terminal is closed
-                self.wait_for(lambda _: False, 120)
+                self.rest()
                 return
         raise AssertionError("ctrl-c at the prompt does not end it")
 
@@ -216,5 +232,5 @@ def test_ctrl_c_stops_the_answer_and_then_the_program(terminal: Terminal) -> Non
 def test_ctrl_d_leaves(terminal: Terminal) -> None:
     """As in any shell."""
     terminal.type("\x04")
-    assert "Traceback" not in terminal.wait_for(lambda _: False)
+    assert "Traceback" not in terminal.rest()
     assert terminal.code() == 0

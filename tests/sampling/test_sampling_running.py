@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -125,3 +128,42 @@ def test_what_a_generation_config_asks_for_is_as_transformers_has_it() -> None:
         keys = [stream(0, text, at) for at in range(400)]
         found = set(choose(logits.expand(400, -1), keys, 0, how)[0].tolist())
         assert found <= left and len(found) > 1
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, as in a program at a terminal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_an_interrupt_within_a_token_spoils_nothing(name: str) -> None:
+    """Between two layers, in the steps and while the model is tried; the talk goes on as if it had come later."""
+    model = build(name)
+    running = Running(model, {STOP}, prefixes=Prefixes())
+    prompt, how = prompts_for(model)[1], Drawing(max_tokens=8)
+    own = model.config._attn_implementation
+    (answer,) = running.join(prompt, how)
+    for _ in range(3):
+        running.step()
+    last = model.base_model.layers[-1]
+    hook = last.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        running.step()
+    hook.remove()
+    running.leave([answer])
+    assert len(answer.ids) == 4 and model.config._attn_implementation == own
+    further = [*prompt, *answer.ids]
+    (said,) = run(running, {0: (further, how, (0,))})
+    assert said.ids == expected(model, further, how)
+    fresh = Running(model, {STOP})
+    hook = last.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        fresh.join(prompt, how)
+    hook.remove()
+    assert model.config._attn_implementation == own
+    (said,) = run(fresh, {0: (prompt, how, (0,))})
+    assert said.ids == expected(model, prompt, how)

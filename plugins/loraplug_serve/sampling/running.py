@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 
 from loraplug_serve.sampling.compat import cache_of, with_cache
 from loraplug_serve.sampling.drawing import Drawing, choose, stream
+from loraplug_serve.sampling.interrupt import interrupt_after
 from loraplug_serve.sampling.prefixes import Prefixes
 from loraplug_serve.sampling.sampler import ONE_AT_A_TIME, context_of
 
@@ -110,11 +111,14 @@ class Running:
         return made
 
     def step(self) -> list[tuple[Answer, Token]]:
-        """The next token of each answer; those that it ends are under way no more."""
+        """The next token of each answer; those that it ends are under way no more.
+
+        An interrupt is heard when all of them have it.
+        """
         import torch
 
         found: list[tuple[Answer, Token]] = []
-        with ONE_AT_A_TIME, torch.inference_mode(), self.adapter_context():
+        with ONE_AT_A_TIME, interrupt_after(), torch.inference_mode(), self.adapter_context():
             for part in self._parts:
                 last = torch.tensor([one.ids[-1] for one in part.answers], device=self.model.device)
                 part.logits = part.step.next(last)
@@ -135,7 +139,7 @@ class Running:
             for one in part.answers:
                 if id(one) in gone:
                     one.finish = "left"
-        with ONE_AT_A_TIME, torch.inference_mode():
+        with ONE_AT_A_TIME, interrupt_after(), torch.inference_mode():
             for part in (*self._parts, *self._new):
                 self._drop(part)
 

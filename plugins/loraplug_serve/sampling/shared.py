@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
 from loraplug_serve.sampling.compat import attention_of, base_of
+from loraplug_serve.sampling.interrupt import interrupt_after
 
 NAME = "loraplug_shared_prompts"
 _ROOM = 64  # tokens by which the room for an answer's keys and values grows
@@ -56,15 +57,16 @@ def at_work(model: Any, group: Group) -> Iterator[None]:
     global _group
     base = base_of(model)
     before = attention_of(base)
-    base.set_attn_implementation(NAME)
-    _group = group
-    try:
-        if attention_of(base) != NAME:
-            raise NotSharedError(f"{type(base).__name__} has an attention of its own")
-        yield
-    finally:
-        _group = None
-        base.set_attn_implementation(before)
+    with interrupt_after():
+        base.set_attn_implementation(NAME)
+        _group = group
+        try:
+            if attention_of(base) != NAME:
+                raise NotSharedError(f"{type(base).__name__} has an attention of its own")
+            yield
+        finally:
+            _group = None
+            base.set_attn_implementation(before)
 
 
 class Room(DynamicLayer):  # type: ignore[misc] # mypy does not follow transformers
