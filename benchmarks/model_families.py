@@ -16,8 +16,9 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from sft_rows import encoded  # noqa: E402
 import families  # noqa: E402 - the tests' own models
 from loraplug import ExportContext, InputError, LoraplugError, Run  # noqa: E402
 
+KNOWN = {**families.FAMILIES, **families.MORE}
 DATA = ROOT / "plugins/loraplug_tools/inspect/models.json"
 PAGE = ROOT / "docs/models.md"
 COLUMNS = {
@@ -47,7 +49,8 @@ HEAD = """# Model families
 
 Which features work with which model family. `make families` measures it on tiny random models of each family, with
 transformers {transformers} on a CPU. Of the cells of {families} families, {right} work, {refused} are refused with a
-message before any work, and {wrong} are wrong. `loraplug plan` shows the row of your model.
+message before any work, and {wrong} are wrong. `loraplug plan` shows the row of your model. The first table has the
+families that people fine-tune most; the [second](#further-model-types), by model type, has the others.
 
 - **adapters on**: the share of the layers' weights that `target_modules = "all-linear"` adapts. Experts stored in one
   tensor are not included; `"experts"` adapts them.
@@ -59,6 +62,12 @@ message before any work, and {wrong} are wrong. `loraplug plan` shows the row of
   `prove = "always"`, which compares the file with the model ([certificate](certificate.md)); "no" alone: the converter
   does not support the architecture.
 - **fast kernel**: whether training on a CPU uses it.
+"""
+FURTHER = """
+## Further model types
+
+The other causal language models in transformers, among them decoders of models that translate, see or hear. Models that
+cannot be loaded as a causal language model, such as T5, are refused.
 """
 Verdict = Literal["right", "refused", "wrong"]
 LOGITS, LEAK = 1e-3, 1e-3  # relative to the logits' size; fp32
@@ -145,11 +154,12 @@ def _share(one: _Family, what: Literal["adapted", "quantised"]) -> Cell:
 
 def _adapted(one: _Family) -> Any:
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from loraplug.adapters.load import load_adapter
+
     model = AutoModelForCausalLM.from_pretrained(one.base, dtype=torch.float32)
-    return PeftModel.from_pretrained(model, _trained(one).adapter).eval()
+    return load_adapter(model, _trained(one).adapter).eval()
 
 
 def _trained(one: _Family) -> ExportContext:
@@ -223,7 +233,7 @@ def _gguf(one: _Family) -> Cell:
     except InputError as error:
         if error.what == unproved(json.loads((one.base / "config.json").read_text())):
             return Cell("with a certificate", "refused")
-        return Cell("no" if "converter has no" in error.what else f"no: {error.what[:120]}", "refused")
+        return Cell("no" if "converter does not support" in error.what else f"no: {error.what[:120]}", "refused")
     rows = [[(start * 37 + at * 11) % 240 + 5 for at in range(48)] for start in range(12)]
     wanted, server = sure_next_tokens(one.folder / "merged", rows), LlamaCpp(file)
     got = [server.answer(row, 1)[0] if number is not None else None for row, number in zip(rows, wanted, strict=True)]
@@ -235,12 +245,21 @@ def page(data: dict[str, Any]) -> str:
     verdicts = Counter(cell["verdict"] for one in data["rows"].values() for cell in one["cells"].values())
     counts = {"families": len(data["rows"])} | {key: verdicts[key] for key in ("right", "refused", "wrong")}
     head = HEAD.format(transformers=data["transformers"], **counts)
-    lines = [head, "| family | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name, one in data["rows"].items():
+    first = {name: one for name, one in data["rows"].items() if name in families.FAMILIES}
+    further = {name: one for name, one in data["rows"].items() if name not in first}
+    parts = [head, *_table("family", first)]
+    if further:
+        parts += [FURTHER, *_table("model type", further)]
+    return "\n".join(parts) + "\n"
+
+
+def _table(called: str, rows: Mapping[str, Any]) -> Iterator[str]:
+    yield f"| {called} | " + " | ".join(COLUMNS.values()) + " |"
+    yield "|---" * (len(COLUMNS) + 1) + "|"
+    for name, one in rows.items():
         cells = [one["cells"][column] for column in COLUMNS]
         marked = [f"**{cell['text']}**" if cell["verdict"] == "wrong" else cell["text"] for cell in cells]
-        lines.append(f"| {name} | " + " | ".join(text.replace("|", "/") for text in marked) + " |")
-    return "\n".join(lines) + "\n"
+        yield f"| {name} | " + " | ".join(text.replace("|", "/") for text in marked) + " |"
 
 
 def write(name: str, cells: Mapping[str, Cell], version: str) -> None:
@@ -248,8 +267,8 @@ def write(name: str, cells: Mapping[str, Cell], version: str) -> None:
     old = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
     rows = old["rows"] if old.get("transformers") == version else {}
     words = {key: asdict(cell) for key, cell in cells.items()}
-    rows[name] = {"model_type": families.FAMILIES[name].model_type, "cells": words}
-    data = {"transformers": version, "rows": {key: rows[key] for key in families.FAMILIES if key in rows}}
+    rows[name] = {"model_type": KNOWN[name].model_type, "cells": words}
+    data = {"transformers": version, "rows": {key: rows[key] for key in KNOWN if key in rows}}
     DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(data), encoding="utf-8")
 
@@ -264,10 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="FAMILY", help="default: all")
     parser.add_argument("--write", action="store_true", help="write what `plan` reads, and docs/models.md")
     given = parser.parse_args(arguments)
+    warnings.simplefilter("ignore", FutureWarning)  # inside libraries
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     wrong = 0
-    for name in given.names or families.FAMILIES:
+    for name in given.names or KNOWN:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             cells = row(name, Path(folder))

@@ -8,29 +8,17 @@
 A family is a name, transformers' `model_type` and what its config says beyond the sizes that all share. Sizes are
 multiples of 64 where a weight's rows lie, so that 4-bit blocks fit; windows and chunks are 8 tokens, so that short rows
 already cross them. All weights are drawn, those that transformers leaves at one value too (raw expert tensors, routers,
-norms): a part that does nothing would hide what is wrong with it.
+norms): a part that does nothing would hide what is wrong with it. `more_families` has further ones by model type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from family import VOCABULARY, Family
+from more_families import MORE
 
-_SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-}
-_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
-_EXPERTS |= {"moe_intermediate_size": 64, "shared_expert_intermediate_size": 64, "n_shared_experts": 1}
 _LATENT = {"kv_lora_rank": 64, "q_lora_rank": 64, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16}
 _LATENT |= {"num_key_value_heads": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "head_dim": None}
 _DELTA = {
@@ -57,27 +45,6 @@ _LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32,
     "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
 }  # fmt: skip
-
-
-@frozen
-class Family:
-    """One kind of model: its `model_type`, and its config where it differs from the sizes that all share."""
-
-    model_type: str
-    config: Mapping[str, Any] = {}
-    experts: bool = False
-
-    def options(self, vocabulary: int) -> dict[str, Any]:
-        """The config's arguments, those alone that it knows or that are asked for by name."""
-        from transformers import CONFIG_MAPPING
-
-        kind = CONFIG_MAPPING[self.model_type]
-        known = {one.name for one in fields(kind)} if is_dataclass(kind) else set(_SIZES | _EXPERTS)
-        known |= set(kind.attribute_map)
-        shared = {**_SIZES, **(_EXPERTS if self.experts else {})}
-        shared = {name: value for name, value in shared.items() if name in known}
-        made = {**shared, "vocab_size": vocabulary, **self.config}
-        return {name: value for name, value in made.items() if value is not None}
 
 
 DENSE: dict[str, Family] = {
@@ -183,7 +150,7 @@ _OTHERS: dict[str, Family] = {
         "gemma3n_text",
         {
             **_WINDOWED, "intermediate_size": [128, 128], "activation_sparsity_pattern": [0.0, 0.0], "laurel_rank": 64,
-            "hidden_size_per_layer_input": 64, "num_kv_shared_layers": 0,
+            "hidden_size_per_layer_input": 64, "num_kv_shared_layers": 0, "vocab_size_per_layer_input": VOCABULARY,
         },
     ),
 }  # fmt: skip
@@ -197,11 +164,9 @@ def build(name: str) -> Any:
 
     from loraplug.testing import tiny_tokenizer
 
-    family, tokenizer = FAMILIES[name], tiny_tokenizer()
+    family, tokenizer = FAMILIES.get(name) or MORE[name], tiny_tokenizer()
     given = family.options(len(tokenizer))
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    if name == "gemma3n":
-        given["vocab_size_per_layer_input"] = len(tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family.model_type](**{**ids, **given}))

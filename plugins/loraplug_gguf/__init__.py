@@ -1,4 +1,4 @@
-"""GGUF: what llama.cpp and Ollama run. Made by llama.cpp's own converter and quantiser."""
+"""GGUF: what llama.cpp and Ollama run. Made by llama.cpp's own converter and quantizer."""
 
 from loraplug import Exporter, hookimpl
 from loraplug_gguf.adapter import GgufAdapterExporter

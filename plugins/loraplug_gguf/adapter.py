@@ -73,12 +73,10 @@ def adapter_problems(recipe: Any, run: Run, name: str) -> Iterator[Problem]:
     for wrong in config_problems(facts.config, run) if facts is not None else ():
         yield Problem("exporter", f"{name}: {wrong}; use the exporter adapter")
     if getattr(recipe.model, "add_tokens", ()):
-        yield Problem(
-            "model.add_tokens", f"trains rows of the vocabulary, and {name} carries LoRA pairs alone; {_WAY_OUT}"
-        )
+        yield Problem("model.add_tokens", f"trains embeddings, and {name} can only hold LoRA; {_WAY_OUT}")
     table = "lora" if getattr(recipe.trainer, "adapter", None) is None else "adapter"
     for option, what in _not_carried(getattr(recipe.trainer, table, None)).items():
-        yield Problem(f"trainer.{table}.{option}", f"{what}, and {name} carries LoRA pairs alone; {_WAY_OUT}")
+        yield Problem(f"trainer.{table}.{option}", f"{what}, and {name} can only hold LoRA; {_WAY_OUT}")
 
 
 def _not_carried(lora: Any) -> Mapping[str, str]:
@@ -87,7 +85,7 @@ def _not_carried(lora: Any) -> Mapping[str, str]:
     if getattr(lora, "use_dora", False):
         found["use_dora"] = "trains magnitudes"
     if modules := getattr(lora, "modules_to_save", ()):
-        found["modules_to_save"] = f"trains {', '.join(modules)} whole"
+        found["modules_to_save"] = f"fully trains {', '.join(modules)}"
     if (init := getattr(lora, "init_lora_weights", "default")) in ("pissa", "olora"):
         found["init_lora_weights"] = f'"{init}" changes the base weights'
     targets = getattr(lora, "target_modules", ())

@@ -123,15 +123,15 @@ def _pairs(result: ExportContext) -> tuple[str, list[_Pair]]:
     try:
         plan = make_plan(open_adapter(result.adapter), open_checkpoint(result.base))
     except UnsupportedAdapterError as reason:
-        raise InputError(f"{reason}, and a GGUF adapter carries LoRA alone", where=where, todo=TODO) from None
+        raise InputError(f"{reason}, and a GGUF adapter can only hold LoRA", where=where, todo=TODO) from None
     if problems := sorted(set(_not_carried(plan))):
-        text = f"a GGUF adapter carries LoRA pairs on linear layers alone, and this one {'; '.join(problems)}"
+        text = f"a GGUF adapter can only hold LoRA on linear layers, and this one {'; '.join(problems)}"
         raise InputError(text, where=where, todo=TODO)
     found = {name: edit.low_rank for name, edit in plan.edits.items() if edit.low_rank is not None}
     shapes = {name: (pair.b.shape[0], pair.a.shape[1]) for name, pair in found.items()}
     told = run_converter(result.run, "layout", result.base, shapes=shapes)
     if lost := sorted(found.keys() - told["places"].keys()):
-        what = f"{len(lost)} of the adapted weights are not in a GGUF file as they are in the model: {lost[0]}"
+        what = f"{len(lost)} of the adapted weights are stored differently in a GGUF file: {lost[0]}"
         raise InputError(what, where=where, todo="export gguf, which merges it")
     return told["arch"], [_Pair(**told["places"][name], pair=pair) for name, pair in found.items()]
 
@@ -141,7 +141,7 @@ def _not_carried(plan: Plan) -> Iterator[str]:
     for name, edit in plan.edits.items():
         module = name.rpartition(".")[0]
         if edit.replacement is not None and not same_values(edit.replacement, plan.base.tensors[plan.names[name]]):
-            yield f"holds {name} whole"
+            yield f"holds a full copy of {name}"
         elif edit.rows is not None:
             yield f"trained rows of {name} for {len(edit.rows.numbers)} tokens"
         elif edit.added is not None:

@@ -1,4 +1,4 @@
-"""Values to the bytes of a format, by llama.cpp's own quantiser, which the package xllamacpp carries."""
+"""Values to the bytes of a format, by llama.cpp's own quantizer, which the package xllamacpp carries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def encode(rows: Array, kind: GGMLQuantizationType, importance: Array | None = N
         importance: how much each column counts, fp32, (columns,); None where all count alike.
 
     Raises:
-        InputError: there is no quantiser.
+        InputError: there is no quantizer.
     """
     import numpy as np
     from gguf import GGML_QUANT_SIZES
@@ -61,7 +61,7 @@ def needs_importance(kind: GGMLQuantizationType) -> bool:
 
 @cache
 def llama_cpp() -> Any:
-    """The llama.cpp that the package xllamacpp carries, for the functions of its quantiser.
+    """The llama.cpp that the package xllamacpp carries, for the functions of its quantizer.
 
     Raises:
         InputError: the package is not installed, or does not show the functions.
@@ -70,7 +70,7 @@ def llama_cpp() -> Any:
     try:
         module = importlib.import_module("xllamacpp.xllamacpp")
     except ImportError:
-        what = "llama.cpp's quantiser is needed for this type, and xllamacpp is not installed"
+        what = "this type needs llama.cpp's quantizer, and xllamacpp is not installed"
         raise InputError(what, where=where, todo=_TODO) from None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     try:
@@ -79,7 +79,7 @@ def llama_cpp() -> Any:
         _declare(library.ggml_quantize_init, None, number)
         _declare(library.ggml_quantize_requires_imatrix, ctypes.c_bool, number)
     except (AttributeError, OSError) as error:
-        raise InputError(f"this xllamacpp does not show llama.cpp's quantiser ({error})", where=where,
+        raise InputError(f"this version of xllamacpp does not expose llama.cpp's quantizer ({error})", where=where,
                          todo="export f16, and run llama.cpp's llama-quantize on it") from None  # fmt: skip
     return library
 

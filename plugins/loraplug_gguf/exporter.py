@@ -47,14 +47,14 @@ class GgufExporter(ProvedExporter):
         return (self.out or run.outputs / "gguf") / (name if self.split else f"{name}.gguf")
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:
-        """An architecture or tokenizer that llama.cpp does not take, settings it ignores, a quantiser not installed."""
+        """An architecture or tokenizer that llama.cpp does not take, settings it ignores, a quantizer not installed."""
         from loraplug_gguf.preflight import gguf_problems
 
         proved = self.prove == "always"
         yield from gguf_problems(recipe.model.facts(run=run), self.type, f"exporter.{self.name}", run, proved)
         yield from self.proving_problems(run, recipe)
         if self.prove == "always" and find_spec("xllamacpp") is None:
-            yield Problem("exporter.prove", "a certificate asks llama.cpp, and xllamacpp is not installed")
+            yield Problem("exporter.prove", "a certificate needs llama.cpp, and xllamacpp is not installed")
 
     def disk(self, run: Run, recipe: Any) -> Mapping[Path, int]:
         """The file, one of 16 bits to make it of, and the merged model where no exporter `merged` comes before."""
@@ -87,7 +87,7 @@ class GgufExporter(ProvedExporter):
         from loraplug_gguf.proof import file_claim
 
         if self.onto == "dequantized":
-            result.run.say("gguf: no certificate: merged onto rounded weights, it is not base + adapter")
+            result.run.say("gguf: no certificate: merged onto rounded weights, the file differs from base + adapter")
             return
         claim = file_claim(out, self.type, folder, result.run)
         certificate = certify(result, [claim, *server_claims(self, result, claim.limit)])

@@ -47,7 +47,7 @@ def config_problems(config: Mapping[str, Any], run: Run) -> Iterator[str]:
     yield from faults(config)
     named = (config.get("text_config") or {}).get("architectures") or config.get("architectures")
     if named and named[0] not in architectures(find_converter(run)):
-        yield f"llama.cpp's converter has no {named[0]} ({config.get('model_type')})"
+        yield f"llama.cpp's converter does not support {named[0]} ({config.get('model_type')})"
 
 
 def check_folder(folder: Path, run: Run, proved: bool = False) -> None:

@@ -22,12 +22,12 @@ def unproved(config: Config) -> str | None:
     if kind is None or kind in FAMILIES:
         return None
     if kind not in PROVED:
-        why = f"files of {kind} models are not known to answer in llama.cpp as the model does"
+        why = f"GGUF files of {kind} models have not been tested to answer as the model does"
     elif others := list(_others(kind, config)):
-        why = f"llama.cpp is not known to compute a {kind} model with {', '.join(others)}"
+        why = f"llama.cpp may compute a {kind} model differently with {', '.join(others)}"
     else:
         return None
-    return f'{why}; with the exporter gguf and prove = "always" one is made, asked, and refused if it answers otherwise'
+    return f'{why}; with prove = "always", the exporter gguf writes one and refuses it if its answers differ'
 
 
 def faults(config: Config) -> Iterator[str]:
@@ -36,7 +36,7 @@ def faults(config: Config) -> Iterator[str]:
         rope = config.get("rope_parameters") or {}
         part = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 0.5))
         if part != 1:
-            yield f"partly rotated heads ({part:g}) of Bamba are put into another order by llama.cpp's converter"
+            yield f"llama.cpp's converter reorders the partly rotated heads ({part:g}) of Bamba"
 
 
 def _only(key: str, taken: Any, default: Any) -> Check:
@@ -45,7 +45,7 @@ def _only(key: str, taken: Any, default: Any) -> Check:
     def check(config: Config) -> Iterator[str]:
         found = config.get(key, default)
         if found != taken and not (not found and not taken):
-            yield f"{key} = {found!r} (it takes {taken!r})"
+            yield f"{key} = {found!r} (it uses {taken!r})"
 
     return check
 
@@ -54,7 +54,7 @@ def _no_window(config: Config) -> Iterator[str]:
     """A window as long as the context hides nothing."""
     window, context = config.get("sliding_window"), config.get("max_position_embeddings") or 0
     if window is not None and window < context and config.get("use_sliding_window", True):
-        yield f"sliding_window = {window} (it sees all {context} positions)"
+        yield f"sliding_window = {window} (it attends to all {context} positions)"
 
 
 def _every(layers: int) -> Check:
@@ -63,7 +63,7 @@ def _every(layers: int) -> Check:
     def check(config: Config) -> Iterator[str]:
         kinds = config.get("layer_types") or ()
         if any((one == "full_attention") != (at % layers == 0) for at, one in enumerate(kinds, 1)):
-            yield f"these layer_types (it takes every layer of number {layers}, {2 * layers}, ... to see all)"
+            yield f"these layer_types (it gives layers {layers}, {2 * layers}, ... full attention)"
 
     return check
 
@@ -74,7 +74,7 @@ def _four_times(key: str, hidden: str, default: Any) -> Check:
     def check(config: Config) -> Iterator[str]:
         found = config.get(key, default)
         if found is not None and found != 4 * config.get(hidden, 0):
-            yield f"{key} = {found} (it takes four times {hidden})"
+            yield f"{key} = {found} (it uses four times {hidden})"
 
     return check
 
@@ -82,13 +82,13 @@ def _four_times(key: str, hidden: str, default: Any) -> Check:
 def _all_heads(config: Config) -> Iterator[str]:
     heads = config.get("num_attention_heads")
     if config.get("num_key_value_heads") not in (None, heads):
-        yield f"num_key_value_heads = {config['num_key_value_heads']} (it takes {heads})"
+        yield f"num_key_value_heads = {config['num_key_value_heads']} (it uses {heads})"
 
 
 def _head_scale(config: Config) -> Iterator[str]:
     scale, width = config.get("query_pre_attn_scalar", 256), config.get("head_dim", 256)
     if scale != width:
-        yield f"query_pre_attn_scalar = {scale} (it takes head_dim, {width})"
+        yield f"query_pre_attn_scalar = {scale} (it uses head_dim, {width})"
 
 
 def _fourth_without_positions(config: Config) -> Iterator[str]:

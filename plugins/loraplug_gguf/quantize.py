@@ -46,7 +46,7 @@ def quantize(source: Path, out: Path, wanted: TypeName, importance: Mapping[str,
         split: the most bytes of tensors a file holds; 0 for one file.
 
     Raises:
-        InputError: a tensor's format needs its importance, and that is not known; there is no quantiser.
+        InputError: a tensor's format needs its importance, and that is not known; there is no quantizer.
     """
     import numpy as np
     from gguf import GGUFReader, GGUFWriter
@@ -115,7 +115,7 @@ def _check(items: list[_Item], importance: Mapping[str, Array], wanted: TypeName
         if item.kind != item.source.tensor_type and needs_importance(item.kind) and item.source.name not in importance
     ]
     if lacking:
-        what = f"{wanted} needs to know how much each input of {lacking[0]} counts ({len(lacking)} tensors lack it)"
+        what = f"type {wanted} needs an importance matrix, and this one lacks {lacking[0]} ({len(lacking)} in all)"
         raise InputError(what, where="exporter.gguf", todo="use a type of three or more bits, such as q3_k_m")
 
 

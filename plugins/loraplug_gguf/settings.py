@@ -83,16 +83,16 @@ def _gemma3(config: Mapping[str, Any]) -> Iterator[str]:
              "query_pre_attn_scalar": config.get("head_dim"), "rope_local_base_freq": _LOCAL_BASE}  # fmt: skip
     for key, value in fixed.items():
         if config.get(key) not in (None, value):
-            yield f"{key} = {config[key]!r} is not written: llama.cpp takes {value!r} in this family"
+            yield f"{key} = {config[key]!r} is ignored by llama.cpp, which always uses {value!r} for this family"
     layers = config.get("layer_types") or ()
     if any((kind == "full_attention") != (at % _PATTERN == 0) for at, kind in enumerate(layers, 1)):
-        yield f"layer_types is not written: llama.cpp takes every {_PATTERN}th layer to see all"
+        yield f"layer_types is ignored by llama.cpp, which gives every {_PATTERN}th layer full attention"
     ropes = {"full_attention": full_rope(config), "sliding_attention": _sliding_rope(config)}
     for kind, rope in ropes.items():
         if (rope.get("rope_type") or "default") != "default":
             yield f'rope scaling "{rope["rope_type"]}" of {kind} is not written in this family'
     if ropes["sliding_attention"].get("rope_theta", _LOCAL_BASE) != _LOCAL_BASE:
-        yield f"rope_theta of sliding_attention is not written: llama.cpp takes {_LOCAL_BASE:,.0f}"
+        yield f"rope_theta of sliding_attention is ignored by llama.cpp, which uses {_LOCAL_BASE:,.0f}"
 
 
 def full_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -112,7 +112,7 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         if value not in (None, False, 0, "", [], {}):
             shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."
-            yield f"{key} = {shown} has no place in a GGUF file of a {config['model_type']} model"
+            yield f"{key} = {shown} cannot be stored in a GGUF file of a {config['model_type']} model"
 
 
 def _windows(config: Mapping[str, Any]) -> Iterator[str]:
@@ -126,11 +126,11 @@ def _windows(config: Mapping[str, Any]) -> Iterator[str]:
             window = None
     layers = set(config.get("layer_types") or ()) - {"full_attention"}
     if other := sorted(layers - {"sliding_attention"}):
-        yield f"layers of the kind {', '.join(other)} are not written"
+        yield f"layers of type {', '.join(other)} cannot be stored"
     if config.get("layer_types") and not layers:
         return
     if window is not None and window < context:
-        yield f"sliding_window = {window} is not written, and attention over {context} positions would be another"
+        yield f"sliding_window = {window} would be lost: llama.cpp would attend to all {context} positions"
 
 
 def _rotary(config: Mapping[str, Any]) -> Iterator[str]:

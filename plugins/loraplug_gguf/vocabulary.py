@@ -45,7 +45,7 @@ def check_tokenizer(data: Mapping[str, Any], path: Path, converter: tuple[Path, 
     """
     kind = (data.get("model") or {}).get("type")
     if kind != "BPE" and not path.with_name("tokenizer.model").is_file():
-        raise InputError(f"a {kind} tokenizer, which is not written to GGUF here", where=path, todo=WAY_OUT)
+        raise InputError(f"a {kind} tokenizer, which this exporter cannot write to GGUF", where=path, todo=WAY_OUT)
     if kind == "BPE" and not data["model"].get("byte_fallback") and not _known_by_hash(path, converter):
         splitting(data, path)
 
@@ -81,9 +81,7 @@ def splitting(data: Mapping[str, Any], path: Path) -> str:
         whole = bool(data["model"].get("ignore_merges"))
         if name and steps[0].get("behavior") == "Isolated" and whole == (name in WHOLE_WORDS):
             return name
-    raise InputError(
-        "cuts text into words in a way that has no known name in llama.cpp", where=f"{path} pre_tokenizer", todo=WAY_OUT
-    )
+    raise InputError("splits text by rules that llama.cpp does not know", where=f"{path} pre_tokenizer", todo=WAY_OUT)
 
 
 def write_pieces(writer: Any, folder: Path, size: int) -> None:

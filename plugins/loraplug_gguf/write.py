@@ -1,4 +1,4 @@
-"""A merged transformers folder as GGUF: llama.cpp's converter first, then its quantiser."""
+"""A merged transformers folder as GGUF: llama.cpp's converter first, then its quantizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_before(base: Path, wanted: TypeName, run: Run, proved: bool) -> None:
     """Find before the merge what would stop the export after it; `proved`: whether there will be a certificate.
 
     Raises:
-        InputError: llama.cpp does not take such a model, or is not known to take it rightly; there is no quantiser.
+        InputError: llama.cpp does not take such a model, or is not known to take it rightly; there is no quantizer.
     """
     check_folder(base, run, proved)
     if wanted not in CONVERTED:

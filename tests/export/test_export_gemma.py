@@ -46,9 +46,9 @@ def test_gemma_answers_alike_from_gguf(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is not written"),
-        ({"query_pre_attn_scalar": 168}, "query_pre_attn_scalar = 168 is not written"),
-        ({"layer_types": ["full_attention"] * 7}, "layer_types is not written"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is ignored by llama.cpp"),
+        ({"query_pre_attn_scalar": 168}, "query_pre_attn_scalar = 168 is ignored by llama.cpp"),
+        ({"layer_types": ["full_attention"] * 7}, "layer_types is ignored by llama.cpp"),
         ({"vision_config": {"hidden_size": 8}}, "vision_config = "),
     ],
 )

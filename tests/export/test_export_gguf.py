@@ -232,7 +232,7 @@ def test_unknown_tokenizers_are_refused(make_base, make_adapter, trained, tmp_pa
     base, adapter = prepare(make_base, make_adapter)
     path = base / "tokenizer.json"
     path.write_text(path.read_text().replace(r"\\p{N}|", r"\\p{N}{1,4}|"))
-    with pytest.raises(InputError, match="no known name"):
+    with pytest.raises(InputError, match="rules that llama.cpp does not know"):
         GgufExporter(verify=False).export(trained(adapter, base), tmp_path / "tiny.gguf")
     data = json.loads(path.read_text())
     data["model"] = {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0}

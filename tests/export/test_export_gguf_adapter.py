@@ -130,7 +130,7 @@ def test_header_and_values(prepare, tmp_path):
 
 REFUSED = {
     "DoRA": ({"use_dora": True}, "magnitudes"),
-    "whole": ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, r"holds model\.norm\.weight whole"),
+    "whole": ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, r"holds a full copy of model\.norm\.weight"),
     "embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, r"embedding model\.embed_tokens"),
     "bias": ({"target_modules": ["q_proj"], "lora_bias": True}, r"bias of B"),
     "tied output": ({"target_modules": ["lm_head", "q_proj"]}, "ties to its embedding"),

@@ -248,5 +248,5 @@ def test_unknown_architectures_are_told_before(run):
     from loraplug_gguf.preflight import config_problems
 
     config = {"model_type": "newest", "architectures": ["NewestForCausalLM"]}
-    assert list(config_problems(config, run)) == ["llama.cpp's converter has no NewestForCausalLM (newest)"]
+    assert list(config_problems(config, run)) == ["llama.cpp's converter does not support NewestForCausalLM (newest)"]
     assert list(config_problems({"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"]}, run)) == []

@@ -78,7 +78,7 @@ def test_six_things_that_only_files_tell_are_told_at_once(recipe: Path, base: Pa
         "dataset.path: ", "none.jsonl: no such file", "model.chat_template: the model has no chat template",
         'trainer.lora.target_modules: "nope" matches no module',
         'trainer.lora.modules_to_save: "embed" matches no module',
-        "llama.cpp's converter has no UnheardOfForCausalLM", "in-the-way: is not a folder",
+        "llama.cpp's converter does not support UnheardOfForCausalLM", "in-the-way: is not a folder",
     ):  # fmt: skip
         assert text in done.stderr
     assert "Traceback" not in done.stderr
