@@ -17,7 +17,7 @@ _SMALL: dict[str, Any] = {
     "qk_nope_head_dim": 16, "v_head_dim": 16, "n_group": 1, "topk_group": 1, "index_topk": 8, "index_head_dim": 32,
     "index_n_heads": 2, "moe_topk": 2, "expert_ffn_hidden_size": 64, "ffn_hidden_size": 128, "zero_expert_num": 2,
     "shared_experts_intermediate_size": 64, "moe_shared_expert_intermediate_size": 64, "shared_intermediate_size": 64,
-    "dense_intermediate_size": 128, "num_shared_experts": 1, "num_experts_per_token": 2, "gated_norm_rank": 16,
+    "dense_intermediate_size": 128, "num_shared_experts": 1, "num_experts_per_token": 2, "gated_norm_rank": 64,
     "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 16, "sliding_window_size": 8,
     "linear_head_dim": 16, "linear_num_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     "linear_num_key_heads": 4, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4, "first_k_dense_replace": 1,
@@ -85,7 +85,7 @@ MORE: dict[str, Family] = {
         _small(
             "dbrx",
             {
-                "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
+                "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
                 "ffn_config": {"ffn_hidden_size": 64, "hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
             },
         ),
@@ -173,7 +173,7 @@ MORE: dict[str, Family] = {
                 "loop_layer_index_start": 1,
                 "loop_layer_index_end": 2,
                 "loop_num_passes": 2,
-                "loop_gate_rank": 16,
+                "loop_gate_rank": 64,
                 "n_layers_per_attn_res_block": 1,
             },
             experts=True,
@@ -206,7 +206,7 @@ MORE: dict[str, Family] = {
         _small("jetmoe", {"kv_channels": 16}, experts=True),
         _small(
             "kimi_linear",
-            {**_LATENT, "layer_types": ["linear_attention", "full_attention"], **_SPARSE, "num_experts": 4},
+            {**_LATENT, "layer_types": ["linear_attention", "full_attention"], **_SPARSE, "linear_head_dim": 64},
             experts=True,
         ),
         _small("kolibri1", _WINDOWED, experts=True),
@@ -267,7 +267,7 @@ MORE: dict[str, Family] = {
                     "num_blocks": 1,
                     "num_attention_heads": 4,
                     "ext_pw_out_channel": 64,
-                    "nemo_conv_channels": 16,
+                    "nemo_conv_channels": 32,
                     "input_size": 16,
                     "nemo_activation": "relu",
                 },
@@ -281,7 +281,7 @@ MORE: dict[str, Family] = {
             {
                 "num_hidden_layers": 4,
                 "hc_count": 2,
-                "hc_lowrank": 16,
+                "hc_lowrank": 64,
                 "ple_embed_dim": 64,
                 "indexer_n_heads": 2,
                 "indexer_kv_heads": 1,

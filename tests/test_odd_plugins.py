@@ -383,7 +383,7 @@ def test_plugins_check_sees_what_changes_the_core(odd: Odd, tmp_path: Path, monk
     code = "import loraplug.pipeline.transforms\nloraplug.pipeline.transforms.transformed = None\n"
     registry = odd(source())
     (tmp_path / "odd.py").write_text(code + source(options="x: Annotated[int, Doc('x')]"), encoding="utf-8")
-    found = next(item for item in check_package("odd", registry) if item.check == "leaves loraplug as it is")
+    found = next(item for item in check_package("odd", registry) if item.check == "does not change loraplug")
     assert found.status == "failed"
     assert "replaces loraplug.pipeline.transforms.transformed when it is loaded" in found.detail
 

@@ -219,8 +219,8 @@ class EngineTrainer(Trainer):
         """The GPU, or the CPU if the weights are sharded from there."""
         from loraplug_train.engine import shards
 
-        kind = shards.settle()
-        return Placement(sharding=kind if kind in shards.CUT else "")
+        kind = shards.capture()
+        return Placement(sharding=kind if kind in shards.SHARDED else "")
 
     def train(
         self,

@@ -125,7 +125,5 @@ def test_what_llama_cpp_takes_for_granted_is_told(config: dict[str, Any], told: 
 
 def test_what_the_converter_writes_wrongly_is_refused() -> None:
     """Before any work, and whether or not there will be a certificate."""
-    assert list(faults(_config("bamba"))) == [
-        "llama.cpp's converter reorders the partly rotated heads (0.5) of Bamba"
-    ]
+    assert list(faults(_config("bamba"))) == ["llama.cpp's converter reorders the partly rotated heads (0.5) of Bamba"]
     assert not [name for name in HELD if list(faults({"model_type": families.FAMILIES[name].model_type}))]

@@ -142,7 +142,7 @@ def test_a_sound_source_passes_and_its_paths_were_tried(number: Path, tmp_path: 
 def test_a_source_that_raises_what_it_pleases_is_found(number: Path, tmp_path: Path) -> None:
     """Missing docstring, and a FileNotFoundError where an InputError belongs."""
     found = failed(conformance(Bare(number), tmp_path))
-    assert found["says what it is"] == "has no docstring of its own"
+    assert found["has a docstring"] == "has no docstring of its own"
     assert "raises FileNotFoundError" in found["paths that cannot be read are refused"]
     assert len(found) == 2
 
@@ -153,7 +153,7 @@ def test_a_fickle_source_is_found(number: Path, tmp_path: Path) -> None:
     assert found["every option is documented"].startswith("no Doc on hidden")
     assert "rows of unknown shape" in found["rows have a known shape"]
     assert found["loaded twice, the same rows"] == "row 0 differs from one load to the next"
-    assert "taken without a word" in found["paths that cannot be read are refused"]
+    assert "accepted without an error" in found["paths that cannot be read are refused"]
     with pytest.raises(AssertionError, match="dataset fickle: every option is documented: no Doc on hidden"):
         assert_conforms(Fickle(number), tmp_path / "again")
 
@@ -161,33 +161,33 @@ def test_a_fickle_source_is_found(number: Path, tmp_path: Path) -> None:
 def test_a_validator_that_breaks_is_found(number: Path, tmp_path: Path) -> None:
     """A RuntimeError from an odd option value would end the command line in a traceback."""
     found = failed(conformance(Touchy(number), tmp_path))
-    assert found == {"odd option values are refused in words": found["odd option values are refused in words"]}
-    assert "raises RuntimeError (boom)" in found["odd option values are refused in words"]
+    assert found == {"odd option values get a clear error": found["odd option values get a clear error"]}
+    assert "raises RuntimeError (boom)" in found["odd option values get a clear error"]
 
 
 def test_wrong_labels_are_found(tmp_path: Path) -> None:
     """A label that is neither -100 nor its token trains the model on something else."""
     found = failed(conformance(Sloppy(), tmp_path))
     assert "is neither -100 nor its token" in found["labels are exact"]
-    assert "is neither refused nor left out" in found["bad rows are refused or counted"]
+    assert "is neither refused nor reported as dropped" in found["bad rows are refused or counted"]
 
 
 def test_an_exporter_that_is_not_reproducible_is_found(tmp_path: Path) -> None:
     """And one that exports a spoilt adapter as if it were whole."""
     found = failed(conformance(Clock(), tmp_path))
     assert "differ" in found["exported twice, the same bytes"]
-    assert found["a spoilt adapter is refused"] == "an adapter without a config is taken without a word"
+    assert found["a damaged adapter is refused"] == "an adapter without a config is accepted without an error"
 
 
 def test_a_quantizer_without_a_config_is_found(tmp_path: Path) -> None:
     """What transformers cannot take is named by its type."""
     found = failed(conformance(Lazy(), tmp_path))
-    assert found["config() is transformers' own"] == "config() gives dict"
-    assert "adapters on it learn" in found
+    assert found["config() returns a transformers config"] == "config() gives dict"
+    assert "adapters on it can be trained" in found
 
 
 def test_every_built_in_option_is_documented() -> None:
-    """Every class that a recipe can name says what it is and what each option is for."""
+    """Every class that a recipe can name has a docstring and what each option is for."""
     from loraplug import load_registry
 
     for entry in load_registry().entries:

@@ -148,7 +148,7 @@ def test_full_is_refused_with_a_quantizer_and_over_shards(monkeypatch: pytest.Mo
     """Before anything is loaded."""
     (problem,) = Full().check(recipe(quantizer=object()))
     assert "quantized weights cannot be trained" in problem.message
-    monkeypatch.setattr("loraplug_train.engine.shards.asked", lambda: "fsdp2")
+    monkeypatch.setattr("loraplug_train.engine.shards.requested", lambda: "fsdp2")
     (problem,) = Full().check(recipe())
     assert "use_fsdp: false" in problem.message
 

@@ -243,7 +243,7 @@ def test_shards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP2 and ZeRO-3 hold parts of an embedding."""
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("loraplug_train.engine.shards._settled", [])
+    monkeypatch.setattr("loraplug_train.engine.shards._captured", [])
     assert any("sharded" in str(problem) for problem in _asked(Sft()))
 
 

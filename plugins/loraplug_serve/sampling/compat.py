@@ -1,4 +1,4 @@
-"""What the sampler needs of transformers that differs between its versions or is private, held by contract tests."""
+"""What the sampler needs from transformers that is private or differs between versions; contract tests check it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def attention_of(model: Any) -> str:
-    """The name of the attention that a model's layers take from transformers' table."""
+    """The name of a model's attention implementation."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
 def base_of(model: Any) -> Any:
-    """The model of transformers inside a `PeftModel`, or the model itself."""
+    """The transformers model inside a `PeftModel`, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def with_cache(model: Any, cache: Any) -> dict[str, Any]:
-    """The arguments by which a forward pass goes on from a cache: `cache` from transformers 5.24 on."""
+    """The arguments with which a forward pass continues from a cache: `cache` since transformers 5.24."""
     known = inspect.signature(base_of(model).forward).parameters
     return {"cache" if "cache" in known else "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
 

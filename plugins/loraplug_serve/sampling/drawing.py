@@ -1,4 +1,4 @@
-"""Which token comes next: the likeliest, or one drawn with random numbers that belong to its place alone."""
+"""Choosing the next token: the most probable one, or one sampled by random numbers that depend on its place alone."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Drawing:
 
 
 def stream(seed: int, prompt: Sequence[int], sample: int) -> np.ndarray:
-    """The key of an answer's random numbers: two integers of 64 bits, by seed, prompt and number of the sample."""
+    """The key of an answer's random numbers, from seed, prompt and sample number: two 64-bit integers."""
     told = hashlib.blake2b(f"{seed} {sample} ".encode() + np.asarray(prompt, np.int64).tobytes(), digest_size=16)
     return np.frombuffer(told.digest(), np.uint64)
 
 
 def uniform(key: np.ndarray, position: int) -> float:
-    """The number in [0, 1) of one token of an answer: Philox (Salmon et al. 2011), counted by the token's position."""
+    """The random number in [0, 1) for one token: Philox (Salmon et al. 2011), with the token's position as counter."""
     drawn = np.random.Philox(key=key, counter=np.array([position, 0, 0, 0], np.uint64)).random_raw()
     return (int(drawn) >> 11) * 2.0**-53
 
@@ -90,9 +90,9 @@ def _penalised(logits: Any, texts: Sequence[Sequence[int]], penalty: float) -> A
 
 
 def _drawn(logits: Any, numbers: Sequence[float], drawing: Drawing) -> tuple[Any, Any]:
-    """Tokens by their shares laid end to end in the order of their ids, and the distance to the nearer end of a share.
+    """Sample by inverting the cumulative distribution in the order of ids; also the distance to its nearest step.
 
-    Rounding moves the ends a little, and so changes a token only where the number lies at an end.
+    Rounding moves the steps a little, and so changes a token only if the random number lies at a step.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What was computed for texts before, so that a conversation that goes on is not read again from its beginning."""
+"""A prefix cache: a conversation that continues is not computed again from its beginning."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ State = list[tuple[Any, Any]]
 
 @define
 class Prefixes:
-    """Token ids that a model has read, with their keys and values; the least used go first.
+    """Token ids that a model has computed, with their keys and values; the least recently used are dropped first.
 
     Attributes:
-        room: bytes that the keys and values may take.
+        room: maximum size of the keys and values, in bytes.
     """
 
     room: int = 1 << 29
     _kept: list[tuple[list[int], State]] = field(factory=list, init=False)
 
     def keep(self, ids: Sequence[int], state: State) -> None:
-        """Remember what was read; what is the beginning of it is forgotten.
+        """Keep these; entries that are a prefix of them are dropped.
 
         Args:
             state: keys and values by layer, each of shape (heads of keys, len(ids), width).
@@ -34,7 +34,7 @@ class Prefixes:
             del self._kept[0]
 
     def cache(self, ids: Sequence[int]) -> tuple[int, Any]:
-        """How many of the ids need not be read, less than all, and a cache of transformers with them; 0 and None."""
+        """How many leading ids need not be computed, never all, and a cache of them for transformers; or 0, None."""
         best, state, place = 0, None, -1
         for at, (known, of) in enumerate(self._kept):
             if (found := _alike(known, ids)) > best:
@@ -52,7 +52,7 @@ class Prefixes:
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two texts begin with in common."""
+    """Length of the common prefix of two lists of ids."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

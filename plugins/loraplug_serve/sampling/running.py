@@ -1,4 +1,4 @@
-"""Answers that begin and end at any time: those under way are computed together, token by token."""
+"""Continuous batching: answers join and leave at any time, and those in progress are computed together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Token:
         id: its id.
         logprob: in nats, by the model at temperature 1.
         top: the likeliest ids in its place and their log-probabilities, as many as were asked for.
-        finish: "stop" where it ends the answer and is no part of it; "length" where it is the last; else empty.
+        finish: "stop" if it ends the answer and is not part of it; "length" if it is the last one allowed; else empty.
     """
 
     id: int
@@ -35,7 +35,7 @@ class Token:
 
 @define(eq=False)
 class Answer:
-    """An answer under way; `finish` is as in `Token`."""
+    """An answer in progress; `finish` is as in `Token`."""
 
     prompt: Sequence[int]
     sample: int
@@ -49,7 +49,7 @@ class Answer:
 
 @define(eq=False)
 class _Part:
-    """Answers that are computed together, with the logits of those that have been read and have no token yet."""
+    """Answers that are computed together, and their logits."""
 
     step: Any
     answers: list[Answer]
@@ -58,17 +58,17 @@ class _Part:
 
 @define
 class Running:
-    """The answers that one model, with one adapter or none, is at.
+    """The answers in progress of one model, with one adapter or none.
 
-    What is drawn for an answer follows from seed, prompt and the number of the sample, as in `Sampler`. Where the
-    model's attention allows no sharing (see `shared`), the answers to each prompt are computed by themselves.
+    An answer's random numbers follow from seed, prompt and sample number, as in `Sampler`. If the model's attention
+    cannot be shared (see `shared`), the answers to each prompt are computed separately.
 
     Attributes:
         model: as in `Sampler`.
         stops: ids of tokens that end an answer.
         adapter_context: entered while the model computes.
-        shared: whether answers to several prompts are made together; None until it is known.
-        prefixes: what was read before; None keeps nothing.
+        shared: whether answers to several prompts are computed together; None until this is known.
+        prefixes: a prefix cache; None: without.
     """
 
     model: Any
@@ -80,16 +80,16 @@ class Running:
     _new: list[_Part] = field(factory=list, init=False)
 
     def __len__(self) -> int:
-        """Answers under way."""
+        """Number of answers in progress."""
         return sum(len(part.answers) for part in (*self._parts, *self._new))
 
     def join(self, ids: Sequence[int], drawing: Drawing, samples: Sequence[int] = (0,), top: int = 0) -> list[Answer]:
-        """Read a prompt; its answers say their first tokens at the next `step`.
+        """Compute a prompt; its answers get their first tokens at the next `step`.
 
         Args:
             ids: the prompt, shorter than the model's context.
             samples: the numbers of the answers.
-            top: likeliest tokens to tell of in each place.
+            top: number of most probable tokens to report at each position.
         """
         import torch
 
@@ -111,9 +111,9 @@ class Running:
         return made
 
     def step(self) -> list[tuple[Answer, Token]]:
-        """The next token of each answer; those that it ends are under way no more.
+        """The next token of each answer; answers that it ends are removed.
 
-        An interrupt is heard when all of them have it.
+        An interrupt (SIGINT) takes effect when all of them have it.
         """
         import torch
 
@@ -131,7 +131,7 @@ class Running:
         return found
 
     def leave(self, answers: Collection[Answer]) -> None:
-        """Give answers up."""
+        """Abandon answers."""
         import torch
 
         gone = set(map(id, answers))
@@ -144,7 +144,7 @@ class Running:
                 self._drop(part)
 
     def clear(self) -> None:
-        """Give all of them up."""
+        """Abandon all answers."""
         self._parts, self._new = [], []
 
     def _take_in(self, part: _Part) -> None:
@@ -159,7 +159,7 @@ class Running:
             self._parts.append(part)
 
     def _read(self, ids: list[int]) -> tuple[Any, Any]:
-        """A prompt's cache (None where the model has none), and the logits behind it, of shape (1, vocabulary)."""
+        """A prompt's cache (None if the model has none), and the logits after its last token, shape (1, vocabulary)."""
         import torch
 
         done, cache = (0, None) if self.prefixes is None else self.prefixes.cache(ids)
@@ -201,7 +201,7 @@ class Running:
         return Token(token, logprob, tuple(top), answer.finish)
 
     def _drop(self, part: _Part) -> None:
-        """Let go of the answers that are at their end."""
+        """Remove finished answers."""
         import torch
 
         left = [at for at, one in enumerate(part.answers) if not one.finish]
@@ -218,7 +218,7 @@ class Running:
             self._new = [one for one in self._new if one is not part]
 
     def _remember(self, part: _Part) -> None:
-        """Keep the keys and values of the first answer to each prompt that ends."""
+        """Put the first answer to each prompt into the prefix cache when it ends."""
         if self.prefixes is None:
             return
         for at, one in enumerate(part.answers):

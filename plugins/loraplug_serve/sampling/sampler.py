@@ -1,4 +1,4 @@
-"""The sampler: prompts in, answers out, in groups that are computed token by token."""
+"""The sampler: answers to prompts, generated in batches, token by token."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from loraplug_serve.sampling.drawing import Drawing, choose, stream
 _ENDLESS = 1 << 30
 _DENSE = 0.75  # a batch with fewer of its answers unended is made smaller
 ONE_AT_A_TIME = threading.RLock()
-"""The attention that is shared is put into models for one caller at a time."""
+"""Only one caller at a time may replace a model's attention by the shared one."""
 
 
 @frozen
 class Prompt:
-    """Token ids to go on from, and the numbers of the answers wanted: 0 to 7 and then 8 to 15 are sixteen others."""
+    """A prompt's token ids, and the numbers of the answers wanted: 0 to 7 and 8 to 15 are sixteen different ones."""
 
     ids: Sequence[int]
     samples: Sequence[int] = (0,)
@@ -33,7 +33,7 @@ class Completion:
     """One answer.
 
     Attributes:
-        prompt: which of the prompts it goes on from.
+        prompt: index of its prompt.
         sample: its number.
         ids: what was said, without the token that ended it.
         logprobs: of each token of `ids` and, if there was one, of the token that ended it, in nats, by the model at
@@ -87,8 +87,8 @@ class _Answer:
 class Sampler:
     """Answers of one model.
 
-    A prompt is computed once for all its answers. Answers to several prompts are made together where the model's
-    attention allows it (see `shared`), which is proved on the first of them; else those of one prompt at a time.
+    A prompt is computed once for all its answers. Answers to several prompts are generated together if the model's
+    attention allows it (see `shared`), which the first of them verifies; otherwise prompt by prompt.
     The random numbers of an answer follow from seed, prompt and its own number, whatever is made beside it: other
     batches give other answers only where rounding decides, which `Completion.margins` tells.
 
@@ -114,7 +114,7 @@ class Sampler:
     def completions(
         self, prompts: Sequence[Prompt], drawing: Drawing, done: Collection[tuple[int, int]] = ()
     ) -> Iterator[Completion]:
-        """Every answer asked for, as it is done: those to short prompts first.
+        """Yield every requested answer when it is complete, short prompts first.
 
         Args:
             done: (place among the prompts, number of the sample) of answers that are not wanted again. What is made
@@ -146,7 +146,7 @@ class Sampler:
             yield from (one.done(share) for one in wanted)
 
     def _make(self, group: list[_Answer], prompts: Sequence[Prompt], drawing: Drawing) -> bool:
-        """Have a group speak; False, with nothing said, where answers to several prompts cannot be made together."""
+        """Generate the answers of a group; False, without any, if several prompts cannot be handled together."""
         import torch
 
         from loraplug_serve.sampling.steps import Alone, Together
@@ -169,7 +169,7 @@ class Sampler:
         return True
 
     def _read(self, ids: Sequence[int]) -> tuple[Any, Any]:
-        """A prompt's cache (None where the model has none), and the logits behind it, of shape (1, vocabulary)."""
+        """A prompt's cache (None if the model has none), and the logits after its last token, shape (1, vocabulary)."""
         import torch
 
         given = torch.tensor([list(ids)], device=self.model.device)

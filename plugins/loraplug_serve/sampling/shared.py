@@ -1,8 +1,8 @@
-"""Attention of many answers to few prompts, whose keys and values lie in memory once.
+"""Attention of many answers to few prompts, whose keys and values are in memory once.
 
-The scores of the prompt's tokens and of an answer's own are made apart, the first for all answers to a prompt in one
-product, and go through one softmax: what comes out is what attention to both would give
-(Juravsky et al. 2024, Hydragen: https://arxiv.org/abs/2402.05099; there with two softmaxes put together).
+The scores of the prompt's tokens and of an answer's own are computed separately, the former for all answers to a prompt
+in one product, and go through one softmax: the result is that of attention to both
+(Juravsky et al. 2024, Hydragen: https://arxiv.org/abs/2402.05099; there with two softmaxes that are combined).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _ROOM = 64  # tokens by which the room for an answer's keys and values grows
 
 
 class NotSharedError(Exception):
-    """The model's attention is of a kind that is not done here."""
+    """The model's attention is not supported here."""
 
 
 @define
 class Group:
-    """Answers that are made together.
+    """Answers that are computed together.
 
     Attributes:
-        prompts: for each prompt and layer its keys and values, each of shape (heads of keys, tokens, width).
-        counts: how many answers to each prompt are being made; they lie in the batch in the order of the prompts.
-        starts: shape (answers,): where the own tokens of each answer begin in the cache, for answers that joined when
-            others were under way; None where all begin at 0.
+        prompts: for each prompt and layer its keys and values, each of shape (key-value heads, tokens, head size).
+        counts: number of answers to each prompt; the batch has them in the order of the prompts.
+        starts: shape (answers,): where the tokens of each answer begin in the cache, for answers that joined later than
+            others; None if all begin at 0.
     """
 
     prompts: list[list[tuple[torch.Tensor, torch.Tensor]]]
@@ -43,16 +43,16 @@ class Group:
     starts: torch.Tensor | None = None
 
 
-# the one that is at work in this process, as transformers hands its attention functions nothing of the caller's
+# the active one in this process, as transformers passes nothing of the caller's to attention functions
 _group: Group | None = None
 
 
 @contextmanager
 def at_work(model: Any, group: Group) -> Iterator[None]:
-    """While open, one token after another is computed for the answers of `group`; for one caller at a time.
+    """While open, forward passes compute one token of each answer of `group`; for one caller at a time.
 
     Raises:
-        NotSharedError: the model cannot be given another attention.
+        NotSharedError: the model's attention cannot be replaced.
     """
     global _group
     base = base_of(model)
@@ -70,7 +70,7 @@ def at_work(model: Any, group: Group) -> Iterator[None]:
 
 
 class Room(DynamicLayer):  # type: ignore[misc] # mypy does not follow transformers
-    """Keys and values of the answers' own tokens, in memory that is not copied at every step."""
+    """Keys and values of the answers' own tokens, in preallocated memory, so that a step does not copy them."""
 
     keys: Any
     values: Any
@@ -79,7 +79,7 @@ class Room(DynamicLayer):  # type: ignore[misc] # mypy does not follow transform
     is_initialized: bool
 
     def update(self, key_states: Any, value_states: Any, *args: Any, **more: Any) -> tuple[Any, Any]:  # noqa: ARG002
-        """Take those of the next token; see `DynamicLayer.update`."""
+        """Add those of the next token; see `DynamicLayer.update`."""
         at = self.keys.shape[-2] if self.is_initialized else 0
         end = at + key_states.shape[-2]
         if not self.is_initialized or end > self.all_keys.shape[-2]:
@@ -100,7 +100,7 @@ class Room(DynamicLayer):  # type: ignore[misc] # mypy does not follow transform
         self.keys, self.values = self.all_keys[:, :, :end], self.all_values[:, :, :end]
 
     def add(self, count: int) -> None:
-        """Make place for further answers; what lies before their start is never read."""
+        """Add further answers; what is before their start is never read."""
         end = self.keys.shape[-2]
         self.all_keys, self.all_values = (
             torch.cat([kept, kept.new_zeros(count, *kept.shape[1:])]) for kept in (self.all_keys, self.all_values)
@@ -108,25 +108,25 @@ class Room(DynamicLayer):  # type: ignore[misc] # mypy does not follow transform
         self._show(end)
 
     def forget(self, tokens: int) -> None:
-        """Drop so many tokens from the front, which no answer has as its own."""
+        """Drop this many tokens from the front, which belong to no answer."""
         end = self.keys.shape[-2] - tokens
         self.all_keys, self.all_values = self.all_keys[:, :, tokens:], self.all_values[:, :, tokens:]
         self._show(end)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these answers alone."""
+        """Drop all answers but these."""
         end = self.keys.shape[-2]
         self.all_keys, self.all_values = self.all_keys[rows], self.all_values[rows]
         self._show(end)
 
 
 def own_tokens(layers: int) -> Cache:
-    """A cache for what the answers of a group say, without their prompts."""
+    """A cache for the tokens of a group's answers, without their prompts."""
     return Cache(layers=[Room() for _ in range(layers)])
 
 
 def keys_and_values(cache: Any, row: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-    """Those of one row of a cache, by layer; None if the cache holds anything else."""
+    """Keys and values of one row of a cache, by layer; None if the cache holds anything else."""
     if any(type(layer) is not DynamicLayer for layer in getattr(cache, "layers", [None])):
         return None
     return [(layer.keys[row], layer.values[row]) for layer in cache.layers]
@@ -135,10 +135,10 @@ def keys_and_values(cache: Any, row: int = 0) -> list[tuple[torch.Tensor, torch.
 def _attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
 ) -> tuple[Any, None]:
-    """One token's attention; `query` of shape (answers, heads, 1, width), `key` and `value` of the answers' own tokens.
+    """Attention of one token; `query`: (answers, heads, 1, head size), `key` and `value`: the answers' own tokens.
 
     Returns:
-        Shape (answers, 1, heads, width), as transformers has it.
+        Shape (answers, 1, heads, head size), as in transformers.
     """
     given = [name for name in ("softcap", "s_aux", "position_bias", "sliding_window") if more.get(name) is not None]
     if given or attention_mask is not None or query.shape[2] != 1 or _group is None:
@@ -160,7 +160,7 @@ def _attention(
 
 
 def _to_both(query: Any, own: Any, own_values: Any, keys: Any, values: Any) -> Any:
-    """Attention of the answers to one prompt to it and to their own tokens; (answers, groups, heads a group, width)."""
+    """Attention of one prompt's answers to it and to their own tokens; `query`: (answers, kv heads, queries, size)."""
     answers, groups, heads, width = query.shape
     together = query.transpose(0, 1).reshape(groups, answers * heads, width)
     scores = (together @ keys.transpose(-1, -2)).view(groups, answers, heads, -1).transpose(0, 1)
@@ -174,7 +174,7 @@ AttentionInterface.register(NAME, _attention)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two rows of logits say the same, up to rounding."""
+    """Whether two rows of logits are equal up to rounding."""
     apart = (one.float().log_softmax(-1) - other.float().log_softmax(-1)).abs()
     likely = other.float().softmax(-1)
     return bool((apart * likely).sum(-1).max() < (1e-3 if one.dtype == torch.float32 else 5e-2))

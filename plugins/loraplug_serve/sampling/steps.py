@@ -1,4 +1,4 @@
-"""A group of answers going on by a token: together with those to other prompts, or those to one prompt alone."""
+"""One decoding step of a group of answers: to several prompts together, or to a single prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loraplug_serve.sampling.shared import Group, NotSharedError, at_work, keys_
 
 @define
 class Together:
-    """Answers to several prompts, whose keys and values are read by all answers to them."""
+    """Answers to several prompts; all answers to a prompt read the same keys and values of it."""
 
     model: Any
     group: Group
@@ -25,7 +25,7 @@ class Together:
 
     @classmethod
     def of(cls, model: Any, caches: Sequence[Any], counts: Sequence[int], lengths: Sequence[int]) -> Together | None:
-        """None where the model's caches are of another kind.
+        """None if the model uses another kind of cache.
 
         Args:
             caches: of the prompts, each computed alone.
@@ -42,10 +42,10 @@ class Together:
         return cls(model, group, positions, own_tokens(len(kept[0] or ())), caches)
 
     def proved(self, logits: Sequence[Any]) -> bool:
-        """Whether one token more gives what the model gives behind each prompt alone; nothing is changed by it.
+        """Whether one step gives the same logits as the model gives for each prompt alone; changes nothing.
 
         Args:
-            logits: behind each prompt, shape (1, vocabulary): the likeliest token is tried.
+            logits: after each prompt, shape (1, vocabulary); the most probable token is used for the step.
         """
         tokens = [one.argmax(-1, keepdim=True) for one in logits]
         starts = torch.tensor([[one.layers[0].get_seq_length()] for one in self.caches], device=self.model.device)
@@ -61,13 +61,13 @@ class Together:
         return same(found, torch.cat(alone))
 
     def next(self, tokens: Any) -> Any:
-        """Logits behind the next token of each answer, shape (answers, vocabulary)."""
+        """Logits after the next token of each answer, shape (answers, vocabulary)."""
         found = _step(self.model, self.group, tokens[:, None], self.positions, self.cache)
         self.positions = self.positions + 1
         return found
 
     def add(self, other: Together) -> None:
-        """Take in answers to further prompts, none of which has a token yet; they come behind the others."""
+        """Append answers to further prompts, none of which has a token yet."""
         length = self.cache.get_seq_length()
         starts = self.group.starts
         if starts is None:
@@ -82,7 +82,7 @@ class Together:
                 layer.add(len(begun))
 
     def states(self, row: int) -> list[tuple[Any, Any]]:
-        """Keys and values of one answer and its prompt by layer, each of shape (heads of keys, tokens, width)."""
+        """Keys and values of one answer with its prompt, by layer, each of shape (kv heads, tokens, head size)."""
         ends = torch.tensor(self.group.counts).cumsum(0)
         prompt = self.group.prompts[int(torch.searchsorted(ends, row, right=True))]
         start = 0 if self.group.starts is None else int(self.group.starts[row])
@@ -95,7 +95,7 @@ class Together:
         ]
 
     def keep(self, rows: Any) -> None:
-        """Go on with these answers alone."""
+        """Drop all answers but these."""
         prompt_of = torch.repeat_interleave(torch.arange(len(self.group.counts)), torch.tensor(self.group.counts))[
             rows.cpu()
         ]
@@ -109,7 +109,7 @@ class Together:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Let go of prompts that are answered, and of tokens that were said before all who are still at it joined."""
+        """Free prompts without answers left, and tokens generated before all remaining answers joined."""
         left = [at for at, count in enumerate(self.group.counts) if count]
         self.group.prompts = [self.group.prompts[at] for at in left]
         self.group.counts = [self.group.counts[at] for at in left]
@@ -128,7 +128,7 @@ def _step(model: Any, group: Group, tokens: Any, positions: Any, cache: Any) -> 
 
 @define
 class Alone:
-    """Answers to one prompt, with a copy of its cache each; without one, everything is computed anew each time."""
+    """Answers to one prompt, each with a copy of its cache; without a cache, all tokens are recomputed at each step."""
 
     model: Any
     cache: Any
@@ -152,7 +152,7 @@ class Alone:
         return out.logits[:, -1]
 
     def states(self, row: int) -> list[tuple[Any, Any]] | None:
-        """See `Together.states`; None where the cache cannot be gone on from at any place."""
+        """See `Together.states`; None if the cache cannot be cut at any position."""
         found = None if self.cache is None else keys_and_values(self.cache, row)
         return found and [(keys.clone(), values.clone()) for keys, values in found]
 

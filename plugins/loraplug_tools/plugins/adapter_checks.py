@@ -34,7 +34,7 @@ def _same_rows_twice(part: Any, room: Path) -> None:
         require(isinstance(first, Dataset), f"{shape}: apply() gives {type(first).__name__}, not a datasets.Dataset")
         second = _applied(part, room / "two", as_dataset(rows))
         require(second is not None and first.to_list() == second.to_list(), f"{shape}: applied twice, the rows differ")
-        require(given.to_list() == rows, f"{shape}: the rows that it was given are not what they were")
+        require(given.to_list() == rows, f"{shape}: apply() changed the rows it was given")
 
 
 def _odd_rows(part: Any, room: Path) -> None:
@@ -47,7 +47,7 @@ def _odd_rows(part: Any, room: Path) -> None:
 
 TRANSFORM_CHECKS: dict[str, Callable[[Any, Path], None]] = {
     "applied twice, the same rows": _same_rows_twice,
-    "odd rows are refused in words": _odd_rows,
+    "odd rows get a clear error": _odd_rows,
 }
 
 
@@ -69,7 +69,7 @@ def _fresh_is_base(part: Any, room: Path) -> None:
 
     expected = _answer(_base(room))
     require(torch.allclose(_answer(part.attach(model=_base(room))), expected, atol=1e-5),
-            "freshly attached, the model no longer answers as the base does")  # fmt: skip
+            "with a new adapter, the model answers differently from the base")  # fmt: skip
 
 
 def _only_what_is_trainable(part: Any, room: Path) -> None:
@@ -125,7 +125,7 @@ def _empty_folder(part: Any, room: Path) -> None:
 
 
 ADAPTER_CHECKS: dict[str, Callable[[Any, Path], None]] = {
-    "a fresh one answers as the base does": _fresh_is_base,
+    "a new one does not change the answers": _fresh_is_base,
     "only what it names is trained": _only_what_is_trainable,
     "saved and loaded, the same answers": _comes_back,
     "an empty folder is refused": _empty_folder,

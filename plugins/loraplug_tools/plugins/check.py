@@ -51,7 +51,7 @@ def check_package(package: str, registry: Registry, settings: tuple[str, ...] = 
                 findings += _check_entry(entry, tables.get((entry.kind, entry.name), {}))
     if plugins[0].url is None:
         text = "add a project URL where users can report problems: urls.Issues under [project] in pyproject.toml"
-        findings.append(Finding(f"distribution {plugins[0].distribution}", "says where to report", "advice", text))
+        findings.append(Finding(f"distribution {plugins[0].distribution}", "has a URL for bug reports", "advice", text))
     return findings
 
 
@@ -105,10 +105,10 @@ def _check_plugin(plugin: Plugin, registry: Registry) -> list[Finding]:
     found = [tried(subject, "loads", partial(_loads, plugin))]
     if plugin.status != "ok":
         return found
-    found.append(tried(subject, "brings something", partial(_brings, plugin, registry)))
+    found.append(tried(subject, "provides something", partial(_brings, plugin, registry)))
     found.append(tried(subject, "imports nothing heavy when it is listed", partial(_light, plugin, registry)))
-    found.append(tried(subject, "leaves loraplug as it is", partial(_leaves_alone, plugin, registry)))
-    found.append(tried(subject, "loads in silence", partial(_silent, plugin)))
+    found.append(tried(subject, "does not change loraplug", partial(_leaves_alone, plugin, registry)))
+    found.append(tried(subject, "prints nothing when loaded", partial(_silent, plugin)))
     found += [Finding(subject, "loads fast", "advice", note) for note in plugin.notes if note != PRINTS]
     for command, origin in registry.commands:
         if origin is plugin:

@@ -52,8 +52,8 @@ def refuses(what: str, action: Callable[[], object]) -> None:
     except LoraplugError:
         return
     except Exception as error:
-        raise CheckError(f"{what} raises {type(error).__name__} ({error}) where an InputError belongs") from error
-    raise CheckError(f"{what} is taken without a word")
+        raise CheckError(f"{what} raises {type(error).__name__} ({error}) instead of an InputError") from error
+    raise CheckError(f"{what} is accepted without an error")
 
 
 def tried(subject: str, check: str, action: Callable[[], object], optional: frozenset[str] = frozenset()) -> Finding:
@@ -109,7 +109,7 @@ def _optional(cls: type) -> frozenset[str]:
 def check_class(cls: type[Component]) -> list[Finding]:
     """What can be told of a component without making one."""
     subject = f"{cls.kind} {cls.name}"
-    checks = {"says what it is": _described, "every option is documented": _documented}
+    checks = {"has a docstring": _described, "every option is documented": _documented}
     return [tried(subject, title, partial(check, cls)) for title, check in checks.items()]
 
 
@@ -166,7 +166,7 @@ def _odd_values(part: Component) -> None:
 
 _OPTION_CHECKS: dict[str, Callable[[Any], None]] = {
     "its options survive a recipe": _round_trip,
-    "odd option values are refused in words": _odd_values,
+    "odd option values get a clear error": _odd_values,
 }
 
 

@@ -66,7 +66,7 @@ def _tells_the_truth(part: Any, room: Path) -> None:
     facts, empty = part.facts(run=run), part.load_empty(run=run)
     if facts is not None:
         template = part.load_tokenizer(run=run).chat_template
-        require(template == facts.chat_template, "facts() tells another chat template than the tokenizer has")
+        require(template == facts.chat_template, "facts() and the tokenizer have different chat templates")
     if empty is not None:
         modules = [[name for name, _ in model.named_modules()] for model in (empty, part.load_model(run=run))]
         require(modules[0] == modules[1], "load_empty() has other modules than load_model()")
@@ -118,7 +118,7 @@ def _tells_weights(part: Any, room: Path) -> None:
         used = layer(torch.eye(plain.in_features)).T.float()
     require(told.shape == plain.weight.shape, f"dequantize() gives a weight of shape {tuple(told.shape)}")
     apart = float((told - used).abs().max() / used.abs().max())
-    require(apart < 0.02, f"dequantize() gives another weight than the layer multiplies by ({apart:.2g} apart)")
+    require(apart < 0.02, f"dequantize() differs from the weight that the layer uses by {apart:.2g}")
 
 
 def _adapters_learn(part: Any, room: Path) -> None:
@@ -210,7 +210,7 @@ def _exports_alike(part: Any, room: Path) -> None:
         made.append(_tree(out))
     differing = sorted(name for name in made[0].keys() | made[1].keys() if made[0].get(name) != made[1].get(name))
     require(not differing, f"exported twice, {', '.join(differing)} differ")
-    require(_tree(trained.adapter) == before, "the adapter it was given is not what it was")
+    require(_tree(trained.adapter) == before, "export() changed the adapter it was given")
 
 
 def _bad_adapters(part: Any, room: Path) -> None:
@@ -261,7 +261,7 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
         "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load(run=tiny_run(room))),
     },
     "transform": TRANSFORM_CHECKS,
-    "formatter": {**FORMATTER_CHECKS, "schemas beside tokens are kept": schemas_are_kept},
+    "formatter": {**FORMATTER_CHECKS, "rows of other schemas are sound": schemas_are_kept},
     "adapter": ADAPTER_CHECKS,
     "optimizer": OPTIMIZER_CHECKS,
     "scheduler": SCHEDULER_CHECKS,
@@ -269,15 +269,18 @@ CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {
         "base() is a safetensors folder": _base_is_a_folder,
         "loaded twice, the same weights": _loads_alike,
         "tokenizer and model fit": _tokenizer_fits,
-        "what it tells without loading is so": _tells_the_truth,
+        "facts() agrees with the loaded model": _tells_the_truth,
         "paths that cannot be read are refused": _bad_paths(lambda part, room: part.load_model(run=tiny_run(room))),
     },
     "quantizer": {
-        "config() is transformers' own": _config_is_one,
-        "adapters on it learn": _adapters_learn,
-        "dequantize() tells what layers multiply by": _tells_weights,
+        "config() returns a transformers config": _config_is_one,
+        "adapters on it can be trained": _adapters_learn,
+        "dequantize() returns the weight that the layer uses": _tells_weights,
     },
-    "trainer": {"trained twice, the same result": _trains_alike, "nothing to train is refused": _nothing_to_train},
-    "exporter": {"exported twice, the same bytes": _exports_alike, "a spoilt adapter is refused": _bad_adapters},
+    "trainer": {
+        "trained twice, the same result": _trains_alike,
+        "rows without a trained token are refused": _nothing_to_train,
+    },
+    "exporter": {"exported twice, the same bytes": _exports_alike, "a damaged adapter is refused": _bad_adapters},
 }
 """Title to check, by kind; each is given the component and an empty folder."""

@@ -61,7 +61,7 @@ def _goes_by_the_rate(part: Any, room: Path) -> None:  # noqa: ARG001
     weights = _weights()
     before = [weight.detach().clone() for weight in weights]
     optimizer = _made(part, weights)
-    require(all(group["lr"] == _RATE for group in optimizer.param_groups), "its groups have another `lr` than asked")
+    require(all(group["lr"] == _RATE for group in optimizer.param_groups), "its groups do not have the requested `lr`")
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     _train(optimizer, weights, 1)
@@ -111,8 +111,8 @@ def _goes_on_alike(part: Any, room: Path) -> None:
 
 OPTIMIZER_CHECKS: dict[str, Callable[[Any, Path], None]] = {
     "it lowers a loss": _learns,
-    "it goes by the rate of its groups": _goes_by_the_rate,
-    "saved and loaded, it goes on alike": _goes_on_alike,
+    "it uses the learning rate of its groups": _goes_by_the_rate,
+    "saved and loaded, it continues identically": _goes_on_alike,
 }
 
 
@@ -126,10 +126,8 @@ def _sound_factors(part: Any, room: Path) -> None:  # noqa: ARG001
         where = f"of {steps} steps, {warmup} of them warmup"
         odd = [value for value in found if not isinstance(value, int | float) or not math.isfinite(value) or value < 0]
         require(not odd, f"{where}: factors must be finite numbers of at least 0, not {odd[:1]}")
-        require(any(found[:-1]), f"{where}: every factor is 0, so nothing would be learnt")
+        require(any(found[:-1]), f"{where}: every factor is 0, so nothing would be learned")
         require(found == _course(part, steps, warmup), f"{where}: asked twice, the factors differ")
 
 
-SCHEDULER_CHECKS: dict[str, Callable[[Any, Path], None]] = {
-    "its factors are numbers, and the same twice": _sound_factors
-}
+SCHEDULER_CHECKS: dict[str, Callable[[Any, Path], None]] = {"its factors are valid and reproducible": _sound_factors}

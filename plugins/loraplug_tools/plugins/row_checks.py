@@ -98,7 +98,7 @@ def _shapes_taken(part: Any, room: Path) -> dict[str, Any]:
             refused.append(f"{shape}: {error.what}")
             continue
         whole = sum(len(str(row).split()) for row in taken[shape]["row"]) >= len(rows)
-        require(whole or said, f"{shape}: rows were left out and nobody was told")
+        require(whole or said, f"{shape}: rows were dropped without a report")
     require(any(len(encoded) for encoded in taken.values()), f"takes no shape of rows ({'; '.join(refused)})")
     return {shape: encoded for shape, encoded in taken.items() if len(encoded)}
 
@@ -114,9 +114,12 @@ def _labels_are_exact(part: Any, room: Path) -> None:
             require(set(ids) <= known, f"{shape}: a token the tokenizer does not have")
             odd = [at for at, (id_, label) in enumerate(zip(ids, labels, strict=True)) if label not in (-100, id_)]
             require(not odd, f"{shape}: the label at {odd[:1]} is neither -100 nor its token")
-            require(any(label != -100 for label in labels), f"{shape}: a row trains no token")
+            require(any(label != -100 for label in labels), f"{shape}: a row has no trained token")
             _weights_are_sound(row.get("token_weights"), labels, shape)
-            require(sum(row.get("seq_lengths") or [len(ids)]) == len(ids), f"{shape}: seq_lengths do not sum up")
+            require(
+                sum(row.get("seq_lengths") or [len(ids)]) == len(ids),
+                f"{shape}: seq_lengths do not add up to the number of tokens",
+            )
             require(isinstance(row["row"], list), f"{shape}: `row` is not a list of row ids")
 
 
@@ -125,7 +128,9 @@ def _weights_are_sound(weights: Any, labels: list[int], shape: str) -> None:
     if weights is None:
         return
     require(len(weights) == len(labels), f"{shape}: {len(weights)} token_weights, {len(labels)} labels")
-    require(all(0 <= weight < math.inf for weight in weights), f"{shape}: a token's weight is no number of at least 0")
+    require(
+        all(0 <= weight < math.inf for weight in weights), f"{shape}: a token's weight is not a number of at least 0"
+    )
     odd = [at for at, (w, label) in enumerate(zip(weights, labels, strict=True)) if (w == 0) != (label == -100)]
     require(not odd, f"{shape}: label and weight at {odd[:1]} disagree on whether the token is trained")
 
@@ -161,7 +166,7 @@ def _bad_rows_are_told(part: Any, room: Path) -> None:
         except Exception as error:
             raise CheckError(f"{shape}: {bad} raises {type(error).__name__} ({error})") from error
         left = sum(len(row) for row in encoded["row"])
-        require(left <= len(whole) and said, f"{shape}: {bad} is neither refused nor left out with a word")
+        require(left <= len(whole) and said, f"{shape}: {bad} is neither refused nor reported as dropped")
 
 
 SOURCE_CHECKS: dict[str, Callable[[Any, Path], None]] = {
@@ -170,7 +175,7 @@ SOURCE_CHECKS: dict[str, Callable[[Any, Path], None]] = {
 }
 FORMATTER_CHECKS: dict[str, Callable[[Any, Path], None]] = {
     "labels are exact": _labels_are_exact,
-    "weight = 0 is heeded": _untrained_stays_untrained,
+    "weight = 0 is respected": _untrained_stays_untrained,
     "encoded twice, the same tokens": _encodes_alike,
     "bad rows are refused or counted": _bad_rows_are_told,
 }

@@ -100,4 +100,4 @@ def _is_sound(schema: str, row: dict[str, Any]) -> None:
         )
         odd = [label for id_, label in zip(one.input_ids, one.labels, strict=True) if label not in (-100, id_)]
         require(not odd, f"{schema}: a label is neither -100 nor its token")
-        require(one.label_count > 0, f"{schema}: an answer trains no token")
+        require(one.label_count > 0, f"{schema}: an answer has no trained token")

@@ -42,7 +42,7 @@ class Full(Adapter):
             )
             yield Problem("trainer.adapter.modules", what)
         try:
-            if (kind := shards.asked()) in shards.CUT:
+            if (kind := shards.requested()) in shards.SHARDED:
                 how = "use_fsdp: false" if kind == "fsdp2" else "zero_stage: 2"
                 what = "a sharded model that is trained whole cannot be checkpointed, so the run could not be resumed"
                 yield Problem(shards.WHERE, f"{what}; set {how}")

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from loraplug_train.cpu.math import (
-    attend,
-    attend_backward,
-    back,
+    causal_attention,
+    causal_attention_backward,
     four_bits,
+    matmul_chunks,
+    matmul_chunks_backward,
     product,
-    rms,
-    rms_backward,
-    times,
-    turn_,
+    rms_norm,
+    rms_norm_backward,
+    rotate_,
 )
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -101,7 +101,7 @@ class _Group:
         stacked, outs = self._stacked(), []
         low = None if stacked is None else product(x, stacked)
         for layer, part in self._split(low):
-            outs.append(times(x, layer.pieces(), layer.base.out_features, layer.base.bias))
+            outs.append(matmul_chunks(x, layer.pieces(), layer.base.out_features, layer.base.bias))
             if part is not None:
                 outs[-1].addmm_(part, layer.adapter[1].t())
         return outs, low
@@ -111,7 +111,7 @@ class _Group:
         into, lows, adapters = None, [], []
         for (layer, part), gradient in zip(self._split(low), gradients, strict=True):
             if wanted:
-                through = back(gradient, layer.pieces())
+                through = matmul_chunks_backward(gradient, layer.pieces())
                 into = through if into is None else into.add_(through)
             if part is not None:
                 lows.append(product(gradient, layer.adapter[1].t()))
@@ -152,16 +152,16 @@ class Block:
 
     def forward(self, x: Tensor, rope: Any, rows: Sequence[slice], kept: Any) -> tuple[Tensor, list[Any]]:
         """The output, and the tensors that `backward` needs."""
-        outs, low_in = self.qkv.forward(rms(x, self.before))
+        outs, low_in = self.qkv.forward(rms_norm(x, self.before))
         q, k, v = raw = [out.unflatten(1, self.shape) for out in outs]
         if self.head_norms:
-            q, k = (rms(part, norm) for part, norm in zip((q, k), self.head_norms, strict=True))
-        turn_(q, *rope)
-        turn_(k, *rope)
-        mixed, sums = attend(q, k, v, rows, self.scale)
+            q, k = (rms_norm(part, norm) for part, norm in zip((q, k), self.head_norms, strict=True))
+        rotate_(q, *rope)
+        rotate_(k, *rope)
+        mixed, sums = causal_attention(q, k, v, rows, self.scale)
         (middle,), low_out = self.out.forward(mixed.flatten(1)[kept])
         middle.add_(x[kept])
-        (gate, up), low_wide = self.wide.forward(rms(middle, self.after))
+        (gate, up), low_wide = self.wide.forward(rms_norm(middle, self.after))
         (end,), low_down = self.down.forward(functional.silu(gate).mul_(up))
         lows = (low_in, low_out, low_wide, low_down)
         return end.add_(middle), [*lows, q, k, v, mixed, middle, gate, up, *sums, *(raw[:2] if self.head_norms else ())]
@@ -174,19 +174,19 @@ class Block:
         inner, by_down = self.down.backward([gradient], silu * up, low_down)
         by_up = silu.mul_(inner)
         by_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
-        inner, by_wide = self.wide.backward([by_gate, by_up], rms(middle, self.after), low_wide)
-        by_middle = rms_backward(inner, middle, self.after).add_(gradient)
+        inner, by_wide = self.wide.backward([by_gate, by_up], rms_norm(middle, self.after), low_wide)
+        by_middle = rms_norm_backward(inner, middle, self.after).add_(gradient)
         by_mixed, by_out = self.out.backward([by_middle], mixed.flatten(1)[kept], low_out)
         if kept is not ...:
             by_mixed = by_mixed.new_zeros(len(x), by_mixed.shape[1]).index_copy_(0, kept, by_mixed)
-        grads = attend_backward(by_mixed.view(q.shape), (q, k, v), mixed, rest[: len(rows)], rows, self.scale)
+        grads = causal_attention_backward(by_mixed.view(q.shape), (q, k, v), mixed, rest[: len(rows)], rows, self.scale)
         for at in (0, 1):
-            turn_(grads[at], rope[0], rope[1], -1.0)
+            rotate_(grads[at], rope[0], rope[1], -1.0)
             if self.head_norms:
-                grads[at] = rms_backward(grads[at], rest[len(rows) + at], self.head_norms[at])
-        by_x, by_in = self.qkv.backward([part.flatten(1) for part in grads], rms(x, self.before), low_in, wanted)
+                grads[at] = rms_norm_backward(grads[at], rest[len(rows) + at], self.head_norms[at])
+        by_x, by_in = self.qkv.backward([part.flatten(1) for part in grads], rms_norm(x, self.before), low_in, wanted)
         if wanted:
-            by_x = rms_backward(by_x, x, self.before)
+            by_x = rms_norm_backward(by_x, x, self.before)
             by_x = by_x.add_(by_middle) if kept is ... else by_x.index_add_(0, kept, by_middle)
         return [by_x, *by_in, *by_out, *by_wide, *by_down]
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from loraplug import new_tokens
 from loraplug_train import compat
 from loraplug_train.cpu.block import DTYPES, Block, Unsupported
-from loraplug_train.cpu.math import back, rms, rms_backward, times
-from loraplug_train.cpu.vocabulary import Output, narrow
+from loraplug_train.cpu.math import matmul_chunks, matmul_chunks_backward, rms_norm, rms_norm_backward
+from loraplug_train.cpu.vocabulary import Output, store_as_bfloat16
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPES = ("default", "linear", "llama3", "yarn")  # the others turn by the length of the whole sequence
@@ -48,7 +48,7 @@ def install(model: Any) -> tuple[bool, str]:
         return plain(*args, **inputs) if fast_log_probs is None else fast(fast_log_probs, **inputs)
 
     base.forward = forward
-    narrow(base)
+    store_as_bfloat16(base)
     return True, f"fast kernel: {len(fast.blocks)} {type(base).__name__} blocks"
 
 
@@ -148,13 +148,13 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Any, x: Tensor, norm: Any, head: Any, targets: Tensor, smoothing: float) -> Tensor:
         """The log-probabilities by `x` (labels, hidden) of `targets` (labels)."""
         width, pieces = len(head.weight), head.pieces if isinstance(head, Output) else lambda: (head.weight,)
-        normed = rms(x, norm)
+        normed = rms_norm(x, norm)
         found = x.new_empty(len(x))
         gradient = torch.empty_like(x)
         size = max(16, _LOGIT_BYTES // (4 * width))
         for at in range(0, len(x), size):
             part = slice(at, at + size)
-            logits = times(normed[part], pieces(), width)
+            logits = matmul_chunks(normed[part], pieces(), width)
             compat.log_softmax_(logits)
             where = targets[part, None]
             found[part] = logits.gather(1, where)[:, 0]
@@ -163,9 +163,11 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
             if ctx.needs_input_grad[0]:
                 logits.exp_().neg_()
                 logits.scatter_add_(1, where, logits.new_full(where.shape, 1.0 - smoothing))
-                gradient[part] = back(logits.add_(smoothing / width) if smoothing else logits, pieces())
+                gradient[part] = matmul_chunks_backward(
+                    logits.add_(smoothing / width) if smoothing else logits, pieces()
+                )
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(rms_backward(gradient, x, norm))
+            ctx.save_for_backward(rms_norm_backward(gradient, x, norm))
         return found
 
     @staticmethod

@@ -33,7 +33,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(x, weight, bias).float()
 
 
-def times(x: Tensor, weight: Iterable[Tensor], width: int, bias: Tensor | None = None) -> Tensor:
+def matmul_chunks(x: Tensor, weight: Iterable[Tensor], width: int, bias: Tensor | None = None) -> Tensor:
     """x·weightᵀ, shape (tokens, width), with a weight that comes in chunks of rows."""
     out, at = torch.empty(0), 0
     for piece in weight:
@@ -45,7 +45,7 @@ def times(x: Tensor, weight: Iterable[Tensor], width: int, bias: Tensor | None =
     return out if bias is None else out.add_(bias)
 
 
-def back(gradient: Tensor, weight: Iterable[Tensor]) -> Tensor:
+def matmul_chunks_backward(gradient: Tensor, weight: Iterable[Tensor]) -> Tensor:
     """gradient·weight, shape (tokens, in), with a weight that comes in chunks of rows."""
     into, at = torch.empty(0), 0
     for piece in weight:
@@ -79,20 +79,20 @@ def _root(x: Tensor, norm: Any) -> Tensor:
     return x.square().mean(-1, keepdim=True).add_(norm.variance_epsilon).rsqrt_()
 
 
-def rms(x: Tensor, norm: Any) -> Tensor:
+def rms_norm(x: Tensor, norm: Any) -> Tensor:
     """Root mean square norm (Zhang and Sennrich 2019) with the weight and epsilon of the module `norm`."""
     return (x * _root(x, norm)).mul_(norm.weight)
 
 
-def rms_backward(gradient: Tensor, x: Tensor, norm: Any) -> Tensor:
-    """Gradient of `rms` by x; overwrites `gradient`."""
+def rms_norm_backward(gradient: Tensor, x: Tensor, norm: Any) -> Tensor:
+    """Gradient of `rms_norm` by x; overwrites `gradient`."""
     root = _root(x, norm)
     gradient.mul_(norm.weight)
     along = (gradient * x).sum(-1, keepdim=True).mul_(root.pow(3)).div_(-x.shape[-1])
     return gradient.mul_(root).addcmul_(x, along)
 
 
-def turn_(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> None:
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> None:
     """Rotary position embedding (Su et al. 2021) in place, undone with sign -1; cos and sin (tokens, 1, 1, size/2)."""
     first, second = x.chunk(2, -1)
     moved = first * sin
@@ -107,20 +107,22 @@ def _heads(tensors: Iterable[Tensor], row: slice, width: int) -> list[Tensor]:
     return [x[row].permute(1, 2, 0, 3).expand(-1, width, -1, -1) for x in tensors]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, rows: Sequence[slice], scale: float) -> tuple[Tensor, list[Tensor]]:
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, rows: Sequence[slice], scale: float
+) -> tuple[Tensor, list[Tensor]]:
     """Causal attention in each row; q (tokens, groups, heads of a group, size), k and v (tokens, groups, 1, size).
 
     Returns:
-        A tensor shaped as q, and what `attend_backward` needs beside it: log-sum-exps, one tensor a row.
+        A tensor shaped as q, and what `causal_attention_backward` needs beside it: log-sum-exps, one tensor a row.
     """
     found = [compat.attention(_heads((q, k, v), row, q.shape[2]), scale) for row in rows]
     return torch.cat([out.permute(2, 0, 1, 3) for out, _ in found]), [sums for _, sums in found]
 
 
-def attend_backward(
+def causal_attention_backward(
     gradient: Tensor, inputs: Sequence[Tensor], out: Tensor, sums: Sequence[Tensor], rows: Sequence[slice], scale: float
 ) -> list[Tensor]:
-    """Gradients of `attend` by q, k and v (`inputs`), in their shapes."""
+    """Gradients of `causal_attention` by q, k and v (`inputs`), in their shapes."""
     grads = [torch.empty_like(part) for part in inputs]
     for row, kept in zip(rows, sums, strict=True):
         by_out, q, k, v, mixed = _heads((gradient, *inputs, out), row, out.shape[2])

@@ -44,7 +44,7 @@ class Output(_Table):
         return (part.float() for part in self.weight.split(_PIECE_ROWS))
 
 
-def narrow(base: Any) -> None:
+def store_as_bfloat16(base: Any) -> None:
     """Store the embedding and output layer of a quantized model on the CPU in bfloat16 if that changes no value.
 
     Quantizers leave both alone, and on a CPU they are float32: half of a model of a billion parameters. Most models are

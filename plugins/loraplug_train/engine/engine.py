@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, frozen
 
 from loraplug import Encoded, InputError, Placement, Run, Sample, TrainingResult, atomic_output
-from loraplug_train.engine import checks, evaluation, memory, schedule, weights, world
+from loraplug_train.engine import broadcast, checks, evaluation, memory, schedule, weights
 from loraplug_train.engine.checkpoints import Checkpoint, Checkpoints
 from loraplug_train.engine.health import Health, fingerprint, moved
 from loraplug_train.engine.interval import seconds_or_steps
@@ -93,7 +93,7 @@ class _Fit:
         memory.forget_peak()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        train, held = world.same_rows(run.distributed, train, held)
+        train, held = broadcast.broadcast_rows(run.distributed, train, held)
         train = weights.checked(train, "the training rows")
         held = None if held is None else weights.checked(held, "the validation rows")
         costs, labels = checks.check_rows(options, objective, run, model, tokenizer, train)

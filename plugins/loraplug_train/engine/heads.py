@@ -38,18 +38,18 @@ def install(model: Any) -> None:
 
 
 def own(
-    model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, *, sparing: bool, smoothing: float = 0.0
+    model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, *, labelled_only: bool, smoothing: float = 0.0
 ) -> tuple[Any, torch.Tensor]:
     """The model's output, and the log-probabilities of the labels as `log_probs` gives them.
 
     Args:
         inputs: model inputs (`input_ids` and what goes with it), without labels.
         labels: shape (rows, tokens), -100 where nothing is trained.
-        sparing: compute logits only where there is a label; for models whose forward pass knows `logits_to_keep`, and a
-            single row (or several end to end).
+        labelled_only: compute logits only where there is a label; for models whose forward pass knows
+            `logits_to_keep`, and a single row (or several end to end).
         smoothing: probability mass that is spread evenly over the vocabulary (label smoothing).
     """
-    if not sparing or len(labels) > 1:
+    if not labelled_only or len(labels) > 1:
         out = model(**inputs, use_cache=False)
         return out, log_probs(out.logits, labels, smoothing)
     targets = labels[0, 1:]

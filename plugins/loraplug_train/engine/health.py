@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _SLOWER = 'try a smaller trainer.learning_rate, a longer warmup, or model.dtype = "float32"'
-_STILL = 5  # steps without any gradient before a run is given up
+_MOST_ZERO_GRADIENTS = 5  # steps without any gradient before a run is given up
 _KEEP = 0.9  # of the moving average of the loss, a step
 _SEVERAL = 20  # steps until the moving average says something
 
@@ -35,7 +35,7 @@ class Health:
     average: float | None = None
     best: float = math.inf
     seen: int = 0
-    still: int = 0
+    zero_gradients: int = 0
     warned: bool = False
 
     def gradient(self, step: int, loss: float, rows: Sequence[str]) -> None:
@@ -53,15 +53,15 @@ class Health:
             raise LoraplugError(f"the norm of the gradient is {grad_norm}", where=_where(step, rows), todo=_SLOWER)
         self.seen += 1
         self.average = loss if self.average is None else _KEEP * self.average + (1 - _KEEP) * loss
-        self.still = self.still + 1 if grad_norm == 0 and learning_rate > 0 else 0
-        guessing = math.log(self.vocabulary)
-        settled = self.seen >= _SEVERAL or self.still == _STILL
-        if self.likelihood and settled and self.average > guessing + 1 and self.best < guessing + 0.5:
-            what = f"the loss ran away: {self.average:.2f} on average, guessing would be {guessing:.2f}"
+        self.zero_gradients = self.zero_gradients + 1 if grad_norm == 0 and learning_rate > 0 else 0
+        uniform = math.log(self.vocabulary)
+        settled = self.seen >= _SEVERAL or self.zero_gradients == _MOST_ZERO_GRADIENTS
+        if self.likelihood and settled and self.average > uniform + 1 and self.best < uniform + 0.5:
+            what = f"the loss ran away: {self.average:.2f} on average, guessing would be {uniform:.2f}"
             raise LoraplugError(what, where=_where(step, rows), todo=_SLOWER)
-        if self.still == _STILL:
+        if self.zero_gradients == _MOST_ZERO_GRADIENTS:
             raise LoraplugError(
-                f"the gradient was zero for {_STILL} steps, at a loss of {loss:.2f}: nothing is learned",
+                f"the gradient was zero for {_MOST_ZERO_GRADIENTS} steps, at a loss of {loss:.2f}: nothing is learned",
                 where=_where(step, rows),
                 todo="if the loss jumped, try a smaller trainer.learning_rate; else see `loraplug preview` for the "
                 "trained tokens, and trainer.lora.target_modules",

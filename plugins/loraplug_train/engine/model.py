@@ -12,7 +12,7 @@ from loraplug import FUSED_EXPERTS, Encoded, Placement, Run, Share, adapted_shar
 from loraplug_train.adapters.attached import attached, is_peft
 from loraplug_train.adapters.eva import begin_with_eva
 from loraplug_train.cpu import kernel
-from loraplug_train.engine import checks, heads, liger, shards, world, zero
+from loraplug_train.engine import broadcast, checks, heads, liger, shards, zero
 from loraplug_train.engine.batches import MicroBatchLimits
 from loraplug_train.engine.forecast import needs_checkpointing
 from loraplug_train.engine.policy import PolicyModel
@@ -66,12 +66,12 @@ def prepare_model(
     fast, said = False, "plain kernel, as asked"
     if options.kernel == "liger":
         said = liger.install(adapted)
-    if sharded := (kind := shards.asked()) in shards.CUT:
-        said = shards.spread(adapted)
+    if sharded := (kind := shards.requested()) in shards.SHARDED:
+        said = shards.shard(adapted)
     elif options.kernel == "auto":
         fast, said = kernel.install(adapted)
     trained = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    world.same_start(run.distributed, trained.values())
+    broadcast.broadcast_parameters(run.distributed, trained.values())
     run.say(said + _machine(model))
     if kind.startswith("zero") and not sharded:
         run.say(zero.whole(adapted, int(kind[-1])))

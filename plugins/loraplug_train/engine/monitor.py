@@ -165,7 +165,7 @@ class Monitor:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint stores besides the state of model and optimizer."""
-        health = {name: getattr(self.health, name) for name in ("average", "best", "seen", "still", "warned")}
+        health = {name: getattr(self.health, name) for name in ("average", "best", "seen", "zero_gradients", "warned")}
         seconds = self.metrics[-1]["seconds"] if self.metrics else 0.0
         return {"metrics": self.metrics, "validations": self.validations, "seconds": seconds, "health": health}
 

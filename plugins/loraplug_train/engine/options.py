@@ -100,7 +100,7 @@ def token_problems(lora: Lora) -> Iterable[Problem]:
     if named := sorted(ends & ({wanted} if isinstance(wanted, str) else {*wanted})):
         yield Problem(f"{lora.table}.target_modules", f"{what}; {' and '.join(named)} cannot have an adapter as well")
     try:
-        if (kind := shards.asked()) in shards.CUT:
+        if (kind := shards.requested()) in shards.SHARDED:
             how = "use_fsdp: false" if kind == "fsdp2" else "zero_stage: 2"
             yield Problem(shards.WHERE, f"{what}, which cannot be trained if the model is sharded; set {how}")
     except InputError:

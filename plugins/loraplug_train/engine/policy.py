@@ -28,7 +28,7 @@ class PolicyModel:
         limits: how sequences may be computed together.
         fast: whether the fast path is installed (`cpu.kernel`).
         own_head: whether log-probabilities are computed from the model's own logits, not by trl's chunked head.
-        sparing: whether those logits are computed only where there is a label.
+        labelled_only: whether those logits are computed only where there is a label.
         reference: the frozen model to compare with; None: `module` without its adapters.
         reference_own_head: as `own_head`, of `reference`.
         trained: the parameters of `module` that are trained.
@@ -43,7 +43,7 @@ class PolicyModel:
     processes: Distributed
     fast: bool = False
     own_head: bool = False
-    sparing: bool = False
+    labelled_only: bool = False
     sharded: bool = False
     reference: Any = None
     reference_own_head: bool = False
@@ -72,7 +72,7 @@ class PolicyModel:
             return ""
         adapted = "the output layer has an adapter" if heads.is_adapted(self.module) else ""
         why = adapted or heads.differs(self.module, router=bool(self.router_loss))
-        self.own_head, self.sparing = bool(why), bool(adapted)
+        self.own_head, self.labelled_only = bool(why), bool(adapted)
         return why
 
     def _of_piece(self, module: Any, one: Piece, smoothing: float, adapters: bool = True) -> Tensor:
@@ -82,7 +82,7 @@ class PolicyModel:
         asked = self._router_asked(module)
         if smoothing or (self.own_head if module is self.module else self.reference_own_head):
             out, found = heads.own(
-                module, {**one.inputs, **asked}, one.labels, sparing=self.sparing, smoothing=smoothing
+                module, {**one.inputs, **asked}, one.labels, labelled_only=self.labelled_only, smoothing=smoothing
             )
         else:
             out = module(**one.inputs, **asked, labels=one.labels, use_cache=False, fused_lm_head=True)

@@ -138,7 +138,7 @@ def _has_gpu() -> bool:
 
 def _shared_out() -> bool:
     try:
-        return shards.asked() in shards.CUT
+        return shards.requested() in shards.SHARDED
     except InputError:  # reported by the check of the options
         return True
 

@@ -12,6 +12,7 @@ from loraplug import InputError
 
 _TOKENS = 8
 _AHEAD = 0.01  # relative to the logits; rounding changes few tokens, and by less
+_AHEAD_GRADIENT = 1e-3  # relative to the largest gradient of a token; that of a later token is 0 in a causal model
 RAISED = (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError, AssertionError, AttributeError,
           IndexError, KeyError)  # fmt: skip
 """What models raise on rows or dtypes that they cannot compute."""
@@ -64,7 +65,9 @@ def reach(model: Any, layers: list[str]) -> Reach:
                 backward = False
             for handle in handles:  # restore the state of the first pass
                 handle.remove()
-            ahead = _sees_ahead(model, ids, logits.detach())
+            ahead = _ahead_by_gradient(model, ids) if backward else None
+            if ahead is None:
+                ahead = _ahead_by_change(model, ids, logits.detach())
     finally:
         for handle in handles:
             handle.remove()
@@ -98,14 +101,42 @@ def _logits(model: Any, ids: Any) -> Any:
     return model(input_ids=ids, use_cache=False).logits.float()
 
 
-def _sees_ahead(model: Any, ids: Any, logits: Any) -> bool:
+def _ahead_by_gradient(model: Any, ids: Any) -> bool | None:
+    """Whether the logits of earlier tokens have a gradient at the last one; None if there is no finite gradient.
+
+    Unlike the logits, it is not affected by rounding, which in 16 bits may send tokens to other experts.
+    """
+    import torch
+
+    embedded: list[Any] = []
+    handle = model.get_input_embeddings().register_forward_hook(_traced)
+    keeping = model.get_input_embeddings().register_forward_hook(lambda _, __, output: embedded.append(output))
+    try:
+        logits = _logits(model, ids)
+        embedded[0].retain_grad()
+        logits[0, :-1].logsumexp(-1).sum().backward()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return None
+    finally:
+        handle.remove()
+        keeping.remove()
+    if embedded[0].grad is None or embedded[0].grad.shape[:2] != ids.shape:
+        return None
+    sizes = embedded[0].grad[0].float().norm(dim=-1)
+    if not sizes.isfinite().all() or not sizes.max() > 0:
+        return None
+    return bool(sizes[-1] > _AHEAD_GRADIENT * sizes.max())
+
+
+def _ahead_by_change(model: Any, ids: Any, logits: Any) -> bool:
     """Whether changing the last token changes the logits of most earlier tokens."""
     import torch
 
     other = ids.clone()
-    other[0, -1] = 3 + (ids[0, -1] - 2) % (
-        model.config.get_text_config().vocab_size - 3
-    )  # the next token that is not special
+    size = model.config.get_text_config().vocab_size
+    other[0, -1] = 3 + (ids[0, -1] - 2) % (size - 3)  # the next token that is not special
     with torch.no_grad():
         moved = (_logits(model, other) - logits)[0, :-1].norm(dim=-1)
     return bool((moved / logits[0, :-1].norm(dim=-1)).median() > _AHEAD)

@@ -14,13 +14,13 @@ from loraplug import Distributed, InputError
 from loraplug_train.engine import zero
 
 WHERE = zero.WHERE
-CUT = ("fsdp2", "zero3")  # strategies under which a process holds only a part of each weight
+SHARDED = ("fsdp2", "zero3")  # strategies under which a process holds only a part of each weight
 QUANTISED = "a quantised model cannot be sharded; leave out [quantizer], or {}"
 _FSDP, _DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
-_settled: list[str] = []  # the strategy this process was launched with, once captured
+_captured: list[str] = []  # the strategy this process was launched with, once captured
 
 
-def asked() -> str:
+def requested() -> str:
     """The sharding strategy requested at launch: "", "fsdp2", or "zero0" to "zero3".
 
     accelerate's launcher passes it in the environment.
@@ -28,8 +28,8 @@ def asked() -> str:
     Raises:
         InputError: it is not supported: FSDP1, or FSDP2 with CPU offload.
     """
-    if _settled:
-        return _settled[0]
+    if _captured:
+        return _captured[0]
     if _yes(_DEEPSPEED):
         return f"zero{zero.settings()['stage']}"
     if not _yes(_FSDP) or _size() == 1:
@@ -43,21 +43,21 @@ def asked() -> str:
 
 def quantised() -> str | None:
     """Why a quantizer cannot be used with the requested sharding; None if it can."""
-    if (kind := asked()) not in CUT:
+    if (kind := requested()) not in SHARDED:
         return None
     return QUANTISED.format("set use_fsdp: false" if kind == "fsdp2" else "set zero_stage: 2")
 
 
-def settle() -> str:
+def capture() -> str:
     """Keep the requested strategy and remove it from the environment, so that accelerate does not shard as well."""
-    kind = asked()
+    kind = requested()
     for name in (_FSDP, _DEEPSPEED):
         os.environ.pop(name, None)
-    _settled[:] = [kind]
+    _captured[:] = [kind]
     return kind
 
 
-def spread(model: Any) -> str:
+def shard(model: Any) -> str:
     """Shard the frozen weights of a model with adapters, in place; returns a sentence for the log.
 
     Call it before accelerate sees the model, which then leaves it alone. Calls of the model and of its `generate` are
@@ -68,7 +68,7 @@ def spread(model: Any) -> str:
     """
     if getattr(model, "quantization_method", None) is not None:
         raise InputError(str(quantised()), where=WHERE)
-    return zero.spread(model, _size()) if asked() == "zero3" else _fsdp2(model)
+    return zero.shard(model, _size()) if requested() == "zero3" else _fsdp2(model)
 
 
 def _fsdp2(model: Any) -> str:

@@ -37,7 +37,7 @@ def settings() -> dict[str, Any]:
     return found
 
 
-def spread(model: Any, world_size: int) -> str:
+def shard(model: Any, world_size: int) -> str:
     """Shard the frozen weights of a model with adapters with DeepSpeed, in place; returns a sentence for the log.
 
     Calls of the model are collective from here on. `model` computes and is saved as before; its frozen parameters are

@@ -14,7 +14,7 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_it_conforms(tmp_path: Path) -> None:
-    """Everything loraplug asks of a quantizer: the model shrinks, and adapters on it learn."""
+    """Everything loraplug asks of a quantizer: the model shrinks, and adapters on it can be trained."""
     assert_conforms(MyPart(), tmp_path)
 
 

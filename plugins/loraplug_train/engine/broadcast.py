@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def same_rows(
+def broadcast_rows(
     processes: Distributed, train: Encoded | None, validation: Encoded | None
 ) -> tuple[Encoded, Encoded | None]:
     """Broadcast the first process' encoded rows to all processes."""
@@ -25,7 +25,7 @@ def same_rows(
     return train, validation
 
 
-def same_start(processes: Distributed, parameters: Iterable[torch.Tensor]) -> None:
+def broadcast_parameters(processes: Distributed, parameters: Iterable[torch.Tensor]) -> None:
     """Broadcast the first process' values, in place: initial adapters may differ in rounding between machines."""
     if processes.world_size > 1:
         import torch.distributed as dist
