@@ -149,7 +149,7 @@ def test_types_that_need_importance_say_so(file, run, tmp_path):
     pytest.importorskip("xllamacpp")
     from loraplug_gguf.quantize import quantize
 
-    with pytest.raises(InputError, match=r"iq2_xxs needs to know[\s\S]*q3_k_m"):
+    with pytest.raises(InputError, match=r"type iq2_xxs needs an importance matrix[\s\S]*q3_k_m"):
         quantize(file, tmp_path / "out.gguf", "iq2_xxs", {}, run, 0)
     assert not (tmp_path / "out.gguf").exists()
 
