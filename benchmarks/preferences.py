@@ -31,7 +31,7 @@ from turns import Gate, Side, in_turn
 
 from loraplug import Encoded, Placement, Progress, Run
 
-SIDES = "trl,trl:batch=1+checkpointing=0,trl:batch=2+checkpointing=0,trl:batch=1+checkpointing=0+precompute=1,ours"
+SIDES = "trl,trl:batch=2+checkpointing=0,trl:batch=1+checkpointing=0,ours"
 _SHORT = 1200  # characters of a pair, so that trl's padded default fits into memory
 
 

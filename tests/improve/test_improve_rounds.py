@@ -86,6 +86,21 @@ def test_a_round_that_gains_is_kept_and_one_that_loses_is_not(place: Path) -> No
     assert "outputs/runs/small-round-1/adapter" in lock.replace("\\", "/")
 
 
+def test_answers_are_read_in_the_format_that_the_rows_ask_for(place: Path) -> None:
+    """Right answers as numbered lines, as the recipe of this command has them."""
+    settings = (
+        "dataset.edit=lines",
+        "dataset.context=function",
+        "formatter.overlong=drop",
+        "formatter.max_dropped=0.9",
+    )
+    told = work(lambda *_: "right", *settings, "improve.rounds=1")
+    assert told["rounds"][0]["held"]["all"]["rate"] == 1.0
+    answers = lines(Path("outputs/improve/small/round-1/answers.jsonl"))
+    assert {one["status"] for one in answers if "status" in one} == {"resolved"}
+    assert rows(1, "answers")[0]["response"].partition("|")[0].isdecimal()
+
+
 def test_other_sets_are_replayed_and_watched(place: Path) -> None:
     """Chats of the recipe have their part of a replay, and the loss of those that are only watched is told."""
     text = (place / "recipe.toml").read_text()

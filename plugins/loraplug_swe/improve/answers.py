@@ -73,6 +73,8 @@ class Asking:
     room: Workroom
     opened: Opener
     run: Run
+    asked: PromptOptions = field(factory=PromptOptions)
+    """How the rows were written that the answers are to; their format is that of the answers."""
     judge: Judge = field(factory=Judge)
 
     def ask(
@@ -115,7 +117,7 @@ class Asking:
         unfit: dict[str, str] = {}
         with self.run.progress(f"{title}: bugs", len(bugs.tasks)) as bar:
             for task in by_commit(list(bugs.tasks.values())):
-                case = self.room.prepare(task, PromptOptions())
+                case = self.room.prepare(task, self.asked)
                 if isinstance(case, Unfit):
                     unfit[task.id] = case.reason
                 else:

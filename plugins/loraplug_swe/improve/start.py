@@ -14,7 +14,7 @@ from attrs import asdict
 
 from loraplug import InputError, Run, as_table, atomic_output, echo, exclusive_lock, wrap_os_errors
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import Workroom
+from loraplug_swe.evaluation.cases import PromptOptions, Workroom
 from loraplug_swe.improve.answers import Asking, Opener, opener
 from loraplug_swe.improve.data import make_data, set_of_bugs
 from loraplug_swe.improve.folder import Folder, write_json, write_rows
@@ -73,7 +73,8 @@ def start(
             Workroom({"": source.path}, tests_path, checking, scratch, True) as room,
         ):
             make = opened or (lambda pipeline: opener(app.registry, pipeline.recipe.formatter, run))
-            asking = Asking(room, make(first), run)
+            asked = PromptOptions(getattr(source, "edit", None), getattr(source, "context", None))
+            asking = Asking(room, make(first), run, asked)
             rounds = Rounds(folder, recipes, options, first, data, asking, run)
             why = rounds.work(after=lambda: _tell(rounds, ""))
         told = _tell(rounds, why)
