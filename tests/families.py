@@ -55,7 +55,7 @@ DENSE: dict[str, Family] = {
     "gemma2": Family("gemma2", {**_WINDOWED, "query_pre_attn_scalar": 16}),
     "gemma3": Family("gemma3_text", {**_windowed(6), "query_pre_attn_scalar": 16}),
     "phi": Family("phi", {"num_key_value_heads": 4, "intermediate_size": 256}),
-    "phi3": Family("phi3", {"sliding_window": 256}),
+    "phi3": Family("phi3"),
     "olmo2": Family("olmo2"),
     "smollm3": Family("smollm3"),
     "granite": Family("granite"),

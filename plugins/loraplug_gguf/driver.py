@@ -91,7 +91,7 @@ def _open(job: Mapping[str, Any]) -> Any:
     corrections.leave_out_drafts(made, folder)
     _name_splitting(conversion, folder)
     # the converter would guess at names from the folder's, and tell what paths a config holds
-    header = gguf.Metadata(**job.get("metadata") or {}, **_sampling(folder))
+    header = gguf.Metadata(**_named(job.get("metadata") or {}, folder), **_sampling(folder))
     gguf.Metadata.load = staticmethod(lambda *_: header)
     kinds = {"f32": "ALL_F32"}
     kind = job.get("type", "f16")
@@ -107,6 +107,15 @@ def _open(job: Mapping[str, Any]) -> Any:
         model.set_vocab = partial(_with_ends, model.set_vocab, model.gguf_writer, folder)
     model.set_gguf_parameters = partial(_with_rope, model.set_gguf_parameters, model.gguf_writer, settings)
     return model
+
+
+def _named(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    from loraplug_gguf.stripping import file_name
+
+    path = folder / "tokenizer.json"
+    if not path.is_file() or "name" not in metadata:
+        return dict(metadata)
+    return {**metadata, "name": file_name(metadata["name"], json.loads(path.read_text(encoding="utf-8")))}
 
 
 def _sampling(folder: Path) -> dict[str, Any]:

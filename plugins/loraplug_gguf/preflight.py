@@ -11,8 +11,9 @@ from typing import Any
 from loraplug import BaseFacts, InputError, Problem, Run
 from loraplug_gguf.choices import CONVERTED, TypeName
 from loraplug_gguf.converter import architectures, find_converter
-from loraplug_gguf.proved import faults, unproved
+from loraplug_gguf.proved import CERTIFIED, faults, unproved
 from loraplug_gguf.settings import WAY_OUT, carried
+from loraplug_gguf.stripping import unlike
 from loraplug_gguf.vocabulary import check_tokenizer
 
 
@@ -32,7 +33,7 @@ def gguf_problems(
         if not proved and (lacking := unproved(facts.config)):
             yield Problem("exporter", f"{name}: {lacking}")
         if not facts.is_gguf:
-            _tokenizer(facts.folder, run)
+            _tokenizer(facts.folder, run, proved)
     except InputError as error:
         yield Problem.of(error, "exporter")
 
@@ -62,12 +63,15 @@ def check_folder(folder: Path, run: Run, proved: bool = False) -> None:
         raise InputError("; ".join(problems), where=path, todo=WAY_OUT)
     if not proved and (wrong := unproved(config)):
         raise InputError(wrong, where=path, todo="ask for a certificate, or export merged")
-    _tokenizer(folder, run)
+    _tokenizer(folder, run, proved)
 
 
-def _tokenizer(folder: Path, run: Run) -> None:
+def _tokenizer(folder: Path, run: Run, proved: bool) -> None:
     path = folder / "tokenizer.json"
     if path.is_file():
-        check_tokenizer(json.loads(path.read_text(encoding="utf-8")), path, find_converter(run))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        check_tokenizer(data, path, find_converter(run))
+        if not proved and (wrong := unlike(data)):
+            raise InputError(f"{wrong}; {CERTIFIED}", where=path, todo="ask for a certificate, or export merged")
     elif not (folder / "tokenizer.model").is_file():
         raise InputError("no tokenizer.json", where=folder, todo="save the tokenizer beside the model")

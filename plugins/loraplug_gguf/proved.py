@@ -14,6 +14,7 @@ from loraplug_gguf.settings import FAMILIES
 
 Config = Mapping[str, Any]
 Check = Callable[[Config], Iterator[str]]
+CERTIFIED = 'with prove = "always", the exporter gguf writes one and refuses it if its answers differ'
 
 
 def unproved(config: Config) -> str | None:
@@ -27,7 +28,7 @@ def unproved(config: Config) -> str | None:
         why = f"llama.cpp may compute a {kind} model differently with {', '.join(others)}"
     else:
         return None
-    return f'{why}; with prove = "always", the exporter gguf writes one and refuses it if its answers differ'
+    return f"{why}; {CERTIFIED}"
 
 
 def faults(config: Config) -> Iterator[str]:
@@ -141,6 +142,7 @@ PROVED: Mapping[str, tuple[Check, ...]] = {
     "olmo2": (_PLAIN,),
     "olmoe": (_PLAIN, _only("norm_topk_prob", False, False), _only("clip_qkv", None, None), _all_heads),
     "phi": (_PLAIN, _four_times("intermediate_size", "hidden_size", 8192), _all_heads),
+    "phi3": (_PLAIN, _no_window),
     "qwen2_moe": (_PLAIN, *_ALL_SPARSE, _only("norm_topk_prob", False, False), _no_window),
     "qwen3_5_moe_text": (_PLAIN,),
     "qwen3_5_text": (_PLAIN,),
