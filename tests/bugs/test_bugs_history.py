@@ -19,12 +19,14 @@ from history_repository import CODE, GUARD, LOW, MEAN, MESSAGE, History, judged_
 
 from command import Cli
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
-from loraplug_swe.history.commits import NoFix, kind_of, list_commits, read_fix
+from loraplug_swe.history.commits import NoFix, copy_commits, kind_of, list_commits, read_fix
 from loraplug_swe.history.environments import declared
-from loraplug_swe.history.make import read_journal
+from loraplug_swe.history.make import VerifyJob, read_journal
 from loraplug_swe.history.message import told_message
 from loraplug_swe.history.source import SweHistorySource
+from loraplug_swe.mutation.make import box_limits
 from loraplug_swe.mutation.python import Python
+from loraplug_swe.sandbox.checkout import find_commit
 
 REASONS = {
     "first": "the first commit", "only code": "changes no tests", "only tests": "changes no code",
@@ -243,6 +245,29 @@ def test_a_clone_that_lacks_objects_fetches_nothing(history: History, tmp_path: 
     with pytest.raises(NoFix, match="its objects are not here"):
         read_fix(tmp_path / "partial", found, Python(), False)
     assert read_fix(history.folder, found, Python(), False).code == ("sums.py",)
+
+
+def test_a_copy_for_other_machines_has_the_commits_that_are_asked_for(history: History, tmp_path: Path) -> None:
+    """Their trees and no others; what is not here is left out, and told there as here; a worker verifies in it."""
+    name = history.names[MESSAGE.split("\n")[0]]
+    copy_commits(history.folder, [name, history.names["first"]], tmp_path / "copy")
+    (found,) = [one for one in list_commits(history.folder, name, "", "", False) if one.name == name]
+    fix = read_fix(history.folder, found, Python(), False)
+    assert read_fix(tmp_path / "copy", found, Python(), False) == fix
+    with pytest.raises(InputError):
+        find_commit(tmp_path / "copy", history.names["only code"])
+    source = SweHistorySource(str(history.folder), timeout=20.0)
+    job = VerifyJob(source, box_limits(source), name, (), None, tmp_path / "copy")
+    with job.start(tmp_path / "copy") as verified:
+        assert verified(fix)[0].fail_to_pass == ("tests/test_sums.py::test_high",)
+        assert verified("a merge")[0].reason == "a merge"
+
+    shutil.copytree(history.folder, tmp_path / "partial")
+    blob = history.git("rev-parse", f"{name}:sums.py")
+    (tmp_path / "partial" / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    copy_commits(tmp_path / "partial", [name, history.names["first"], "f" * 40], tmp_path / "less")
+    with pytest.raises(NoFix, match="its objects are not here"):
+        read_fix(tmp_path / "less", found, Python(), False)
 
 
 # messages

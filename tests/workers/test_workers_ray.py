@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from history_repository import CODE, GUARD, HALF, HIGH, LOW, MEAN, MESSAGE, TEXT, History
 from worker_jobs import Squares
 
 from loraplug import InputError, Progress, Reporter, Run, Workers
 from loraplug.workers import cluster as module
 from loraplug_chat import workers as encoding_workers
 from loraplug_chat.formatter import ChatTemplate
+from loraplug_swe.history.make import read_journal
+from loraplug_swe.history.source import SweHistorySource
 from loraplug_swe.mutation.source import SweBugsSource
 from loraplug_swe.sandbox.machine import Needs
 
@@ -65,8 +68,10 @@ def test_other_versions_are_refused_with_both_told(workers: Workers, monkeypatch
     assert f"loraplug {ours['loraplug']}, here 99.1" in problem.message
 
 
-def test_what_a_node_lacks_is_told_with_its_address(workers: Workers) -> None:
-    problems = [problem.message for problem in workers.preflight(Needs(python="/no/such/python"))]
+@pytest.mark.parametrize("kind", [SweBugsSource, SweHistorySource])
+def test_what_a_node_lacks_is_told_with_its_address(workers: Workers, kind: Any, tmp_path: Path) -> None:
+    run = Run("t", cache=tmp_path, workers=workers)
+    problems = [one.message for one in kind(str(SAMPLE), python="/no/such/python").unfit_machines(run)]
     assert sorted(told.partition(":")[0] for told in problems) == [_HEAD, _OTHER]
     assert all("there is no interpreter /no/such/python" in told for told in problems)
 
@@ -96,6 +101,36 @@ def test_encoded_rows_are_the_same(workers: Workers, tmp_path: Path, monkeypatch
     there = ChatTemplate().encode(rows, tiny_tokenizer(), run).dataset
     assert here.column_names == there.column_names
     assert here[:] == there[:]
+
+
+@pytest.mark.parametrize("on", ["then", "today"])
+def test_history_is_mined_on_two_nodes_as_on_this_machine(
+    workers: Workers, tmp_path: Path, on: Literal["then", "today"]
+) -> None:
+    """The same rows, tasks, verdicts and counts, and git's attributes of this checkout are heeded."""
+    history = History(tmp_path / "sums")
+    history.commit("first", {"sums.py": CODE.replace(GUARD, ""), "test_sums.py": LOW + MEAN})
+    history.commit(MESSAGE, {"sums.py": CODE, "test_sums.py": LOW + MEAN + HIGH})
+    history.commit("only code", {"sums.py": CODE + HALF})
+    history.commit("unnoticed", {"sums.py": CODE + HALF + "\n", "test_sums.py": LOW + MEAN + HIGH + "\n"})
+    floats = (CODE + HALF).replace("total += value", "total += float(value)")
+    history.commit("Mean of strings", {"sums.py": floats, "test_text.py": TEXT})
+    (history.folder / ".gitattributes").write_text("*.py diff=own\n")
+    history.git("config", "diff.own.xfuncname", "^.*Small sums.*$")
+    here, there = (_mined(tmp_path / name, history, on, one) for name, one in (("a", Workers()), ("b", workers)))
+    assert here == there
+    assert len(here[0]) == 2
+    assert on == "today" or ' @@ """Small sums' in here[0][-1]["patch"]
+
+
+def _mined(place: Path, history: History, on: Literal["then", "today"], workers: Workers) -> tuple[Any, ...]:
+    reporter: Any = Reporter()
+    run = Run("mined", outputs=place / "out", cache=place / "cache", workers=workers, reporter=reporter)
+    rows = list(SweHistorySource(str(history.folder), on=on, timeout=20.0).rows(run))
+    tasks = {path.name: path.read_text() for path in sorted(run.folder.rglob("task*")) if path.is_file()}
+    verdicts = read_journal(next(run.cache.glob("history/*/journal.jsonl")))
+    assert not list(run.cache.glob("history/work-*"))
+    return rows, tasks, verdicts, next(line for line in reporter.lines if "rows from" in line)
 
 
 class _Kills(Reporter):

@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,9 @@ from loraplug_swe.evaluation.bench import Bench, Checking
 from loraplug_swe.history.commits import Fix, NoFix
 from loraplug_swe.history.environments import Environments
 from loraplug_swe.history.verify import ARGUMENTS, Runs, Verdict, verify, whole
-from loraplug_swe.mutation.language import Language
-from loraplug_swe.mutation.make import box_limits
+from loraplug_swe.mutation.language import Report, language
 from loraplug_swe.sandbox.checkout import stage
+from loraplug_swe.sandbox.limits import Limits
 
 if TYPE_CHECKING:
     from loraplug_swe.history.source import SweHistorySource
@@ -31,19 +31,21 @@ class Judge(ABC):
     """Verifies commits, from several threads. Use as a context manager.
 
     Args:
+        source: its `path` is the repository, or a copy of it.
+        limits: of the sandbox; see `box_limits`.
         scratch: a private folder; the caller removes it.
         environments: environments with the dependencies of commits.
         tip: the newest commit.
+        clean: the runs of its suite, where they are known; `check` makes them for a judge that needs them.
     """
 
-    def __init__(self, source: SweHistorySource, tongue: Language, scratch: Path, environments: Path, tip: str) -> None:
-        self._source, self._tongue, self._scratch, self._environments = (
-            source,
-            tongue,
-            scratch,
-            Environments(environments),
-        )
-        self._tip = tip
+    def __init__(
+        self, source: SweHistorySource, limits: Limits, scratch: Path, environments: Path, tip: str,
+        clean: Sequence[Report] = (),
+    ) -> None:  # fmt: skip
+        self._source, self._limits, self._scratch, self._tip = source, limits, scratch, tip
+        self._tongue, self._environments = language(source.language), Environments(environments)
+        self.clean = tuple(clean)
         self._number = itertools.count()
         self.gaps: tuple[str, ...] = ()
 
@@ -97,7 +99,7 @@ class Judge(ABC):
             python = self._environments.python(Path(source.path), commit, source.python or sys.executable)
         arguments = ARGUMENTS if self._tongue.name == "python" else ()
         return Checking(None, (*source.test_args, *arguments), python, source.timeout, source.roots,
-                        box_limits(source, python), source.tests)  # fmt: skip
+                        evolve(self._limits, python=python), source.tests)  # fmt: skip
 
     def _unfit(self, why: NoFix) -> LoraplugError:
         return LoraplugError(f"the newest commit {why}", where=self._source.path, todo="set dataset.python")
@@ -159,12 +161,14 @@ class Then(Judge):
 class Now(Judge):
     """Verifies by reverting the fix on the newest commit, with its tests."""
 
-    def __init__(self, source: SweHistorySource, tongue: Language, scratch: Path, environments: Path, tip: str) -> None:
-        super().__init__(source, tongue, scratch, environments, tip)
+    def __init__(
+        self, source: SweHistorySource, limits: Limits, scratch: Path, environments: Path, tip: str,
+        clean: Sequence[Report] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(source, limits, scratch, environments, tip, clean)
         self._own = threading.local()
         self._benches: list[Bench] = []
         self._lock = threading.Lock()
-        self._clean: Runs | None = None
 
     def close(self) -> None:
         """See `Judge.close`."""
@@ -178,8 +182,9 @@ class Now(Judge):
             bench = self._bench()
         except NoFix as why:
             raise self._unfit(why) from None
-        self._clean = self._red(bench)
-        _ = self._clean[1]
+        runs = self._red(bench)
+        self.clean = runs[0], runs[1]
+        self.gaps = bench.box.gaps
 
     def judge(self, fix: Fix) -> Verdict:
         """See `Judge.judge`."""
@@ -189,10 +194,9 @@ class Now(Judge):
             return Verdict("does not apply to the newest commit", old)
         if any(text is None or path not in bench.texts for path, text in old.items()):
             return Verdict("adds or removes files")
-        if self._clean is None:
-            raise LoraplugError("the newest suite was not run")
         first = [path for path in fix.tests if path in bench.tests]
-        verdict = verify(bench, old, {}, first, self._source.tests, self._clean)
+        verdict = verify(bench, old, {}, first, self._source.tests, self.clean)
+        self.gaps = bench.box.gaps
         pairs = [(path, bench.texts[path], text) for path, text in sorted(old.items()) if text is not None]
         bug = "".join(unified_diff(path, now, without) for path, now, without in pairs)
         mend = "".join(unified_diff(path, without, now) for path, now, without in pairs)

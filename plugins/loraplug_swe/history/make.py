@@ -8,21 +8,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from loraplug import InputError, Job, LoraplugError, Run, Workers, atomic_output, exclusive_lock, wrap_os_errors
-from loraplug_swe.history.commits import Commit, Fix, NoFix, list_commits, read_fix
+from loraplug_swe.history.commits import Commit, Fix, NoFix, copy_commits, list_commits, read_fix
 from loraplug_swe.history.environments import NOT_INSTALLED
 from loraplug_swe.history.judge import Judge, Now, Then
 from loraplug_swe.history.rows import Row, then_row, today_row, today_task
 from loraplug_swe.history.verify import Verdict, as_line, as_verdict
-from loraplug_swe.mutation.language import language
-from loraplug_swe.mutation.make import workshop
+from loraplug_swe.mutation.language import Report, language
+from loraplug_swe.mutation.make import box_limits, workshop
 from loraplug_swe.mutation.task import write_tasks
 from loraplug_swe.sandbox.checkout import find_commit, repo_name
+from loraplug_swe.sandbox.limits import Limits
 
 if TYPE_CHECKING:
     from loraplug_swe.history.source import SweHistorySource
@@ -38,6 +40,8 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
         LoraplugError: the tests cannot be run.
     """
     place, tongue = Path(source.path), language(source.language)
+    if unfit := list(source.unfit_machines(run)):  # `loraplug data` asks no preflight
+        raise InputError("; ".join(problem.message for problem in unfit), where=unfit[0].path)
     squash = source.merges == "squash"
     commits = list_commits(place, source.commits, source.since or "", source.until or "", squash)
     tip = find_commit(place, source.commits.rpartition("..")[2])
@@ -49,27 +53,31 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
         journal = home / _key(source, tip) / "journal.jsonl"
         with exclusive_lock(journal.parent, f"{source.path} ({journal.parent.name})"):
             known = read_journal(journal)
-            judge: Judge = (Now if source.on == "today" else Then)(
-                source, tongue, scratch, journal.parent / "environments", tip
-            )
-            total = len(commits)
+            kind = Now if source.on == "today" else Then
+            limits, environments = box_limits(source), journal.parent / "environments"
             with (
-                judge,
-                run.progress("commits", total) as bar,
+                kind(source, limits, scratch, environments, tip) as judge,
+                run.progress("commits", len(commits)) as bar,
                 journal.open("a", encoding="utf-8") as file,
                 ExitStack() as stack,  # left first: the workers end before the judge does
             ):
                 judge.check(known)
-                decided = stack.enter_context(closing(_decided(source, commits, judge, known, file)))
-                for fix, verdict in decided:
+                job = VerifyJob(source, limits, tip, judge.clean, judge)
+                if run.workers.use == "ray":
+                    job = evolve(job, judge=None, folder=scratch / "repository")
+                    needed = [tip, *(name for one in commits for name in (one.name, *one.parents[:1]))]
+                    copy_commits(place, needed, scratch / "repository")
+                gaps = judge.gaps
+                for fix, (verdict, more) in stack.enter_context(closing(_decided(job, commits, known, file, run))):
                     tally[verdict.reason] += 1
-                    if fix is not None and verdict.reason == "fix":
+                    gaps = more or gaps
+                    if not isinstance(fix, str) and verdict.reason == "fix":
                         rows.append(Row(fix, verdict))
                     bar.advance(1, rows=len(rows))
                     if len(rows) == source.limit:
                         break
-                if judge.gaps:
-                    run.warn(f"the code under test is not fully isolated: no separate {', '.join(judge.gaps)}")
+                if gaps:
+                    run.warn(f"the code under test is not fully isolated: no separate {', '.join(gaps)}")
     _tell(source, rows, tally, run)
     out = source.tasks_out or run.folder / ("tasks" if source.on == "today" else "tasks.jsonl")
     if source.on == "today":
@@ -84,48 +92,84 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
     yield from made
 
 
-Decided = tuple[Fix | None, Verdict]
+Looked = Fix | str
+"""What a commit changes, or why it is no fix."""
+Checked = tuple[Verdict, tuple[str, ...]]
+"""The verdict on a fix, and the parts of the isolation that were missing."""
 
 
 @frozen
-class _HistoryJob(Job[Commit, Decided]):
-    """Decides commits; on this machine, whose repository and environments it works with."""
+class _ReadJob(Job[Commit, Looked]):
+    """Reads what commits change; on this machine, by whose settings of the repository git writes patches."""
 
     source: SweHistorySource
-    judge: Judge
-    known: Mapping[str, Verdict]
 
     @contextmanager
-    def start(self, folder: Path | None) -> Iterator[Callable[[Commit], Decided]]:  # noqa: ARG002 - see the class
+    def start(self, folder: Path | None) -> Iterator[Callable[[Commit], Looked]]:  # noqa: ARG002 - see the class
         """See `Job.start`."""
-        yield self._decide
+        yield self._read
 
-    def _decide(self, commit: Commit) -> Decided:
+    def _read(self, commit: Commit) -> Looked:
         source = self.source
         try:
-            fix = read_fix(Path(source.path), commit, language(source.language), source.merges == "squash")
+            return read_fix(Path(source.path), commit, language(source.language), source.merges == "squash")
         except NoFix as why:
-            return None, Verdict(str(why))
-        known = self.known.get(commit.name)
-        return fix, self.judge.judge(fix) if known is None else known
+            return str(why)
+
+
+@frozen
+class VerifyJob(Job[Looked, Checked]):
+    """Verifies fixes.
+
+    Attributes:
+        clean: runs of the newest suite, see `Judge`.
+        judge: the judge of this machine, which its workers share; None where the workers are on others.
+        folder: the repository's copy for them.
+    """
+
+    source: SweHistorySource
+    limits: Limits
+    tip: str
+    clean: tuple[Report, ...]
+    judge: Judge | None
+    folder: Path | None = None
+
+    @contextmanager
+    def start(self, folder: Path | None) -> Iterator[Callable[[Looked], Checked]]:
+        """See `Job.start`."""
+        if self.judge is not None:
+            yield partial(_checked, self.judge)
+            return
+        assert folder is not None  # noqa: S101 - for the type checker; see the class
+        source, beside = evolve(self.source, path=str(folder)), folder.parent
+        kind = Now if source.on == "today" else Then
+        with kind(source, self.limits, beside, beside / "environments", self.tip, self.clean) as judge:
+            yield partial(_checked, judge)
+
+
+def _checked(judge: Judge, one: Looked) -> Checked:
+    return Verdict(one) if isinstance(one, str) else judge.judge(one), judge.gaps
 
 
 def _decided(
-    source: SweHistorySource, commits: list[Commit], judge: Judge, known: Mapping[str, Verdict], file: Any
-) -> Generator[Decided]:
+    job: VerifyJob, commits: list[Commit], known: Mapping[str, Verdict], file: Any, run: Run
+) -> Generator[tuple[Looked, Checked]]:
     """What each commit changes, and its verdict, in their order."""
 
-    def record(commit: Commit, decided: Decided) -> None:
-        fix, verdict = decided
-        if (
-            fix is not None and commit.name not in known and verdict.reason != NOT_INSTALLED
-        ):  # maybe the network's fault
-            file.write(as_line(commit.name, verdict))
+    def recall(one: Looked) -> Checked | None:
+        verdict = Verdict(one) if isinstance(one, str) else known.get(one.commit.name)
+        return None if verdict is None else (verdict, ())
+
+    def record(one: Looked, checked: Checked) -> None:
+        if not isinstance(one, str) and checked[0].reason != NOT_INSTALLED:  # maybe the network's fault
+            file.write(as_line(one.commit.name, checked[0]))
             file.flush()
 
-    job = _HistoryJob(source, judge, known)
-    with closing(Workers().map(job, commits, count=source.workers, record=record)) as done:
-        yield from (decided for _, decided in done)
+    count = job.source.workers
+    with closing(Workers().map(_ReadJob(job.source), commits, count=count)) as read:
+        fixes = (one for _, one in read)
+        with closing(run.workers.map(job, fixes, count=count, recall=recall, record=record)) as done:
+            yield from done
 
 
 def _tell(source: SweHistorySource, rows: list[Row], tally: Counter[str], run: Run) -> None:

@@ -95,12 +95,19 @@ class SweHistorySource(DatasetSource):
         return Dataset.from_list(list(self.rows(run)), features=Features(columns))
 
     def preflight(self, run: Run, recipe: Any) -> Iterator[Problem]:  # noqa: ARG002
-        """Report a missing repository, or one without history."""
+        """Report a missing repository, one without history, and remote workers that cannot run its tests."""
         from loraplug_swe.sandbox.checkout import is_repository
 
+        yield from self.unfit_machines(run)
         if not Path(self.path).is_dir() or not is_repository(Path(self.path)):
             todo = "name a clone with its history; swe-bugs takes a folder without one"
             yield Problem("dataset.path", f"{self.path}: no git repository; {todo}")
+
+    def unfit_machines(self, run: Run) -> Iterator[Problem]:
+        """Problems that keep remote workers from running the tests; empty without remote workers."""
+        from loraplug_swe.sandbox.machine import Needs
+
+        yield from run.workers.preflight(Needs(self.python, self.limits.network, self.sandbox == "weak"))
 
     def rows(self, run: Run) -> Iterator[dict[str, object]]:
         """Yield the rows of `load`; the tasks are written before the first."""

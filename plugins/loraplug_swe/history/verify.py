@@ -56,19 +56,22 @@ class Runs:
         return self._made[at]
 
 
+TwoRuns = Runs | tuple[Report, ...]
+
+
 def whole(bench: Bench, files: Files, tests: Sequence[str]) -> Runs:
     """Runs of the suite with these files changed."""
     return Runs(lambda: _report(bench, files, tests))
 
 
-def verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: Runs) -> Verdict:
+def verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: TwoRuns) -> Verdict:
     """Compare the test results of two states of one tree.
 
     Args:
         old, new: files as they are without and with the fix, where they differ from the bench's tree.
         first: test files to run before all others, to see whether any fails; empty: skip this.
         tests: the suite; empty: all tests.
-        clean: its runs with the fix.
+        clean: two runs of it with the fix.
     """
     try:
         return _verify(bench, old, new, first, tests, clean)
@@ -76,7 +79,9 @@ def verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Se
         return Verdict(*refused.args)
 
 
-def _verify(bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: Runs) -> Verdict:
+def _verify(
+    bench: Bench, old: Files, new: Files, first: Sequence[str], tests: Sequence[str], clean: TwoRuns
+) -> Verdict:
     if first and not _failed(seen := _report(bench, old, first)):
         if seen.code not in (0, 5) and "passed" not in _report(bench, new, first).outcomes.values():
             raise _Refused("its tests cannot be imported here", f"pytest exited with {seen.code}")

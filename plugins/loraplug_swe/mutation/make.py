@@ -124,12 +124,12 @@ def _tell_left_out(survey: BaselineRun, run: Run) -> None:
         )
 
 
-def box_limits(source: SweBugsSource | SweHistorySource, python: str = "") -> Limits:
-    """The sandbox's limits; tests of single bugs have their own time limit. `python` replaces the source's."""
+def box_limits(source: SweBugsSource | SweHistorySource) -> Limits:
+    """The sandbox's limits; tests of single bugs have their own time limit."""
     own = source.limits
     limits = Limits(own.suite_seconds, own.memory_mb, own.processes, own.file_mb, network=own.network,
                     disk_mb=own.disk_mb, output_mb=own.output_mb, weak=source.sandbox == "weak",
-                    readable=source.readable, python=python or source.python)  # fmt: skip
+                    readable=source.readable, python=source.python)  # fmt: skip
     return environment(language(source.language), source.path, source.python).added(limits)
 
 
