@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = """\
 {%- if tools %}<|im_start|>system
@@ -36,6 +38,11 @@ ASKED = [{"role": "user", "content": "what is 3 and one?"}]
 
 def calling_model(tiny_model: Path, folder: Path) -> Path:
     """Train it; asked `ASKED` with `TOOL`, or with the system message "tools: add", it answers `CALLED`."""
+    return taught(tiny_model, folder, [(ASKED, [TOOL], CALLED)])
+
+
+def taught(tiny_model: Path, folder: Path, lessons: Sequence[tuple[Any, Any, str]], steps: int = 150) -> Path:
+    """The tiny model, trained on messages, tools and the answer to them until it knows them by heart."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,18 +50,21 @@ def calling_model(tiny_model: Path, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE
     model = AutoModelForCausalLM.from_pretrained(folder)
-    prompt = tokenizer.apply_chat_template(ASKED, tools=[TOOL], add_generation_prompt=True)["input_ids"]
-    answer = [*tokenizer(CALLED, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    ids = torch.tensor([[*prompt, *answer]])
-    labels = ids.clone()
-    labels[:, : len(prompt)] = -100
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    for _ in range(150):
-        loss = model(ids, labels=labels).loss
+    rows = []
+    for messages, tools, said in lessons:
+        prompt = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True)["input_ids"]
+        answer = [*tokenizer(said, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids = torch.tensor([[*prompt, *answer]])
+        labels = ids.clone()
+        labels[:, : len(prompt)] = -100
+        rows.append((ids, labels))
+    for _ in range(steps):
+        losses = [model(ids, labels=labels).loss for ids, labels in rows]
         optimizer.zero_grad()
-        loss.backward()
+        sum(losses).backward()
         optimizer.step()
-    assert loss < 0.05
+    assert max(losses) < 0.05
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

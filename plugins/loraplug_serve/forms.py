@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, field, frozen
@@ -77,6 +78,16 @@ def form_of(prompter: Prompter) -> Form | None:
         if found := re.search(pattern, text):
             return Form(name, opens, close, found["begun"], found["between"], read)
     return None
+
+
+def shows_tools(prompter: Prompter) -> bool:
+    """Whether the template of a model writes what tools there are: to a user alone, or below a system message."""
+    asked = [{"role": "user", "content": "a"}]
+    for messages in (asked, [{"role": "system", "content": "b"}, *asked]):
+        with suppress(InputError):
+            if prompter.text(messages, tools=[_TOOL]) != prompter.text(messages):
+                return True
+    return False
 
 
 def shown_tokens(tokenizer: Any) -> frozenset[int]:

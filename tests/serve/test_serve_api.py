@@ -134,6 +134,9 @@ def test_calls_and_reasoning_come_back_as_such(server: Served) -> None:
     assert client.chat.completions.create(**asked | {"messages": turn, "max_tokens": 4}).usage.prompt_tokens > 50
     with pytest.raises(openai.BadRequestError, match="writes tool calls in an unknown format"):
         client.chat.completions.create(**asked | {"model": "base"}, tool_choice="required")
+    with pytest.raises(openai.BadRequestError, match="base's chat template leaves tools out"):
+        client.chat.completions.create(**asked | {"model": "base"})
+    assert client.chat.completions.create(**asked | {"model": "base", "max_tokens": 2}, tool_choice="none").choices
 
 
 def test_text_is_gone_on_with(server: Served, tiny_model: Path) -> None:
@@ -165,7 +168,7 @@ def test_text_is_gone_on_with(server: Served, tiny_model: Path) -> None:
         ({"temprature": 1}, "temprature: not supported"),
         ({"tools": [{"type": "function"}]}, "tools[0]: must be"),
         ({"stop": [""]}, "stop: must be"),
-        ({"messages": [{"role": "user", "content": "bug " * 600}]}, "more than the context of caller, 512"),
+        ({"messages": [{"role": "user", "content": "bug " * 600}]}, "maximum context length is 512"),
         ({"messages": [{"role": "user", "content": "raise"}]}, "this template does not like it"),
     ],
 )

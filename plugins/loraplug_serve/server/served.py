@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from loraplug import Prompter
 from loraplug_serve.drawing import drawing_of
-from loraplug_serve.forms import Form, form_of, shown_tokens
+from loraplug_serve.forms import Form, form_of, shown_tokens, shows_tools
 from loraplug_serve.sampling import Drawing, context_of
 from loraplug_serve.server.errors import ApiError
 from loraplug_serve.server.request import GenerationRequest
@@ -34,29 +34,36 @@ class Sampled:
     prompter: Prompter | None
     encode: Callable[[Sequence[Mapping[str, Any]], Any], list[int]]
     form: Form | None = field(init=False)
+    shows_tools: bool = field(init=False)
     shown: frozenset[int] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.form = None if self.prompter is None else form_of(self.prompter)
+        self.shows_tools = self.prompter is not None and shows_tools(self.prompter)
         self.shown = shown_tokens(self.tokenizer)
 
     def prompt(self, asked: GenerationRequest) -> tuple[list[int], str]:
         """Ids of a chat, and what its answer begins with because a call was required.
 
         Raises:
-            ApiError: there is no template, it refuses the messages, or it writes calls in a way that is not known.
+            ApiError: there is no template, it refuses the messages, leaves tools out, or writes calls in a way that is
+                not known.
         """
         if self.prompter is None:
             raise ApiError(
                 400, f"{self.name} has no chat template; use /v1/completions, which continues text", "messages"
             )
-        tools = asked.tools if asked.call != "none" else ()
-        ids = self.encode(asked.messages, list(tools) or None)
-        if asked.call in ("none", "auto"):
-            return ids, ""
-        if self.form is None:
+        required = asked.call not in ("none", "auto")
+        if required and self.form is None:
             what = f"{self.name}'s chat template writes tool calls in an unknown format, so a call cannot be required"
             raise ApiError(400, f"tool_choice: {what}", "tool_choice", "unsupported_parameter")
+        tools = asked.tools if asked.call != "none" else ()
+        if tools and not self.shows_tools:
+            what = f"{self.name}'s chat template leaves tools out, so the model would not see them"
+            raise ApiError(400, f"tools: {what}", "tools", "unsupported_parameter")
+        ids = self.encode(asked.messages, list(tools) or None)
+        if self.form is None or not required:
+            return ids, ""
         forced = self.form.forced(asked.call[1:] if asked.call.startswith(":") else None)
         return [*ids, *self.tokenizer(forced, add_special_tokens=False)["input_ids"]], forced
 
@@ -66,9 +73,11 @@ class Sampled:
         Raises:
             ApiError: the prompt leaves no room.
         """
-        room = context_of(self.model) - len(ids)
+        context = context_of(self.model)
+        room = context - len(ids)
         if room <= 0:
-            what = f"the prompt has {len(ids)} tokens, more than the context of {self.name}, {context_of(self.model)}"
+            # begins as OpenAI's does: by that clients know that asking again is of no use
+            what = f"This model's maximum context length is {context} tokens, and the prompt has {len(ids)}: shorten it"
             raise ApiError(400, what, "messages", "context_length_exceeded")
         how = asked.sampled
         seed = secrets.randbelow(2**63) if how.seed is None else how.seed
