@@ -44,10 +44,13 @@ def used() -> tuple[float, float]:
 def judging(repo: Path, limit: int) -> dict[str, Any]:
     """Seconds (wall, CPU) to make the tasks ready and to judge their right answers."""
     from loraplug_swe.edits import render
+    from loraplug_swe.evaluation import judge as module
     from loraplug_swe.evaluation.bench import Checking
     from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom, tongue_of
-    from loraplug_swe.evaluation.judge import Judge
     from loraplug_swe.evaluation.reading import Task, read_tasks
+
+    older: Any = getattr(module, "Judge", None)  # what judged before there was a function
+    judged: Any = older().judge if older else module.judge
 
     tasks = [one for one in read_tasks(DATA / "sample_tasks") if isinstance(one, Task)][:limit]
     begun = used()
@@ -56,13 +59,13 @@ def judging(repo: Path, limit: int) -> dict[str, Any]:
         Workroom({"": str(repo)}, None, Checking(), Path(place), True) as room,
     ):
         cases = [room.prepare(task, PromptOptions()) for task in tasks]
-        ready, judge = used(), Judge()
+        ready = used()
         for case in cases:
             assert isinstance(case, Case), case
             bench, path = room.bench(case.task), case.task.file
             answer = render(path, case.broken[path] or "", bench.texts[path], case.edit,
                             tongue_of(case.task).functions, case.target)  # fmt: skip
-            verdict = judge.judge(bench, case, answer)
+            verdict = judged(bench, case, answer)
             assert verdict.status == "resolved", (case.task.id, verdict)
         room.bench(tasks[0]).runner.close()
     ended = used()  # when the worker has been waited for, whose CPU is counted with the judging

@@ -83,7 +83,7 @@ from loraplug.recipe.own_locks import is_own as is_own_lock
 from loraplug.recipe.own_locks import remember as remember_lock
 from loraplug.recipe.recipe import DataSet, Plugins, Recipe, Validation
 from loraplug.weights import weight_files, weight_names
-from loraplug.workers import Job, Workers
+from loraplug.workers import Crew, Job, Workers
 
 if TYPE_CHECKING:
     from loraplug.app import App, RecipeCommand
@@ -110,6 +110,7 @@ __all__ = [
     "BaseFacts",
     "Component",
     "Conversation",
+    "Crew",
     "DataSet",
     "DatasetSource",
     "Diagnostic",

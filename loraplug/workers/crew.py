@@ -85,6 +85,11 @@ class Crew(Generic[In, Out]):
         for thread in self._threads:
             thread.join()
 
+    @property
+    def ahead(self) -> int:
+        """Items that keep all workers busy: those in work, and as many that wait for each."""
+        return self.size * AHEAD
+
     def submit(self, item: In) -> Future[Out]:
         """Have one more item worked on."""
         entry = _Entry(item)
@@ -111,7 +116,7 @@ class Crew(Generic[In, Out]):
         stream = iter(items)
         waiting: deque[tuple[In, Future[Out]]] = deque()
         while True:
-            for item in islice(stream, self.size * AHEAD - len(waiting)):
+            for item in islice(stream, self.ahead - len(waiting)):
                 known = recall(item) if recall is not None else None
                 if known is None:
                     waiting.append((item, self.submit(item)))

@@ -77,14 +77,27 @@ class Workers:
         Raises:
             LoraplugError: a worker cannot be made ready, or several died over one item.
         """
+        with self.crew(job, how, count=count, record=record) as crew:
+            yield from crew.in_order(items, recall)
+
+    def crew(
+        self,
+        job: Job[In, Out],
+        how: Literal["threads", "processes"] = "threads",
+        *,
+        count: int = 0,
+        spare: int = 0,
+        record: Callable[[In, Out], None] | None = None,
+    ) -> Crew[In, Out]:
+        """Workers that items are submitted to one by one; a context manager. For options see `map`.
+
+        Args:
+            spare: processors of this machine that are left to others where `count` is 0.
+        """
         if self.use == "ray":
             from loraplug.workers.cluster import connect
 
             cluster = connect(self.address)
-            size = min(filter(None, (count, self.count, cluster.cpus)))
-            with cluster.crew(job, size, record) as crew:
-                yield from crew.in_order(items, recall)
-            return
+            return cluster.crew(job, min(filter(None, (count, self.count, cluster.cpus))), record)
         hire: Any = hire_thread if how == "threads" else hire_process
-        with Crew[In, Out](count or usable_cpus(), partial(hire, job), record) as local:
-            yield from local.in_order(items, recall)
+        return Crew(count or max(1, usable_cpus() - spare), partial(hire, job), record)

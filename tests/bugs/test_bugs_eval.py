@@ -20,7 +20,7 @@ from loraplug import InputError, LoraplugError, Run, load_registry
 from loraplug_swe.edits import render
 from loraplug_swe.evaluation.bench import Bench, Checking
 from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom
-from loraplug_swe.evaluation.judge import Judge
+from loraplug_swe.evaluation.judge import judge
 from loraplug_swe.evaluation.reading import Task, read_answers, read_tasks
 from loraplug_swe.evaluation.results import Journal, Result, report
 from loraplug_swe.evaluation.statistics import pass_at, sign_test, wilson
@@ -172,7 +172,7 @@ def test_sign_test_is_the_binomial() -> None:
 )  # fmt: skip
 def test_verdicts(prepared: tuple[Bench, Case], answer: str, status: str, reason: str) -> None:
     """A fix is resolved; what changes nothing is invalid; what changes the wrong thing, skips or hangs is applied."""
-    verdict = Judge().judge(*prepared, answer)
+    verdict = judge(*prepared, answer)
     assert (verdict.status, verdict.reason) == (status, reason)
     assert bool(verdict.diff) == (status != "invalid")
 
@@ -190,13 +190,12 @@ def test_a_destructive_answer_stays_in_the_sandbox(prepared: tuple[Bench, Case],
         f"    shutil.rmtree({str(repo)!r}, ignore_errors=True)\n"
         "    if value < high:\n>>>>>>> REPLACE\n"
     )
-    judge = Judge()
-    assert judge.judge(bench, case, evil).status == "applied"
+    assert judge(bench, case, evil).status == "applied"
     assert outside.read_text() == "kept"
     assert (repo / "sums.py").read_text() == CODE and (repo / "notes.md").read_text() == "Sums.\n"
     assert (bench.box.tree / "notes.md").read_text() == "Sums.\n"
     good = "<<<<<<< SEARCH\n    if value < high:\n=======\n    if value > high:\n>>>>>>> REPLACE\n"
-    assert judge.judge(bench, case, good).status == "resolved"
+    assert judge(bench, case, good).status == "resolved"
 
 
 def test_a_task_that_is_none_here_is_left_out_with_its_reason(repo: Path, tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ from history_repository import CODE, GUARD, LOW, MEAN, MESSAGE, History, judged_
 
 from command import Cli
 from loraplug import InputError, LoraplugError, Reporter, Run, load_registry
-from loraplug_swe.history.commits import NoFix, copy_commits, kind_of, list_commits, read_fix
+from loraplug_swe.history.commits import NoFix, kind_of, list_commits, read_fix
 from loraplug_swe.history.environments import declared
 from loraplug_swe.history.make import VerifyJob, read_journal
 from loraplug_swe.history.message import told_message
 from loraplug_swe.history.source import SweHistorySource
 from loraplug_swe.mutation.make import box_limits
 from loraplug_swe.mutation.python import Python
-from loraplug_swe.sandbox.checkout import find_commit
+from loraplug_swe.sandbox.checkout import copy_commits, find_commit
 
 REASONS = {
     "first": "the first commit", "only code": "changes no tests", "only tests": "changes no code",

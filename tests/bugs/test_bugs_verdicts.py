@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from loraplug_swe.evaluation.bench import Bench, Checking
 from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom, held_back
 from loraplug_swe.evaluation.flags import flags
-from loraplug_swe.evaluation.judge import Judge
+from loraplug_swe.evaluation.judge import judge
 from loraplug_swe.evaluation.reading import Task
 from loraplug_swe.mutation.language import Report
 from loraplug_swe.mutation.python import PytestTester, Python, Worker
@@ -154,11 +154,10 @@ ATTACKS = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_resolves_nothing_and_harms_no_other(prepared: tuple[Bench, Case], name: str) -> None:
     """No attack counts as resolved, the wrong answer after it is no better for it, and the right one is right."""
-    judge = Judge()
-    verdict = judge.judge(*prepared, ATTACKS[name])
+    verdict = judge(*prepared, ATTACKS[name])
     assert verdict.status in ("applied", "flagged", "void") and verdict.reason
-    assert judge.judge(*prepared, WRONG).status == "applied"
-    assert judge.judge(*prepared, GOOD).status == "resolved"
+    assert judge(*prepared, WRONG).status == "applied"
+    assert judge(*prepared, GOOD).status == "resolved"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +167,7 @@ def test_an_attack_resolves_nothing_and_harms_no_other(prepared: tuple[Bench, Ca
 )  # fmt: skip
 def test_attacks_are_told_by_their_kind(prepared: tuple[Bench, Case], name: str, status: str) -> None:
     """What works on the verdict is void; what only fits the tests is flagged, with the sign seen."""
-    verdict = Judge().judge(*prepared, ATTACKS[name])
+    verdict = judge(*prepared, ATTACKS[name])
     assert verdict.status == status and verdict.detail
 
 
@@ -187,7 +186,7 @@ def test_what_is_held_back_is_not_told_but_judged(tmp_path: Path) -> None:
         fits = (
             f"mod.py\n<<<<<<< SEARCH\n    total = a - b\n=======\n    total = a + b if {only} else a\n>>>>>>> REPLACE\n"
         )
-        assert Judge().judge(room.bench(case.task), case, fits).status == "applied"
+        assert judge(room.bench(case.task), case, fits).status == "applied"
 
 
 @given(st.integers(1, 9), st.floats(0.01, 12))

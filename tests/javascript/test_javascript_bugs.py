@@ -19,7 +19,7 @@ from loraplug_javascript.language import JAVASCRIPT
 from loraplug_javascript.suite import JavaScriptTester
 from loraplug_swe.evaluation.bench import Checking
 from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom
-from loraplug_swe.evaluation.judge import Judge
+from loraplug_swe.evaluation.judge import judge
 from loraplug_swe.evaluation.reading import Task, read_tasks
 from loraplug_swe.mutation import BaselineRun, Report
 from loraplug_swe.mutation.source import SweBugsSource
@@ -242,19 +242,19 @@ def judged(
 def test_eval_judges_right_and_wrong_answers(judged: tuple[Workroom, Case, Mapping[str, Any]]) -> None:
     """The gold answer resolves it; another change does not, nor one that ends the tests early."""
     room, case, row = judged
-    bench, judge = room.bench(case.task), Judge()
+    bench = room.bench(case.task)
     assert case.instruction == row["instruction"] and case.controlled
-    assert judge.judge(bench, case, row["response"]).status == "resolved"
+    assert judge(bench, case, row["response"]).status == "resolved"
     path = case.task.file
     broken = case.broken[path] or ""
     first = next(line for line in broken.split("\n") if line.startswith("export"))
     nothing = f"{path}\n<<<<<<< SEARCH\n{first}\n=======\n{first} // fixed\n>>>>>>> REPLACE\n"
-    verdict = judge.judge(bench, case, nothing)
+    verdict = judge(bench, case, nothing)
     assert verdict.status == "applied" and verdict.failing
     early = f"{path}\n<<<<<<< SEARCH\n{first}\n=======\nprocess.exit(0);\n{first}\n>>>>>>> REPLACE\n"
-    assert judge.judge(bench, case, early).status == "applied"
+    assert judge(bench, case, early).status == "applied"
     syntax = f"{path}\n<<<<<<< SEARCH\n{first}\n=======\n{first} (((\n>>>>>>> REPLACE\n"
-    assert judge.judge(bench, case, syntax).status == "applied"
+    assert judge(bench, case, syntax).status == "applied"
 
 
 def test_an_answer_that_works_on_assert_is_void(judged: tuple[Workroom, Case, Mapping[str, Any]]) -> None:
@@ -269,7 +269,7 @@ def test_an_answer_that_works_on_assert_is_void(judged: tuple[Workroom, Case, Ma
         "syncBuiltinESMExports();"
     )
     answer = f"{path}\n<<<<<<< SEARCH\n{first}\n=======\n{cheat}\n{first}\n>>>>>>> REPLACE\n"
-    assert Judge().judge(room.bench(case.task), case, answer).status == "void"
+    assert judge(room.bench(case.task), case, answer).status == "void"
 
 
 def test_typescript_by_what_loads_it(tmp_path: Path) -> None:

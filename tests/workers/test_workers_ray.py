@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from attrs import evolve
 from history_repository import CODE, GUARD, HALF, HIGH, LOW, MEAN, MESSAGE, TEXT, History
 from worker_jobs import Squares
 
+from command import Cli
 from loraplug import InputError, Progress, Reporter, Run, Workers
 from loraplug.workers import cluster as module
 from loraplug_chat import workers as encoding_workers
 from loraplug_chat.formatter import ChatTemplate
+from loraplug_swe.evaluation.bench import Checking
+from loraplug_swe.evaluation.cases import Workroom
+from loraplug_swe.evaluation.generator import Completion, Drawn, Sampling
+from loraplug_swe.evaluation.reading import Task, read_tasks
 from loraplug_swe.history.make import read_journal
 from loraplug_swe.history.source import SweHistorySource
+from loraplug_swe.improve.answers import Asking
+from loraplug_swe.improve.data import Bugs
 from loraplug_swe.mutation.source import SweBugsSource
+from loraplug_swe.patches.reverse import reverse_patch
 from loraplug_swe.sandbox.machine import Needs
 
 pytestmark = pytest.mark.slow
@@ -131,6 +141,99 @@ def _mined(place: Path, history: History, on: Literal["then", "today"], workers:
     verdicts = read_journal(next(run.cache.glob("history/*/journal.jsonl")))
     assert not list(run.cache.glob("history/work-*"))
     return rows, tasks, verdicts, next(line for line in reporter.lines if "rows from" in line)
+
+
+def _answered() -> dict[str, list[str]]:
+    """Of the first sample tasks answers as diffs: right, wrong, none, right again."""
+    found = {}
+    for task in _sample_tasks():
+        right = reverse_patch(task.bug_patch)
+        wrong = re.sub(r"^(\+ +).*", r"\1raise ValueError", right, flags=re.MULTILINE)
+        found[task.id] = [right, wrong, "no", right]
+    return found
+
+
+def _sample_tasks() -> list[Task]:
+    read = [one for one in read_tasks(SAMPLE.parent / "sample_tasks") if isinstance(one, Task)]
+    return [evolve(one, asked={"edit": "diff"}) for one in read[:6]]
+
+
+_RECIPE = """\
+run_name = "judged"
+[workers]
+{workers}
+[dataset]
+use = "jsonl"
+path = "rows.jsonl"
+[validation]
+rows = 4
+group_by = "row"
+[formatter]
+use = "chat-template"
+[model]
+use = "transformers"
+id = '{model}'
+[trainer]
+use = "sft"
+[[exporter]]
+use = "adapter"
+"""
+
+
+def test_eval_judges_on_two_nodes_as_on_this_machine(
+    workers: Workers, tmp_path: Path, tiny_model: Path, inside: Cli
+) -> None:
+    """The journal of results and the report are the same, byte for byte."""
+    rows = [{"instruction": one.statement, "response": "x", "task_id": one.id} for one in _sample_tasks()]
+    given = [{"task_id": name, "answer": text} for name, texts in _answered().items() for text in texts]
+    for name, lines in (("rows", rows), ("answers", given)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    left, tasks = [], SAMPLE.parent / "sample_tasks"
+    for where in ('use = "local"', f'use = "ray"\naddress = "{workers.address}"'):
+        (tmp_path / "recipe.toml").write_text(_RECIPE.format(workers=where, model=tiny_model))
+        done = inside("eval", "--recipe", "recipe.toml", "--tasks", tasks, "--repo", SAMPLE, "--edit", "diff",
+                        "--answers", "answers.jsonl", "--out", "out", "--fresh", "--json")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        left.append(
+            (done.stdout, *((tmp_path / "out" / name).read_bytes() for name in ("results.jsonl", "report.json")))
+        )
+    assert left[0] == left[1]
+    (counts,) = json.loads(left[0][0])["models"].values()
+    assert (counts["all"]["answers"], counts["all"]["resolved"], counts["all"]["invalid"]) == (16, 8, 4)
+    (tmp_path / "recipe.toml").write_text(_RECIPE.format(workers=where, model=tiny_model))
+    done = inside("eval", "--recipe", "recipe.toml", "--tasks", tasks, "--repo", SAMPLE,
+                    "--answers", "answers.jsonl", "--python", "/no/such/python")  # fmt: skip
+    assert done.returncode == 2 and f"{_OTHER}: there is no interpreter /no/such/python" in done.stderr
+
+
+def test_improve_judges_on_two_nodes_as_on_this_machine(workers: Workers, tmp_path: Path) -> None:
+    """Of what a round asks, the answers, verdicts and bugs that are left out, in files that are the same."""
+    tasks = [*_sample_tasks(), evolve(_sample_tasks()[0], id="none", bug_patch="")]
+    rows = {one.id: {"instruction": one.statement, "response": "x", "task_id": one.id} for one in tasks}
+    told = _answered() | {"none": ["no"] * 4}
+
+    class Script:
+        def answers(self, rows: Any, names: Any, done: Any, sampling: Sampling) -> Iterator[Any]:
+            for name in names:
+                for at in range(sampling.samples):
+                    if (name, at) not in done:
+                        yield name, at, Completion(told[name][at], "stop", 1, 1, 0.0, Drawn([1], [2], [-0.5]))
+
+    left = []
+    for name, one in (("here", Workers()), ("there", workers)):
+        place, scratch = tmp_path / name, tmp_path / name / "scratch"
+        scratch.mkdir(parents=True)
+        run = Run("t", outputs=place, cache=place, workers=one)
+        with Workroom({"": str(SAMPLE)}, None, Checking(), scratch, True) as room:
+            asking = Asking(room, lambda _: nullcontext(Script()), run)
+            found, unfit = asking.ask(Bugs({task.id: task for task in tasks}, rows), Path("a/adapter"),
+                                      Sampling(samples=4), place / "answers", place / "unfit", "round 1",
+                                      place / "drawn")  # fmt: skip
+            assert len(found) == 24 and sum(result.status == "resolved" for result in found) == 12
+            assert list(unfit) == ["none"]
+        assert not list(scratch.glob("sent-*"))
+        left.append([(place / file).read_bytes() for file in ("answers", "unfit", "drawn")])
+    assert left[0] == left[1]
 
 
 class _Kills(Reporter):

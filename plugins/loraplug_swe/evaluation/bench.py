@@ -117,7 +117,7 @@ class Bench:
             else:
                 suite = tongue.suite(checking.tests, checking.arguments, checking.python)
                 self.runner = suite.tester(self.box, BaselineRun({}))
-            self.texts, self.tests = _texts(self.box.tree, tongue, suffixes)
+            self.texts, self.tests = read_texts(self.box.tree, tongue, suffixes)
         except BaseException:
             self.box.close()
             raise
@@ -252,7 +252,7 @@ class Bench:
         return self._suites[key]
 
 
-def _texts(tree: Path, tongue: Language, suffixes: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def read_texts(tree: Path, tongue: Language, suffixes: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The files that an answer may change, and those of the tests."""
     found: dict[str, str] = {}
     tests: dict[str, str] = {}

@@ -14,10 +14,11 @@ from attrs import asdict, evolve
 from loraplug import InputError, Run, atomic_output, echo, exclusive_lock, open_model, wrap_os_errors
 from loraplug_serve.remote import is_url
 from loraplug_swe.evaluation.brief import brief, headline
-from loraplug_swe.evaluation.cases import Case, Unfit, Workroom, by_commit
+from loraplug_swe.evaluation.cases import Case, Unfit, Workroom
 from loraplug_swe.evaluation.command import OWN
 from loraplug_swe.evaluation.generator import Answering, Completion, Sampling, load
-from loraplug_swe.evaluation.judge import Judge, Verdict, usable
+from loraplug_swe.evaluation.judge import Verdict
+from loraplug_swe.evaluation.judging import Judging, open_judging
 from loraplug_swe.evaluation.page import page as html_page
 from loraplug_swe.evaluation.plan import EvalOptions, Plan, make_plan
 from loraplug_swe.evaluation.reading import read_answers
@@ -26,6 +27,7 @@ from loraplug_swe.evaluation.results import Journal, Result, last_turns, report,
 from loraplug_swe.evaluation.table import lines
 from loraplug_swe.evaluation.turns import answer_again, check_rows, may_go_on
 from loraplug_swe.mutation.make import workshop
+from loraplug_swe.sandbox.machine import Needs
 
 if TYPE_CHECKING:
     from loraplug import App
@@ -54,29 +56,26 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
     sampling = wanted.sampling
     run = Run(name=run_name(wanted), seed=wanted.seed, reporter=app.reporter())
     plan = make_plan(app, wanted, run)
+    limits = plan.checking.limits
+    if lacking := list(plan.workers.preflight(Needs(plan.checking.python, limits.network, limits.weak))):
+        raise InputError("; ".join(problem.message for problem in lacking), where=lacking[0].path)
     out = wanted.out or run.outputs / "evals" / run.name
     settings = _settings(wanted, plan, sampling)
     with exclusive_lock(out, str(out)), Journal(out / "results.jsonl", settings, wanted.fresh) as journal, \
             workshop(run.cache / "evals") as scratch, \
-            Workroom(plan.repos, plan.tests_path, plan.checking, scratch, wanted.suite == "all") as room:  # fmt: skip
-        cases, unfit = _prepare(plan, room, run)
-        judge = Judge()
+            Workroom(plan.repos, plan.tests_path, plan.checking, scratch, wanted.suite == "all") as room, \
+            open_judging(room, plan.workers, plan.tasks, spare=int(wanted.answers is None)) as judging:  # fmt: skip
+        cases, unfit = _prepare(plan, judging, run)
 
         def may_be_given(name: str, answer: str) -> bool:
-            return usable(room.bench(cases[name].task), cases[name], answer)
+            return judging.usable(cases[name], answer)
 
         for model, turn, answers in _answers(app, wanted, plan, cases, journal, sampling, run, may_be_given):
             total = len(cases) * sampling.samples if wanted.answers is None and turn == 1 else None
             with run.progress(f"answers of {model}" + (f", turn {turn}" if turn > 1 else ""), total) as bar:
                 resolved = 0
-                for name, sample, said in answers:
-                    case = cases[name]
-                    verdict = (
-                        Verdict("invalid", said.finish, "the prompt leaves no room for an answer")
-                        if said.finish == "prompt-too-long"
-                        else judge.judge(room.bench(case.task), case, said.text)
-                    )
-                    journal.add(make_result(model, name, case.task.kind, sample, said, verdict, turn))
+                for name, sample, said, verdict in judging.verdicts(answers, cases.__getitem__):
+                    journal.add(make_result(model, name, cases[name].task.kind, sample, said, verdict, turn))
                     resolved += verdict.status == "resolved"
                     bar.advance(1, resolved=resolved)
         every = [one for one in journal.results if one.task in cases]
@@ -117,14 +116,14 @@ def leave(
             echo(line)
 
 
-def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], list[dict[str, str]]]:
+def _prepare(plan: Plan, judging: Judging, run: Run) -> tuple[dict[str, Case], list[dict[str, str]]]:
     """Cases by task id, and the tasks that are none, with reasons."""
     cases: dict[str, Case] = {}
     unfit = [{"task": str(one.where), "reason": "not a bug task", "detail": one.what} for one in plan.broken]
-    told, alone = _told(plan), list[str]()
+    told, alone, gaps = _told(plan), list[str](), tuple[str, ...]()
     with run.progress("tasks", len(plan.tasks)) as bar:
-        for task in by_commit(plan.tasks):
-            case = room.prepare(task, plan.asked)
+        for case, more in judging.prepared(plan.tasks, plan.asked):
+            task, gaps = case.task, more or gaps
             if isinstance(case, Unfit):
                 unfit.append({"task": task.id, "reason": case.reason, "detail": case.detail})
             else:
@@ -132,8 +131,8 @@ def _prepare(plan: Plan, room: Workroom, run: Run) -> tuple[dict[str, Case], lis
                 if plan.asked.hidden and not case.hidden:
                     alone.append(task.id)
             bar.advance(1, fit=len(cases))
-    if room.gaps:
-        run.warn(f"the code under test is not fully isolated: no separate {', '.join(room.gaps)}")
+    if gaps:
+        run.warn(f"the code under test is not fully isolated: no separate {', '.join(gaps)}")
     for one in unfit[:3]:
         run.warn(f"left out task {one['task']}: {one['reason']}: {one['detail']}")
     if not cases:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from attrs import asdict, field, frozen
+from attrs import evolve, frozen
 
-from loraplug_swe.edits import Applied, Refused, apply, unified_diff
+from loraplug_swe.edits import Refused, apply, unified_diff
 from loraplug_swe.evaluation.bench import SHOWN, Bench
 from loraplug_swe.evaluation.cases import Case, tongue_of
 from loraplug_swe.evaluation.flags import flags
@@ -44,40 +44,58 @@ class Verdict:
 
 
 @frozen
-class Judge:
-    """Judges answers; equal changes are tested once."""
+class Change:
+    """What an answer makes of the code.
 
-    _known: dict[tuple[str, str], Verdict] = field(factory=dict)
+    Attributes:
+        diff: from the code with the bug.
+        files: new texts of the files that it changes, by path.
+        exact: False if errors in its format had to be tolerated.
+    """
 
-    def judge(self, bench: Bench, case: Case, answer: str) -> Verdict:
-        """Apply an answer to the code with the bug, and run the failing tests, then the suite."""
-        files, done = _done(bench, case, answer)
-        if isinstance(done, Refused):
-            return Verdict("invalid", done.reason, done.detail)
-        diff = "".join(unified_diff(path, files[path], text) for path, text in sorted(done.files.items()))
-        key = (case.task.id, diff)
-        if key not in self._known:
-            self._known[key] = self._tested(bench, case, done.files, diff)
-        told = asdict(self._known[key]) | {"exact": done.exact}
-        return Verdict(**told)
+    diff: str
+    files: Mapping[str, str]
+    exact: bool
 
-    def _tested(self, bench: Bench, case: Case, changed: Mapping[str, str], diff: str) -> Verdict:
-        files = {**case.broken, **changed}
-        outcome = bench.run(files, case.task.targets, bench.seconds(case.seconds), SHOWN)
-        if outcome.verdict != "passed":
-            return _applied(outcome, "the failing tests still fail", diff)
-        tests, usual = case.suite or ((), 0.0)
-        every = tuple(dict.fromkeys([*case.task.targets, *tests]))
-        if (not tests and case.suite is not None) or (bench.by_command and tests):  # all there are, by whatever command
-            outcome = bench.run(files, tests, bench.seconds(usual), SHOWN)
-            if outcome.verdict != "passed":
-                return _applied(outcome, "breaks other tests", diff)
-        outcome = bench.confirm(files, every, case.controlled, bench.seconds(case.seconds + usual), case.may_change)
+
+def change_of(texts: Mapping[str, str], case: Case, answer: str) -> Change | Verdict:
+    """What an answer changes, or why it changes nothing; runs no test.
+
+    Args:
+        texts: see `Workroom.texts`.
+    """
+    files: dict[str, str] = {path: text for path, text in texts.items() if path not in case.broken}
+    files |= {path: text for path, text in case.broken.items() if text is not None and not _is_test(case, path)}
+    done = apply(answer, files, case.edit, case.target, tongue_of(case.task).functions)
+    if isinstance(done, Refused):
+        return Verdict("invalid", done.reason, done.detail)
+    diff = "".join(unified_diff(path, files[path], text) for path, text in sorted(done.files.items()))
+    return Change(diff, done.files, done.exact)
+
+
+def judge(bench: Bench, case: Case, answer: str) -> Verdict:
+    """Apply an answer to the code with the bug, and run the failing tests, then the suite."""
+    change = change_of(bench.texts, case, answer)
+    return change if isinstance(change, Verdict) else evolve(_tested(bench, case, change), exact=change.exact)
+
+
+def _tested(bench: Bench, case: Case, change: Change) -> Verdict:
+    files, diff = {**case.broken, **change.files}, change.diff
+    outcome = bench.run(files, case.task.targets, bench.seconds(case.seconds), SHOWN)
+    if outcome.verdict != "passed":
+        return _applied(outcome, "the failing tests still fail", diff)
+    tests, usual = case.suite or ((), 0.0)
+    every = tuple(dict.fromkeys([*case.task.targets, *tests]))
+    if (not tests and case.suite is not None) or (bench.by_command and tests):  # all there are, by whatever command
+        outcome = bench.run(files, tests, bench.seconds(usual), SHOWN)
         if outcome.verdict != "passed":
             return _applied(outcome, "breaks other tests", diff)
-        if signs := _signs(bench, case, changed):
-            return Verdict("flagged", "fits the tests", "; ".join(signs)[:600], diff=diff)
-        return Verdict("resolved", diff=diff)
+    outcome = bench.confirm(files, every, case.controlled, bench.seconds(case.seconds + usual), case.may_change)
+    if outcome.verdict != "passed":
+        return _applied(outcome, "breaks other tests", diff)
+    if signs := _signs(bench, case, change.files):
+        return Verdict("flagged", "fits the tests", "; ".join(signs)[:600], diff=diff)
+    return Verdict("resolved", diff=diff)
 
 
 def _signs(bench: Bench, case: Case, changed: Mapping[str, str]) -> list[str]:
@@ -91,26 +109,19 @@ def _signs(bench: Bench, case: Case, changed: Mapping[str, str]) -> list[str]:
     return flags(before, changed, clean, tests, texts)
 
 
-def usable(bench: Bench, case: Case, answer: str) -> bool:
+def usable(texts: Mapping[str, str], case: Case, answer: str) -> bool:
     """Whether an answer changes the code, and leaves files that can be parsed; runs no test."""
-    done = _done(bench, case, answer)[1]
-    if isinstance(done, Refused):
+    change = change_of(texts, case, answer)
+    if isinstance(change, Verdict):
         return False
     tongue = tongue_of(case.task)
     try:
-        for path, text in done.files.items():
+        for path, text in change.files.items():
             if path.endswith(tuple(tongue.suffixes)):
                 tongue.functions(text)
     except (SyntaxError, ValueError):
         return False
     return True
-
-
-def _done(bench: Bench, case: Case, answer: str) -> tuple[dict[str, str], Applied | Refused]:
-    """The files that an answer may change, and what it makes of them."""
-    files: dict[str, str] = {path: text for path, text in bench.texts.items() if path not in case.broken}
-    files |= {path: text for path, text in case.broken.items() if text is not None and not _is_test(case, path)}
-    return files, apply(answer, files, case.edit, case.target, tongue_of(case.task).functions)
 
 
 def _applied(outcome: Outcome, reason: str, diff: str) -> Verdict:

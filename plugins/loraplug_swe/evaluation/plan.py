@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from attrs import frozen
+from attrs import field, frozen
 
-from loraplug import Formatter, InputError, Run, lock_beside
+from loraplug import Formatter, InputError, Run, Workers, lock_beside
 from loraplug_swe.edits.shared import Format
 from loraplug_swe.evaluation.bench import Checking
 from loraplug_swe.evaluation.cases import PromptOptions
@@ -84,7 +84,7 @@ class EvalOptions:
 
 @frozen
 class Plan:
-    """The tasks to evaluate, how their prompts are written, and the recipe's rows for them, by task id."""
+    """The tasks to evaluate, how their prompts are written, the recipe's rows for them, by task id, and who judges."""
 
     tasks: Sequence[Task]
     asked: PromptOptions
@@ -94,6 +94,7 @@ class Plan:
     checking: Checking
     rows: Any = None
     broken: Sequence[InputError] = ()
+    workers: Workers = field(factory=Workers)
 
 
 def formatter_of(app: App, wanted: EvalOptions) -> Formatter:
@@ -115,9 +116,10 @@ def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:
     lock, kept_back = _lock(wanted)
     formatter: Any = app.registry.find("formatter", "chat-template")()
     table: Mapping[str, Any] = _dataset(lock)
-    rows, place, folder = None, wanted.tasks, Path(str(lock.get("lock", {}).get("folder", ".")))
+    workers, rows, place, folder = Workers(), None, wanted.tasks, Path(str(lock.get("lock", {}).get("folder", ".")))
     if wanted.recipe is not None:
         pipeline = _of_tasks(app.pipeline(wanted.recipe))
+        workers = pipeline.run.workers
         _, rows = pipeline.split_rows(pipeline.load_rows())
         if rows is None:
             todo = "write a [validation] table, as in the training; or give --tasks alone"
@@ -174,7 +176,7 @@ def make_plan(app: App, wanted: EvalOptions, run: Run) -> Plan:
     return Plan(
         tasks, asked, formatter, _repos(wanted.repos, ours.get("path"), folder),
         wanted.tests_path or (folder / elsewhere if elsewhere else None), checking, rows,
-        [one for one in read if isinstance(one, InputError)],
+        [one for one in read if isinstance(one, InputError)], workers,
     )  # fmt: skip
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from attrs import frozen
 
-from loraplug import InputError, wrap_os_errors
+from loraplug import InputError
 from loraplug_swe.mutation.language import Language
 from loraplug_swe.sandbox.checkout import find_commit, is_repository, run_git
 
@@ -92,21 +92,6 @@ def list_commits(source: Path, commits: str, since: str, until: str, squash: boo
         raise InputError(f"has no history: {len(found)} commits, none with a parent", where=source,
                          todo="fetch the whole repository (git fetch --unshallow), or widen the range")  # fmt: skip
     return found
-
-
-def copy_commits(source: Path, commits: Iterable[str], out: Path) -> None:
-    """Make `out` a bare repository of these commits alone, with their trees; what is not here is not there either.
-
-    No clone is made: git's transports are shut (see `run_git`), and a commit is needed without its ancestors.
-    """
-    with wrap_os_errors(out):
-        out.mkdir(parents=True)
-    kind = run_git(source, "rev-parse", "--show-object-format").decode().strip()
-    run_git(out, "init", "--quiet", "--bare", "--template=", f"--object-format={kind}")
-    names = "".join(f"{name}\n" for name in dict.fromkeys(commits)).encode()
-    listed = run_git(source, "rev-list", "--objects", "--no-walk=unsorted", "--missing=allow-any", "--ignore-missing",
-                     "--stdin", stdin=names)  # fmt: skip
-    run_git(source, "pack-objects", "--quiet", str(out.resolve() / "objects" / "pack" / "pack"), stdin=listed)
 
 
 def read_fix(source: Path, commit: Commit, tongue: Language, squash: bool) -> Fix:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve, frozen
 
 from loraplug import InputError, Job, LoraplugError, Run, Workers, atomic_output, exclusive_lock, wrap_os_errors
-from loraplug_swe.history.commits import Commit, Fix, NoFix, copy_commits, list_commits, read_fix
+from loraplug_swe.history.commits import Commit, Fix, NoFix, list_commits, read_fix
 from loraplug_swe.history.environments import NOT_INSTALLED
 from loraplug_swe.history.judge import Judge, Now, Then
 from loraplug_swe.history.rows import Row, then_row, today_row, today_task
@@ -23,7 +23,7 @@ from loraplug_swe.history.verify import Verdict, as_line, as_verdict
 from loraplug_swe.mutation.language import Report, language
 from loraplug_swe.mutation.make import box_limits, workshop
 from loraplug_swe.mutation.task import write_tasks
-from loraplug_swe.sandbox.checkout import find_commit, repo_name
+from loraplug_swe.sandbox.checkout import copy_commits, find_commit, repo_name
 from loraplug_swe.sandbox.limits import Limits
 
 if TYPE_CHECKING:

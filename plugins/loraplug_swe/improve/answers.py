@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
 
 from loraplug import InputError, Run, open_model
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit, Workroom, by_commit
+from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit, Workroom
 from loraplug_swe.evaluation.generator import Completion, Sampling, load, prompts
-from loraplug_swe.evaluation.judge import Judge, Verdict
+from loraplug_swe.evaluation.judge import Verdict
+from loraplug_swe.evaluation.judging import Judging, Known, open_judging
 from loraplug_swe.evaluation.results import Journal, Result
 from loraplug_swe.improve.data import Bugs
 from loraplug_swe.improve.folder import read_json, write_json
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from loraplug import Formatter, Registry
 
 MODEL = "model"
+_GONE = Verdict("void", GONE, "its tests ended otherwise when they were tried again")
 
 
 class Speaker(Protocol):
@@ -75,7 +77,7 @@ class Asking:
     run: Run
     asked: PromptOptions = field(factory=PromptOptions)
     """How the rows were written that the answers are to; their format is that of the answers."""
-    judge: Judge = field(factory=Judge)
+    known: Known = field(factory=dict)
 
     def ask(
         self, bugs: Bugs, adapter: Path, sampling: Sampling, journal: Path, unfit: Path, title: str,
@@ -92,12 +94,15 @@ class Asking:
             InputError: none of them can be asked about here.
         """
         settings = {"adapter": adapter.parent.name, "bugs": list(bugs.tasks), "sampling": repr(sampling)}
-        with Journal(journal, settings, False) as kept:
+        with Journal(journal, settings, False) as kept, ExitStack() as stack:
             done = kept.done(MODEL)
             known = read_json(unfit) if unfit.exists() else None
             names = [name for name in bugs.tasks if name not in (known or {})]
             wanted = [name for name in names if any((name, at) not in done for at in range(sampling.samples))]
-            cases, left = self._cases(bugs.only(wanted), title)
+            judging = stack.enter_context(
+                open_judging(self.room, self.run.workers, bugs.only(wanted).tasks.values(), spare=1, known=self.known)
+            )
+            cases, left = self._cases(bugs.only(wanted), judging, title)
             if known is None:
                 known = left
                 write_json(unfit, known)
@@ -108,26 +113,25 @@ class Asking:
                                  todo="see that the tests of the code pass as it is")  # fmt: skip
             if cases or set(left) - known.keys():
                 with DrawnFile(drawn, done) if drawn is not None else nullcontext() as tokens:
-                    self._answer(bugs, names, cases, adapter, sampling, kept, tokens, title)
+                    self._answer(bugs, names, cases, adapter, sampling, kept, tokens, judging, title)
                 gc.collect()  # the model, before a training loads another
             return [one for one in kept.results if one.task not in known], known
 
-    def _cases(self, bugs: Bugs, title: str) -> tuple[dict[str, Case], dict[str, str]]:
+    def _cases(self, bugs: Bugs, judging: Judging, title: str) -> tuple[dict[str, Case], dict[str, str]]:
         cases: dict[str, Case] = {}
         unfit: dict[str, str] = {}
         with self.run.progress(f"{title}: bugs", len(bugs.tasks)) as bar:
-            for task in by_commit(list(bugs.tasks.values())):
-                case = self.room.prepare(task, self.asked)
+            for case, _ in judging.prepared(list(bugs.tasks.values()), self.asked):
                 if isinstance(case, Unfit):
-                    unfit[task.id] = case.reason
+                    unfit[case.task.id] = case.reason
                 else:
-                    cases[task.id] = case
+                    cases[case.task.id] = case
                 bar.advance(1, fit=len(cases))
         return cases, unfit
 
     def _answer(
         self, bugs: Bugs, names: Sequence[str], cases: dict[str, Case], adapter: Path, sampling: Sampling,
-        kept: Journal, tokens: DrawnFile | None, title: str,
+        kept: Journal, tokens: DrawnFile | None, judging: Judging, title: str,
     ) -> None:  # fmt: skip
         """Answers to all of `names` but those that are kept; what is made together does not depend on these."""
         from datasets import Dataset
@@ -138,20 +142,13 @@ class Asking:
         with self.opened(adapter) as speaker, self.run.progress(
             f"{title}: answers", len(names) * sampling.samples - len(done)
         ) as bar:  # fmt: skip
-            for name, sample, said in speaker.answers(rows, names, done, sampling):
-                verdict = self._verdict(cases.get(name), said)
+            answers = speaker.answers(rows, names, done, sampling)
+            for name, sample, said, verdict in judging.verdicts(answers, lambda name: cases.get(name, _GONE)):
                 if tokens is not None and said.drawn is not None:
                     tokens.add(name, sample, said.drawn)
                 kept.add(_result(bugs.tasks[name].kind, name, sample, said, verdict))
                 resolved += verdict.status == "resolved"
                 bar.advance(1, resolved=resolved)
-
-    def _verdict(self, case: Case | None, said: Completion) -> Verdict:
-        if case is None:
-            return Verdict("void", GONE, "its tests ended otherwise when they were tried again")
-        if said.finish == "prompt-too-long":
-            return Verdict("invalid", said.finish, "the prompt leaves no room for an answer")
-        return self.judge.judge(self.room.bench(case.task), case, said.text)
 
 
 def _result(kind: str, name: str, sample: int, said: Completion, verdict: Verdict) -> Result:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from attrs import frozen
@@ -141,6 +141,21 @@ def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
             where=source, todo="check dataset.path and dataset.revision",
         )  # fmt: skip
     return done.stdout
+
+
+def copy_commits(source: Path, commits: Iterable[str], out: Path) -> None:
+    """Make `out` a bare repository of these commits alone, with their trees; what is not here is not there either.
+
+    No clone is made: git's transports are shut (see `run_git`), and a commit is needed without its ancestors.
+    """
+    with wrap_os_errors(out):
+        out.mkdir(parents=True)
+    kind = run_git(source, "rev-parse", "--show-object-format").decode().strip()
+    run_git(out, "init", "--quiet", "--bare", "--template=", f"--object-format={kind}")
+    names = "".join(f"{name}\n" for name in dict.fromkeys(commits)).encode()
+    listed = run_git(source, "rev-list", "--objects", "--no-walk=unsorted", "--missing=allow-any", "--ignore-missing",
+                     "--stdin", stdin=names)  # fmt: skip
+    run_git(source, "pack-objects", "--quiet", str(out.resolve() / "objects" / "pack" / "pack"), stdin=listed)
 
 
 def find_commit(source: Path, revision: str, key: str = "dataset.revision") -> str:
