@@ -78,12 +78,23 @@ class Crew(Generic[In, Out]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Begin nothing more; what is in work goes on."""
         with self._changed:
             self._closing = True
             self._queue.clear()
             self._changed.notify_all()
+
+    def ends(self, seconds: float) -> bool:
+        """Whether all workers end within this time, after `stop`."""
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     @property
     def ahead(self) -> int:

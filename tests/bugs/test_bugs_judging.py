@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,32 @@ def test_a_worker_elsewhere_says_what_one_here_does(sums: Path, tmp_path: Path) 
                 told.append((case.instruction, case.broken, case.controlled, case.suite[0], gaps,
                              work(module._ToJudge(case, next(answers())[2].text))))  # fmt: skip
     assert told[0] == told[1] and told[0][-1].status == "resolved"
+
+
+def test_an_interrupt_does_not_wait_for_tests_that_hang(sums: Path, tmp_path: Path) -> None:
+    """Those in work are ended, those that wait are not begun."""
+    scratch = tmp_path / "scratch"
+    hangs = WRONG_HIGH.replace("return low", "open('begun', 'w').close()\n        while True: pass")
+    hangs = hangs.replace("value < low", "value")
+
+    def interrupted() -> Iterator[Given]:
+        for sample in range(2):
+            text = unified_diff("sums.py", WRONG_HIGH, hangs.replace("total = 0", f"total = {sample}"))
+            yield "1", sample, Completion(text, "stop", 1, 1, 0.0)
+        deadline = time.monotonic() + 60
+        while not list(scratch.rglob("begun")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        begun.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    begun: list[float] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Workroom({"": str(sums)}, None, Checking(spare=100.0), scratch, True) as room,
+        open_judging(room, Workers(), TASKS) as judging,
+    ):
+        ((case, _),) = judging.prepared(TASKS[:1], PromptOptions())
+        assert isinstance(case, Case)
+        list(judging.verdicts(interrupted(), {"1": case}.__getitem__))
+    assert time.monotonic() - begun[0] < 60
+    assert not list(scratch.rglob("loraplug-box-*"))

@@ -113,6 +113,12 @@ class Workroom:
         """Close the benches of the calling thread."""
         self._close(threading.get_ident())
 
+    def end_tests(self) -> None:
+        """End what runs in the benches of all threads."""
+        for benches in list(self._benches.values()):
+            for bench in list(benches.values()):
+                bench.box.end_inside()
+
     def _close(self, thread: int) -> None:
         for bench in self._benches.pop(thread, {}).values():
             bench.close()

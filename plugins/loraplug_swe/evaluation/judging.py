@@ -20,6 +20,7 @@ from loraplug_swe.evaluation.judge import Verdict, change_of, judge, usable
 from loraplug_swe.evaluation.reading import Task
 from loraplug_swe.evaluation.sending import SentCode, send_code
 
+_POLL = 0.2  # seconds
 Given = tuple[str, int, Completion]
 """Task id, number of the sample, answer."""
 Known = dict[tuple[str, str], "Future[Verdict]"]
@@ -147,4 +148,10 @@ def open_judging(
             place = Path(stack.enter_context(TemporaryDirectory(prefix="sent-", dir=room.scratch))) / "code"
             job = RoomJob(None, send_code(room, tasks, place), place)
         crew = stack.enter_context(workers.crew(job, spare=spare))
-        yield Judging(room, crew, {} if known is None else known)
+        try:
+            yield Judging(room, crew, {} if known is None else known)
+        except BaseException:  # nobody waits for tests whose verdicts are not wanted any more
+            crew.stop()
+            while not crew.ends(_POLL):
+                room.end_tests()
+            raise

@@ -99,7 +99,7 @@ class Sandbox:
 
     def close(self) -> None:
         """End remaining processes and remove the copy."""
-        self._end_inside()
+        self.end_inside()
         with contextlib.suppress(OSError):
             Copy(self.root).clear()
         shutil.rmtree(self.root, ignore_errors=True)
@@ -231,7 +231,7 @@ class Sandbox:
                     Copy(folder).clear()
                 return sorted(wrong)
             except OSError:
-                self._end_inside()
+                self.end_inside()
                 with contextlib.suppress(OSError):
                     self._make_anew()
         raise LoraplugError("the copy of the code cannot be restored", where=self.tree,
@@ -277,8 +277,8 @@ class Sandbox:
         self._fill()
         self.settle()
 
-    def _end_inside(self) -> None:
-        """End what this box still runs."""
+    def end_inside(self) -> None:
+        """End what this box still runs, also where another thread waits for it."""
         with contextlib.suppress(OSError, ValueError):
             for line in self._report.read_text(encoding="utf-8").splitlines():
                 if number := json.loads(line).get("process"):
