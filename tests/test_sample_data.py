@@ -55,7 +55,9 @@ def tree_after(repo: Path, start: str, patch: str, *options: str) -> str:
     """Apply a patch to a commit or tree with git and return the id of the new tree."""
     builder.git(repo, "read-tree", start)
     builder.git(repo, "apply", "--cached", *options, text=patch)
-    return str(builder.git(repo, "write-tree"))
+    made = str(builder.git(repo, "write-tree"))
+    builder.git(repo, "read-tree", "main")  # the index as it was, for whoever comes next
+    return made
 
 
 def unpack(repo: Path, commit: str, folder: Path) -> Path:

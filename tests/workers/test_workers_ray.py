@@ -38,6 +38,7 @@ pytest.importorskip("ray")
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_package"
 # Ray takes 127.0.0.1 for the machine's outer address; these are the loopback's, too
 _HEAD, _OTHER = "127.0.0.2", "127.0.0.3"
+_SMALL = {"num_cpus": 2, "object_store_memory": 100 << 20}
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,8 @@ def ray_cluster() -> Iterator[Any]:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     from ray.cluster_utils import Cluster
 
-    small = {"num_cpus": 2, "object_store_memory": 100 << 20}
-    head = {**small, "include_dashboard": False, "node_ip_address": _HEAD}
+    head = {**_SMALL, "include_dashboard": False, "node_ip_address": _HEAD}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(**small, node_ip_address=_OTHER)
-    cluster.wait_for_nodes()
     module.connect.cache_clear()
     yield cluster
     import ray
@@ -63,6 +61,9 @@ def ray_cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def workers(ray_cluster: Any) -> Workers:
+    if not ray_cluster.worker_nodes:  # the first time, and where a test has killed it
+        ray_cluster.add_node(**_SMALL, node_ip_address=_OTHER)
+        ray_cluster.wait_for_nodes()
     return Workers("ray", ray_cluster.address)
 
 
@@ -268,7 +269,7 @@ def _hunted(tmp_path: Path, name: str, workers: Workers, reporter: Reporter) -> 
 def test_hunting_on_two_nodes_makes_the_same_also_where_one_is_killed(
     ray_cluster: Any, workers: Workers, tmp_path: Path
 ) -> None:
-    """The last test of the file: a node is gone after it."""
+    """What the node that is killed was at is done by the other."""
     here = _hunted(tmp_path, "here", Workers(), Reporter())
     assert len(here[0]) == len(here[1]) == 24
     assert _hunted(tmp_path, "there", workers, Reporter()) == here
