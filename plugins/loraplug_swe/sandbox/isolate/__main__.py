@@ -24,6 +24,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -80,7 +81,7 @@ def main() -> int:
     kernel.keep_private()
     first = os.fork()  # the first process of the new table: when it ends, so does everything in it
     if first:
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(first, signal.SIGKILL))
+        signal.signal(signal.SIGTERM, lambda *_: kill(first))
         return int(watch.exit_code(os.waitpid(first, 0)[1]))
     kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     kernel.keep_private()
@@ -92,6 +93,12 @@ def main() -> int:
     if gaps.why and not spec["weak"]:
         os._exit(REFUSED)
     os._exit(watch.run(kernel, spec, command, tell, own_root, os.getuid() == 0))
+
+
+def kill(process: int) -> None:
+    """End a process that may have ended by itself just now."""
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 def bare(spec: dict[str, Any], command: list[str], gaps: Gaps, tell: Callable[..., None]) -> int:
