@@ -26,8 +26,8 @@ from loraplug_swe.evaluation.remote import server_generator
 from loraplug_swe.evaluation.results import Journal, Result, last_turns, report, resolved_by_turn
 from loraplug_swe.evaluation.table import lines
 from loraplug_swe.evaluation.turns import answer_again, check_rows, may_go_on
-from loraplug_swe.mutation.make import workshop
 from loraplug_swe.sandbox.machine import Needs
+from loraplug_swe.sandbox.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from loraplug import App
@@ -62,7 +62,7 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
     out = wanted.out or run.outputs / "evals" / run.name
     settings = _settings(wanted, plan, sampling)
     with exclusive_lock(out, str(out)), Journal(out / "results.jsonl", settings, wanted.fresh) as journal, \
-            workshop(run.cache / "evals") as scratch, \
+            scratch_folder(run.cache / "evals") as scratch, \
             Workroom(plan.repos, plan.tests_path, plan.checking, scratch, wanted.suite == "all") as room, \
             open_judging(room, plan.workers, plan.tasks, spare=int(wanted.answers is None)) as judging:  # fmt: skip
         cases, unfit = _prepare(plan, judging, run)

@@ -15,8 +15,8 @@ from loraplug_swe.evaluation.judge import Verdict
 from loraplug_swe.evaluation.plan import EvalOptions, formatter_of, limits_of
 from loraplug_swe.evaluation.questions import Question, checked, read_questions
 from loraplug_swe.evaluation.results import Journal, report
-from loraplug_swe.mutation.make import workshop
 from loraplug_swe.sandbox.sandbox import Sandbox, check_isolation
+from loraplug_swe.sandbox.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from loraplug import App
@@ -51,7 +51,7 @@ def run_set(app: App, wanted: EvalOptions, place: Path, as_json: bool, short: bo
         "recipe": None if wanted.recipe is None else str(wanted.recipe), "sampling": asdict(sampling),
     }  # fmt: skip
     with exclusive_lock(out, str(out)), Journal(out / "results.jsonl", settings, wanted.fresh) as journal, \
-            workshop(run.cache / "evals") as scratch:  # fmt: skip
+            scratch_folder(run.cache / "evals") as scratch:  # fmt: skip
         (scratch / "empty").mkdir()
         labels = ["model", "base"] if wanted.base is not None else ["model"]
         every = {(name, sample) for name in questions for sample in range(sampling.samples)}

@@ -21,10 +21,11 @@ from loraplug_swe.history.judge import Judge, Now, Then
 from loraplug_swe.history.rows import Row, then_row, today_row, today_task
 from loraplug_swe.history.verify import Verdict, as_line, as_verdict
 from loraplug_swe.mutation.language import Report, language
-from loraplug_swe.mutation.make import box_limits, workshop
+from loraplug_swe.mutation.make import box_limits
 from loraplug_swe.mutation.task import write_tasks
 from loraplug_swe.sandbox.checkout import copy_commits, find_commit, repo_name
 from loraplug_swe.sandbox.limits import Limits
+from loraplug_swe.sandbox.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from loraplug_swe.history.source import SweHistorySource
@@ -49,7 +50,7 @@ def make(source: SweHistorySource, run: Run) -> Iterator[dict[str, Any]]:
     rows: list[Row] = []
     tally: Counter[str] = Counter()
     home = run.cache / "history"
-    with workshop(home) as scratch:
+    with scratch_folder(home) as scratch:
         journal = home / _key(source, tip) / "journal.jsonl"
         with exclusive_lock(journal.parent, f"{source.path} ({journal.parent.name})"):
             known = read_journal(journal)

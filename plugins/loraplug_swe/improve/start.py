@@ -24,8 +24,9 @@ from loraplug_swe.improve.recipes import Recipes
 from loraplug_swe.improve.report import difficulty, lines, report
 from loraplug_swe.improve.rounds import Rounds
 from loraplug_swe.improve.teaching import settled
-from loraplug_swe.mutation.make import box_limits, workshop
+from loraplug_swe.mutation.make import box_limits
 from loraplug_swe.sandbox.sandbox import check_isolation
+from loraplug_swe.sandbox.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from loraplug import App, Pipeline
@@ -69,7 +70,7 @@ def start(
                             limits=box_limits(source), tests=source.tests)  # fmt: skip
         tests_path = getattr(source, "tests_path", None)
         with (
-            workshop(run.cache / "evals") as scratch,
+            scratch_folder(run.cache / "evals") as scratch,
             Workroom({"": source.path}, tests_path, checking, scratch, True) as room,
         ):
             make = opened or (lambda pipeline: opener(app.registry, pipeline.recipe.formatter, run))

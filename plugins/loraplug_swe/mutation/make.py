@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
-from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
+from loraplug import InputError, Run, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_swe.mutation.candidates import chosen_kinds, find
 from loraplug_swe.mutation.hunt import Bug, Hunt, HuntOptions
 from loraplug_swe.mutation.language import BaselineRun, Language, Suite, environment, language
@@ -24,6 +21,7 @@ from loraplug_swe.mutation.task import make_row, make_task, write_tasks
 from loraplug_swe.sandbox.checkout import Staged, stage
 from loraplug_swe.sandbox.limits import Limits
 from loraplug_swe.sandbox.sandbox import Sandbox
+from loraplug_swe.sandbox.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from loraplug_swe.history.source import SweHistorySource
@@ -43,7 +41,7 @@ def make(source: SweBugsSource, run: Run) -> Iterator[dict[str, Any]]:
     if unfit := list(source.unfit_machines(run)):  # `loraplug data` asks no preflight
         raise InputError("; ".join(problem.message for problem in unfit), where=unfit[0].path)
     chosen_kinds(tongue, source.kinds)
-    with workshop(run.cache / "bugs") as scratch:
+    with scratch_folder(run.cache / "bugs") as scratch:
         staged = stage(source.path, source.revision, source.repo, source.tests_path, scratch)
         suite = tongue.suite(source.tests, source.test_args, source.python)
         place = run.cache / "bugs" / _key(source, staged)
@@ -140,33 +138,3 @@ def _key(source: SweBugsSource, staged: Staged) -> str:
             *filter(None, [environment(language(source.language), source.path, source.python).identity]),
             source.language, source.max_failing, source.timeout, asdict(source.limits), source.readable]  # fmt: skip
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
-
-
-@contextmanager
-def workshop(home: Path) -> Iterator[Path]:
-    """A folder to work in, removed after; those of processes that were killed go too."""
-    with wrap_os_errors(home):
-        home.mkdir(parents=True, exist_ok=True)
-        for old in home.glob("work-*"):
-            if not _alive(int(old.name.removeprefix("work-"))):
-                shutil.rmtree(old, ignore_errors=True)
-        own = home / f"work-{os.getpid()}"
-        if own.exists():
-            raise LoraplugError("this process already makes bugs", where=own, todo="load one source at a time")
-        own.mkdir()
-    try:
-        yield own
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":
-        return True  # a signal 0 would end it
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
