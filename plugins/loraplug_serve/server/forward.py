@@ -53,10 +53,18 @@ def unreachable(model: Forwarded, error: Exception) -> ApiError:
 
 async def _events(found: httpx2.Response, model: Forwarded) -> AsyncIterator[bytes]:
     ours = f'"model":{json.dumps(model.name)}'.encode()
+    rest = b""
     try:
         async for chunk in found.aiter_bytes():
-            # llama.cpp names the file; within a text the quotes would be escaped
-            yield _MODEL.sub(lambda _: ours, chunk) if model.renamed else chunk
+            if not model.renamed:
+                yield chunk
+                continue
+            whole, end, rest = (rest + chunk).rpartition(b"\n\n")  # a name may be cut by the end of a chunk
+            if end:
+                # llama.cpp names the file; within a text the quotes would be escaped
+                yield _MODEL.sub(lambda _: ours, whole + end)
+        if rest:
+            yield _MODEL.sub(lambda _: ours, rest)
     except httpx2.HTTPError as error:
         yield f"data: {json.dumps(unreachable(model, error).body())}\n\n".encode()
     finally:
