@@ -25,7 +25,9 @@ def measure_importance(folder: Path, rows: Sequence[Sequence[int]], run: Run) ->
     import torch
     from torch import nn
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, trust_remote_code=False)
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}

@@ -13,6 +13,8 @@ from loraplug_export.certificate.conversations import Message, conversations, pr
 from loraplug_export.certificate.engines import TorchEngine, stop_ids
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 ANSWER = 16  # tokens
@@ -69,8 +71,7 @@ def ask_reference(result: ExportContext) -> Reference:
     Raises:
         InputError: there is no chat template; the adapter does not fit the base.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from loraplug_export.folders import has_tokenizer
 
@@ -80,10 +81,7 @@ def ask_reference(result: ExportContext) -> Reference:
         todo = 'export without --prove (prove = "never")'
         raise InputError("has no chat template, which a certificate needs", where=folder, todo=todo)
     dtype = _dtype(result)
-    base = AutoModelForCausalLM.from_pretrained(
-        result.base, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
-    )
-    model = load_adapter(base, result.adapter).eval()
+    model = load_adapter(load_local(result.base, dtype), result.adapter).eval()
     end = end_of_turn(tokenizer)
     stops = stop_ids(model, tokenizer) | ({end} if end is not None else set())
     tuned = TorchEngine("base + adapter", model, tokenizer, stops)
@@ -92,6 +90,18 @@ def ask_reference(result: ExportContext) -> Reference:
         asked = [_ask(messages, ids, tuned, plain) for messages, ids in _prompts(result, tokenizer)]
         bar.advance()
     return Reference(tokenizer, asked, end, dtype)
+
+
+def load_local(folder: Path, dtype: str, **options: Any) -> Any:
+    """A model folder in torch's `dtype`, without a progress bar; `options` are of `from_pretrained`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, **options
+    )
 
 
 def _ask(messages: Sequence[Message] | None, ids: Sequence[int], tuned: TorchEngine, plain: TorchEngine) -> Asked:

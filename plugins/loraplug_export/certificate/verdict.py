@@ -14,7 +14,7 @@ from loraplug_export.card import public_name
 from loraplug_export.certificate.engines import Engine, TorchEngine, stop_ids
 from loraplug_export.certificate.measure import EngineReport, compare
 from loraplug_export.certificate.page import page
-from loraplug_export.certificate.reference import Reference, ask_reference
+from loraplug_export.certificate.reference import Reference, ask_reference, load_local
 
 VERSION = 1
 FILE, PAGE = "certificate.json", "CERTIFICATE.md"
@@ -147,14 +147,10 @@ def folder_claim(folder: Path) -> Claim:
 
 
 def _folder_engine(folder: Path, reference: Reference) -> TorchEngine:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model, told = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, reference.dtype), local_files_only=True, trust_remote_code=False,
-        output_loading_info=True, ignore_mismatched_sizes=False,
-    )  # fmt: skip
+    model, told = load_local(folder, reference.dtype, output_loading_info=True, ignore_mismatched_sizes=False)
     if lost := sorted(told["missing_keys"]):
         raise LoraplugError(f"lacks {len(lost)} weights, such as {lost[0]}", where=folder)
     return TorchEngine("merged", model.eval(), tokenizer, stop_ids(model, tokenizer))
@@ -166,12 +162,10 @@ def adapter_claim(base: Path, folder: Path) -> Claim:
 
 
 def _adapter_engine(base: Path, folder: Path, reference: Reference) -> TorchEngine:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    dtype = getattr(torch, reference.dtype)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True, trust_remote_code=False)
+    model = load_local(base, reference.dtype)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return TorchEngine("adapter", load_adapter(model, folder).eval(), tokenizer, stop_ids(model, tokenizer))
