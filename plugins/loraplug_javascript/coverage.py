@@ -1,4 +1,4 @@
-"""Line coverage per test, from `node/coverage.mjs` and istanbul's JSON."""
+"""Line coverage per test, from `node-scripts/coverage.mjs` and istanbul's JSON."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from loraplug import InputError
 from loraplug_swe.mutation import Environment
 
-OURS = Path(__file__).parent / "node"
+OURS = Path(__file__).parent / "node-scripts"
 OLDEST = (20, 16)  # tests have a fullName from there on
 MODULES = "node_modules"
 _PATIENCE = 30.0
