@@ -52,26 +52,21 @@ from loraplug.plugin.components import (
     HOOKS,
     KINDS,
     Adapter,
-    Artefact,
-    BaseFacts,
     Component,
     DatasetSource,
-    Estimate,
-    ExportContext,
     Exporter,
     Formatter,
     ModelLoader,
     Optimizer,
     Quantizer,
-    Sample,
     Scheduler,
     Trainer,
-    TrainingResult,
     Transform,
     held,
 )
 from loraplug.plugin.contracts import API_VERSION
 from loraplug.plugin.diagnostics import Diagnostic, Finding
+from loraplug.plugin.handover import Artefact, BaseFacts, Estimate, ExportContext, Sample, TrainingResult
 from loraplug.plugin.hookspecs import hookimpl
 from loraplug.plugin.installed import Plugin
 from loraplug.plugin.registry import Entry, Registry, load_registry, report

@@ -12,7 +12,8 @@ from loraplug.config.options import options
 from loraplug.config.structure import unstructure
 from loraplug.context import Run
 from loraplug.errors import PluginError, Problem
-from loraplug.plugin.components import Component, ExportContext
+from loraplug.plugin.components import Component
+from loraplug.plugin.handover import ExportContext
 from loraplug.plugin.registry import Registry, load_registry
 from loraplug.recipe.building import build_table
 

@@ -36,7 +36,8 @@ from loraplug.pipeline.state import (
     worth_keeping,
 )
 from loraplug.pipeline.transforms import transformed
-from loraplug.plugin.components import Artefact, Component, ExportContext, Exporter, Sample, TrainingResult
+from loraplug.plugin.components import Component, Exporter
+from loraplug.plugin.handover import Artefact, ExportContext, Sample, TrainingResult
 from loraplug.plugin.registry import Registry
 from loraplug.recipe import lock, own_locks
 from loraplug.recipe.recipe import DataSet, Recipe, Validation
