@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from datetime import datetime
@@ -15,29 +15,27 @@ import attrs
 
 from loraplug import files
 from loraplug.config.secrets import redacted
-from loraplug.context import Event, Named, Reporter, Run, published
+from loraplug.context import Event, Named, Reporter, Run
 from loraplug.data.labels import check_labels
 from loraplug.data.mixture import Taken, alike, mixed, together
 from loraplug.data.schemas import SCHEMAS, Encoded, Placement, check_encoded
 from loraplug.data.split import split
 from loraplug.errors import InputError
+from loraplug.pipeline.exports import LOCK, Exports
 from loraplug.pipeline.pins import Pins
 from loraplug.pipeline.preflight import preflight
 from loraplug.pipeline.stages import observer, stage
 from loraplug.pipeline.state import (
     State,
-    differences,
-    free_name,
     open_state,
     read_state,
     save,
-    seal,
     set_aside,
     worth_keeping,
 )
 from loraplug.pipeline.transforms import transformed
-from loraplug.plugin.components import Component, Exporter
-from loraplug.plugin.handover import Artefact, ExportContext, Sample, TrainingResult
+from loraplug.plugin.components import Component
+from loraplug.plugin.handover import Sample, TrainingResult
 from loraplug.plugin.registry import Registry
 from loraplug.recipe import lock, own_locks
 from loraplug.recipe.recipe import DataSet, Recipe, Validation
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     Prepared = tuple[PreTrainedTokenizerBase, Encoded, Encoded | None]
 
 T = TypeVar("T")
-_LOCK = "recipe.lock.toml"
 STAGES = ("dataset", "formatter", "model", "quantizer", "trainer", "exporter")
 
 
@@ -110,7 +107,7 @@ class Pipeline:
             if fresh and (aside := set_aside(run.folder)) is not None:
                 run.say(f"moved the earlier run of this name to {aside}")
             state = open_state(run, self.recipe, self.registry)
-            self._check_places(state, ours, fresh)
+            self._exports(state).check_places(ours, fresh)
             state.setdefault("date", run.date.isoformat())
             self.run = attrs.evolve(run, date=datetime.fromisoformat(state["date"]))
             try:
@@ -128,7 +125,7 @@ class Pipeline:
                 return outcome
         if until != "exporter":
             return self._outcome(state, "trainer")
-        self._export(state)
+        self._exports(state).make()
         return self._outcome(state, "exporter")
 
     def preflight(self, until: str = "exporter", *, deep: bool = False) -> None:
@@ -290,7 +287,7 @@ class Pipeline:
         if last < STAGES.index("trainer"):
             self.load_model(recipe.trainer.placement(run=run))
             return Outcome(STAGES[last])
-        path = run.folder / _LOCK
+        path = run.folder / LOCK
         files.write_text(path, lock.lock_text(recipe, self.registry, pins.facts()))
         own_locks.remember(path.read_bytes(), run)
         run.publish(path)
@@ -356,55 +353,8 @@ class Pipeline:
         self.recipe.trainer.placement(run=self.run)  # before any process hears of another one
         return self.run.distributed.broadcast(work)
 
-    def _export(self, state: State) -> None:
-        recipe, run = self.recipe, self.run
-        wanted = lock.as_table(recipe, self.registry, secrets=True)["exporter"]
-        made: list[Artefact] = []
-        for index in _in_order(recipe.exporter):
-            exporter, options = recipe.exporter[index], wanted[index]
-            place = exporter.place(run=run)
-            if not self._is_made(state, place, options):
-                with self._stage("exporter", exporter):
-                    trained = self._trained(state, made)
-                    state["artefacts"][str(place)] = "begun"
-                    save(run, state)
-                    with files.atomic_output(place) as out:
-                        exporter.export(result=trained, out=out)
-                        old, new = trained.extras.get(_LOCK), out / _LOCK
-                        if old is not None and own_locks.is_own(old.read_bytes()) and new.is_file():
-                            own_locks.remember(new.read_bytes(), run)  # it has figures of the export in it
-                state["artefacts"][str(place)] = "made"
-                state.setdefault("exporters", {})[str(place)] = seal(options)
-                save(run, state)
-            made.append(Artefact(exporter.name, place, options))
-            run.emit("artefact", name=exporter.name, path=str(place))
-
-    def _trained(self, state: State, made: Sequence[Artefact]) -> ExportContext:
-        recipe, run = self.recipe, self.run
-        base = recipe.model.base(run=run)
-        result = state.get("result", {"kind": "adapter", "path": "adapter"})
-        return ExportContext(
-            run=run,
-            adapter=run.folder / result["path"],
-            base=base,
-            base_id=str(getattr(recipe.model, "id", base)),
-            extras={name: path for name, path in published(run.folder).items() if path.stat().st_size},
-            figures=state["figures"],
-            samples=[Sample(**sample) for sample in state["samples"]],
-            artefacts=tuple(made),
-            kind=result["kind"],
-            quantizer=recipe.quantizer,
-        )
-
-    def _is_made(self, state: State, place: Path, options: dict[str, Any]) -> bool:
-        """Whether an artefact is there, and was made with these options."""
-        if state["artefacts"].get(str(place)) != "made" or not place.exists():
-            return False
-        old = state.get("exporters", {}).get(str(place))
-        changed = differences(old["recipe"], old["secrets"], options) if old else []
-        if changed:
-            self.run.say(f"{place}: exported again, as its options have changed ({', '.join(changed)})")
-        return not changed
+    def _exports(self, state: State) -> Exports:
+        return Exports(self.recipe, self.registry, self.run, state, self._stage)
 
     @contextmanager
     def _stage(self, kind: str, part: Component) -> Iterator[None]:
@@ -417,24 +367,6 @@ class Pipeline:
 
     # the run's folder
 
-    def _check_places(self, state: State, ours: Container[str], fresh: bool) -> None:
-        for exporter in self.recipe.exporter:
-            place = exporter.place(run=self.run)
-            files.check_writable(place.parent)
-            files.recover(place)
-            if not place.exists() or str(place) in state["artefacts"] or str(place) in ours:
-                continue
-            if not fresh:
-                raise InputError(
-                    "exists already and was not made by this run",
-                    where=place,
-                    todo="choose another run_name, move it away, or start with --fresh, which moves it aside",
-                )
-            aside = free_name(place)
-            with files.wrap_os_errors(place):
-                place.rename(aside)
-            self.run.say(f"moved an existing file or folder to {aside}")
-
     def _keep(self, state: State, result: TrainingResult) -> None:
         path = Path(os.path.relpath(result.path, self.run.folder)).as_posix()  # outputs may be moved
         state["result"] = {"kind": result.kind, "path": path}
@@ -446,18 +378,6 @@ class Pipeline:
         places = {exporter.name: exporter.place(run=self.run) for exporter in self.recipe.exporter}
         samples = [Sample(**sample) for sample in state["samples"]]
         return Outcome(reached, state["figures"], samples, places if reached == "exporter" else {})
-
-
-def _in_order(exporters: Sequence[Exporter]) -> list[int]:
-    """Exporters in the order of the recipe, each behind those whose artefacts it needs."""
-    waiting, order = [*range(len(exporters))], list[int]()
-    while waiting:
-        left = {exporters[index].name for index in waiting}
-        ready = [at for at in waiting if not (left & set(exporters[at].needs)) - {exporters[at].name}]
-        index = (ready or waiting)[0]
-        waiting.remove(index)
-        order.append(index)
-    return order
 
 
 def _tell_of(event: Event, place: str, observe: Callable[[Event], None]) -> None:
