@@ -26,14 +26,14 @@ quickstart: $(USABLE)  ## trains the embedded model to fix bugs, and tests its f
 	@echo "    $(BIN)/loraplug run recipes/fix_my_repo.toml --set dataset.path=../my-package"
 
 test: $(READY) lint  ## everything CI runs
-	$(BIN)/python -m pytest -n 2 -p no:randomly
-	LORAPLUG_AUTO_DTYPE=bfloat16 $(BIN)/python -m pytest -n 2 -p no:randomly -m "not slow" $(AFFECTED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:randomly
+	LORAPLUG_AUTO_DTYPE=bfloat16 $(BIN)/python -m pytest -n 2 --dist worksteal -p no:randomly -m "not slow" $(AFFECTED)
 
 shuffled: $(READY)  ## the same tests in an order drawn anew, whose seed is printed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 fast: $(READY) lint  ## the tests that take no real model
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 pythons:  ## a part of the tests on every other Python that is there, each in an environment of its own
 	@for one in $(PYTHONS); do $$one -c "import sys; print(sys.executable)" 2> /dev/null; done | sort -u | while read -r one; do \
@@ -43,7 +43,7 @@ pythons:  ## a part of the tests on every other Python that is there, each in an
 
 portable: $(READY)
 	$(BIN)/python --version
-	$(BIN)/python -m pytest -n 2 -p no:randomly -m "not slow" $(PORTABLE)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:randomly -m "not slow" $(PORTABLE)
 
 matrix: $(READY)  ## every number format, kernel, adapter and layout; the table in docs/precision.md
 	$(BIN)/python tests/matrix/matrix_table.py $(VENV)/matrix

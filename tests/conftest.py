@@ -27,6 +27,8 @@ settings.load_profile("steady")
 
 # as the command line does, before torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads of one would wait for those of the other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # which runs are the user's own is noted in a folder of the user's, and not in that of who runs the tests
 os.environ["LORAPLUG_STATE"] = tempfile.mkdtemp(prefix="loraplug-state-")
