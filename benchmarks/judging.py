@@ -46,8 +46,9 @@ def judging(repo: Path, limit: int) -> dict[str, Any]:
     from loraplug_swe.edits import render
     from loraplug_swe.evaluation import judge as module
     from loraplug_swe.evaluation.bench import Checking
-    from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom, tongue_of
+    from loraplug_swe.evaluation.cases import Case, PromptOptions, tongue_of
     from loraplug_swe.evaluation.reading import Task, read_tasks
+    from loraplug_swe.evaluation.workroom import Workroom
 
     older: Any = getattr(module, "Judge", None)  # what judged before there was a function
     judged: Any = older().judge if older else module.judge

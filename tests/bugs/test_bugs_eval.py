@@ -19,11 +19,12 @@ from command import Cli
 from loraplug import InputError, LoraplugError, Run, load_registry
 from loraplug_swe.edits import render
 from loraplug_swe.evaluation.bench import Bench, Checking
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom
+from loraplug_swe.evaluation.cases import Case, PromptOptions
 from loraplug_swe.evaluation.judge import judge
 from loraplug_swe.evaluation.reading import Task, read_answers, read_tasks
 from loraplug_swe.evaluation.results import Journal, Result, report
 from loraplug_swe.evaluation.statistics import pass_at, sign_test, wilson
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.mutation.source import SweBugsSource
 
 CODE = f'"""Small sums."""\n\n\n{CLAMP_AND_MEAN}'

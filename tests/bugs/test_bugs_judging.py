@@ -17,12 +17,13 @@ from loraplug.workers import workers as local_workers
 from loraplug_swe.edits import unified_diff
 from loraplug_swe.evaluation import judging as module
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit, Workroom
+from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit
 from loraplug_swe.evaluation.generator import Completion
 from loraplug_swe.evaluation.judge import Verdict
 from loraplug_swe.evaluation.judging import Given, Known, RoomJob, open_judging
 from loraplug_swe.evaluation.reading import Task
 from loraplug_swe.evaluation.sending import send_code
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.sandbox.checkout import digest
 
 TESTS = """\

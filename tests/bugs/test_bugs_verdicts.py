@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraplug_swe.evaluation.bench import Bench, Checking
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom, held_back
+from loraplug_swe.evaluation.cases import Case, PromptOptions, held_back
 from loraplug_swe.evaluation.flags import flags
 from loraplug_swe.evaluation.judge import judge
 from loraplug_swe.evaluation.reading import Task
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.mutation.language import Report
 from loraplug_swe.mutation.python import PytestTester, Python, Worker
 from loraplug_swe.sandbox.channel import WORD, Forged, Kept, read_reply

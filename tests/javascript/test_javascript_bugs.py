@@ -18,9 +18,10 @@ from loraplug.testing import tiny_run
 from loraplug_javascript.language import JAVASCRIPT
 from loraplug_javascript.suite import JavaScriptTester
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom
+from loraplug_swe.evaluation.cases import Case, PromptOptions
 from loraplug_swe.evaluation.judge import judge
 from loraplug_swe.evaluation.reading import Task, read_tasks
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.mutation import BaselineRun, Report
 from loraplug_swe.mutation.source import SweBugsSource
 from loraplug_swe.sandbox import Limits, Sandbox

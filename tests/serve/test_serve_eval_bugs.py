@@ -13,8 +13,9 @@ from serve_helpers import serving
 from command import ROOT
 from loraplug_swe.edits import render
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Workroom
+from loraplug_swe.evaluation.cases import Case, PromptOptions
 from loraplug_swe.evaluation.reading import Task, read_tasks
+from loraplug_swe.evaluation.workroom import Workroom
 
 TASKS, CODE = ROOT / "data/sample_tasks", ROOT / "data/sample_package"
 IDS = ("16", "24", "61")  # short functions

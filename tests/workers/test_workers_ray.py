@@ -22,9 +22,9 @@ from loraplug.workers import cluster as module
 from loraplug_chat import workers as encoding_workers
 from loraplug_chat.formatter import ChatTemplate
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import Workroom
 from loraplug_swe.evaluation.generator import Completion, Drawn, Sampling
 from loraplug_swe.evaluation.reading import Task, read_tasks
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.history.make import read_journal
 from loraplug_swe.history.source import SweHistorySource
 from loraplug_swe.improve.answers import Asking

@@ -14,7 +14,7 @@ from attrs import asdict, evolve
 from loraplug import InputError, Run, atomic_output, echo, exclusive_lock, open_model, wrap_os_errors
 from loraplug_serve.remote import is_url
 from loraplug_swe.evaluation.brief import brief, headline
-from loraplug_swe.evaluation.cases import Case, Unfit, Workroom
+from loraplug_swe.evaluation.cases import Case, Unfit
 from loraplug_swe.evaluation.command import OWN
 from loraplug_swe.evaluation.generator import Answering, Completion, Sampling, load
 from loraplug_swe.evaluation.judge import Verdict
@@ -26,6 +26,7 @@ from loraplug_swe.evaluation.remote import server_generator
 from loraplug_swe.evaluation.results import Journal, Result, last_turns, report, resolved_by_turn
 from loraplug_swe.evaluation.table import lines
 from loraplug_swe.evaluation.turns import answer_again, check_rows, may_go_on
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.sandbox.machine import Needs
 from loraplug_swe.sandbox.scratch import scratch_folder
 

@@ -14,11 +14,12 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from loraplug import Crew, Job, Workers
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit, Workroom, by_commit
+from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit, by_commit
 from loraplug_swe.evaluation.generator import Completion
 from loraplug_swe.evaluation.judge import Verdict, change_of, judge, usable
 from loraplug_swe.evaluation.reading import Task
 from loraplug_swe.evaluation.sending import SentCode, send_code
+from loraplug_swe.evaluation.workroom import Workroom
 
 _POLL = 0.2  # seconds
 Given = tuple[str, int, Completion]

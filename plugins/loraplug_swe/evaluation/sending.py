@@ -9,8 +9,8 @@ from attrs import frozen
 
 from loraplug import InputError
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import Workroom
 from loraplug_swe.evaluation.reading import Task
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.mutation.language import Environment
 from loraplug_swe.sandbox.checkout import copy_commits, find_commit, is_repository, run_git, stage
 from loraplug_swe.sandbox.copies import copy_tree

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import field, frozen
 
 from loraplug import InputError, Run, open_model
-from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit, Workroom
+from loraplug_swe.evaluation.cases import Case, PromptOptions, Unfit
 from loraplug_swe.evaluation.generator import Completion, Sampling, load, prompts
 from loraplug_swe.evaluation.judge import Verdict
 from loraplug_swe.evaluation.judging import Judging, Known, open_judging
 from loraplug_swe.evaluation.results import Journal, Result
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.improve.data import Bugs
 from loraplug_swe.improve.folder import read_json, write_json
 from loraplug_swe.improve.rollouts import GONE, DrawnFile

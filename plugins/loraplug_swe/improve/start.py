@@ -14,7 +14,8 @@ from attrs import asdict
 
 from loraplug import InputError, Run, as_table, atomic_output, echo, exclusive_lock, wrap_os_errors
 from loraplug_swe.evaluation.bench import Checking
-from loraplug_swe.evaluation.cases import PromptOptions, Workroom
+from loraplug_swe.evaluation.cases import PromptOptions
+from loraplug_swe.evaluation.workroom import Workroom
 from loraplug_swe.improve.answers import Asking, Opener, opener
 from loraplug_swe.improve.data import make_data, set_of_bugs
 from loraplug_swe.improve.folder import Folder, write_json, write_rows
