@@ -28,7 +28,8 @@ def server(
 ) -> Iterator[Served]:
     """The base, two adapters on it, and a model that calls a function."""
     folder = tmp_path_factory.mktemp("serving")
-    with serving(folder, f"base={tiny_model}", *adapters, caller, "--max-body", 1) as found:
+    whole = {"LORAPLUG_AUTO_DTYPE": "float32"}  # as the models of the tests that answers are compared with
+    with serving(folder, f"base={tiny_model}", *adapters, caller, "--max-body", 1, env=whole) as found:
         yield found
 
 
