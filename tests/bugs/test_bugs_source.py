@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,8 @@ def test_bad_input(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "new").mkdir()
     git(tmp_path / "new", "init", "--quiet")
+    venv.create(tmp_path / "venv", symlinks=True)
+    bare = tmp_path / "venv" / "bin" / "python"  # without pytest
     cases: list[tuple[dict[str, Any], str]] = [
         ({"path": str(tmp_path / "missing")}, "no such folder"),
         ({"path": str(repository), "revision": "nowhere"}, "git: there is no commit nowhere"),
@@ -325,6 +328,10 @@ def test_bad_input(repository: Path, tmp_path: Path) -> None:
         ({"path": "package:no_such_package"}, "no package no_such_package"),
         ({"path": "package:os;rm"}, "is not the import name of a package"),
         ({"path": str(repository), "tests_path": tmp_path / "none"}, "no such folder"),
+        (
+            {"path": str(repository), "python": str(bare)},
+            "the tests cannot be run: ModuleNotFoundError: No module named",
+        ),
         ({"path": str(tmp_path / "empty")}, f"{tmp_path / 'empty'}: pytest finds no tests in it"),
     ]
     for options, told in cases:

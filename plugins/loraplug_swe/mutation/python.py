@@ -131,6 +131,8 @@ class PytestSuite:
         todo = f"check that {self.python} has pytest and coverage"
         if not worker.words:
             todo += ", or raise dataset.limits.memory_mb (`eval`: --memory-mb)"
+        if early.startswith("Traceback (most recent call last)"):  # its last line says it: no pytest there, say
+            early = early.splitlines()[-1]
         raise LoraplugError(f"the tests cannot be run: {early}", where=box.source, todo=todo)
 
     def _no_tests(self, told: Mapping[str, Any], source: object) -> LoraplugError:

@@ -120,11 +120,18 @@ def is_repository(source: Path) -> bool:
     return (source / "HEAD").is_file() and (source / "objects").is_dir() and (source / "refs").is_dir()
 
 
-def run_git(source: Path, *arguments: str, stdin: bytes = b"", refused: str = "it gives no reason") -> bytes:
+def run_git(
+    source: Path,
+    *arguments: str,
+    stdin: bytes = b"",
+    refused: str = "it gives no reason",
+    key: str = "dataset.revision",
+) -> bytes:
     """Run git on a repository, without hooks, transports or user settings; nothing is fetched.
 
     Args:
         refused: what the error says where git refuses without a word.
+        key: the option that names the commit, for the error.
 
     Raises:
         InputError: git refuses.
@@ -140,7 +147,7 @@ def run_git(source: Path, *arguments: str, stdin: bytes = b"", refused: str = "i
         raise LoraplugError("git is not installed", todo="install git, or export the tree to a folder") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()[:300] or refused
-        raise InputError(f"git: {said}", where=source, todo="check dataset.path and dataset.revision")
+        raise InputError(f"git: {said}", where=source, todo=f"check dataset.path and {key}")
     return done.stdout
 
 
@@ -165,7 +172,7 @@ def find_commit(source: Path, revision: str, key: str = "dataset.revision") -> s
         raise InputError(f"{revision!r} is not a revision", where=key, todo="give a branch, tag or commit")
     missing = "there is no commit yet" if revision == "HEAD" else f"there is no commit {revision}"
     asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    return run_git(source, *asked, refused=missing).decode().strip()
+    return run_git(source, *asked, refused=missing, key=key).decode().strip()
 
 
 def _origin(source: Path) -> str | None:
