@@ -72,8 +72,8 @@ class _Lines(Progress):
         if now - self.told >= _SECONDS_BETWEEN_LINES or self.done == self.total:
             self.told = now
             left = (now - self.begun) / self.done * (self.total - self.done) if self.total and self.done else None
-            rest = f", {left:.0f} s left" if left else ""
-            self.reporter.say(f"{self.title}: {_count(self.done, self.total)} {_figures(figures)}{rest}".rstrip())
+            told = " ".join(filter(None, [_count(self.done, self.total), _figures(figures)]))
+            self.reporter.say(f"{self.title}: {told}" + (f", {left:.0f} s left" if left else ""))
 
 
 def _count(done: float, total: float | None) -> str:

@@ -81,7 +81,10 @@ def test_plugins_show_suggests(loraplug: Cli) -> None:
     ("words", "said"),
     [
         (["run", "missing.toml"], "missing.toml: no such recipe"),
+        (["run", "recpie.toml"], "did you mean recipe.toml?"),
+        (["run", "outputs/recipe.lock.toml"], "a run writes it when it has finished"),
         (["run", "{recipe}", "--until", "lunch"], 'no stage "lunch"'),
+        (["run", "{recipe}", "--set", "model.revision=2022-01-31"], "put it in quotes"),
         (["run", "{recipe}", "--set", "dataset.path=nope.jsonl"], "nope.jsonl: no such file"),
         (["run", "{recipe}", "--set", "dataset.path=broken.jsonl"], "broken.jsonl:2: is not JSON"),
         (["run", "{recipe}", "--set", "dataset.path=empty.jsonl"], "has no rows"),

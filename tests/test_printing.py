@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 import warnings
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_counts_in_a_log_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         with reporter.progress(title, total) as bar:
             bar.advance(total)
     assert drawn.getvalue().splitlines() == ["rows: 150000/150000", "merging: 100%"]
+    drawn.truncate(0)
+    drawn.seek(0)
+    with reporter.progress("rows", 4) as bar:
+        for figures in ({}, {"loss": 1.5}):
+            now = time.monotonic()
+            monkeypatch.setattr(bar, "begun", now - 10)
+            monkeypatch.setattr(bar, "told", now - 10)
+            bar.advance(1, **figures)
+    assert drawn.getvalue().splitlines() == ["rows: 1/4, 30 s left", "rows: 2/4 loss 1.5, 10 s left"]
 
 
 def test_nothing_is_printed_another_way() -> None:

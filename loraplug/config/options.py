@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, Set
+from datetime import date, time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -182,6 +183,8 @@ def _written(value: Any) -> str:
 def expected(hint: Any, value: Any) -> str:
     """Says what type a value should have had."""
     text = f"expected {type_text(hint)}, got {type(value).__name__} {value!r}"
+    if isinstance(value, (date, time)) and type_text(hint) == "str":
+        text += f"; put it in quotes, with --set in two kinds: --set 'KEY=\"{value}\"'"
     if isinstance(value, str) and has_controls(value):
         text += "; in double quotes \\ starts an escape: put a Windows path in single quotes, or write it with /"
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -360,6 +361,10 @@ def _parsed(file: Path, below: tuple[Path, ...]) -> Table:
     except FileNotFoundError:
         what, where = (f"no such file: {file}", f"{below[-1]}: extends") if below else ("no such recipe", file)
         todo = "give the path of a .toml file; those in recipes/ are made to be copied"
+        if file.name == "recipe.lock.toml":
+            todo = "a run writes it when it has finished; give the recipe itself until then"
+        elif near := get_close_matches(file.name, [one.name for one in file.parent.glob("*.toml")], n=1):
+            todo = f"did you mean {near[0]}?"
         raise InputError(what, where=where, todo=todo) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=file, todo="give the path of a .toml file") from None

@@ -35,7 +35,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "{folder}"
-base = AutoModelForCausalLM.from_pretrained("{base}"){grow}
+base = AutoModelForCausalLM.from_pretrained({base}){grow}
 model = PeftModel.from_pretrained(base, folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```""",
@@ -58,7 +58,7 @@ def write_card(result: ExportContext, out: Path, kind: Kind, proof: Mapping[str,
     licence = base_licence(result.base)
     base = loadable_base(result)
     is_hub = not Path(base).is_absolute()
-    named, loaded = public_name(result.base_id), base if is_hub else f"path/to/{public_name(result.base_id)}"
+    named, loaded = public_name(result.base_id), f'"{base}"' if is_hub else _local_base(result.base_id)
     data = ModelCardData(
         base_model=base if is_hub else None,
         base_model_relation=("adapter" if kind == "adapter" else "finetune") if is_hub else None,
@@ -126,10 +126,19 @@ def loadable_base(result: ExportContext) -> str:
 def public_name(base: str) -> str:
     """The base's name for publication: a hub id or `package:…` unchanged, of a local path only the last part."""
     if re.match(r"package:|hub:|https?:", base) or (
-        base.count("/") == 1 and base[0] not in "./~" and not Path(base).exists()
+        base.count("/") == 1 and base[0] not in "./~" and not base.endswith(".gguf") and not Path(base).exists()
     ):
         return base
     return re.split(r"[\\/]", base.rstrip("/\\"))[-1] or base
+
+
+def _local_base(base: str) -> str:
+    """The arguments of `from_pretrained` for a base that is not on the hub; where it lies is for the reader to fill in.
+
+    That of a GGUF file is its folder, as transformers has it.
+    """
+    folder, _, name = f"path/to/{public_name(base).removeprefix('package:')}".rpartition("/")
+    return f'"{folder}", gguf_file="{name}"' if name.endswith(".gguf") else f'"{folder}/{name}"'
 
 
 def base_licence(base: Path) -> str | None:
@@ -208,5 +217,5 @@ def _figures(result: ExportContext, proof: Mapping[str, Any]) -> list[str]:
         rows.append((f"largest difference of {what} from base + adapter", proof["largest"]))
     if not rows:
         return []
-    table = "\n".join(f"| {name} | {value:,.6g} |" for name, value in rows)
+    table = "\n".join(f"| {name} | {value:{',.0f' if abs(value) >= 1e5 else ',.6g'}} |" for name, value in rows)
     return [f"## Figures\n\n| | |\n|---|---|\n{table}"]

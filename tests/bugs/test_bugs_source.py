@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -313,16 +314,25 @@ def test_bad_input(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "new").mkdir()
+    git(tmp_path / "new", "init", "--quiet")
+    venv.create(tmp_path / "venv", symlinks=True)
+    bare = tmp_path / "venv" / "bin" / "python"  # without pytest
     cases: list[tuple[dict[str, Any], str]] = [
         ({"path": str(tmp_path / "missing")}, "no such folder"),
-        ({"path": str(repository), "revision": "nowhere"}, "git: "),
+        ({"path": str(repository), "revision": "nowhere"}, "git: there is no commit nowhere"),
+        ({"path": str(tmp_path / "new")}, f"{tmp_path / 'new'}: git: there is no commit yet"),
         ({"path": str(repository), "revision": "--help"}, "is not a revision"),
         ({"path": str(repository), "kinds": ("typo",)}, "no kind of bug 'typo'"),
         ({"path": str(repository), "language": "cobol"}, "no language 'cobol'"),
         ({"path": "package:no_such_package"}, "no package no_such_package"),
         ({"path": "package:os;rm"}, "is not the import name of a package"),
         ({"path": str(repository), "tests_path": tmp_path / "none"}, "no such folder"),
-        ({"path": str(tmp_path / "empty")}, "no test passes"),
+        (
+            {"path": str(repository), "python": str(bare)},
+            "the tests cannot be run: ModuleNotFoundError: No module named",
+        ),
+        ({"path": str(tmp_path / "empty")}, f"{tmp_path / 'empty'}: pytest finds no tests in it"),
     ]
     for options, told in cases:
         with pytest.raises(LoraplugError, match=told):

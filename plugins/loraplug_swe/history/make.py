@@ -175,7 +175,7 @@ def _decided(
 
 def _tell(source: SweHistorySource, rows: list[Row], tally: Counter[str], run: Run) -> None:
     looked = tally.total()
-    aside = ", ".join(f"{count} {reason}" for reason, count in tally.most_common() if reason != "fix")
+    aside = ", ".join(f"{reason} {count}" for reason, count in tally.most_common() if reason != "fix")
     told = f"{len(rows)} rows from {looked} commits ({100 * len(rows) / looked:.1f} per 100)"
     told += f"; left out: {aside}" if aside else ""
     if not rows:

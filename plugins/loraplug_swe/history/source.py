@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,16 @@ from loraplug_swe.mutation.options import BoxLimits
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_DAY = validators.optional(validators.matches_re(r"\d{4}-\d{2}-\d{2}"))
+
+def _is_day(_: object, option: Any, value: str | None) -> None:
+    if value is None:
+        return
+    try:
+        day = datetime.strptime(value, "%Y-%m-%d").strftime("%Y-%m-%d")
+    except ValueError:
+        day = ""
+    if day != value:
+        raise ValueError(f"{option.name} is a day such as 2022-01-31, got {value!r}")
 
 
 @frozen
@@ -28,9 +38,11 @@ class SweHistorySource(DatasetSource):
         str, Doc('the commits to search: a branch or tag with all its ancestors, or a range such as "v1.0..main"')
     ] = "HEAD"
     since: Annotated[str | None, Doc("only commits from this day on (YYYY-MM-DD)")] = field(
-        default=None, validator=_DAY
+        default=None, validator=_is_day
     )
-    until: Annotated[str | None, Doc("only commits up to this day (YYYY-MM-DD)")] = field(default=None, validator=_DAY)
+    until: Annotated[str | None, Doc("only commits up to this day (YYYY-MM-DD)")] = field(
+        default=None, validator=_is_day
+    )
     limit: Annotated[int | None, Doc("stop after this many rows, newest commits first")] = field(
         default=None, validator=validators.optional(validators.ge(1))
     )

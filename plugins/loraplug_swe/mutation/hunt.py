@@ -109,7 +109,7 @@ class Hunt:
                     if by_function[one.group] >= wanted.per_function:
                         continue
                     if reason == "bug":
-                        reason = "like another" if verdict.signature in seen else reason
+                        reason = "like an earlier one" if verdict.signature in seen else reason
                         seen.add(verdict.signature)
                     self.tally[reason] += 1
                     self.kinds.setdefault(one.mutation.kind, Counter())[reason] += 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 
-from loraplug import InputError, Run, atomic_output, exclusive_lock, wrap_os_errors
+from loraplug import InputError, LoraplugError, Run, atomic_output, exclusive_lock, wrap_os_errors
 from loraplug_swe.mutation.candidates import chosen_kinds, find
 from loraplug_swe.mutation.hunt import Bug, Hunt, HuntOptions
 from loraplug_swe.mutation.language import BaselineRun, Language, Suite, environment, language
@@ -74,10 +74,10 @@ def _hunt(
     bugs = hunt.bugs(found, wanted, run)
     tried = sum(map(len, found.functions.values()))
     aside = Counter({reason: count for reason, count in hunt.tally.items() if reason != "bug"})
-    told = ", ".join(f"{count} {reason}" for reason, count in aside.most_common())
+    told = ", ".join(f"{reason} {count}" for reason, count in aside.most_common())
     functions = len({bug.candidate.group for bug in bugs})
     summary = f"{len(bugs)} bugs in {functions} functions from {hunt.tally.total()} tries" + (
-        f" ({told})" if told else ""
+        f" (not kept: {told})" if told else ""
     )
     if not bugs:
         raise InputError(
@@ -102,7 +102,12 @@ def _survey(source: SweBugsSource, staged: Staged, suite: Suite, path: Path, run
         return survey
     run.say(f"running the tests of {source.path} twice, to see which lines each of them runs")
     with Sandbox(staged.tree, box_limits(source), home=staged.tree.parent, roots=source.roots) as box:
-        survey = checked(suite.survey(box), staged.tree, source.path)
+        try:
+            survey = checked(suite.survey(box), staged.tree, source.path)
+        except LoraplugError as error:
+            if error.where in (None, str(box.source)):  # the copy, whose path says nothing to the user
+                error.where = source.path
+            raise
         gaps = box.gaps
     if gaps:
         run.warn(f"the code under test is not fully isolated: no separate {', '.join(gaps)}")

@@ -86,7 +86,7 @@ class PytestSuite:
         passed = [test for test, outcome in first["outcomes"].items() if outcome == "passed"]
         steady = [test for test in passed if second["outcomes"].get(test) == "passed"]
         if not steady:
-            raise self._no_tests(first)
+            raise self._no_tests(first, box.source)
         now = {test: at for at, test in enumerate(steady)}
         old = list(first["outcomes"])
         if any(one >= len(old) for by_line in first["lines"].values() for tests in by_line.values() for one in tests):
@@ -131,15 +131,21 @@ class PytestSuite:
         todo = f"check that {self.python} has pytest and coverage"
         if not worker.words:
             todo += ", or raise dataset.limits.memory_mb (`eval`: --memory-mb)"
+        if early.startswith("Traceback (most recent call last)"):  # its last line says it: no pytest there, say
+            early = early.splitlines()[-1]
         raise LoraplugError(f"the tests cannot be run: {early}", where=box.source, todo=todo)
 
-    def _no_tests(self, told: Mapping[str, Any]) -> LoraplugError:
+    def _no_tests(self, told: Mapping[str, Any], source: object) -> LoraplugError:
         failed = [f"{one['test']}: {one['error']}: {one['message']}" for one in told["failures"]]
         seen = (told["broken"] or failed)[:1]
+        if not seen and not told["outcomes"]:
+            return LoraplugError("pytest finds no tests in it", where=source,
+                                 todo="dataset.tests or dataset.tests_path says where the tests are")  # fmt: skip
         return LoraplugError(
             f"no test passes ({len(told['outcomes'])} ran, pytest exited with {told['code']})"
             + "".join(f"; the first problem: {one}" for one in seen),
-            todo="run pytest there by hand; set python to an interpreter with the dependencies of the tests",
+            where=source,
+            todo="run pytest there by hand; set dataset.python to an interpreter with the dependencies of the tests",
         )
 
 

@@ -120,8 +120,18 @@ def is_repository(source: Path) -> bool:
     return (source / "HEAD").is_file() and (source / "objects").is_dir() and (source / "refs").is_dir()
 
 
-def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+def run_git(
+    source: Path,
+    *arguments: str,
+    stdin: bytes = b"",
+    refused: str = "it gives no reason",
+    key: str = "dataset.revision",
+) -> bytes:
     """Run git on a repository, without hooks, transports or user settings; nothing is fetched.
+
+    Args:
+        refused: what the error says where git refuses without a word.
+        key: the option that names the commit, for the error.
 
     Raises:
         InputError: git refuses.
@@ -136,10 +146,8 @@ def run_git(source: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     except FileNotFoundError:
         raise LoraplugError("git is not installed", todo="install git, or export the tree to a folder") from None
     if done.returncode:
-        raise InputError(
-            f"git: {done.stderr.decode('utf-8', 'replace').strip()[:300]}",
-            where=source, todo="check dataset.path and dataset.revision",
-        )  # fmt: skip
+        said = done.stderr.decode("utf-8", "replace").strip()[:300] or refused
+        raise InputError(f"git: {said}", where=source, todo=f"check dataset.path and {key}")
     return done.stdout
 
 
@@ -162,11 +170,9 @@ def find_commit(source: Path, revision: str, key: str = "dataset.revision") -> s
     """Resolve a branch, tag or hash, given by the option `key`, to a full commit hash."""
     if revision.startswith("-") or not revision.strip():
         raise InputError(f"{revision!r} is not a revision", where=key, todo="give a branch, tag or commit")
-    return (
-        run_git(source, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-        .decode()
-        .strip()
-    )
+    missing = "there is no commit yet" if revision == "HEAD" else f"there is no commit {revision}"
+    asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    return run_git(source, *asked, refused=missing, key=key).decode().strip()
 
 
 def _origin(source: Path) -> str | None:
