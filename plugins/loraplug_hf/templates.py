@@ -62,7 +62,8 @@ def file_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, todo="check the path") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot be read ({why})", where=path, todo="check the path") from None
 
 
 def lacking(name: str, known: Collection[str]) -> list[str]:
