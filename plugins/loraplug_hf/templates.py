@@ -75,12 +75,13 @@ def lacking(name: str, known: Collection[str]) -> list[str]:
     return [token for token in control_tokens(text_of(name)) if token not in known]
 
 
-def lacking_text(name: str, tokens: Collection[str]) -> str:
-    """The message about control tokens that a tokenizer lacks, with what to do."""
+def lacking_text(name: str, tokens: Collection[str], added: Collection[str] = ()) -> str:
+    """The message about control tokens that a tokenizer lacks though some are `added`, with what to do."""
+    more = ", beside those that it has" if added else ""
     listed = ", ".join(f'"{token}"' for token in tokens)
     return (
         f'"{name}" writes control tokens that the tokenizer does not have as single tokens; add them: add_tokens = '
-        f"[{listed}]"
+        f"[{listed}]{more}"
     )
 
 

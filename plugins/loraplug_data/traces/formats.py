@@ -33,7 +33,7 @@ def format_of(row: Mapping[str, Any]) -> tuple[str, str]:
     known = ", ".join(f'"{name}"' for name in FORMATS)
     raise InputError(
         f"is a trace of unknown format; it has: {_seen(row)}",
-        todo=f'remove it from the data, or name its format, format = "…": {known}',
+        todo=f"remove it from the data, or set format; known formats are {known}",
     )
 
 
