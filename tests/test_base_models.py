@@ -68,6 +68,9 @@ def test_control_tokens_must_be_single_ones(base: Path, tmp_path: Path) -> None:
     (problem,) = loader.preflight(run=run, recipe=None)
     assert problem.path == "model.chat_template"
     assert 'add_tokens = ["<start_of_turn>", "<end_of_turn>"]' in problem.message
+    half = TransformersModel(id=str(base), chat_template="gemma", add_tokens=("<start_of_turn>",))
+    (problem,) = half.preflight(run=run, recipe=None)
+    assert 'add_tokens = ["<end_of_turn>"], beside those that it has' in problem.message
     with pytest.raises(InputError, match="add_tokens = "):
         loader.load_tokenizer(run)
     added = TransformersModel(id=str(base), chat_template="gemma", add_tokens=("<start_of_turn>", "<end_of_turn>"))

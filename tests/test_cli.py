@@ -70,6 +70,14 @@ def test_plugins_show_gives_options_and_a_snippet_that_checks(loraplug: Cli, rec
     assert checked.returncode == 0, checked.stderr
 
 
+def test_recipe_check_names_the_whole_next_command(recipe: Path, loraplug: Cli) -> None:
+    """What was overridden for the check is overridden for the run."""
+    checked = loraplug("recipe", "check", recipe, "--set", "trainer.epochs=1", "--set", 'dataset.rename={a = "b"}')
+    assert checked.stdout.endswith(
+        f"Next: loraplug run {recipe} --set trainer.epochs=1 --set 'dataset.rename={{a = \"b\"}}'\n"
+    )
+
+
 def test_plugins_show_suggests(loraplug: Cli) -> None:
     """A misspelt name is answered with what was meant."""
     done = loraplug("plugins", "show", "chat-templat")

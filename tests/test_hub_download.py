@@ -145,7 +145,7 @@ def test_gated_private_and_missing(hub: Hub, tiny: Repository, run: Run, monkeyp
     monkeypatch.delenv("HF_TOKEN")
     text = refused(run)
     assert "does not exist on the hub, or is private (401)" in text and "set HF_TOKEN" in text
-    assert "is neither a hub id" in refused(run, "a/b/c")
+    assert "is neither a hub id" in refused(run, "a/b/c") and "repo_type" not in refused(run, "a/b/c")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert downloaded(NAME, None, run).is_dir()
 

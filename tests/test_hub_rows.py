@@ -81,3 +81,19 @@ def test_no_access_is_told(hub: Hub, run: Run, limit: int | None) -> None:
     hub.add("me/set", {"train.jsonl": b'{"text": "a"}\n'})
     with pytest.raises(InputError, match=r"dataset\.id me/set"):
         HubSource(id="me/set", split="nope", limit=limit).load(run)
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_a_hub_that_does_not_answer_is_told_in_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, limit: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whole or the first rows alone; without a line for each retry."""
+    import datasets
+
+    point_at("http://127.0.0.1:9", tmp_path / "hub", monkeypatch)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(InputError, match="the hub could not be reached"):
+        HubSource(id="me/set", limit=limit).load(run)
+    assert "Retrying" not in caplog.text

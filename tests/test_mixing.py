@@ -194,6 +194,7 @@ def test_the_recipe_tells_all_of_its_sets(several: Path, monkeypatch: pytest.Mon
         (("dataset.chat.name=a.b",), "dataset[1].name: 'a.b' cannot name a set"),
         (("dataset.chat.share=-1",), "dataset[1].share: expected float"),
         (("dataset.chat.pth=x",), "dataset[1].pth: unknown key"),
+        (("dataset.chat.shar=1",), "dataset[1].shar: unknown key (did you mean share?)"),
         (("dataset.chat.formatter.max_lenght=1",), "dataset[1].formatter.max_lenght: unknown key"),
         (("dataset.chta.path=x",), 'none has the name "chta"'),
         (('mix={how="interleave"}',), "mix.exhausted: missing key"),

@@ -72,6 +72,7 @@ def test_select_keeps_what_the_expression_says(where: str, kept: str, tmp_path: 
     ("where", "told"),
     [
         ("langauge == 1", 'no column "langauge" in the data (did you mean "language"?)'),
+        ("language == true", 'no column "true" in the data (write True)'),
         ('row["ids"] == 1', 'no column "ids" in the data (did you mean "id"?)'),
         ("len(messages) >", "is not a valid expression"),
         ("__import__('os').system('true')", "is not a supported function"),
@@ -98,7 +99,7 @@ def test_select_is_wrong_before_the_work() -> None:
     """An expression that cannot be read is a problem of the recipe."""
     made, problems = from_table(Select, {"where": "len("})
     assert made is None
-    assert "is not a valid expression" in problems[0].message
+    assert "is not a valid expression" in problems[0].message and "\n" not in problems[0].message
 
 
 def test_duplicates_fall_to_the_first(tmp_path: Path) -> None:

@@ -221,3 +221,11 @@ def test_the_quantised_base_passes_gradients_after_it_was_measured(tiny_model: P
     assert inputs.grad.abs().sum() > 0
     with torch.no_grad():
         assert torch.equal(model.eval()(ids).logits, measured)
+
+
+def test_the_next_step_after_a_run_is_to_talk_to_what_it_made(recipe: Path, loraplug: Cli) -> None:
+    """The merged model where there is one, else the adapter."""
+    only = loraplug("run", recipe, "--set", 'exporter=[{use="adapter"}]')
+    assert only.stdout.rstrip().endswith("Next: loraplug chat outputs/adapters/tiny"), only.stderr
+    both = loraplug("run", recipe)
+    assert both.stdout.rstrip().endswith("Next: loraplug chat outputs/merged/tiny"), both.stderr

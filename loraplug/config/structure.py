@@ -258,6 +258,8 @@ def _problems(error: BaseException, path: str, cls: Any) -> Iterator[Problem]:
         known = {name: option.name for option in options(error.cl) for name in (option.name, *option.aka)}
         for key in sorted(error.extra_fields):
             yield Problem(f"{path}.{key}", unknown_key(key, known))
+    elif isinstance(error, LoraplugError):
+        yield Problem.of(error, path)
     else:
         yield Problem(path, str(error) or type(error).__name__)
 

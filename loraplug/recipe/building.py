@@ -318,7 +318,13 @@ class _Builder:
         table = self.layers.value(place)
         if isinstance(table, dict):
             table = {key: value for key, value in table.items() if key not in own}
-        return self.component("dataset", table, place)
+        before = len(self.problems)
+        made = self.component("dataset", table, place)
+        for at, problem in enumerate(self.problems[before:], before):  # the source knows its own keys alone
+            key = problem.path.removeprefix(f"{dotted(place)}.")
+            if problem.message.startswith("unknown key;") and (near := get_close_matches(key, own, n=1)):
+                self.problems[at] = Problem(problem.path, f"unknown key (did you mean {near[0]}?)")
+        return made
 
     def names(self, kind: str) -> str:
         return " | ".join(f'"{entry.name}"' for entry in self.registry.of_kind(kind)) or "…"

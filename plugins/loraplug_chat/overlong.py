@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen
 
 from loraplug import Conversation, InputError
 from loraplug_chat.outputs import MARKER, untrained
+from loraplug_chat.wording import counted, named
 
 if TYPE_CHECKING:
     from loraplug_chat.mask import Encoded
@@ -161,15 +162,15 @@ def cut_behind(row: Encoded, limit: int, **counts: int) -> Fitted:
 def account(counts: Mapping[str, int], names: Sequence[str]) -> str:
     """What rows that were too long and are kept have lost; `names` are those of some."""
     parts = {
-        "cut_outputs": f"{counts['cut_characters']:,} characters removed from the middle of {counts['cut_outputs']} "
-        "tool outputs",
-        "removed_turns": f"{counts['removed_turns']} turns removed",
-        "untrained_answers": f"{counts['untrained_answers']} answers not trained",
-        "cut_answers": f"{counts['cut_answers']} answers cut at the end, so without end-of-turn token",
+        "cut_outputs": f"{counts['cut_characters']:,} characters removed from the middle of "
+        f"{counted(counts['cut_outputs'], 'tool output')}",
+        "removed_turns": f"{counted(counts['removed_turns'], 'turn')} removed",
+        "untrained_answers": f"{counted(counts['untrained_answers'], 'answer')} not trained",
+        "cut_answers": f"{counted(counts['cut_answers'], 'answer')} cut at the end, so without end-of-turn token",
         "cut_tokens": f"{counts['cut_tokens']:,} tokens cut off",
     }
     lost = ", ".join(text for what, text in parts.items() if counts[what])
     return (
-        f"{counts['truncated']} rows longer than max_length were shortened ({', '.join(names)} …): {lost}; "
+        f"shortened to max_length: {counted(counts['truncated'])} {named(names, counts['truncated'])}: {lost}; "
         'raise max_length to keep everything, or drop such rows with overlong = "drop"'
     )

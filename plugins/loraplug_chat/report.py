@@ -13,6 +13,7 @@ from attrs import define, field
 from loraplug import Conversation, InputError, Reporter, Run
 from loraplug_chat.overlong import account
 from loraplug_chat.reasoning import KEYS
+from loraplug_chat.wording import counted, named
 
 if TYPE_CHECKING:
     from loraplug_chat import parity_check as gate
@@ -103,7 +104,7 @@ class Report:
         lost = sum(self.lost.values())
         if self.rows and (lost > most * self.rows or not self.counts["kept"]):
             worst = self.lost.most_common(5)
-            reasons = "; ".join(f"{count} rows: {why} ({', '.join(self.examples[why])} …)" for why, count in worst)
+            reasons = "; ".join(f"{counted(count)}: {why} {named(self.examples[why], count)}" for why, count in worst)
             todo = "; ".join(dict.fromkeys(self.advice[why] for why, _ in worst if why in self.advice))
             raise InputError(
                 f"{lost} of {self.rows} rows cannot be used: {reasons}",
@@ -151,43 +152,43 @@ def tell(report: Mapping[str, Any], run: Run) -> None:
     if keys:
         run.warn(f"keys of messages that neither the formatter nor the chat template uses: {_listed(keys)}")
     if count["empty"]:
-        run.warn(f"in {count['empty']} rows an answer is empty or blank: only its end-of-turn token is trained")
+        run.warn(f"in {counted(count['empty'])} an answer is empty or blank: only its end-of-turn token is trained")
     if count["truncated"]:
         run.warn(account(count, report["examples"]["truncated"]))
     share = count["trained"] / max(count["tokens"], 1)
     text = f"{count['kept'] - count['pieces'] + count['split']} of {report['rows']} rows, {count['tokens']} tokens, "
     text += f"{share:.0%} of them trained"
     if count["split"]:
-        text += f", {count['split']} long texts split into {count['pieces']} rows"
-        text += f" ({', '.join(report['examples']['split'])} …)"
-    text += f", {count['weighted']} rows weighted" if count["weighted"] else ""
-    text += f", {count['truncated']} rows truncated" if count["truncated"] else ""
+        text += f", {counted(count['split'], 'long text')} split into {counted(count['pieces'])}"
+        text += f" {named(report['examples']['split'], count['split'])}"
+    text += f", {counted(count['weighted'])} weighted" if count["weighted"] else ""
+    text += f", {counted(count['truncated'])} truncated" if count["truncated"] else ""
     run.say(f"encoded {text}" + (f", in {count['packs']} packs" if report["packed"] else ""))
     for reason, number in report["lost"].items():
         todo = f"; {report['advice'][reason]}" if reason in report["advice"] else ""
-        run.warn(f"left out {number} rows: {reason} ({', '.join(report['examples'][reason])} …){todo}")
+        run.warn(f"left out {counted(number)}: {reason} {named(report['examples'][reason], number)}{todo}")
     if count["other_prompts"]:
         run.warn(
-            f"in {count['other_prompts']} rows a trained turn follows a prompt that is different at inference: the "
+            f"in {counted(count['other_prompts'])} a trained turn follows a prompt that is different at inference: the "
             "template rewrites earlier turns, or begins an answer with text that it omits later"
         )
     if count["dropped_earlier"]:
-        run.say(f"in {count['dropped_earlier']} rows the chat template omits the reasoning of earlier answers")
+        run.say(f"in {counted(count['dropped_earlier'])} the chat template omits the reasoning of earlier answers")
     if count["dropped_last"]:
         run.warn(
-            f"in {count['dropped_last']} rows the chat template omits the reasoning of the last answer, so it cannot "
-            "be trained"
+            f"in {counted(count['dropped_last'])} the chat template omits the reasoning of the last answer, so it "
+            "cannot be trained"
         )
     if endless := count["missing_eos"]:
-        run.warn(f"in {endless} rows the template writes no end-of-turn token, so the model cannot learn to stop")
+        run.warn(f"in {counted(endless)} the template writes no end-of-turn token, so the model cannot learn to stop")
     if count["escaped_special"]:
         run.say(
-            f"{count['escaped_special']} rows contain text that looks like control tokens; it was encoded as plain text"
+            f"text that looks like control tokens was encoded as plain text, in {counted(count['escaped_special'])}"
         )
 
 
-def _listed(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({number} rows)" for name, number in sorted(counted.items()))
+def _listed(names: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({counted(number)})" for name, number in sorted(names.items()))
 
 
 def _says_nothing(message: Mapping[str, Any]) -> bool:

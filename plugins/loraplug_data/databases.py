@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from loraplug import InputError, redact
+from loraplug_data.paths import RELATIVE
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,7 +37,7 @@ def database(url: str) -> Path:
         todo = f'write url = "{path}", which starts from the recipe\'s folder, or sqlite:///absolute/path'
         raise InputError("is not an absolute path", where=f"dataset.url {url}", todo=todo)
     if not path.is_file():
-        raise InputError("no such file", where=path, todo="relative paths are relative to the recipe's folder")
+        raise InputError("no such file", where=path, todo=RELATIVE)
     return path
 
 

@@ -15,6 +15,7 @@ from loraplug import InputError
 from loraplug_data.caching import texts
 
 _LONGEST, _DEEPEST = 4000, 60
+_WORDS = {"true": "True", "false": "False", "null": "None"}  # as TOML and JSON write them
 _PARTS = (
     ast.Constant, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.List, ast.Tuple, ast.Attribute, ast.Subscript,
 )  # fmt: skip
@@ -87,6 +88,7 @@ class Expression:
         for name in sorted(self.names - set(columns)):
             near = get_close_matches(name, columns, n=1)
             did = f' (did you mean "{near[0]}"?)' if near else ""
+            did = f" (write {_WORDS[name]})" if name in _WORDS else did
             raise InputError(f'no column "{name}" in the data{did}', where=where, todo=f"columns: {', '.join(columns)}")
 
     def of(self, row: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loraplug import InputError
+from loraplug_data.paths import RELATIVE
 
 ROWS = 100
 """How many are looked at."""
@@ -42,7 +43,7 @@ def disk_columns(folder: Path, split: str) -> list[str]:
     """
     todo = "create it with Dataset.save_to_disk"
     if not folder.is_dir():
-        raise InputError("no such folder", where=folder, todo="relative paths are relative to the recipe's folder")
+        raise InputError("no such folder", where=folder, todo=RELATIVE)
     if (folder / "dataset_dict.json").is_file():
         splits = _json(folder / "dataset_dict.json").get("splits") or []
         if split not in splits:

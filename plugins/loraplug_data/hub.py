@@ -74,16 +74,19 @@ class HubSource(Shaped):
         """
         from datasets import disable_progress_bars, load_dataset
         from datasets.exceptions import DatasetNotFoundError
+        from httpx2 import HTTPError
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+        from huggingface_hub.utils import logging
 
         disable_progress_bars()
+        logging.set_verbosity_error()  # every retry would be told, with the address
         run.say(f"dataset: loading {self.id} from the hub")
         try:
             if self.limit is not None and "[" not in self.split and "+" not in self.split:  # which streams cannot cut
                 rows = first_rows(self.id, self.config, self.split, self.revision, self.limit, run)
             else:
                 rows = load_dataset(self.id, self.config, split=self.split, revision=self.revision)
-        except (DatasetNotFoundError, HFValidationError, ConnectionError, OfflineModeIsEnabled, OSError) as error:
+        except (DatasetNotFoundError, HFValidationError, OfflineModeIsEnabled, HTTPError, OSError) as error:
             refused = isinstance(error, DatasetNotFoundError | HFValidationError) or (
                 isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
             )

@@ -98,8 +98,10 @@ class Decontaminate(Transform):
         try:
             lines = self.ids_file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read ({error})", where=f"dataset.transform decontaminate: {self.ids_file}",
-                             todo="give a text file with one id per line") from None  # fmt: skip
+            where = f"dataset.transform decontaminate: {self.ids_file}"
+            why = getattr(error, "strerror", None) or error
+            todo = "give a text file with one id per line"
+            raise InputError(f"cannot be read ({why})", where=where, todo=todo) from None
         found = [line.strip() for line in lines if line.strip()]
         if not found:
             raise InputError("has no ids", where=f"dataset.transform decontaminate: {self.ids_file}")

@@ -27,6 +27,8 @@ SOURCES = {
 }
 """The source that reads files of an ending."""
 
+RELATIVE = "a relative path starts from the recipe's folder, or with --set from the current one"
+"""What to say where a file that a recipe names is not there."""
 _OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), ("a workbook", 'save the sheet as CSV and write use = "csv"')),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), ("an archive", "unpack it and give the files in it")),
@@ -186,13 +188,12 @@ def check_kind(file: Path | str, source: str) -> None:
 
 
 def _near(path: Path) -> str:
-    start = "relative paths are relative to the recipe's folder"
     try:
         names = [one.name for one in _inside(path.parent)]
     except OSError:
-        return start
+        return RELATIVE
     near = get_close_matches(path.name, names, n=3)
-    return f"{start}; similar: {', '.join(near)}" if near else start
+    return f"{RELATIVE}; similar: {', '.join(near)}" if near else RELATIVE
 
 
 def _named(files: Iterable[Path]) -> str:

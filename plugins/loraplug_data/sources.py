@@ -13,7 +13,7 @@ from attrs import field, frozen, validators
 from loraplug import Doc, InputError, Problem, Run
 from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.first_rows import columns_of, disk_columns, is_large
-from loraplug_data.paths import Paths, as_written, find_files, source_of
+from loraplug_data.paths import RELATIVE, Paths, as_written, find_files, source_of
 from loraplug_data.reading import Say, csv_rows, json_lines, json_rows
 from loraplug_data.shaped import Shaped
 from loraplug_data.tables import arrow_dataset, rows_to_dataset, schema
@@ -199,9 +199,7 @@ class ArrowSource(_Files):
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise InputError(
-            "no such file or folder", where=path, todo="relative paths are relative to the recipe's folder"
-        )
+        raise InputError("no such file or folder", where=path, todo=RELATIVE)
     if not path.is_dir():
         kind = "a folder written by save_to_disk"
         raise InputError(f"is not {kind}", where=path, todo=f"give the path of {kind}")

@@ -22,6 +22,7 @@ class SqlSource(Shaped):
     """Rows of an SQLite database, by a query; the database is opened read-only."""
 
     name = "sql"
+    place = "dataset.url"
     url: Annotated[str, Doc("the database: a path, or sqlite:///absolute/path", is_path=True)]
     query: Annotated[str, Doc("a SELECT; without ORDER BY the order of the rows is undefined")] = field(
         validator=validators.min_len(1)

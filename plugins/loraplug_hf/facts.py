@@ -57,7 +57,7 @@ def _unfit(model: TransformersModel, facts: BaseFacts) -> Iterator[Problem]:
     name = str(model.chat_template)
     known = facts.added_tokens
     if known is not None and templates.is_name(name) and (lacking := templates.lacking(name, known)):
-        yield Problem(templates.WHERE, templates.lacking_text(name, lacking))
+        yield Problem(templates.WHERE, templates.lacking_text(name, lacking, model.add_tokens))
 
 
 def _grown(facts: BaseFacts, tokens: Sequence[str]) -> BaseFacts:

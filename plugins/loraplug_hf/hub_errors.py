@@ -30,8 +30,9 @@ def told(id: str, revision: str | None) -> Iterator[None]:  # noqa: A002
         yield
     except HFValidationError as error:
         todo = "write owner/name, ./folder, file.gguf or package:NAME/FILE.gguf"
+        why = "" if id.count("/") > 1 else f" ({_line(error)})"  # a path has no owner and name to find fault with
         raise InputError(
-            f"is neither a hub id nor an existing path ({error})", where=f"model.id {id}", todo=todo
+            f"is neither a hub id nor an existing path{why}", where=f"model.id {id}", todo=f"check the path; {todo}"
         ) from None
     except (HTTPError, OSError, RevisionResolutionError) as error:
         raise _ours(error, id, revision) from None

@@ -188,7 +188,9 @@ class TransformersModel(ModelLoader):
             whole = {token.content for token in tokenizer.added_tokens_decoder.values()}
             if lacking := templates.lacking(wanted, whole):
                 todo = "or use a template that fits the tokenizer"
-                raise InputError(templates.lacking_text(wanted, lacking), where=templates.WHERE, todo=todo)
+                raise InputError(
+                    templates.lacking_text(wanted, lacking, self.add_tokens), where=templates.WHERE, todo=todo
+                )
 
     def load_model(
         self, run: Run, quantization: Quantizer | None = None, placement: Placement = _ANYWHERE

@@ -23,9 +23,8 @@ def gguf_file(id: str) -> Path:  # noqa: A002 - the recipe's own word
     """
     if not id.startswith("package:"):
         if not Path(id).is_file():
-            raise InputError(
-                "no such file", where=f"model.id {id}", todo="relative paths are relative to the recipe's folder"
-            )
+            todo = "a relative path starts from the recipe's folder, or with --set from the current one"
+            raise InputError("no such file", where=f"model.id {id}", todo=todo)
         return Path(id)
     package, _, name = id.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None

@@ -62,7 +62,8 @@ def file_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, todo="check the path") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot be read ({why})", where=path, todo="check the path") from None
 
 
 def lacking(name: str, known: Collection[str]) -> list[str]:
@@ -74,12 +75,13 @@ def lacking(name: str, known: Collection[str]) -> list[str]:
     return [token for token in control_tokens(text_of(name)) if token not in known]
 
 
-def lacking_text(name: str, tokens: Collection[str]) -> str:
-    """The message about control tokens that a tokenizer lacks, with what to do."""
+def lacking_text(name: str, tokens: Collection[str], added: Collection[str] = ()) -> str:
+    """The message about control tokens that a tokenizer lacks though some are `added`, with what to do."""
+    more = ", beside those that it has" if added else ""
     listed = ", ".join(f'"{token}"' for token in tokens)
     return (
         f'"{name}" writes control tokens that the tokenizer does not have as single tokens; add them: add_tokens = '
-        f"[{listed}]"
+        f"[{listed}]{more}"
     )
 
 

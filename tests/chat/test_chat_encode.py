@@ -58,7 +58,7 @@ def test_truncate_left_keeps_system_and_newest_turns(chatml: Any, run: Run) -> N
     assert kept > 0
     longer = inference(chatml, Conversation("x", [*LONG[:2], *LONG[2 * kept - 1 :]]))
     assert len(longer) > 120
-    assert "1 rows truncated" in run.reporter.lines[-1]  # type: ignore[attr-defined]
+    assert "1 row truncated" in run.reporter.lines[-1]  # type: ignore[attr-defined]
 
 
 def test_truncate_right_keeps_the_beginning(chatml: Any, run: Run) -> None:
@@ -73,7 +73,7 @@ def test_drop_and_error(chatml: Any, run: Run) -> None:
     rows = rows_of(LONG, short, short, short, instance_id=["long", "s1", "s2", "s3"])
     encoded = ChatTemplate(max_length=100, overlong="drop").encode(rows, chatml, run).dataset
     assert encoded["row"][:] == [["s1"], ["s2"], ["s3"]]
-    assert "left out 1 rows: more than 100 tokens (long" in run.reporter.warnings[-1]  # type: ignore[attr-defined]
+    assert "left out 1 row: more than 100 tokens (long" in run.reporter.warnings[-1]  # type: ignore[attr-defined]
     with pytest.raises(InputError, match=r"(?s)long: has .* next: raise max_length"):
         ChatTemplate(max_length=100, overlong="error").encode(rows, chatml, run)
 
@@ -84,7 +84,7 @@ def test_rows_without_a_trained_token_are_dropped_and_too_many_stop_the_run(chat
     options = {"max_length": 60, "overlong": "truncate-right"}
     encoded = ChatTemplate(**options).encode(rows_of(cut, short, short, short), chatml, run).dataset
     assert len(encoded) == 3
-    assert "left out 1 rows: no trained tokens are left" in run.reporter.warnings[-1]  # type: ignore[attr-defined]
+    assert "left out 1 row: no trained tokens are left" in run.reporter.warnings[-1]  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="2 of 4 rows cannot be used: 2 rows: no trained tokens are left"):
         ChatTemplate(**options).encode(rows_of(cut, cut, short, short), chatml, run)
     assert (

@@ -189,7 +189,7 @@ def test_columns_and_keys_that_nothing_reads_are_told_once(run: Run) -> None:
     data = as_rows(rows, id="x", group=["r"], source="web", split=None)
     ChatTemplate(packing=False).encode(data, tokenizer_for(), run)
     assert "columns that are not used: source (2 rows)" in run.reporter.lines  # type: ignore[attr-defined]
-    keys = "mood (1 rows), name (1 rows), reasoning_content (1 rows)"
+    keys = "mood (1 row), name (1 row), reasoning_content (1 row)"
     told = [line for line in run.reporter.warnings if "keys of messages" in line]  # type: ignore[attr-defined]
     assert told == [f"keys of messages that neither the formatter nor the chat template uses: {keys}"]
     ChatTemplate(packing=False).encode(data, tokenizer_for(), run)
@@ -207,7 +207,7 @@ def test_a_key_that_is_read_of_one_role_alone_is_named_for_the_others(run: Run) 
     ]
     ChatTemplate(packing=False).encode(as_rows(rows), tokenizer, run)
     told = [line for line in run.reporter.warnings if "keys of messages" in line]  # type: ignore[attr-defined]
-    assert [line.rpartition(": ")[2] for line in told] == ["name of user (1 rows)"]
+    assert [line.rpartition(": ")[2] for line in told] == ["name of user (1 row)"]
 
 
 def test_schemas_a_template_does_not_write_are_told(run: Run) -> None:
@@ -215,7 +215,7 @@ def test_schemas_a_template_does_not_write_are_told(run: Run) -> None:
     ChatTemplate(packing=False).encode(
         as_rows([[user("a"), answer("b")]], tools=json.dumps(TOOLS)), tokenizer_for(), run
     )
-    assert "the row's tools (1 rows)" in run.reporter.warnings[0]  # type: ignore[attr-defined]
+    assert "the row's tools (1 row)" in run.reporter.warnings[0]  # type: ignore[attr-defined]
 
 
 READING = CHATML.replace("{{ '<|im_start|>'", "{{ message.name or '' }}{{ '<|im_start|>'", 1)

@@ -111,7 +111,7 @@ def test_the_other_ways_with_long_rows(chatml: Any, run: Run) -> None:
     assert made[0]["rejected_ids"] == made[1]["rejected_ids"]
     with pytest.raises(InputError, match=r"(?s)long: has more than 60 tokens.*next: raise max_length"):
         ChatTemplate(max_length=60, overlong="error").encode(rows, chatml, run, "pairs")
-    with pytest.raises(InputError, match="1 of 1 rows cannot be used: 1 rows: more than 60 tokens, even reduced"):
+    with pytest.raises(InputError, match="1 of 1 rows cannot be used: 1 row: more than 60 tokens, even reduced"):
         ChatTemplate(max_length=60).encode(as_rows(long), chatml, run, "pairs")
 
 

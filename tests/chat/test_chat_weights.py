@@ -41,7 +41,7 @@ def test_token_weights_stand_beside_the_labels(chatml: Any, run: Run) -> None:
     for row in encoded:
         assert len(row["token_weights"]) == len(row["labels"]) == len(row["input_ids"])
         assert [label == -100 for label in row["labels"]] == [weight == 0 for weight in row["token_weights"]]
-    assert "1 rows weighted" in run.reporter.lines[-1]  # type: ignore[attr-defined]
+    assert "1 row weighted" in run.reporter.lines[-1]  # type: ignore[attr-defined]
     again = ChatTemplate(packing=False).encode(rows_of(ROW, [user("x"), answer("y")]), chatml, run).dataset
     assert again[:] == encoded[:]
 

@@ -78,6 +78,8 @@ def test_preview_as_text_and_page(call: Any, chats: Path, tmp_path: Path) -> Non
     assert done.exit_code == 0
     assert re.search(r"row-0: \d+ tokens, \d+ trained \(\d+%\)", done.stdout)
     assert "<|im_start|>user\nquestion number 0" in done.stdout
+    assert re.search(r"<\|im_start\|>assistant\n«[^«»]+<\|im_end\|>»\n", done.stdout)
+    assert done.stdout.endswith("«trained»  not trained\n")
     page = tmp_path / "page.html"
     assert call("preview", chats, "-n", 1, "--html", page).exit_code == 0
     text = page.read_text(encoding="utf-8")

@@ -333,3 +333,26 @@ def _evaluates_otherwise(base: Path) -> float:
         training = adapted.train()(input_ids=ids, use_cache=False).logits
         evaluating = adapted.eval()(input_ids=ids, use_cache=False).logits
     return float((training - evaluating).norm() / training.norm())
+
+
+def test_rows_that_transforms_reshape_are_not_judged_by_their_columns(recipe: Path) -> None:
+    """What the formatter is given is known once they have been at work; a transform that selects changes no column."""
+    (recipe.parent / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 12)
+    select = "{use = 'select', where = 'len(answer) > 0'}"
+    assert "unknown shape" in told(recipe, f"dataset.transform=[{select}]")["dataset"]
+    names = "{use = 'rename', columns = {question = 'instruction', answer = 'response'}}"
+    assert told(recipe, f"dataset.transform=[{select}, {names}]") == {}
+
+
+def test_rows_that_others_are_held_against_need_no_shape(recipe: Path) -> None:
+    """`decontaminate` reads them itself; that their file is there is still looked at."""
+    (recipe.parent / "held.jsonl").write_text('{"problem": "a"}\n')
+    against = "dataset.transform=[{{use = 'decontaminate', against = [{{use = 'jsonl', path = '{}'}}]}}]".format
+    assert told(recipe, against(recipe.parent / "held.jsonl")) == {}
+    assert "no such file" in str(told(recipe, against("none.jsonl")))
+
+
+def test_a_database_is_named_by_its_own_key(recipe: Path) -> None:
+    """The source `sql` has no path."""
+    table = "dataset={use = 'sql', url = 'none.db', query = 'SELECT 1'}"
+    assert "no such file" in told(recipe, table)["dataset.url"]

@@ -28,6 +28,7 @@ def train(tiny_model: Path, tmp_path: Path) -> Callable[..., TrainingResult]:
         run.reporter = given.reporter  # type: ignore[attr-defined]
         settings = {"samples": 0, "learning_rate": 1e-2, "epochs": 2.0, "batch_size": 4, **options}
         watched = None if held is None else Encoded(held)
-        return Sft(**settings).train(given, lambda _: model, tokenizer, Encoded(rows or encoded(14)), watched)
+        load = settings.pop("load_model", lambda _: model)
+        return Sft(**settings).train(given, load, tokenizer, Encoded(rows or encoded(14)), watched)
 
     return run

@@ -108,6 +108,21 @@ def test_every_optimizer_trains(optimizer: str, train: Train) -> None:
     assert train("a", optimizer=optimizer, epochs=1).figures["steps"] == 4
 
 
+@pytest.mark.filterwarnings("error:Paged optimizers")
+def test_paging_is_told_in_our_words_where_there_is_no_gpu(train: Train) -> None:
+    """A paged optimizer on a CPU keeps its states where they are, and says so in one line."""
+    paged = train("a", optimizer="paged_adamw_8bit", epochs=1)
+    assert any("paged_adamw_8bit pages its states" in line for line in train.reporter.lines)  # type: ignore[attr-defined]
+    plain = train("b", optimizer="adamw_8bit", epochs=1)
+    assert losses(paged) == losses(plain)
+
+
+def test_more_rows_in_a_step_than_there_are_is_found_before_the_model_is_loaded(train: Train) -> None:
+    """The rows are counted first."""
+    with pytest.raises(InputError, match="20 rows in one step, but there are only 14 to train on"):
+        train("a", batch_size=20, load_model=lambda _: pytest.fail("the model was loaded"))
+
+
 def test_going_on_from_an_adapter_begins_where_it_ended(train: Train) -> None:
     """`start_from`: validation loss before is that after of the earlier run; a folder that is none is refused."""
     held = encoded(4, seed=5)
@@ -186,14 +201,12 @@ def test_a_gradient_of_zero_is_stopped(train: Train, monkeypatch: pytest.MonkeyP
 
 
 def test_bad_rows_and_sizes_are_refused_before_training(train: Train) -> None:
-    """Nothing trained, a batch of more rows than there are, a row longer than the model takes."""
+    """Nothing trained, a row longer than the model takes."""
     from datasets import Dataset
 
     masked = encoded(4).map(lambda row: {"labels": [-100] * len(row["labels"])})
     with pytest.raises(InputError, match="no token is trained"):
         train("a", rows=masked)
-    with pytest.raises(InputError, match="more than the 3 training rows"):
-        train("b", rows=encoded(3))
     long = [[5] * 600] * 4
     with pytest.raises(InputError, match=r"600 tokens is longer than the 512.*"):
         train("c", rows=Dataset.from_dict({"input_ids": long, "labels": long, "row": [["x"]] * 4}))

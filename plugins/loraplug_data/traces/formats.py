@@ -32,7 +32,8 @@ def format_of(row: Mapping[str, Any]) -> tuple[str, str]:
         raise InputError(f"is ambiguous: it could be {told}", todo=todo)
     known = ", ".join(f'"{name}"' for name in FORMATS)
     raise InputError(
-        f"is a trace of unknown format; it has: {_seen(row)}", todo=f"known formats are {known}; set format ="
+        f"is a trace of unknown format; it has: {_seen(row)}",
+        todo=f"remove it from the data, or set format; known formats are {known}",
     )
 
 

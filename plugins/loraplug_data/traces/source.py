@@ -17,6 +17,7 @@ from loraplug_data.caching import content_key
 from loraplug_data.fetching import Fetcher, naming, remotes
 from loraplug_data.paths import Paths, as_written, find_files, source_of
 from loraplug_data.reading import document, json_lines
+from loraplug_data.shaped import reaches_formatter
 from loraplug_data.tables import digest, rows_to_dataset
 from loraplug_data.traces.files import in_folders, rows_of
 from loraplug_data.traces.formats import Format, format_of
@@ -128,9 +129,9 @@ class TraceSource(DatasetSource):
         except InputError as error:
             yield Problem.of(error, "dataset.path")
             return
-        recipe.formatter.recognise(
-            columns=["instance_id", "messages", "tools", "group"], schema=recipe.trainer.consumes
-        )
+        if reaches_formatter(self, recipe):
+            columns = ["instance_id", "messages", "tools", "group"]
+            recipe.formatter.recognise(columns=columns, schema=recipe.trainer.consumes)
 
     def _tools(self) -> list[Any]:
         if self.tools is None:

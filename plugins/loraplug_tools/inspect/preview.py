@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def preview(
     stage: str,
     named: str | None,
 ) -> None:
-    """Show RECIPE's first rows as the model will see them, trained tokens in colour; --stage shows earlier forms."""
+    """Show RECIPE's first rows as the model will see them, trained tokens marked; --stage shows earlier forms."""
     from loraplug_tools.inspect.tokens import documents, tokens
 
     if stage != "formatter":
@@ -62,9 +63,13 @@ def preview(
         listed = [{"id": name, "tokens": [_told(token) for token in row]} for name, row in shown]
         echo(json.dumps(listed, ensure_ascii=False))
     elif page is None:
+        colours = sys.stdout.isatty()
         for name, row in shown:
             echo(f"── {name}: {_counts(row)}", bold=True)
-            _show(row)
+            _show(row, colours)
+        if not colours:
+            echo("«trained»  not trained")
+            return None
         echo("trained", fg="green", nl=False)
         echo("  not trained  ", nl=False)
         echo("special token", reverse=True)
@@ -121,10 +126,13 @@ def _counts(row: Sequence[Any]) -> str:
     return f"{len(row)} tokens, {trained} trained ({trained / max(len(row), 1):.0%}){told}"
 
 
-def _show(row: Sequence[Any]) -> None:
-    """A row's text with its colours, without line feeds at its end, and an empty line."""
-    waiting = 0
+def _show(row: Sequence[Any], colours: bool) -> None:
+    """A row's text, trained tokens in colour or between « and », without line feeds at its end, and an empty line."""
+    waiting, marked = 0, False
     for token in row:
+        if not colours and token.trained != marked:
+            echo("\n" * waiting + "«" if token.trained else "»", nl=False)
+            waiting, marked = 0 if token.trained else waiting, token.trained
         style: dict[str, Any] = {"fg": "green"} if token.trained else {}
         style |= {"reverse": True} if token.special else {}
         text = token.text if not token.trained else token.text.replace("\n", "↵\n")
@@ -134,7 +142,7 @@ def _show(row: Sequence[Any]) -> None:
                 echo("\n" * waiting, nl=False)
                 echo(part, nl=False, **style)
                 waiting = 0
-    echo("\n")
+    echo("»\n" if marked else "\n")
 
 
 def _page(title: str, rows: Rows) -> str:

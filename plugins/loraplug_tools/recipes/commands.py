@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loraplug import Component, InputError, atomic_output, echo
+from loraplug_tools.recipes.run import as_given
 
 if TYPE_CHECKING:
     from loraplug import App
@@ -49,7 +50,7 @@ def check(app: App, path: Path, settings: tuple[str, ...], as_json: bool, deep: 
     echo(f"{path}: ok, run_name {found.run_name}")
     for kind, name in parts.items():
         echo(f"  {kind:10} {name}")
-    return echo(f"\nNext: loraplug run {path}")
+    return echo(f"\nNext: loraplug run {as_given(path, settings)}")
 
 
 def _share(share: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ def run(app: App, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
         raise InputError(f'no stage "{until}"', where="--until", todo=f"stages: {', '.join(stages)}")
     pipeline = app.pipeline(recipe, settings)
     outcome = pipeline.execute(until, fresh, accept_encoding)
-    given = redact(shlex.join([str(recipe), *(word for setting in settings for word in ("--set", setting))]))
+    given = as_given(recipe, settings)
     if outcome.reached == "assisting":
         return None
     if outcome.reached not in ("trainer", "exporter"):
@@ -46,6 +46,11 @@ def run(app: App, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
         for name, text in (("prompt", sample.prompt), ("before", sample.before), ("after", sample.after)):
             echo(f"\n--- {name} ---\n{_clipped(text)}")
     return echo(f"\nNext: loraplug {_next(app, given, outcome)}")
+
+
+def as_given(recipe: Path, settings: Sequence[str]) -> str:
+    """The recipe and its settings as a shell takes them, for the next command; secrets are left out."""
+    return redact(shlex.join([str(recipe), *(word for setting in settings for word in ("--set", setting))]))
 
 
 def _summary(figures: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -72,7 +77,8 @@ def _summary(figures: Mapping[str, float]) -> list[tuple[str, str]]:
 def _next(app: App, given: str, outcome: Any) -> str:
     if outcome.reached == "trainer":
         return f"run {given}"
-    folders = [path for path in outcome.artefacts.values() if (path / "config.json").exists()]
+    written = ("adapter_config.json", "config.json")  # a whole model is loaded faster than base and adapter
+    folders = [path for name in written for path in outcome.artefacts.values() if (path / name).exists()]
     if folders and "chat" in app.list_commands(click.get_current_context()):
         return f"chat {_shown(folders[-1])}"
     return f"recipe show {given}"

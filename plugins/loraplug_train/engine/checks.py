@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def check_rows(
-    options: EngineTrainer,
     objective: Objective,
     run: Run,
     model: PreTrainedModel,
@@ -25,8 +24,8 @@ def check_rows(
     """The tokens and the trained labels of each row.
 
     Raises:
-        InputError: nothing is trained; more rows in a batch than there are; a row is longer than the model takes, or
-            holds a token that the model does not have; the objective refuses one.
+        InputError: nothing is trained; a row is longer than the model takes, or holds a token that the model does not
+            have; the objective refuses one.
     """
     dataset = encoded.dataset
     costs, labels = rows.check_rows(objective, dataset, "the training rows")
@@ -35,14 +34,16 @@ def check_rows(
     idle = [dataset[at]["row"][0] for at, count in enumerate(labels) if not count]
     if idle:
         run.warn(f"{len(idle)} rows have no trained token, so nothing is learned from them: {', '.join(idle[:5])}")
-    if options.tokens_per_step is None and options.batch_size > len(dataset):
-        raise InputError(
-            f"{options.batch_size} is more than the {len(dataset)} training rows",
-            where="trainer.batch_size",
-            todo=f"set it to at most {len(dataset)}",
-        )
     _check_ids(run, model, tokenizer, objective, encoded)
     return costs, labels
+
+
+def check_batch(options: EngineTrainer, rows: int) -> None:
+    """Raise InputError if a step would take more rows than there are, which is known before the model is loaded."""
+    if options.tokens_per_step is None and options.batch_size > rows:
+        found = f"there {'is' if rows == 1 else 'are'} only {rows} to train on"
+        what = f"{options.batch_size} rows in one step, but {found}"
+        raise InputError(what, where="trainer.batch_size", todo=f"use more rows, or set it to at most {rows}")
 
 
 def check_held(objective: Objective, encoded: Encoded) -> None:

@@ -88,15 +88,17 @@ class _Fit:
         from transformers.utils import logging
 
         options, objective = engine.options, engine.objective
-        model = load_model(options.placement(run))
+        placement = options.placement(run)
+        train, held = broadcast.broadcast_rows(run.distributed, train, held)
+        train = weights.checked(train, "the training rows")
+        held = None if held is None else weights.checked(held, "the validation rows")
+        checks.check_batch(options, len(train.dataset))
+        model = load_model(placement)
         loading = memory.peak_memory()
         memory.forget_peak()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        train, held = broadcast.broadcast_rows(run.distributed, train, held)
-        train = weights.checked(train, "the training rows")
-        held = None if held is None else weights.checked(held, "the validation rows")
-        costs, labels = checks.check_rows(options, objective, run, model, tokenizer, train)
+        costs, labels = checks.check_rows(objective, run, model, tokenizer, train)
         if held is not None:
             checks.check_held(objective, held)
         set_seed(run.seed)
@@ -117,7 +119,7 @@ class _Fit:
         computer = StepComputer(run, objective, policy, prepared.trained, tokenizer.pad_token_id or 0)
         arguments = arguments_of(options, run, len(plan.steps), model)
         ratio = options.lora_options.loraplus_lr_ratio if options.lora_options else None
-        optimizer = make_optimizer(options, arguments, prepared.adapted, ratio)
+        optimizer = make_optimizer(options, run, arguments, prepared.adapted, ratio)
         state = TrainingState(
             prepared.trained, optimizer, make_scheduler(options, optimizer, len(plan.steps)), policy.limits
         )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from loraplug import InputError
+from loraplug import InputError, Run
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from loraplug_train.trainer import EngineTrainer
 
 
-def make_optimizer(options: EngineTrainer, arguments: TrainingArguments, model: Any, ratio: float | None) -> Any:
+def make_optimizer(
+    options: EngineTrainer, run: Run, arguments: TrainingArguments, model: Any, ratio: float | None
+) -> Any:
     """The optimizer of the trained parameters.
 
     Args:
@@ -25,6 +27,9 @@ def make_optimizer(options: EngineTrainer, arguments: TrainingArguments, model: 
         InputError: a component gave something else than an optimizer of these parameters.
     """
     kind, settings = _kind(options, arguments, model)
+    if settings.get("is_paged") and all(one.device.type == "cpu" for one in model.parameters()):
+        run.say(f"optimizer: {options.optimizer} pages its states to main memory, where they are on a CPU anyway")
+        settings = {**settings, "is_paged": False}  # bitsandbytes would do the same, with a Python warning
     if ratio is not None:
         from peft.optimizers import create_loraplus_optimizer
 
