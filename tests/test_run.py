@@ -34,6 +34,7 @@ def test_recipe_in_adapter_and_merged_model_out(recipe: Path, loraplug: Cli, tmp
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "validation loss" in done.stdout
+    assert done.stdout.endswith("Next: loraplug chat outputs/merged/tiny\n")
     adapter, merged = tmp_path / "outputs/adapters/tiny", tmp_path / "outputs/merged/tiny"
     names = {"adapter_model.safetensors", "adapter_config.json", "recipe.lock.toml", "metrics.jsonl", "loss.svg"}
     assert names | {"README.md", "tokenizer.json"} <= {path.name for path in adapter.iterdir()}
@@ -221,3 +222,11 @@ def test_the_quantised_base_passes_gradients_after_it_was_measured(tiny_model: P
     assert inputs.grad.abs().sum() > 0
     with torch.no_grad():
         assert torch.equal(model.eval()(ids).logits, measured)
+
+
+def test_the_next_command_suits_what_was_written(recipe: Path, loraplug: Cli) -> None:
+    """Without a merged model it is the adapter that can be talked to."""
+    alone = recipe.read_text().replace('[[exporter]]\nuse = "merged"\n', "")
+    recipe.write_text(alone)
+    done = loraplug("run", recipe, "--set", "trainer.max_steps=1")
+    assert done.stdout.endswith("Next: loraplug chat outputs/adapters/tiny\n"), done.stderr
