@@ -26,6 +26,7 @@ from loraplug import (
     options,
 )
 from loraplug.errors import RecipeError
+from loraplug.pipeline.pipeline import Pipeline
 from loraplug.recipe.layers import read_layers
 from loraplug_tools.plugins.listing import show_plugin
 
@@ -207,6 +208,16 @@ def test_what_is_inside_is_asked_by_check(tmp_path: Path, registry: Registry) ->
     text = '[dataset]\nuse = "holder"\ninner.source = { use = "leaf", size = 13 }'
     with pytest.raises(RecipeError, match=r"leaf\.size: 13 brings bad luck to held"):
         made(tmp_path, registry, text)
+
+
+def test_preflight_tells_the_place_inside(tmp_path: Path, registry: Registry) -> None:
+    """A source knows itself as `dataset`; its problem is told where it stands."""
+    text = '[dataset]\nuse = "holder"\nsources = [{ use = "leaf" }, { use = "jsonl", path = "none.jsonl" }]'
+    recipe = made(tmp_path, registry, text)
+    run = Run("held", outputs=tmp_path / "outputs", cache=tmp_path / "cache")
+    with pytest.raises(RecipeError) as error:
+        Pipeline(recipe, registry, run).preflight("dataset")
+    assert [problem.path for problem in error.value.problems] == ["dataset.sources[1].path"]
 
 
 def test_a_disabled_plugin_is_not_there_inside_either(tmp_path: Path, registry: Registry) -> None:

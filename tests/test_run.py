@@ -34,6 +34,7 @@ def test_recipe_in_adapter_and_merged_model_out(recipe: Path, loraplug: Cli, tmp
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "validation loss" in done.stdout
+    assert done.stdout.endswith("Next: loraplug chat outputs/merged/tiny\n")
     adapter, merged = tmp_path / "outputs/adapters/tiny", tmp_path / "outputs/merged/tiny"
     names = {"adapter_model.safetensors", "adapter_config.json", "recipe.lock.toml", "metrics.jsonl", "loss.svg"}
     assert names | {"README.md", "tokenizer.json"} <= {path.name for path in adapter.iterdir()}

@@ -48,7 +48,7 @@ def test_a_third_party_source_is_listed_shown_and_used(environment: Path, recipe
     assert (plugin["distribution"], plugin["version"], plugin["status"]) == ("loraplug-yaml", "0.3", "ok")
     assert plugin["url"] == "https://example.test/loraplug-yaml/issues"
     shown = loraplug(environment, tmp_path, "plugins", "show", "yaml")
-    assert "brought by loraplug-yaml 0.3" in shown
+    assert "provided by loraplug-yaml 0.3" in shown
     assert "what the list of rows stands under" in shown
 
     rows = "".join(f"- prompt: {n} and 1\n  completion: '{n + 1}'\n" for n in range(12))

@@ -177,9 +177,9 @@ def _asked(
     """
     try:
         for problem in ask(**given):
-            yield evolve(problem, path=_placed(problem.path, path))
+            yield evolve(problem, path=_placed(problem.path, path, part))
     except LoraplugError as error:
-        yield _as_problem(error, path)
+        yield _as_problem(error, path, part)
     except Exception as error:
         own = next(entry.plugin for entry in registry.entries if entry.cls is type(part))
         text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -188,15 +188,18 @@ def _asked(
         raise LoraplugError(f"plugin {plugin} failed: {text}", where=f"{path} {part.name}", todo=todo) from error
 
 
-def _placed(told: str, path: str) -> str:
-    """`exporter.repo`, which is all an exporter knows of its place, as `exporter[1].repo`."""
-    kind = path.partition("[")[0]
-    return path + told[len(kind) :] if kind != path and (told == kind or told.startswith(f"{kind}.")) else told
+def _placed(told: str, path: str, part: Component | None) -> str:
+    """`exporter.repo`, which is all an exporter knows of its place, as `exporter[1].repo`; so inside components."""
+    kinds = [path.partition("[")[0], *(kind for kind, base in KINDS.items() if isinstance(part, base))]
+    for kind in kinds:
+        if kind != path and (told == kind or told.startswith(f"{kind}.")):
+            return path + told[len(kind) :]
+    return told
 
 
-def _as_problem(error: LoraplugError, path: str) -> Problem:
+def _as_problem(error: LoraplugError, path: str, part: Component | None = None) -> Problem:
     """An error at the recipe key that it names first, such as `model.id /a/folder`, else at `path`."""
     key = (error.where or "").partition(" ")[0]
     named = key.partition(".")[0].partition("[")[0] in (*KINDS, "validation")
     problem = Problem.of(error, key if named else path)
-    return evolve(problem, path=_placed(problem.path, path))
+    return evolve(problem, path=_placed(problem.path, path, part))

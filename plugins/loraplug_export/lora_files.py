@@ -86,7 +86,8 @@ def open_adapter(folder: Path) -> Adapter:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        raise InputError(f"has no {CONFIG}, so it is not an adapter folder", where=folder)
+        what = f"has no {CONFIG}, so it is not an adapter folder" if folder.is_dir() else "no such folder"
+        raise InputError(what, where=folder, todo="give a folder such as outputs/adapters/<run>")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from loraplug import InputError
+from loraplug_export import open_adapter
 from loraplug_export.derive.low_rank import Errors, product_norm, truncate
 
 
@@ -401,3 +404,12 @@ def test_norms_and_totals():
     errors.add("y.q_proj", 2, 4.0, 12.0)
     assert errors.total == pytest.approx(5 / 13)
     assert errors.lines() == ["  q_proj          2 layers  error 0.3846  worst 0.6000 (x.q_proj)"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("missing", "no such folder"), ("empty", "has no adapter_config.json")])
+def test_a_path_without_an_adapter_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    """A folder that is missing is told from one that holds something else, and the next step is named."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=said) as error:
+        open_adapter(tmp_path / name)
+    assert "outputs/adapters/" in str(error.value.todo)

@@ -27,6 +27,7 @@ HOOKS = {
     "exporter": "loraplug_exporters",
     "commands": "loraplug_commands",
     "events": "loraplug_events",
+    "diagnostics": "loraplug_diagnostics",
 }
 URL = "https://example.test/rude/issues"
 FAILS = """

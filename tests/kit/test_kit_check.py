@@ -31,6 +31,13 @@ def loraplug_commands():
 @loraplug.hookimpl
 def loraplug_events():
     return [observer]
+
+def talkative(run):
+    yield loraplug.Finding("noise", "two\\nlines")
+
+@loraplug.hookimpl
+def loraplug_diagnostics():
+    return [talkative]
 """
 
 
@@ -82,14 +89,15 @@ def test_everything_built_in_conforms(cold: Cli, tiny_model: Path, tmp_path: Pat
 
 
 def test_a_faulty_package_is_told_all_its_faults(cold: Cli, tmp_path: Path) -> None:
-    """A heavy import, help that is missing, an observer that breaks on an event of another kind; exit code 1."""
+    """A heavy import, help that is missing, an observer and a diagnostic that break; exit code 1."""
     done = cold("plugins", "check", "rude", env=install(tmp_path, "rude", PLUGIN))
     assert done.returncode == 1, done.stderr
     assert "imports numpy: import them inside methods" in done.stdout
     assert "has no help" in done.stdout
     assert "KeyError: 'loss'" in done.stdout
+    assert "'two\\nlines' has more than one line" in done.stdout
     assert "urls.Issues" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("4 ok, 3 failed, ")
+    assert done.stdout.splitlines()[-1].startswith("4 ok, 4 failed, ")
 
 
 def test_a_package_whose_hooks_are_not_marked_is_found(cold: Cli, tmp_path: Path) -> None:
@@ -111,6 +119,7 @@ def test_a_broken_package_is_told_why(cold: Cli, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["dat"], "did you mean data"),
+        (["loraplug-datum"], "install it first"),
         (["data", "--set", "jsnl.path=x"], "names no component of this package"),
         (["loraplug", "--set", "hub.id=x"], "names more than one component"),
         (["data", "--set", "jsonl.pth=x"], "did you mean path?"),

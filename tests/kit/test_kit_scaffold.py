@@ -51,6 +51,7 @@ def test_nothing_of_the_template_is_left(tmp_path: Path, kind: str) -> None:
         if path.suffix == ".py":
             compile(text, path, "exec")
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "pytest" in str(project["project"]["optional-dependencies"]["dev"])  # pip before 25.1 knows no groups
     assert project["project"]["entry-points"]["loraplug"] == {"some-thing": "loraplug_some_thing"}
     assert (folder / "src/loraplug_some_thing/py.typed").is_file()
     assert (folder / ".gitignore").is_file()

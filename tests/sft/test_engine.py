@@ -18,7 +18,7 @@ from attrs import evolve
 from engine_objective import MarginTrainer, pairs
 from sft_rows import encoded
 
-from loraplug import Encoded, InputError, Run, TokenSequence, TrainingResult
+from loraplug import Encoded, InputError, LoraplugError, Run, TokenSequence, TrainingResult
 from loraplug.testing import make_registry
 from loraplug_train import EngineTrainer, Objective
 from loraplug_train.engine.step import StepComputer
@@ -72,6 +72,22 @@ def test_an_objective_of_pairs_learns(fit: Fit, kernel: str) -> None:
     assert result.figures["validation_loss_before"] == pytest.approx(0.6931, abs=1e-3)
     assert result.figures["validation_loss_after"] < 0.69
     assert result.figures["validation_accuracy_after"] >= 0.6
+
+
+def test_a_faulty_loss_is_named(fit: Fit) -> None:
+    """The class and what is wrong with its result, where torch says only that it cannot convert a tensor."""
+
+    class PerRow(MarginTrainer):
+        def loss(self, *given: Any) -> Any:
+            return super().loss(*given).expand(3)
+
+    class Misnamed(MarginTrainer):
+        metric_names = ("acuracy",)
+
+    with pytest.raises(LoraplugError, match=r"PerRow.loss: returned a tensor of shape \(3,\), not a scalar"):
+        fit(trainer=PerRow)
+    with pytest.raises(LoraplugError, match=r"Misnamed.loss: wrote the metrics \['accuracy'\], but metric_names"):
+        fit("b", trainer=Misnamed)
 
 
 def test_neither_kernel_nor_micro_batches_change_what_it_comes_to(fit: Fit) -> None:

@@ -72,7 +72,7 @@ def _plugins(app: App) -> Iterator[Finding]:
     plugins = app.registry.plugins
     working = [plugin for plugin in plugins if plugin.status == "ok"]
     others = sorted({plugin.distribution for plugin in working} - {"loraplug"})
-    brought = f", from {', '.join(others)} too" if others else ""
+    brought = f"; other packages: {', '.join(others)}" if others else ""
     seconds = sum(plugin.seconds for plugin in plugins)
     yield Finding("plugins", f"{len(working)} work, loaded in {seconds:.2f} s{brought}")
     for plugin in working:

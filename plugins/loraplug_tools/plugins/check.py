@@ -1,4 +1,4 @@
-"""`loraplug plugins check`: every check of everything an installed package brings."""
+"""`loraplug plugins check`: every check of everything an installed package provides."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def check_package(package: str, registry: Registry, settings: tuple[str, ...] = 
     if not plugins:
         known = sorted({name for plugin in registry.plugins for name in (plugin.distribution, plugin.name)})
         near = get_close_matches(package, known, n=3)
-        todo = f"did you mean {' or '.join(near)}?" if near else "install it first: python -m pip install --editable ."
+        todo = "install it first: python -m pip install --editable . (in its folder)"
+        todo += f"; or did you mean {' or '.join(near)}?" if near else ""
         raise PluginError(f'no plugin of a package "{package}" is installed', todo=todo)
     tables = _tables(settings, [entry for entry in registry.entries if entry.plugin in plugins])
     findings: list[Finding] = []
@@ -105,7 +106,7 @@ def _check_plugin(plugin: Plugin, registry: Registry) -> list[Finding]:
     found = [tried(subject, "loads", partial(_loads, plugin))]
     if plugin.status != "ok":
         return found
-    found.append(tried(subject, "provides something", partial(_brings, plugin, registry)))
+    found.append(tried(subject, "provides something", partial(_provides, plugin, registry)))
     found.append(tried(subject, "imports nothing heavy when it is listed", partial(_light, plugin, registry)))
     found.append(tried(subject, "does not change loraplug", partial(_leaves_alone, plugin, registry)))
     found.append(tried(subject, "prints nothing when loaded", partial(_silent, plugin)))
@@ -120,6 +121,12 @@ def _check_plugin(plugin: Plugin, registry: Registry) -> list[Finding]:
             from loraplug_tools.plugins.kind_checks import observe
 
             found.append(tried(f"observer {observer_name(observer)}", "takes every event", partial(observe, observer)))
+    for diagnostic, origin in registry.diagnostics:
+        if origin is plugin:
+            from loraplug_tools.plugins.kind_checks import diagnose
+
+            subject = f"diagnostic {observer_name(diagnostic)}"
+            found.append(tried(subject, "yields findings that can be shown", partial(diagnose, diagnostic)))
     return found
 
 
@@ -127,7 +134,7 @@ def _loads(plugin: Plugin) -> None:
     require(plugin.status == "ok", f"is {plugin.status}: {plugin.reason}")
 
 
-def _brings(plugin: Plugin, registry: Registry) -> None:
+def _provides(plugin: Plugin, registry: Registry) -> None:
     require(plugin not in empty(registry), NOTHING)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from loraplug import echo
 if TYPE_CHECKING:
     from loraplug import App
 
-KINDS = (*COMPONENTS, "commands", "events")
-"""What `plugins new` writes: the kinds of component, and the two further hooks."""
+KINDS = (*COMPONENTS, "commands", "events", "diagnostics")
+"""What `plugins new` writes: the kinds of component, and the three further hooks."""
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -50,7 +51,7 @@ def show(app: App, name: str, as_json: bool) -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--kind", required=True, type=click.Choice(KINDS), help="What the plugin brings.")
+@click.option("--kind", required=True, type=click.Choice(KINDS), help="What the plugin provides.")
 @click.option(
     "--into",
     default=".",
@@ -67,7 +68,8 @@ def new(name: str, kind: str, into: Path) -> None:
     folder = write_package(name, kind, into)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         echo(path)
-    echo(f"\nNext: cd {folder} && python -m pip install --editable . --group dev && python -m pytest")
+    install = 'python -m pip install --editable ".[dev]"'
+    echo(f"\nNext: cd {shlex.quote(str(folder))} && {install} && python -m pytest")
 
 
 @plugins.command()

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from attrs import evolve
 
-from loraplug import Component, Encoded, InputError
+from loraplug import Component, Diagnostic, Encoded, Finding, InputError
 from loraplug.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_trained
 from loraplug_tools.plugins.adapter_checks import ADAPTER_CHECKS, TRANSFORM_CHECKS
 from loraplug_tools.plugins.conformance import given_paths, refuses, require, with_path
@@ -253,6 +254,20 @@ def observe(observer: Callable[[Any], None]) -> None:
 
     for kind, data in EVENTS:
         observer(Event(kind, "tiny", json.loads(json.dumps(data))))
+
+
+def diagnose(diagnostic: Diagnostic) -> None:
+    """Ask a diagnostic about this machine; whatever it raises comes out.
+
+    Raises:
+        CheckError: it yields something else, or a finding that `loraplug doctor` cannot show.
+    """
+    with TemporaryDirectory() as room:
+        for finding in diagnostic(tiny_run(Path(room))):
+            require(isinstance(finding, Finding), f"yields {finding!r}, which is no loraplug.Finding")
+            require(finding.severity in ("ok", "warning", "error"), f"has the severity {finding.severity!r}")
+            require(bool(finding.subject.strip() and finding.text.strip()), f"yields {finding!r}, which says nothing")
+            require("\n" not in finding.subject + finding.text, f"{finding.text!r} has more than one line")
 
 
 CHECKS: dict[str, dict[str, Callable[[Any, Path], None]]] = {

@@ -15,7 +15,7 @@ def list_plugins(registry: Registry, as_json: bool) -> str:
     """A line for each component, command, observer, diagnostic and plugin that does not work; or all of it as JSON."""
     if as_json:
         return json.dumps(_as_data(registry), indent=2)
-    rows = [("KIND", "NAME", "BROUGHT BY", "STATUS", "")]
+    rows = [("KIND", "NAME", "PROVIDED BY", "STATUS", "")]
     for entry in sorted(registry.entries, key=lambda entry: ([*KINDS].index(entry.kind), entry.name)):
         twins = [other for other in registry.named(entry.name) if other.kind == entry.kind]
         said = f'say use = "{entry.full_name}"' if len(twins) > 1 else _summary(entry)
@@ -45,7 +45,7 @@ NOTHING = "provides nothing: are its hooks decorated with @loraplug.hookimpl?"
 
 
 def empty(registry: Registry) -> list[Plugin]:
-    """Plugins that load and bring nothing: pluggy passes over a hook that is not marked, or gives None, in silence."""
+    """Plugins that load and provide nothing: pluggy passes over a hook that is not marked or gives None, silently."""
     used = [entry.plugin for entry in registry.entries]
     used += [plugin for _, plugin in (*registry.commands, *registry.observers, *registry.diagnostics)]
     return [plugin for plugin in registry.plugins if plugin.status == "ok" and plugin not in used]
@@ -97,7 +97,7 @@ def _summary(entry: Entry) -> str:
 
 
 def show_plugin(registry: Registry, name: str, as_json: bool) -> str:
-    """The page of each component called `name`, or brought by the plugin of that name; or all of it as JSON.
+    """The page of each component called `name`, or provided by the plugin of that name; or all of it as JSON.
 
     Raises:
         PluginError: nothing of that name is installed, or it is broken.
@@ -106,7 +106,8 @@ def show_plugin(registry: Registry, name: str, as_json: bool) -> str:
     if not found:
         for plugin in registry.plugins:
             if plugin.name == name and plugin.status != "ok":
-                raise PluginError(f"is {plugin.status}: {_why(plugin)}", where=f"plugin {plugin}")
+                todo = report(plugin) if plugin.fails else ""
+                raise PluginError(f"is {plugin.status}: {plugin.reason}", where=f"plugin {plugin}", todo=todo)
         known = sorted({entry.name for entry in registry.entries})
         near = get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"installed: {', '.join(known)}"
@@ -140,7 +141,7 @@ def _option_data(option: Option) -> dict[str, Any]:
 
 def _page(entry: Entry) -> str:
     lines = [
-        f"{entry.name}: a {entry.kind}, brought by {entry.plugin.distribution} {entry.plugin.version} "
+        f"{entry.name}: a {entry.kind}, provided by {entry.plugin.distribution} {entry.plugin.version} "
         f"(plugin {entry.plugin.name})",
         "",
         inspect.getdoc(entry.cls) or "",

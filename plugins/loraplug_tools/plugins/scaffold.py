@@ -30,12 +30,13 @@ SUMMARIES = {
     "exporter": "an exporter",
     "commands": "a command",
     "events": "an observer of runs",
+    "diagnostics": "a check of the machine for `loraplug doctor`",
 }
 
 
 @frozen
 class Names:
-    """What a new package and its parts are called: `loraplug-git-log` brings the component `git-log`."""
+    """What a new package and its parts are called: `loraplug-git-log` provides the component `git-log`."""
 
     distribution: str
     module: str
@@ -72,7 +73,8 @@ def names(given: str) -> Names:
         todo = f"begin with a letter, such as loraplug-{component}"
         raise InputError(f"its module {module} could not be imported", where=where, todo=todo)
     if module in sys.stdlib_module_names or find_spec(module) is not None:
-        todo = f"choose another, such as loraplug-{component}"
+        near = "loraplug-mine" if distribution.startswith("loraplug") else f"loraplug-{component}"
+        todo = f"choose another, such as {near}"
         raise InputError(f"its module would hide the existing module {module}", where=where, todo=todo)
     return Names(distribution, module, component)
 

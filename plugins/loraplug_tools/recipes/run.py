@@ -45,7 +45,7 @@ def run(app: App, recipe: Path, settings: tuple[str, ...], until: str, fresh: bo
     for sample in outcome.samples:
         for name, text in (("prompt", sample.prompt), ("before", sample.before), ("after", sample.after)):
             echo(f"\n--- {name} ---\n{_clipped(text)}")
-    return echo(f"\nNext: loraplug {_next(app, given, outcome)}")
+    return echo(f"\nNext: loraplug {_next(app, given, pipeline.run.name, outcome)}")
 
 
 def as_given(recipe: Path, settings: Sequence[str]) -> str:
@@ -74,14 +74,15 @@ def _summary(figures: Mapping[str, float]) -> list[tuple[str, str]]:
     return lines
 
 
-def _next(app: App, given: str, outcome: Any) -> str:
+def _next(app: App, given: str, name: str, outcome: Any) -> str:
     if outcome.reached == "trainer":
         return f"run {given}"
-    written = ("adapter_config.json", "config.json")  # a whole model is loaded faster than base and adapter
-    folders = [path for name in written for path in outcome.artefacts.values() if (path / name).exists()]
-    if folders and "chat" in app.list_commands(click.get_current_context()):
-        return f"chat {_shown(folders[-1])}"
-    return f"recipe show {given}"
+    commands = app.list_commands(click.get_current_context())
+    for config in ("config.json", "adapter_config.json"):  # a merged model loads faster than an adapter and its base
+        folders = [path for path in outcome.artefacts.values() if (path / config).exists()]
+        if folders and "chat" in commands:
+            return f"chat {_shown(folders[-1])}"
+    return f"runs show {name}" if "runs" in commands else f"recipe show {given}"
 
 
 def _clipped(text: str, most: int = 16) -> str:

@@ -51,7 +51,7 @@ class StepComputer:
         """Forward and backward pass of step `step` + 1; gradients are left in the parameters.
 
         Raises:
-            LoraplugError: a single row does not fit into memory.
+            LoraplugError: a single row does not fit into memory, or the objective's loss is not a scalar.
         """
         names = [name for row in rows for name in row["row"]]
         where = f"trainer, step {step + 1}, rows {', '.join(names)}"
@@ -134,7 +134,21 @@ class StepComputer:
         reference = None
         if self.objective.needs_reference:
             reference = torch.cat([row[REFERENCE] for row in rows]).to(self.policy.device)
-        return self.objective.loss(self.policy, batch, totals, prepared, reference), batch
+        loss = self.objective.loss(self.policy, batch, totals, prepared, reference)
+        self._check_result(loss, batch.metrics)
+        return loss, batch
+
+    def _check_result(self, loss: Any, metrics: Mapping[str, Any]) -> None:
+        """Raise LoraplugError for what a faulty `Objective.loss` returns or leaves; torch's own words name no cause."""
+        where = f"{type(self.objective).__name__}.loss"
+        if not isinstance(loss, torch.Tensor) or loss.ndim:
+            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            todo = "return the sum over the rows, divided by the totals"
+            raise LoraplugError(f"returned {shape}, not a scalar tensor", where=where, todo=todo)
+        names = self.objective.metric_names
+        if names is not None and set(metrics) != set(names):
+            what = f"wrote the metrics {sorted(metrics)}, but metric_names is {sorted(names)}"
+            raise LoraplugError(what, where=where, todo="name all metrics that it writes, and no others")
 
     def _with_router_loss(self, loss: torch.Tensor, batch: MicroBatch, labels: int) -> torch.Tensor:
         """Add the router loss, weighted by the micro-batch's share of the step's labels."""

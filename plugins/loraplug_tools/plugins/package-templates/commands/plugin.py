@@ -12,5 +12,5 @@ LORAPLUG_API = "2.0"
 
 @hookimpl
 def loraplug_commands() -> Sequence[click.Command]:
-    """Bring `loraplug my-part`."""
+    """Provide `loraplug my-part`."""
     return [command]

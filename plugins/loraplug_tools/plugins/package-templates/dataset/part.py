@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @frozen
 class MyPart(DatasetSource):
-    """Paragraphs of a text file, one training example a paragraph."""
+    """Paragraphs of a text file, each a training example."""
 
     name = "my-part"
-    path: Annotated[Path, Doc("the text file, UTF-8; blank lines part the paragraphs")]
-    min_length: Annotated[int, Doc("leave out paragraphs of fewer characters")] = field(
+    path: Annotated[Path, Doc("the text file, UTF-8; blank lines separate paragraphs")]
+    min_length: Annotated[int, Doc("shorter paragraphs, in characters, are left out")] = field(
         default=1, validator=validators.ge(1)
     )
 

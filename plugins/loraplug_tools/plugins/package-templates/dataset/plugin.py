@@ -10,5 +10,5 @@ LORAPLUG_API = "2.0"
 
 @hookimpl
 def loraplug_dataset_sources() -> Sequence[type[DatasetSource]]:
-    """Bring `my-part`."""
+    """Provide `my-part`."""
     return [MyPart]

@@ -10,5 +10,5 @@ LORAPLUG_API = "2.0"
 
 @hookimpl
 def loraplug_events() -> Sequence[Callable[[Event], None]]:
-    """Bring the observer `MyPart`."""
+    """Provide the observer `MyPart`."""
     return [MyPart()]

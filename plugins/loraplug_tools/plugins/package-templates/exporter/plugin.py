@@ -10,5 +10,5 @@ LORAPLUG_API = "2.0"
 
 @hookimpl
 def loraplug_exporters() -> Sequence[type[Exporter]]:
-    """Bring `my-part`."""
+    """Provide `my-part`."""
     return [MyPart]

@@ -46,18 +46,18 @@ class MyPart(Formatter):
         labels: list[int] = []
         for message in talk.messages:
             if not isinstance(message.get("content"), str):
-                raise InputError("a message's content is not text", where=talk.id, todo="mend the row in the data")
+                raise InputError("a message's content is not text", where=talk.id, todo="correct the row in the data")
             # encoded apart, so that no token can lie on both sides of the border
             head = self._ids(f"{message['role']}{self.separator}", tokenizer)
             said = [*self._ids(message["content"], tokenizer), int(tokenizer.eos_token_id)]
             weight = message.get("weight", 1)
             if weight not in (0, 1):  # would be `token_weights`, see docs/hooks/loraplug_formatters.md
-                raise InputError(f"a message has the weight {weight}; only 0 and 1 are heeded", where=talk.id)
+                raise InputError(f"a message has the weight {weight}; only 0 and 1 are supported", where=talk.id)
             trained = message["role"] == "assistant" and weight == 1
             ids += head + said
             labels += [-100] * len(head) + (said if trained else [-100] * len(said))
         if all(label == -100 for label in labels):
-            raise InputError("no message is the assistant's", where=talk.id, todo="mend the row in the data")
+            raise InputError("no message is the assistant's", where=talk.id, todo="correct the row in the data")
         return ids, labels
 
     def _ids(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

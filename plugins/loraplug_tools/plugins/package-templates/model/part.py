@@ -35,7 +35,9 @@ class MyPart(ModelLoader):
         """The model in evaluation mode, on the GPU where there is one and `placement` does not say otherwise."""
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # a run shows its own
         dtype = getattr(torch, placement.dtype or self.dtype)
         options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
         if quantization is not None:

@@ -10,5 +10,5 @@ LORAPLUG_API = "2.0"
 
 @hookimpl
 def loraplug_model_loaders() -> Sequence[type[ModelLoader]]:
-    """Bring `my-part`."""
+    """Provide `my-part`."""
     return [MyPart]

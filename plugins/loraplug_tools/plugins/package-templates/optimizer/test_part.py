@@ -25,7 +25,7 @@ def test_momentum_goes_on_without_a_gradient() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = MyPart(momentum=0.5).make(groups=[{"params": [weight], "weight_decay": 0.0}], learning_rate=1.0)
     for gradient in (1.0, 0.0):
-        before = float(weight)
+        before = weight.item()
         weight.grad = torch.full((1,), gradient)
         optimizer.step()
-    assert float(weight) - before == -0.25
+    assert weight.item() - before == -0.25

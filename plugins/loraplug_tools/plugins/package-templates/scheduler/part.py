@@ -11,11 +11,13 @@ from loraplug import Doc, Scheduler
 
 @frozen
 class MyPart(Scheduler):
-    """The peak, and less of it with every stage of the training: a stair down."""
+    """Lowers the rate in steps: after each stage of the training it is multiplied by `gamma`."""
 
     name = "my-part"
-    stages: Annotated[int, Doc("how many stairs there are")] = field(default=3, validator=validators.ge(1))
-    gamma: Annotated[float, Doc("what the rate is multiplied by at each")] = field(
+    stages: Annotated[int, Doc("number of stages, all of the same length")] = field(
+        default=3, validator=validators.ge(1)
+    )
+    gamma: Annotated[float, Doc("the factor between one stage and the next")] = field(
         default=0.1, validator=[validators.gt(0), validators.le(1)]
     )
 

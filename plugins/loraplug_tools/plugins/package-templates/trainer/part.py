@@ -51,9 +51,7 @@ class MyPart(Trainer):
             for step in range(1, steps + 1):
                 loss = self._step(adapted, optimizer, rows[(step - 1) % len(rows)])
                 if loss != loss:
-                    raise LoraplugError(
-                        "the loss is no number", where=f"step {step}", todo="try a smaller learning_rate"
-                    )
+                    raise LoraplugError("the loss is NaN", where=f"step {step}", todo="try a smaller learning_rate")
                 bar.advance(1, loss=loss)
                 run.emit("metrics", step=step, epoch=step / len(rows), loss=loss)
         figures = {"train_loss": loss, "steps": float(steps), "seconds": time.perf_counter() - begun}
