@@ -26,7 +26,7 @@ _LONGER = {"trainer.epochs", "trainer.max_steps"}
 _MADE_AGAIN = {STATE, "events.jsonl", "recipe.lock.toml", "published.json", "chat_template.jinja", "encoded.digests",
                "rejects.jsonl", "checkpoints", "metrics.jsonl", "loss.svg", "loss.png"}  # fmt: skip
 """What a run without checkpoint or adapter leaves in its folder."""
-_AGAIN = "choose another run_name, or start over with --fresh, which moves the earlier run aside"
+_AGAIN = "choose another run_name, or start over with `loraplug run --fresh`, which moves the earlier run aside"
 
 
 def open_state(run: Run, recipe: Recipe, registry: Registry) -> State:

@@ -324,6 +324,7 @@ def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path, loraplug: 
     for words, said in (
         (["eval", *given], "give either a MODEL or --answers"),
         (["eval", *given, "--answers", "bad.jsonl"], "bad.jsonl:1: not an answer"),
+        (["eval", *given, "--answers", "missing.jsonl"], "missing.jsonl: cannot be read"),
         (["eval", "--tasks", "empty", "--repo", repo, "--answers", "bad.jsonl"], "no task in it"),
         (["eval", "--tasks", tasks, "--answers", "bad.jsonl"], "no code to fix"),
         (["eval", "m", *given, "--samples", "2", "--temperature", "0"], "are the same at temperature 0"),

@@ -200,7 +200,7 @@ def test_no_tasks_at_all_is_an_error(bucket: Bucket, run: Run) -> None:
     """404 for every id: a wrong prefix or wrong ids."""
     for number in range(3):
         bucket.trouble[number] = ["404"]
-    with pytest.raises(InputError, match="3 no-such-task"):
+    with pytest.raises(InputError, match=r"3 no-such-task; the first: .*0"):
         rows_of(bucket, run, "0-2")
 
 

@@ -57,6 +57,8 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
     sampling = wanted.sampling
     run = Run(name=run_name(wanted), seed=wanted.seed, reporter=app.reporter())
     plan = make_plan(app, wanted, run)
+    if wanted.answers is not None:
+        read_answers(wanted.answers)  # what is wrong with it is said before any task is tried
     limits = plan.checking.limits
     if lacking := list(plan.workers.preflight(Needs(plan.checking.python, limits.network, limits.weak))):
         raise InputError("; ".join(problem.message for problem in lacking), where=lacking[0].path)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command(name="improve", cls=RecipeCommand, tables={"improve": Improve})
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key: improve.rounds=1.")
-@click.option("--fresh", is_flag=True, help="Begin the rounds anew; what there was is kept aside.")
+@click.option(
+    "--fresh", is_flag=True, help="Begin the rounds anew; earlier ones are moved aside, the first training is kept."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
 def improve(app: App, recipe: Path, settings: tuple[str, ...], fresh: bool, as_json: bool) -> None:

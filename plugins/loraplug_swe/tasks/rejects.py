@@ -36,10 +36,12 @@ class Rejects:
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self.counts: Counter[str] = Counter()
+        self.first = ""  # its detail, which says more than its reason
 
     def add(self, reject: Reject, *, instance_id: str | None, task_id: str | None, where: str) -> None:
         """Count and write one."""
         self.counts[reject.reason] += 1
+        self.first = self.first or reject.detail[:300]
         entry = {
             "instance_id": instance_id,
             "task_id": task_id,

@@ -120,7 +120,8 @@ def no_rows(rejects: Rejects, where: object) -> InputError:
     todo = "check ids, repos and answer; the rejects file gives the reason for each task"
     if rejects.counts["unclear-direction"]:
         todo = 'set answer = "gold" if patch is the fix, or answer = "revert-bug" if it adds the bug'
-    told = f"no task makes a row ({rejects.summary()})" if rejects.total else "no task is selected"
+    first = f"; the first: {rejects.first}" if rejects.first else ""
+    told = f"no task makes a row ({rejects.summary()}{first})" if rejects.total else "no task is selected"
     return InputError(told, where=where, todo=todo)
 
 
