@@ -17,6 +17,7 @@ from loraplug_swe.evaluation.statistics import sign_test
 from loraplug_swe.improve.answers import Asking
 from loraplug_swe.improve.curriculum import Record, choose
 from loraplug_swe.improve.data import Data
+from loraplug_swe.improve.fitting import fitting
 from loraplug_swe.improve.folder import Folder, read_json, read_rows, write_json, write_rows
 from loraplug_swe.improve.options import Improve
 from loraplug_swe.improve.recipes import Recipes
@@ -235,22 +236,33 @@ class Rounds:
         }  # fmt: skip
         if rollouts is not None:
             found["rollouts"] = rollouts.rows
-        new = found[kind]
-        replay = self._replay(number, len(new)) if kind == "answers" else {}
+        replay = [f"replay-{name}" for name in self.data.trained] if kind == "answers" else []
         if not place.exists():
+            pipeline = self._pipeline(number, {kind: place / f"{kind}.jsonl"}, {})
+            left_out = 0
+            if kind != "rollouts":  # they are tokens already
+                kept = fitting(pipeline, found[kind])
+                left_out, found[kind] = len(found[kind]) - len(kept), kept
+            if left_out:
+                self.run.warn(f"round {number}: {left_out} of {left_out + len(found[kind])} rows are left out, as the "
+                              "formatter cannot use them; most likely they are longer than its max_length")  # fmt: skip
+            if replay:
+                found |= self._replay(number, len(found[kind]), pipeline)
             with atomic_output(place) as fresh, wrap_os_errors(place):
                 fresh.mkdir()
-                for name, rows in [*found.items(), *replay.items()]:
+                for name, rows in found.items():
                     write_rows(fresh / f"{name}.jsonl", rows)
                 counts = {"answers": len(made.answers), "gold": len(made.gold), "pairs": len(made.pairs),
-                          "replay": sum(map(len, replay.values()))}  # fmt: skip
+                          "left out": left_out, "replay": sum(len(found[name]) for name in replay)}  # fmt: skip
                 write_json(fresh / "data.json", counts | ({"rollouts": len(rollouts.rows)} if rollouts else {}))
-        if not new:
-            return {}
-        return {name: place / f"{name}.jsonl" for name in (kind, *(name for name, rows in replay.items() if rows))}
+        sets = {name: place / f"{name}.jsonl" for name in (kind, *replay)}
+        return {name: path for name, path in sets.items() if read_rows(path)} if read_rows(sets[kind]) else {}
 
-    def _replay(self, number: int, new: int) -> dict[str, list[Mapping[str, Any]]]:
-        """Rows of the first training, drawn anew each round, so many that they have their share beside `new` others."""
+    def _replay(self, number: int, new: int, pipeline: Pipeline) -> dict[str, list[Mapping[str, Any]]]:
+        """Rows of the first training, drawn anew each round, so many that they have their share beside `new` others.
+
+        Among those that are drawn may be some that the first training left out as too long; they count as drawn.
+        """
         share = self.options.rows.replay or 0.0
         wanted = new * share / (1 - share)
         total = sum(part for _, part in self.data.trained.values())
@@ -259,7 +271,8 @@ class Rounds:
             rows = [json.loads(line) for line in path.read_bytes().splitlines()] if wanted and total else []
             count = min(len(rows), round(wanted * part / total)) if total else 0
             seed = f"{self.first.recipe.seed} replay {number} {name}"
-            drawn[f"replay-{name}"] = random.Random(seed).sample(rows, count)  # noqa: S311 - a draw, not a secret
+            some = random.Random(seed).sample(rows, count)  # noqa: S311 - a draw, not a secret
+            drawn[f"replay-{name}"] = fitting(pipeline, some)
         return drawn
 
     def _training(self, number: int, sets: Mapping[str, Path], kind: Taught) -> Pipeline:
