@@ -146,7 +146,7 @@ def _shared(before: list[Message], sides: list[list[Message]]) -> tuple[list[Mes
         raise InputError(f"{shorter} has no answer after what both sides begin with")
     for key, side in zip(("chosen", "rejected"), sides, strict=True):
         if side[at]["role"] != "assistant":
-            what = f"the prompts of chosen and rejected differ: message {at} of {key} is one of the {side[at]['role']}"
+            what = f"the prompts of chosen and rejected differ: message {at} of {key} is from the {side[at]['role']}"
             raise InputError(what)
     own = chosen[:1] == before[:1] and bool(before)
     return [*(() if own else before), *chosen[:at]], [chosen[at:], rejected[at:]]

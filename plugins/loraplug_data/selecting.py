@@ -56,7 +56,7 @@ class Select(Transform):
                         todo = "guard it with a condition, such as `x is not None and …`"
                         raise InputError(f"cannot be evaluated: {error}", where=where, todo=todo) from None
                     if not holds:
-                        yield Fallen(index, f"not {self.where}")
+                        yield Fallen(index, f"not ({self.where})")
                     bar.advance()
 
         return without_fallen(rows, self, run, find, self.report)

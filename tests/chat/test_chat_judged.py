@@ -125,7 +125,7 @@ def test_bad_pairs_are_counted_with_their_reasons(chatml: Any, run: Run) -> None
     ]
     assert len(ChatTemplate().encode(as_rows(*good, *bad), chatml, run, "pairs").dataset) == 8
     told = " ".join(run.reporter.warnings)  # type: ignore[attr-defined]
-    for words in ("are the same (same", "differ: message 0 of chosen is one of the user (apart", "missing (half"):
+    for words in ("are the same (same", "differ: message 0 of chosen is from the user (apart", "missing (half"):
         assert words in told
     with pytest.raises(InputError, match="3 of 4 rows cannot be used"):
         ChatTemplate().encode(as_rows(good[0], *bad), chatml, run, "pairs")
