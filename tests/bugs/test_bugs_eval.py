@@ -316,7 +316,7 @@ def test_the_page_escapes_and_needs_nothing(repo: Path, tmp_path: Path, loraplug
     assert text.count("&lt;script&gt;alert(1)") >= 4
 
 
-def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path, loraplug: Cli) -> None:
+def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path, tiny_model: Path, loraplug: Cli) -> None:
     """Each mistake is one block with what to do, and exit code 2."""
     (tmp_path / "bad.jsonl").write_text('{"task_id": "1"}\n')
     (tmp_path / "empty").mkdir()
@@ -329,9 +329,12 @@ def test_wrong_input_is_told(repo: Path, tasks: Path, tmp_path: Path, loraplug: 
         (["eval", "--tasks", tasks, "--answers", "bad.jsonl"], "no code to fix"),
         (["eval", "m", *given, "--samples", "2", "--temperature", "0"], "are the same at temperature 0"),
         (["eval", "m", *given, "--ids", "7-9"], "no task is left"),
+        (["eval", "outputs/adapters/nope", *given], "outputs/adapters/nope"),
+        (["eval", tiny_model, *given, "--base"], "is not an adapter"),
     ):
         done = loraplug(*words)
         assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+        assert "tasks: " not in done.stderr  # before any of them is tried
 
 
 # with a model

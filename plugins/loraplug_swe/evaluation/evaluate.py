@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 
-from loraplug import InputError, Run, atomic_output, echo, exclusive_lock, open_model, wrap_os_errors
+from loraplug import InputError, ModelReference, Run, atomic_output, echo, exclusive_lock, open_model, wrap_os_errors
 from loraplug_serve.remote import is_url
 from loraplug_swe.evaluation.brief import brief, headline
 from loraplug_swe.evaluation.cases import Case, Unfit
@@ -57,8 +57,11 @@ def run_eval(app: App, wanted: EvalOptions, as_json: bool, short: bool, page: Pa
     sampling = wanted.sampling
     run = Run(name=run_name(wanted), seed=wanted.seed, reporter=app.reporter())
     plan = make_plan(app, wanted, run)
+    # what is wrong with it is said before any task is tried
     if wanted.answers is not None:
-        read_answers(wanted.answers)  # what is wrong with it is said before any task is tried
+        read_answers(wanted.answers)
+    else:
+        find_models(app, wanted, run)
     limits = plan.checking.limits
     if lacking := list(plan.workers.preflight(Needs(plan.checking.python, limits.network, limits.weak))):
         raise InputError("; ".join(problem.message for problem in lacking), where=lacking[0].path)
@@ -201,17 +204,35 @@ def _next_turn(journal: Journal, label: str, cases: Mapping[str, Case], wanted: 
     return min(open_) + 1 if open_ else 0
 
 
+def find_models(app: App, wanted: EvalOptions, run: Run) -> None:
+    """See that the models are there, without loading them; servers are asked later.
+
+    Raises:
+        InputError: one is not, or is no adapter, whose base could be known.
+    """
+    other = None if wanted.base in (None, OWN) else wanted.base
+    if wanted.model is not None and not is_url(wanted.model):
+        _opened(app, wanted, None if is_url(str(other)) else other).loader.base(run=run)
+    if other is not None and not is_url(other):
+        open_model(other, app.registry).loader.base(run=run)
+
+
+def _opened(app: App, wanted: EvalOptions, other: str | None) -> ModelReference:
+    opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
+    if opened.adapter is None and wanted.base == OWN:
+        raise InputError(
+            "is not an adapter, so it names no base model", where=wanted.model, todo="name one: --base MODEL"
+        )
+    return opened
+
+
 def speakers(app: App, wanted: EvalOptions, run: Run) -> Iterator[tuple[str, Answering]]:
     """`model`, and `base` if requested, one after the other; either may be a URL."""
     other = None if wanted.base in (None, OWN) else wanted.base
     if is_url(str(wanted.model)) or is_url(str(other)):
         yield from _with_servers(app, wanted, other, run)
         return
-    opened = open_model(str(wanted.model), app.registry, other, wanted.trust)
-    if opened.adapter is None and wanted.base == OWN:
-        raise InputError(
-            "is not an adapter, so it names no base model", where=wanted.model, todo="name one: --base MODEL"
-        )
+    opened = _opened(app, wanted, other)
     loaded = load(opened, run, wanted.model, wanted.base is not None)
     yield from zip(("model", "base"), loaded, strict=False)
     if opened.adapter is None and other is not None:
