@@ -113,10 +113,12 @@ def test_a_bad_component_breaks_its_plugin(found: list[Any], reason: str) -> Non
 
 
 def test_a_disabled_plugin_stays_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LORAPLUG_DISABLE leaves a plugin out, and says so."""
+    """LORAPLUG_DISABLE leaves a plugin out, and says so; a name that no plugin has is listed as well."""
     monkeypatch.setenv("LORAPLUG_DISABLE", "shop, other")
     found = registry(("shop", plugin(loraplug_dataset_sources=[Words])))
-    assert found.plugins[0].status == "disabled"
+    assert [(one.name, one.status) for one in found.plugins] == [("shop", "disabled"), ("other", "disabled")]
+    assert found.plugins[0].reason == "named in LORAPLUG_DISABLE"
+    assert found.plugins[1].reason == "named in LORAPLUG_DISABLE, but not installed"
     assert not found.entries
 
 

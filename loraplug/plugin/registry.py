@@ -192,6 +192,9 @@ def load_registry(extra: Iterable[tuple[str, Any]] = (), *, installed: bool = Tr
     found += [(Plugin(name, name, "0"), partial(_same, plugin)) for name, plugin in extra]
     disabled = {name.strip() for name in os.environ.get("LORAPLUG_DISABLE", "").split(",")}
     loaded = _without_doubles([_load(plugin, loader, disabled) for plugin, loader in found])
+    unknown = disabled - {plugin.name for plugin, _ in found} - {""}
+    why = "named in LORAPLUG_DISABLE, but not installed"
+    loaded += [(Plugin(name, name, "-", status="disabled", reason=why), {}) for name in sorted(unknown)]
     return Registry(
         plugins=tuple(plugin for plugin, _ in loaded),
         entries=tuple(Entry(cls, plugin) for plugin, hooks in loaded for hook in HOOKS for cls in hooks.get(hook, ())),

@@ -182,4 +182,6 @@ def _machine(model: PreTrainedModel) -> str:
         return ""
     import torch
 
-    return f"; {torch.get_num_threads()} threads, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'not set')}"
+    threads = torch.get_num_threads()
+    policy = os.environ.get("OMP_WAIT_POLICY", "not set")
+    return f"; {threads} thread{'' if threads == 1 else 's'}, OMP_WAIT_POLICY={policy}"
