@@ -197,6 +197,22 @@ def test_a_wrong_plugins_table_is_reported(recipe: Path, said: str, problem: str
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("table", "todo"),
+    [
+        ('[[transform]]\nuse = "shuffle"', "transform: unknown key; write [[dataset.transform]]"),
+        ("[lora]\nr = 8", "lora: unknown key; write [trainer.lora]"),
+        ("[traner]\nepochs = 1", "traner: unknown key (did you mean trainer?)"),
+    ],
+)
+def test_a_table_that_stands_in_another_is_told_where(recipe: Path, table: str, todo: str) -> None:
+    """Not the table whose name happens to be nearest."""
+    recipe.write_text(f"{recipe.read_text()}{table}\n")
+    with pytest.raises(RecipeError) as caught:
+        read(recipe, environ=False)
+    assert todo in str(caught.value)
+
+
 def test_a_lock_file_may_be_extended(recipe: Path, tmp_path: Path) -> None:
     """Its paths start from its folder, those of the file that extends it from where that lies."""
     lock = tmp_path / "lock.toml"

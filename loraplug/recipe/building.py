@@ -31,6 +31,9 @@ from loraplug.workers.workers import Workers
 
 _TRY = "see what exists with `loraplug plugins list` and `loraplug plugins show NAME`"
 _OPTIONAL = ("validation", "quantizer")
+_INSIDE = {"transform": "[[dataset.transform]]"} | {
+    kind: f"[trainer.{kind}]" for kind in ("adapter", "lora", "optimizer", "scheduler")
+}  # tables that stand in others
 _SET_NAME = re.compile(r"(?=.*[A-Za-z_])[A-Za-z0-9_-]{1,64}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 
@@ -174,7 +177,7 @@ class _Builder:
         table = self.layers.table
         known = {name: name for name in (*CORE_TABLES, *self.registry.tables)}
         for key in sorted(table.keys() - known.keys()):
-            self.add(key, unknown_key(key, known))
+            self.add(key, f"unknown key; write {_INSIDE[key]}" if key in _INSIDE else unknown_key(key, known))
         several = isinstance(table.get("dataset"), list)
         parts: dict[str, Any] = {
             kind: self.part(kind) for kind in TABLES if kind != "exporter" and not (several and kind == "dataset")
