@@ -164,7 +164,7 @@ def type_text(hint: Any) -> str:
         fixed = origin is tuple and args[-1:] != (...,)
         return f"list of {', '.join(map(type_text, args if fixed else args[:1]))}"
     if origin in MAPPINGS:
-        return f"table of {type_text(args[1])}"
+        return "table" if args[1] is Any else f"table of {type_text(args[1])}"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return " | ".join(_written(member.value) for member in hint)
     if is_by_use(hint):

@@ -258,7 +258,7 @@ def test_other_settings_are_refused_and_fresh_keeps_what_there_was(place: Path) 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["improve.round=3"], "improve.round: expected table of any, got int 3"),
+        (["improve.round=3"], "improve.round: expected table, got int 3"),
         (["improve.ask.sample=3"], "improve.ask.sample: unknown key (did you mean samples?)"),
         (["validation.group_by=row"], 'validation.group_by: functions must be held out whole: write group_by = "task"'),
         (["improve.bugs.edit=diff"], "improve.bugs.edit: is that of [dataset], as answers must be alike; take it out"),
