@@ -112,7 +112,8 @@ def test_nothing_is_printed_another_way() -> None:
     allowed = {
         "loraplug/printing.py",
         "plugins/loraplug_tools/runs/formatting.py",
-    }  # the latter asks for the encoding alone
+        "plugins/loraplug_tools/inspect/preview.py",
+    }  # the latter two ask for the encoding, and whether it is a terminal, alone
     inside = (
         "plugins/loraplug_swe/sandbox/worker.py",
         "plugins/loraplug_swe/sandbox/isolate/",

@@ -356,7 +356,7 @@ def test_each_commit_is_tested_with_what_it_declares(tmp_path: Path) -> None:
     assert [row["instance_id"][-12:] for row in rows] == [made.names["two"][:12], made.names["one"][:12]]
     reporter: Any = run.reporter
     told = "".join(reporter.lines)
-    assert "1 its dependencies cannot be installed" in told and "1 is for another Python" in told
+    assert "its dependencies cannot be installed 1" in told and "is for another Python 1" in told
     with pytest.raises(LoraplugError, match=r"no test of .* passes"):
         list(SweHistorySource(str(made.folder), timeout=20.0).rows(run_in(tmp_path)))  # this Python has no `answers`
     shutil.rmtree(tmp_path / "cache")
