@@ -23,8 +23,8 @@ def pipeline(recipe: Path) -> Pipeline:
 
 def test_rows_that_fit_are_all_kept(pipeline: Pipeline) -> None:
     """In their order; no rows are no rows."""
-    assert fitting(pipeline, SHORT) == SHORT
-    assert fitting(pipeline, []) == []
+    assert fitting(pipeline)(SHORT) == SHORT
+    assert fitting(pipeline)([]) == []
 
 
 @pytest.mark.parametrize("at", [0, 2])
@@ -37,6 +37,7 @@ def test_rows_that_are_too_long_are_left_out(pipeline: Pipeline, at: int) -> Non
 
         tokenizer = pipeline.load_tokenizer()
         encoded.encode(rows=Dataset.from_list(rows), tokenizer=tokenizer, run=pipeline.run, schema="tokens")
-    assert fitting(pipeline, rows) == SHORT
-    assert fitting(pipeline, [*SHORT, *SHORT, LONG]) == [*SHORT, *SHORT]
-    assert fitting(pipeline, [LONG, LONG]) == []
+    fit = fitting(pipeline)
+    assert fit(rows) == SHORT
+    assert fit([*SHORT, *SHORT, LONG]) == [*SHORT, *SHORT]
+    assert fit([LONG, LONG]) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     Row = Mapping[str, Any]
 
 
-def fitting(pipeline: Pipeline, rows: Sequence[Row]) -> list[Row]:
-    """Those rows, in their order, that the pipeline's formatter encodes for its trainer; it is silent meanwhile.
+def fitting(pipeline: Pipeline) -> Callable[[Sequence[Row]], list[Row]]:
+    """What gives, of some rows and in their order, those that the pipeline's formatter encodes for its trainer.
 
     A formatter stops the run where too many rows are too long. Rows that were drawn or answered here are not the
-    user's: one that is too long is left out.
+    user's: one that is too long is left out. The formatter is silent meanwhile, and the tokenizer is loaded once.
     """
     from datasets import Dataset
 
     recipe = pipeline.recipe
-    tokenizer = recipe.model.load_tokenizer(run=pipeline.run)
     silent = evolve(pipeline.run, reporter=Reporter())
+    tokenizer = recipe.model.load_tokenizer(run=silent)
 
     def lost(some: Sequence[Row]) -> bool:
         try:
@@ -37,6 +37,9 @@ def fitting(pipeline: Pipeline, rows: Sequence[Row]) -> list[Row]:
             return True
         return bool(encoded.report.get("lost")) or not len(encoded.dataset)
 
-    if not rows or not lost(rows):
-        return list(rows)
-    return [row for row in rows if not lost([row])]
+    def fit(rows: Sequence[Row]) -> list[Row]:
+        if not rows or not lost(rows):
+            return list(rows)
+        return [row for row in rows if not lost([row])]
+
+    return fit

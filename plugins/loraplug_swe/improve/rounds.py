@@ -238,16 +238,15 @@ class Rounds:
             found["rollouts"] = rollouts.rows
         replay = [f"replay-{name}" for name in self.data.trained] if kind == "answers" else []
         if not place.exists():
-            pipeline = self._pipeline(number, {kind: place / f"{kind}.jsonl"}, {})
             left_out = 0
             if kind != "rollouts":  # they are tokens already
-                kept = fitting(pipeline, found[kind])
+                fit = fitting(self._pipeline(number, {kind: place / f"{kind}.jsonl"}, {}))
+                kept = fit(found[kind])
                 left_out, found[kind] = len(found[kind]) - len(kept), kept
+                found |= self._replay(number, len(kept), fit) if replay else {}
             if left_out:
                 self.run.warn(f"round {number}: {left_out} of {left_out + len(found[kind])} rows are left out, as the "
                               "formatter cannot use them; most likely they are longer than its max_length")  # fmt: skip
-            if replay:
-                found |= self._replay(number, len(found[kind]), pipeline)
             with atomic_output(place) as fresh, wrap_os_errors(place):
                 fresh.mkdir()
                 for name, rows in found.items():
@@ -258,7 +257,9 @@ class Rounds:
         sets = {name: place / f"{name}.jsonl" for name in (kind, *replay)}
         return {name: path for name, path in sets.items() if read_rows(path)} if read_rows(sets[kind]) else {}
 
-    def _replay(self, number: int, new: int, pipeline: Pipeline) -> dict[str, list[Mapping[str, Any]]]:
+    def _replay(
+        self, number: int, new: int, fit: Callable[[Sequence[Mapping[str, Any]]], list[Mapping[str, Any]]]
+    ) -> dict[str, list[Mapping[str, Any]]]:
         """Rows of the first training, drawn anew each round, so many that they have their share beside `new` others.
 
         Among those that are drawn may be some that the first training left out as too long; they count as drawn.
@@ -272,7 +273,7 @@ class Rounds:
             count = min(len(rows), round(wanted * part / total)) if total else 0
             seed = f"{self.first.recipe.seed} replay {number} {name}"
             some = random.Random(seed).sample(rows, count)  # noqa: S311 - a draw, not a secret
-            drawn[f"replay-{name}"] = fitting(pipeline, some)
+            drawn[f"replay-{name}"] = fit(some)
         return drawn
 
     def _training(self, number: int, sets: Mapping[str, Path], kind: Taught) -> Pipeline:
